@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`. Needs python 3.11 to 3.13 with venv, and make.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+BYOLT := $(VENV)/bin/byolt
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install quickstart test test-full check lock clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" \
+	  || { echo "python 3.11 to 3.13 is needed, $(PYTHON) is another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	test -x $(VENV)/bin/uv || $(RUN) pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --requirements requirements.lock
+	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+quickstart: install
+	$(BYOLT) pretrain recipes/quickstart.yaml
+	$(BYOLT) evaluate
+	$(BYOLT) export --onnx
+
+test: install
+	$(RUN) pytest -m "not full and not gpu"
+
+test-full: install
+	$(RUN) pytest -m "full and not gpu"
+	$(RUN) tests.mutations
+
+check: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(RUN) mypy
+	$(VENV)/bin/lint-imports
+	rm -rf dist && $(RUN) build --wheel --no-isolation --outdir dist . >/dev/null
+	$(VENV)/bin/check-wheel-contents dist/*.whl
+
+lock:
+	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+	  --no-annotate --no-header --extra all --group dev --no-emit-package byolt --upgrade pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .cache dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,47 @@
+"""The one error tree of both packages. Each error is one sentence: where, what, the way out.
+
+    ByoltError            exit 1   a machine fault: disk, memory, an engine that does not build
+    |-- InputError        exit 2   what the user gave does not fit: recipe, folder, bundle
+    |-- TrainingFault     exit 3   collapse, or a loss that is not finite
+    |-- ParityFault       exit 4   an export that does not compute what the model computes
+    |-- MissingPart       exit 5   an optional part is not installed; the message holds the install line
+    `-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
+"""
+
+
+class ByoltError(Exception):
+    """A fault that ends the command with one sentence on stderr and an exit code, never a traceback."""
+
+    exit_code = 1
+
+
+class InputError(ByoltError):
+    """What the user gave does not fit; the message says where, what, and the way out."""
+
+    exit_code = 2
+
+
+class TrainingFault(ByoltError):
+    """The representation collapsed, or the loss is not finite; nothing saved is lost."""
+
+    exit_code = 3
+
+
+class ParityFault(ByoltError):
+    """A delivered file does not compute what the PyTorch model computes."""
+
+    exit_code = 4
+
+
+class MissingPart(ByoltError):
+    """An optional part is not installed; the message holds the line that installs it."""
+
+    exit_code = 5
+
+
+class Stopped(ByoltError):
+    """Stopped from outside, after everything was saved. ``exit_code`` is 128 plus the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,117 @@
+"""Run a delivered file on arrays: numpy and the backend alone, on whichever machine holds the bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from byolt_export.errors import ByoltError, InputError, MissingPart
+
+_FATAL = 4  # ONNX Runtime's severity: what is below arrives as an exception, or is chatter about absent GPUs.
+
+
+class MissingProvider(MissingPart):
+    """The execution provider asked for does not work on this machine."""
+
+
+class OnnxRunner:
+    """An ONNX file of a bundle, as a function from uint8 images (B, H, W, 3) to float32 outputs (B, D)."""
+
+    def __init__(self, path: Path, provider: str = "CPUExecutionProvider", threads: int | None = None) -> None:
+        """Open the file.
+
+        Args:
+            path: The ONNX file.
+            provider: ONNX Runtime's execution provider, which must be the one really used.
+            threads: CPU threads of one call; left out, one a core.
+
+        Raises:
+            MissingPart: ONNX Runtime is not installed.
+            MissingProvider: The provider does not work on this machine.
+            InputError: The file is not an ONNX file of a bundle.
+        """
+        self.path, self.provider = path, provider
+        self._session = _open(path, provider, threads)
+        used = self._session.get_providers()[0]
+        if used != provider:  # ONNX Runtime falls back to the CPU with no more than a log line.
+            raise MissingProvider(
+                f"ONNX Runtime runs {path.name} on {used}, not on {provider}: "
+                f"install what {provider} needs, or ask for {used}"
+            )
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if (
+            [(i.name, i.type, len(i.shape)) for i in inputs] != [("images", "tensor(uint8)", 4)]
+            or [(o.type, len(o.shape)) for o in outputs] != [("tensor(float)", 2)]
+            or not all(isinstance(side, int) for side in inputs[0].shape[1:])
+            or inputs[0].shape[3] != 3
+        ):
+            raise InputError(
+                f"{path} is not an encoder of a bundle: it must map one input `images`, uint8 (batch, H, W, 3), "
+                "to one float output (batch, D)"
+            )
+        if isinstance(inputs[0].shape[0], int):
+            raise InputError(f"{path} accepts batches of {inputs[0].shape[0]} alone: export it with a dynamic batch")
+        self.image_shape: tuple[int, ...] = tuple(inputs[0].shape[1:])
+        self.output_name: str = outputs[0].name
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Outputs (B, D) of images (B, H, W, 3).
+
+        Raises:
+            InputError: The images have another type or size than the file was made for.
+            ByoltError: ONNX Runtime cannot run this batch.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise InputError(
+                f"{self.path.name} wants uint8 images (batch, {', '.join(map(str, self.image_shape))}), "
+                f"got {images.dtype} {images.shape}"
+            )
+        try:
+            outputs: npt.NDArray[np.float32] = self._session.run(None, {"images": np.ascontiguousarray(images)})[0]
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own.
+            raise ByoltError(f"{self.path.name} does not run a batch of {len(images)}: {_brief(error)}") from error
+        if len(outputs) != len(images):
+            raise ByoltError(f"{self.path.name} gave {len(outputs)} rows for a batch of {len(images)}")
+        return outputs
+
+
+def runtime_version() -> str:
+    """ONNX Runtime's version, whichever package it came in."""
+    return str(_onnxruntime().__version__)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPart('ONNX Runtime is not installed: pip install "byolt[export]"') from error
+    onnxruntime.set_default_logger_severity(_FATAL)
+    return onnxruntime
+
+
+def _open(path: Path, provider: str, threads: int | None) -> Any:
+    onnxruntime = _onnxruntime()
+    if provider not in onnxruntime.get_available_providers():
+        raise MissingProvider(
+            f"{provider} is not in this ONNX Runtime {onnxruntime.__version__}, which has "
+            f"{', '.join(onnxruntime.get_available_providers())}: ask for one of these, or install its build"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # TF32 keeps 10 bits of mantissa: with it, fp32 would not be what its name says.
+    settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=[(provider, settings)])
+    except Exception as error:  # ONNX Runtime's errors share no base class of their own.
+        raise InputError(f"{path} cannot be read as ONNX: {_brief(error)}; export it again") from error
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error, without the code that ONNX Runtime puts in front."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].removeprefix("[ONNXRuntimeError] : ").rstrip(". ")

@@ -1,0 +1,37 @@
+"""What several tests share: a recipe small enough for two cores."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from byolt.schema import Recipe
+
+torch.set_num_threads(1)
+
+
+def tiny_recipe(**sections: Any) -> Recipe:
+    """A ResNet of 8 channels at 16 px on a few synthetic images; ``sections`` replaces or adds keys a section."""
+    tree: dict[str, Any] = {
+        "name": "tiny",
+        "data": {"name": "synthetic", "image_size_px": 16, "synthetic_images": 64},
+        "model": {
+            "backbone": "timm/resnet18",
+            "args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]},
+            "stem": "small",
+            "projector": {"hidden_dim": 16, "out_dim": 8},
+            "predictor": {"hidden_dim": 16, "out_dim": 8},
+        },
+        "optim": {"name": "sgd", "batch_size": 16, "base_lr": 0.4, "momentum": 0.0, "weight_decay": 0.0},
+        "schedule": {"epochs": 2, "warmup_epochs": 0},
+        "evaluation": {"probe_images": 64},
+    }
+    for section, keys in sections.items():
+        tree[section] = tree.get(section, {}) | keys if isinstance(keys, dict) else keys
+    return Recipe.model_validate(tree)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """The tiny recipe as it stands."""
+    return tiny_recipe()

@@ -1,0 +1,5 @@
+"""``python -m byolt`` is ``byolt``."""
+
+from byolt.cli import main
+
+main()

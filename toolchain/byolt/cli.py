@@ -1,0 +1,243 @@
+"""The commands: parse, call one function, print. Heavy imports come inside the command that needs them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
+
+import click
+
+from byolt import __version__
+from byolt_export.errors import ByoltError, ParityFault
+
+P = ParamSpec("P")
+
+RUN = click.argument("run_path", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
+RUNS_DIR = click.option(
+    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs are kept."
+)
+SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+RECIPE = click.argument("recipe_path", metavar="RECIPE", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="byolt")
+@click.option("--debug", is_flag=True, help="Show the traceback of a fault.")
+def cli(debug: bool) -> None:
+    """Learn an image encoder from unlabelled images, and deliver it with proof."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; a fault of the user or the machine is one sentence and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        cli.main(arguments, prog_name="byolt", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except ByoltError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"{error.filename or 'this machine'}: {error.strerror or error}", err=True)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _print(result: dict[str, Any], as_json: bool, text: Callable[[], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+    else:
+        text()
+
+
+@cli.group()
+def recipe() -> None:
+    """Look at a recipe."""
+
+
+@recipe.command("show")
+@RECIPE
+@SET
+def recipe_show(recipe_path: Path, overrides: tuple[str, ...]) -> None:
+    """Print every key of a recipe with its value, defaults included."""
+    from byolt.recipe import dump_recipe, load_recipe
+
+    click.echo(dump_recipe(load_recipe(recipe_path, overrides)), nl=False)
+
+
+@recipe.command("explain")
+@click.argument("key", required=False)
+@JSON
+def recipe_explain(key: str | None, as_json: bool) -> None:
+    """What each key means, from the schema; KEY narrows it, for example `optim` or `optim.base_lr`."""
+    from byolt.recipe import explain
+    from byolt.reporting.tables import print_explanation
+
+    rows = explain(key)
+    names = ("key", "type", "default", "kind", "meaning")
+    _print({"keys": [dict(zip(names, row, strict=True)) for row in rows]}, as_json, lambda: print_explanation(rows))
+
+
+@cli.group()
+def data() -> None:
+    """Look at images."""
+
+
+@data.command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--test", "test_path", type=click.Path(path_type=Path), help="Held-out folder to compare with.")
+@JSON
+def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
+    """Counts, sizes, modes, mean and std, corrupt files, duplicates, leakage into a test folder."""
+    from byolt.data.check import check_folder
+
+    report = check_folder(path, test_path)
+    _print(report.to_dict(), as_json, lambda: click.echo(report.to_text()))
+
+
+@cli.command()
+@RECIPE
+@SET
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with an unfinished run's folder.")
+@click.option("--dry-run", is_flag=True, help="Take a few steps; print images/s, memory and time to finish.")
+@click.option("--profile", is_flag=True, help="Take a few steps; print where a step's time goes.")
+@JSON
+def pretrain(
+    recipe_path: Path, overrides: tuple[str, ...], resume: Path | None, dry_run: bool, profile: bool, as_json: bool
+) -> None:
+    """Learn an encoder from images by RECIPE."""
+    from byolt.recipe import load_recipe
+
+    settings = load_recipe(recipe_path, overrides)
+    if dry_run or profile:
+        from byolt.training.rehearsal import rehearse
+
+        rehearsal = rehearse(settings, profiled=profile)
+        _print(rehearsal.to_dict(), as_json, lambda: click.echo(rehearsal.to_text()))
+        return
+    from rich.console import Console
+
+    from byolt.reporting.summary import print_summary, summarise
+    from byolt.training.loop import pretrain as learn
+
+    run = learn(settings, recipe_path.read_text(encoding="utf-8"), resume=resume, console=Console(stderr=True))
+    _print(summarise(run), as_json, lambda: print_summary(run, next_command="byolt evaluate"))
+
+
+@cli.command()
+@RUN
+@RUNS_DIR
+@JSON
+def evaluate(run_path: Path | None, runs_dir: Path, as_json: bool) -> None:
+    """KNN, linear probe and collapse measures on frozen features, beside raw pixels and the untrained encoder."""
+    from byolt.evaluation.evaluate import evaluate_run
+    from byolt.reporting.summary import print_summary, summarise
+    from byolt.run import open_run
+
+    run = open_run(run_path, runs_dir)
+    evaluate_run(run)
+    _print(summarise(run), as_json, lambda: print_summary(run, next_command="byolt export --onnx"))
+
+
+@cli.command()
+@RUN
+@click.option("--data", "data_root", required=True, type=click.Path(path_type=Path), help="Labelled folder.")
+@click.option("--test", "test_root", type=click.Path(path_type=Path), help="Labelled folder held out.")
+@click.option("--labels", "share", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Share of labels.")
+@SET
+@RUNS_DIR
+@JSON
+def finetune(
+    run_path: Path | None, data_root: Path, test_root: Path | None, share: float, overrides: tuple[str, ...],
+    runs_dir: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Adapt the encoder to a labelled folder: linear probe, then all weights, beside training from scratch."""
+    from byolt.evaluation.downstream import finetune_run
+    from byolt.reporting.summary import print_finetune
+    from byolt.run import open_run
+
+    def progress(what: str, epoch: int, epochs: int) -> None:
+        click.echo(f"{what}: epoch {epoch}/{epochs}", err=True)
+
+    run = open_run(run_path, runs_dir)
+    figures = finetune_run(run, data_root, test_root, share, overrides, progress)
+    following = f"byolt export {run.path} --onnx --classifier"
+    _print(figures, as_json, lambda: print_finetune(figures, following))
+
+
+@cli.command()
+@click.argument("source", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .npz file to write.")
+@JSON
+def embed(source: Path, folder: Path, output: Path, as_json: bool) -> None:
+    """Embeddings of every image below DIR: arrays `embeddings` and `files` in one .npz file."""
+    from byolt.delivery import embed_folder
+
+    found = embed_folder(source, folder, output)
+    _print(found, as_json, lambda: click.echo(f"{found['images']} embeddings of {found['dim']} numbers in {output}"))
+
+
+@cli.command()
+@RUN
+@RUNS_DIR
+@click.option("--onnx", is_flag=True, help="Deliver ONNX; the only format of this version, and the default.")
+@click.option("--classifier", is_flag=True, help="Deliver the fine-tuned classifier, not the encoder.")
+@SET
+@JSON
+def export(
+    run_path: Path | None, runs_dir: Path, onnx: bool, classifier: bool, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Deliver a run's encoder as a bundle: ONNX, golden vectors, and the verdict of ONNX Runtime against PyTorch."""
+    from byolt.delivery import export_run
+    from byolt.reporting.summary import print_parity, print_summary
+    from byolt.run import open_run
+
+    run = open_run(run_path, runs_dir)
+    report = export_run(run, classifier=classifier, overrides=overrides)
+
+    def text() -> None:
+        print_parity(report.to_json())
+        print_summary(run, next_command=f"byolt verify {run.bundle}")
+
+    _print(report.to_json(), as_json, text)
+    _refuse_failed(report.verdict, report.reason, run.bundle)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--provider", "providers", multiple=True, default=["CPUExecutionProvider"], show_default=True)
+@JSON
+def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
+    """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
+    from byolt.reporting.summary import print_parity
+    from byolt_export.verify import verify_bundle
+
+    report = verify_bundle(bundle, providers)
+    _print(report.to_json(), as_json, lambda: print_parity(report.to_json()))
+    _refuse_failed(report.verdict, report.reason, bundle)
+
+
+def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
+    if verdict != "passed":
+        raise ParityFault(f"{bundle}: parity {verdict}: {reason}")
+
+
+@cli.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """What this machine can do, and the line that mends what is missing."""
+    from byolt.doctor import examine, to_json, to_text
+
+    findings = examine()
+    _print(to_json(findings), as_json, lambda: click.echo(to_text(findings)))

@@ -1,0 +1,98 @@
+"""Frozen features: images in, one vector an image out.
+
+Axes: N images of a store, B images of a batch, S side in pixels, D features.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor, nn
+
+Rgb = tuple[float, float, float]
+Indices = npt.NDArray[np.int64]
+
+
+class Images(Protocol):
+    """Decoded square images that are fetched by index; ``data.store.ImageStore`` is one."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Indices, /) -> npt.NDArray[np.uint8]:
+        """Images (B, S, S, 3) at ``indices``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The images at ``indices`` of a larger store: a validation split, a probe set, a share of labels."""
+
+    images: Images
+    indices: Indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: Indices, /) -> npt.NDArray[np.uint8]:
+        """Images (B, S, S, 3) at ``indices`` of this subset."""
+        return self.images.batch(self.indices[indices])
+
+
+def batches(images: Images, batch_size: int) -> Iterator[UInt8[Tensor, "B S S 3"]]:
+    """All images in their order, at most ``batch_size`` at a time."""
+    for start in range(0, len(images), batch_size):
+        yield torch.from_numpy(images.batch(np.arange(start, min(start + batch_size, len(images)))))
+
+
+def normalise(images: UInt8[Tensor, "B S S 3"], mean: Rgb, std: Rgb) -> Float32[Tensor, "B 3 S S"]:
+    """Pixels in 0 to 1, less ``mean``, over ``std``; channels first in shape, last in memory."""
+    pixels = images.float() / 255
+    pixels = (pixels - pixels.new_tensor(mean)) / pixels.new_tensor(std)
+    return pixels.permute(0, 3, 1, 2)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; each submodule's own mode is restored after."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def embed(
+    encoder: nn.Module,
+    images: Images,
+    *,
+    mean: Rgb,
+    std: Rgb,
+    device: torch.device | str,
+    batch_size: int = 256,
+) -> Float32[Tensor, "N D"]:
+    """Features of every image, in order, without augmentation, in float32.
+
+    Args:
+        encoder: Gives (B, D) from normalised (B, 3, S, S); lies on ``device`` and keeps its modes.
+        images: At least one uint8 RGB image.
+        mean, std: Channel statistics for pixels in 0 to 1.
+        device: Where the encoder lies.
+        batch_size: Images a forward pass.
+
+    Returns:
+        Features (N, D) on the CPU.
+    """
+    with evaluating(encoder):
+        parts = [
+            encoder(normalise(batch.to(device), mean, std)).float().cpu()
+            for batch in batches(images, batch_size)
+        ]
+    return torch.cat(parts)  # Outside the block, so that the result is an ordinary tensor that autograd takes.

@@ -1,0 +1,83 @@
+"""kNN and linear probe of any features as figures that say how they were made."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float32
+from torch import Tensor
+
+from .intervals import wilson_95
+from .knn import knn_predict
+from .linear import linear_probe
+
+Labels = npt.NDArray[np.int64]
+
+
+def accuracy_figure(predicted: Labels, labels: Labels) -> dict[str, Any]:
+    """Share of correct predictions, with its number of images and 95 % Wilson interval."""
+    accuracy = float((predicted == labels).mean())
+    return {"accuracy": accuracy, "interval_95": list(wilson_95(accuracy, len(labels))), "n_test": len(labels)}
+
+
+def evaluate_features(
+    train_features: Float32[Tensor, "N D"],
+    train_labels: Labels,
+    test_features: Float32[Tensor, "M D"],
+    test_labels: Labels,
+    *,
+    classes: int,
+    knn_k: int,
+    knn_temperature: float,
+    validation_share: float,
+    seed: int,
+    train_split: str = "train",
+    test_split: str = "test",
+) -> dict[str, Any]:
+    """kNN and linear probe, each with one look at the test split.
+
+    The same protocol for every kind of features, learned or not.
+
+    Args:
+        train_features, train_labels: Gallery of kNN, training images of the probe.
+        test_features, test_labels: What the figures are of.
+        classes: Number of classes.
+        knn_k: Neighbours asked for; a smaller gallery votes whole, and the figure says so.
+        knn_temperature: Votes weigh exp(cosine / temperature).
+        validation_share: Share of the training images that the probe's l2 is chosen on.
+        seed: Draws that validation split.
+        train_split, test_split: What to call the two splits in the figures.
+
+    Returns:
+        JSON-able ``{"knn": {...}, "linear": {...}}``: accuracy, interval_95, n_test, splits and protocol of each.
+    """
+    splits = {"train_split": train_split, "n_train": len(train_labels), "test_split": test_split}
+    k = min(knn_k, len(train_labels))
+    voted = knn_predict(
+        train_features, train_labels, test_features, classes=classes, k=k, temperature=knn_temperature
+    )
+    probe = linear_probe(
+        train_features, train_labels, classes=classes, validation_share=validation_share, seed=seed
+    )
+    return {
+        "knn": {
+            **accuracy_figure(voted, test_labels),
+            **splits,
+            "k": k,
+            "k_asked": knn_k,
+            "temperature": knn_temperature,
+            "protocol": "exact search by cosine over the whole training split, votes weigh exp(cosine / temperature)",
+        },
+        "linear": {
+            **accuracy_figure(probe.predict(test_features), test_labels),
+            **splits,
+            "l2": probe.l2,
+            "validation_share": validation_share,
+            "validation_accuracies": [
+                {"l2": l2, "accuracy": accuracy} for l2, accuracy in probe.validation_accuracies.items()
+            ],
+            "seed": seed,
+            "protocol": "standardised frozen features, multinomial logistic regression by L-BFGS; l2 chosen on a "
+            "stratified validation part of the training split, refit on all of it, one look at the test split",
+        },
+    }

@@ -1,0 +1,1 @@
+"""One file a method, all with the small protocol of ``methods.byol.Byol``."""

@@ -1,0 +1,196 @@
+"""Encoders from torchvision and timm by name, the stem for small images, and the heads of BYOL.
+
+An encoder is the plain library module with its classifier taken off: its weights load ``strict=True``
+into that module again (``load_snippet`` gives the lines).
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from byolt_export.errors import InputError
+
+if TYPE_CHECKING:
+    from byolt.schema import Head, Model
+
+# Attributes that hold the classifier of torchvision's families; the features are what enters it.
+_CLASSIFIERS = ("fc", "classifier", "heads", "head")
+_DROPPING = ("Dropout", "Dropout2d", "StochasticDepth", "DropPath")
+
+
+def build_encoder(model: "Model", *, seed: int, image_size_px: int) -> tuple[nn.Module, int]:
+    """An encoder by the recipe, and the width D of its features.
+
+    Maps normalised images (B, 3, H, W) to features (B, D). Dropout and stochastic depth are set to 0:
+    no random state is carried through learning.
+
+    Raises:
+        InputError: An unknown backbone or argument, a stem that the backbone lacks, weights that do not fit.
+    """
+    with seeded(seed):
+        encoder = _timm(model) if model.backbone.startswith("timm/") else _torchvision(model)
+        if model.stem == "small":
+            _small_stem(encoder, model.backbone)
+        if model.zero_init_residual:
+            _zero_init_residual(encoder, model.backbone)
+    for module in encoder.modules():
+        if type(module).__name__ in _DROPPING:
+            for name in ("p", "drop_prob"):
+                if hasattr(module, name):
+                    setattr(module, name, 0.0)
+    if model.init_file is not None:
+        load_encoder(encoder, model.init_file)
+    return encoder, _feature_dim(encoder, model.backbone, image_size_px)
+
+
+def build_head(in_dim: int, head: "Head", *, seed: int) -> nn.Sequential:
+    """Linear to ``hidden_dim``, BatchNorm, ReLU, linear to ``out_dim``.
+
+    "This MLP consists in a linear layer with output size 4096 followed by batch normalization, rectified linear
+    units (ReLU), and a final linear layer with output dimension 256" (section 3.3); the last has no BatchNorm.
+    """
+    with seeded(seed):
+        return nn.Sequential(
+            nn.Linear(in_dim, head.hidden_dim),
+            nn.BatchNorm1d(head.hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(head.hidden_dim, head.out_dim),
+        )
+
+
+def load_encoder(encoder: nn.Module, path: Path) -> None:
+    """Load an ``encoder.safetensors`` strictly: every name and shape must fit.
+
+    Raises:
+        InputError: The file is missing, damaged, or of another backbone.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        encoder.load_state_dict(load_file(path), strict=True)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"encoder weights {path} cannot be read: {error}") from error
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise InputError(f"encoder weights {path} are of another backbone: {first}") from error
+
+
+def load_snippet(model: "Model") -> str:
+    """Lines of Python that rebuild the plain module without byolt and load ``encoder.safetensors`` strictly."""
+    library, _, name = model.backbone.rpartition("/")
+    args = "".join(f", {key}={value!r}" for key, value in model.args.items())
+    if library == "timm":
+        lines = [f"encoder = timm.create_model({name!r}, num_classes=0{args})"]
+    else:
+        classifier = _classifier_of(_torchvision_builder(name)(weights=None, **model.args))
+        lines = [f"encoder = torchvision.models.get_model({name!r}{args})"]
+        lines += [f"encoder.{classifier} = torch.nn.Identity()"]
+    if model.stem == "small":
+        lines += [
+            "encoder.conv1 = torch.nn.Conv2d(3, encoder.conv1.out_channels, 3, padding=1, bias=False)",
+            "encoder.maxpool = torch.nn.Identity()",
+        ]
+    lines += ['encoder.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)']
+    return "\n".join(lines)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw weights from ``seed`` and leave torch's own random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "a timm model is written timm/NAME"
+        raise InputError(f"model.backbone: torchvision has no model {name!r}; {hint}")
+    builder: Callable[..., nn.Module] = models.get_model_builder(name)
+    return builder
+
+
+def _torchvision(model: "Model") -> nn.Module:
+    builder = _torchvision_builder(model.backbone)
+    weights = "DEFAULT" if model.init == "imagenet" else None
+    encoder = _construct(lambda: builder(weights=weights, **model.args), model)
+    setattr(encoder, _classifier_of(encoder), nn.Identity())
+    return encoder
+
+
+def _timm(model: "Model") -> nn.Module:
+    import timm
+
+    name = model.backbone.removeprefix("timm/")
+    if name not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"; did you mean 'timm/{near[0]}'?" if near else ""
+        raise InputError(f"model.backbone: timm has no model {name!r}{hint}")
+    imagenet = model.init == "imagenet"
+    return _construct(lambda: timm.create_model(name, pretrained=imagenet, num_classes=0, **model.args), model)
+
+
+def _construct(build: Callable[[], Any], model: "Model") -> nn.Module:
+    try:
+        encoder: nn.Module = build()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"model.args do not fit {model.backbone}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if model.init != "imagenet":
+            raise
+        raise InputError(
+            f"ImageNet weights of {model.backbone} could not be fetched ({error}); "
+            "use init: random, or init: file with weights from a machine that has the network"
+        ) from error
+    return encoder
+
+
+def _classifier_of(encoder: nn.Module) -> str:
+    for name in _CLASSIFIERS:
+        if isinstance(getattr(encoder, name, None), nn.Module):
+            return name
+    raise InputError(
+        f"model.backbone: {type(encoder).__name__} has no classifier to take off; pick a classification model"
+    )
+
+
+def _small_stem(encoder: nn.Module, backbone: str) -> None:
+    """3 x 3 convolution of stride 1 and no pooling (SimCLR, appendix B.9, for CIFAR-10)."""
+    conv, pool = getattr(encoder, "conv1", None), getattr(encoder, "maxpool", None)
+    if not isinstance(conv, nn.Conv2d) or pool is None:
+        raise InputError(f"model.stem: {backbone} has no ResNet stem to make small; use stem: plain")
+    encoder.conv1 = nn.Conv2d(3, conv.out_channels, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+    encoder.maxpool = nn.Identity()
+
+
+def _zero_init_residual(encoder: nn.Module, backbone: str) -> None:
+    # The last norm of a block is bn3 in a bottleneck and bn2 in a basic block.
+    named = dict(encoder.named_modules())
+    deepest = [m for n, m in named.items() if n.endswith(".bn3")] or [m for n, m in named.items() if n.endswith(".bn2")]
+    if not deepest:
+        raise InputError(f"model.zero_init_residual: {backbone} has no residual BatchNorm; leave it false")
+    for norm in deepest:
+        nn.init.zeros_(norm.weight)
+
+
+def _feature_dim(encoder: nn.Module, backbone: str, image_size_px: int) -> int:
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            features: Float[Tensor, "1 D"] = encoder.eval()(torch.zeros(1, 3, image_size_px, image_size_px))
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"model.backbone: {backbone} does not take {image_size_px} px images: {error}") from error
+    encoder.train(training)
+    return features.shape[1]

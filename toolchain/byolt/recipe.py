@@ -1,0 +1,280 @@
+"""A recipe file and ``--set`` overrides to a frozen ``Recipe``, or every fault at once.
+
+Each fault is one line: ``file:line: key: what; did you mean``. A fault in an override names the flag.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard, get_args
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from byolt.schema import MACHINE, Recipe, Section
+from byolt_export.errors import InputError
+
+Key = tuple[str | int, ...]
+
+
+class Fault(NamedTuple):
+    """One fault of a recipe."""
+
+    key: Key
+    kind: str
+    what: str
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``--set`` overrides in order, and check the whole.
+
+    Raises:
+        InputError: The file is missing or not YAML, or holds faults; all are named, a line each.
+    """
+    document = _read_yaml(path)
+    tree = _plain(document)
+    tree.setdefault("name", path.stem.lower().replace("_", "-"))
+    return _check(tree, overrides, document, path)
+
+
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with ``--set`` overrides applied, checked like a file.
+
+    Raises:
+        InputError: An override does not fit.
+    """
+    return _check(recipe.model_dump(mode="json"), overrides, CommentedMap(), Path("recipe"))
+
+
+def _check(tree: dict[str, Any], overrides: Sequence[str], document: CommentedMap, path: Path) -> Recipe:
+    flags: dict[Key, str] = {}
+    for override in overrides:
+        _apply(tree, override, flags)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        faults = _one_fault_each([_fault(details) for details in error.errors()])
+        placed = sorted((*_where(fault, document, path, flags), f"{_dotted(fault.key)}{fault.what}") for fault in faults)
+        raise InputError("\n".join(f"{where}: {what}" for _, where, what in placed)) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Every key of a recipe as YAML that ``load_recipe`` reads back to an equal recipe."""
+    yaml = YAML()
+    yaml.default_flow_style = None
+    text = StringIO()
+    yaml.dump(recipe.model_dump(mode="json", exclude_none=True), text)
+    return text.getvalue()
+
+
+def result_keys(recipe: Recipe) -> dict[str, Any]:
+    """The keys that change what is learned, dotted, with JSON values; an initial file counts by its content."""
+    keys = {
+        ".".join(path): value
+        for path, field, value in _leaves(recipe)
+        if field.json_schema_extra != MACHINE and path != ("name",)
+    }
+    if recipe.model.init_file is not None:
+        try:
+            keys["model.init_file"] = hashlib.sha256(recipe.model.init_file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise InputError(f"model.init_file {recipe.model.init_file} cannot be read: {error.strerror}") from error
+    return keys
+
+
+def recipe_hash(keys: dict[str, Any], fingerprint: str) -> str:
+    """Eight hex digits that name a run: its result keys and the content of its images."""
+    text = json.dumps({"recipe": keys, "images": fingerprint}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def explain(under: str | None = None) -> list[tuple[str, str, str, str, str]]:
+    """Rows (key, type, default, result or machine, meaning) of every key, from the schema.
+
+    Args:
+        under: A key or section; only it and what is below it.
+
+    Raises:
+        InputError: There is no such key.
+    """
+    rows = list(_explain(Recipe, ()))
+    if under is None:
+        return rows
+    chosen = [row for row in rows if row[0] == under or row[0].startswith(f"{under}.")]
+    if not chosen:
+        near = _did_you_mean(under, [row[0] for row in rows])
+        raise InputError(f"no key {under!r} in a recipe{near or '; see byolt recipe explain'}")
+    return chosen
+
+
+def _explain(section: type[Section], parents: tuple[str, ...]) -> Iterator[tuple[str, str, str, str, str]]:
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if _is_section(inner):
+            yield from _explain(inner, (*parents, name))
+            continue
+        kind = "machine" if field.json_schema_extra == MACHINE else "result"
+        default = "required" if field.is_required() else str(field.default)
+        yield ".".join((*parents, name)), _type_name(field), default, kind, field.description or ""
+
+
+def _type_name(field: FieldInfo) -> str:
+    """``int``, ``one of lars, sgd, adamw``, ``Path or nothing``: words for a person."""
+    annotation: Any = field.annotation
+    inside: tuple[Any, ...] = get_args(annotation)
+    if inside and all(isinstance(option, str) for option in inside):
+        return "one of " + ", ".join(str(option) for option in inside)
+    if type(None) in inside:
+        core = next(iter(get_args(inside[0])), inside[0])
+        return f"{core.__name__} or nothing"
+    if isinstance(annotation, type) and not inside:
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("byolt.schema.", "")
+
+
+def _leaves(section: Section, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo, Any]]:
+    dumped = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _leaves(value, (*parents, name))
+        else:
+            yield (*parents, name), field, dumped[name]
+
+
+def _read_yaml(path: Path) -> CommentedMap:
+    try:
+        document = YAML().load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise InputError(f"recipe {path} not found{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} cannot be read: {error}") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}:{line}: {error.problem or 'not YAML'}") from error
+    except YAMLError as error:
+        raise InputError(f"{path}:1: not YAML: {error}") from error
+    if not isinstance(document, CommentedMap):
+        raise InputError(f"{path}:1: a recipe is a mapping of keys; see `byolt recipe explain`")
+    return document
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, CommentedMap):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        return [_plain(value) for value in node]
+    return node
+
+
+def _apply(tree: dict[str, Any], override: str, flags: dict[Key, str]) -> None:
+    """Set ``a.b=c`` in the tree; the value is read as YAML, so ``3e-4`` is a number and ``[1, 2]`` a list."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted.strip():
+        raise InputError(f"--set {override}: write key=value, for example --set optim.batch_size=128")
+    *parents, last = dotted.strip().split(".")
+    node = tree
+    for depth, name in enumerate(parents):
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise InputError(f"--set {override}: {'.'.join(parents[: depth + 1])} holds a value, not a mapping")
+    try:
+        node[last] = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise InputError(f"--set {override}: the value is not YAML") from error
+    flags[(*parents, last)] = f"--set {override}"
+
+
+def _fault(details: ErrorDetails) -> Fault:
+    """One of pydantic's faults in our words."""
+    key, kind, value = tuple(details["loc"]), details["type"], details.get("input")
+    if kind == "extra_forbidden":
+        known = _fields_at(key[:-1])
+        return Fault(key, kind, f": unknown key{_did_you_mean(str(key[-1]), known) or '; known: ' + ', '.join(known)}")
+    if kind == "missing":
+        return Fault(key, kind, ": required key is missing")
+    if kind == "literal_error":
+        options = [str(option) for option in get_args(_field_at(key).annotation)]
+        return Fault(key, kind, f": {value!r} is not one of {', '.join(options)}{_did_you_mean(str(value), options)}")
+    if kind == "value_error":
+        return Fault(key, kind, f": {details['ctx']['error']}")
+    what = details["msg"].removeprefix("Input ")
+    return Fault(key, kind, f": {what}, got {value!r}")
+
+
+def _one_fault_each(faults: list[Fault]) -> list[Fault]:
+    """A missing key beside a misspelt one is one fault, told once, at the misspelt key."""
+    misspelt = {
+        (*fault.key[:-1], near)
+        for fault in faults
+        if fault.kind == "extra_forbidden"
+        for near in difflib.get_close_matches(str(fault.key[-1]), _fields_at(fault.key[:-1]), n=1)
+    }
+    return [fault for fault in faults if not (fault.kind == "missing" and fault.key in misspelt)]
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _section_at(key: Key) -> type[Section] | None:
+    """The section that a path of keys leads to; a list of sections counts by its items."""
+    section: type[Section] = Recipe
+    for name in key:
+        if isinstance(name, int):
+            continue
+        field = section.model_fields.get(name)
+        inside = [t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)] if field else []
+        if not inside:
+            return None
+        section = inside[0]
+    return section
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _fields_at(key: Key) -> list[str]:
+    section = _section_at(key)
+    return list(section.model_fields) if section else []
+
+
+def _field_at(key: Key) -> FieldInfo:
+    section = _section_at(key[:-1])
+    assert section is not None
+    return section.model_fields[str(key[-1])]
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(str(part) for part in key) or "recipe"
+
+
+def _where(fault: Fault, document: CommentedMap, path: Path, flags: dict[Key, str]) -> tuple[int, str]:
+    """Line number and ``file:line``, or 0 and the flag that set the key; a missing key points at its parent."""
+    for length in range(len(fault.key), 0, -1):
+        if fault.key[:length] in flags:
+            return 0, flags[fault.key[:length]]
+    below = [flag for key, flag in flags.items() if key[: len(fault.key)] == fault.key]
+    if below and fault.kind == "value_error":  # A section's parts do not fit one another, and a flag set one of them.
+        return 0, ", ".join(below)
+    node, line = document, 0
+    for part in fault.key:
+        if isinstance(node, CommentedMap) and part in node:
+            line = node.lc.key(part)[0]
+        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+            line = node.lc.item(part)[0]
+        else:
+            break
+        node = node[part]
+    return line + 1, f"{path}:{line + 1}"

@@ -1,0 +1,38 @@
+"""TensorBoard event files, where the recipe asks for them."""
+
+from pathlib import Path
+from typing import Any
+
+from byolt_export.errors import MissingPart
+
+
+class EventWriter:
+    """Writes numbers to event files, or does nothing where it is off."""
+
+    def __init__(self, folder: Path, *, on: bool) -> None:
+        """Open the event file in ``folder``.
+
+        Raises:
+            MissingPart: TensorBoard is asked for and not installed.
+        """
+        self._writer: Any = None
+        if on:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingPart(
+                    'machine.tensorboard: TensorBoard is not installed; pip install "byolt[tensorboard]"'
+                ) from error
+            self._writer = SummaryWriter(str(folder))
+
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        """Write the numbers among ``figures``."""
+        if self._writer is not None:
+            for name, value in figures.items():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        if self._writer is not None:
+            self._writer.close()

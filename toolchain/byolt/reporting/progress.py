@@ -1,0 +1,82 @@
+"""The one live line of a run; plain lines where there is no terminal."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+PLAIN_EVERY_S = 15.0
+
+
+class Progress:
+    """Shows where a run is. Rates are of the last report interval, so that they follow the machine."""
+
+    def __init__(
+        self, console: Console, *, epochs: int, steps: int, steps_per_epoch: int, batch_size: int, start_step: int
+    ) -> None:
+        """Prepare the line; nothing is shown before the context is entered."""
+        self.console = console
+        self.epochs, self.steps, self.steps_per_epoch, self.batch_size = epochs, steps, steps_per_epoch, batch_size
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.remarks: dict[str, str] = {}
+        self._last_s, self._last_step, self._wait_s, self._shown_s = time.monotonic(), start_step, 0.0, 0.0
+        self.images_per_s, self.data_wait = 0.0, 0.0
+
+    def __enter__(self) -> "Progress":
+        if self.live:
+            self.live.start()
+        self._last_s = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def waited(self, seconds: float) -> None:
+        """Count time in which the device had no batch."""
+        self._wait_s += seconds
+
+    def remark(self, figures: dict[str, Any]) -> None:
+        """Keep the figures of an evaluation in the line; the time it took is not the loop's."""
+        self.remarks = {"verdict": str(figures["verdict"])}
+        if "knn" in figures:
+            self.remarks["kNN"] = f"{figures['knn']:.1%}"
+        self._last_s, self._wait_s = time.monotonic(), 0.0
+
+    def report(self, step: int, figures: dict[str, Any]) -> None:
+        """Measure the interval since the last report and renew the line."""
+        now_s = time.monotonic()
+        elapsed_s = max(now_s - self._last_s, 1e-9)
+        self.images_per_s = (step - self._last_step) * self.batch_size / elapsed_s
+        self.data_wait = self._wait_s / elapsed_s
+        self._last_s, self._last_step, self._wait_s = now_s, step, 0.0
+        line = self._line(step, figures)
+        if self.live:
+            self.live.update(Text(line, no_wrap=True, overflow="ellipsis"))
+        elif now_s - self._shown_s > PLAIN_EVERY_S or step == self.steps:
+            self._shown_s = now_s
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _line(self, step: int, figures: dict[str, Any]) -> str:
+        left_s = (self.steps - step) * self.batch_size / self.images_per_s if self.images_per_s else 0.0
+        parts = [
+            f"epoch {min(step // self.steps_per_epoch + 1, self.epochs)}/{self.epochs}",
+            f"step {step}/{self.steps}",
+            f"{self.images_per_s:,.0f} images/s",
+            f"ETA {duration(left_s)}",
+            f"data wait {self.data_wait:.0%}",
+            f"loss {figures['loss']:.3f}",
+            f"z-std {figures['z_std_ratio']:.2f}",
+            *(f"{name} {value}" for name, value in self.remarks.items()),
+        ]
+        return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

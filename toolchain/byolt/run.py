@@ -1,0 +1,198 @@
+"""A run's folder: create, find the latest, resolved recipe, environment, metrics, result.
+
+Imports no torch, so that finding a run and printing what is known of it is quick.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from byolt import __version__
+from byolt.recipe import dump_recipe, load_recipe, recipe_hash, result_keys
+from byolt.schema import Recipe
+from byolt_export.errors import ByoltError, InputError
+
+_PACKAGES = ("torch", "torchvision", "timm", "albumentations", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder ``<runs_dir>/<recipe name>-<hash of the result keys>``."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Everything that exact resume needs."""
+        return self.path / "checkpoints"
+
+    @property
+    def encoder_file(self) -> Path:
+        """The learned encoder, ready for the plain torchvision or timm module."""
+        return self.path / "encoder.safetensors"
+
+    @property
+    def classifier_file(self) -> Path:
+        """The fine-tuned encoder with its head, and in its metadata the classes."""
+        return self.path / "classifier.safetensors"
+
+    @property
+    def bundle(self) -> Path:
+        """The exported bundle."""
+        return self.path / "export"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe that the run was started with."""
+        return load_recipe(self.path / "recipe.resolved.yaml")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """State and last figures of a run that ended, or None while it is unfinished."""
+        return read_json(self.path / "result.json")
+
+    def figures(self, name: str) -> dict[str, Any] | None:
+        """Figures of ``evaluation/<name>.json``, or None where they were not measured."""
+        return read_json(self.path / "evaluation" / f"{name}.json")
+
+    def write_figures(self, name: str, figures: dict[str, Any]) -> None:
+        """Keep figures as ``evaluation/<name>.json``."""
+        write_json(self.path / "evaluation" / f"{name}.json", figures)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+
+    def say(self, text: str) -> None:
+        """Append one dated line to ``train.log``."""
+        with open(self.path / "train.log", "a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of ``metrics.jsonl``."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that a resumed run will take again."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Run:
+    """Make the folder of a new run and write down what it is made of.
+
+    Raises:
+        InputError: The folder is there already: the run was started before and has not ended.
+    """
+    run = run_of(recipe, fingerprint)
+    try:
+        run.checkpoints.mkdir(parents=True)
+    except FileExistsError as error:
+        raise InputError(
+            f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
+        ) from error
+    except OSError as error:
+        raise ByoltError(f"{run.path} cannot be made: {error.strerror}") from error
+    (run.path / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
+    (run.path / "recipe.resolved.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    write_json(run.path / "environment.json", environment() | {"images": fingerprint})
+    return run
+
+
+def run_of(recipe: Recipe, fingerprint: str) -> Run:
+    """The folder that belongs to a recipe and its images, there or not."""
+    return Run(recipe.machine.runs_dir / f"{recipe.name}-{recipe_hash(result_keys(recipe), fingerprint)}")
+
+
+def open_run(path: Path | None, runs_dir: Path = Path("runs")) -> Run:
+    """The run at ``path``, or the latest one.
+
+    Raises:
+        InputError: There is none.
+    """
+    if path is not None:
+        if not (path / "recipe.resolved.yaml").is_file():
+            raise InputError(f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {runs_dir}`")
+        return Run(path)
+    found = [file.parent for file in runs_dir.glob("*/recipe.resolved.yaml")]
+    if not found:
+        raise InputError(f"no run in {runs_dir}; start one with: byolt pretrain recipes/quickstart.yaml")
+    return Run(max(found, key=_last_touched))
+
+
+def _last_touched(folder: Path) -> float:
+    metrics = folder / "metrics.jsonl"
+    return (metrics if metrics.exists() else folder / "recipe.resolved.yaml").stat().st_mtime
+
+
+def environment() -> dict[str, Any]:
+    """What made a result: byolt, commit, Python, packages, processor. Never a host or user name."""
+    return {
+        "byolt": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: package_version(name) for name in _PACKAGES if package_version(name)},
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed distribution, from its metadata, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of byolt's own checkout; None for an installed wheel or where git is missing."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "pyproject.toml").is_file() or shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's mapping, or None where there is no file."""
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON for people and machines, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside and rename it, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,86 @@
+"""Checkpoints that a killed run goes on from, bit for bit.
+
+No random state is kept: data order and views are functions of (seed, epoch, index), so weights, optimizer,
+step and the verdict's memory are everything.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from byolt_export.errors import ByoltError, InputError
+
+FORMAT = 1
+KEYS = {"format", "step", "result_keys", "images", "method", "optimizer", "monitor"}
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
+    """Write ``last.pt`` and a numbered copy, atomically; older numbered ones beyond ``keep`` go.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written; what was saved before is untouched.
+    """
+    assert state.keys() == KEYS - {"format"}
+    last, beside = folder / "last.pt", folder / "last.pt.part"
+    try:
+        with open(beside, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        numbered = folder / f"step-{state['step']:08d}.pt"
+        numbered.unlink(missing_ok=True)
+        os.link(beside, numbered)
+        os.replace(beside, last)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer.
+        beside.unlink(missing_ok=True)
+        raise ByoltError(
+            f"checkpoint of step {state['step']} could not be written to {folder} ({_cause(error)}); "
+            f"the one before it is whole: make room and go on with --resume {folder.parent}"
+        ) from error
+    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
+        old.unlink()
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """The last checkpoint of a run's folder, on the CPU.
+
+    Raises:
+        InputError: There is none, or it is damaged, or of another format.
+    """
+    path = folder / "last.pt"
+    if not path.exists():
+        raise InputError(f"{path} not found: {folder.parent} has no checkpoint to go on from; remove it and start again")
+    try:
+        # weights_only: a checkpoint is data, never code.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  # torch raises half a dozen kinds for a damaged file.
+        others = sorted(p.name for p in folder.glob("step-*.pt"))
+        hint = f"; copy {others[-1]} over it" if others else ""
+        raise InputError(f"checkpoint {path} is damaged ({type(error).__name__}){hint}") from error
+    if state.get("format") != FORMAT or state.keys() != KEYS:
+        raise InputError(f"checkpoint {path} has format {state.get('format')}, this byolt reads format {FORMAT}")
+    return state
+
+
+def refuse_other_recipe(state: dict[str, Any], keys: dict[str, Any], images: str, folder: Path) -> None:
+    """Go on only with the recipe and the images that the run was started with.
+
+    Raises:
+        InputError: Names each result key that differs, with both values.
+    """
+    then, now = state["result_keys"], keys
+    differ = [
+        f"{key}: {then.get(key, 'absent')} then, {now.get(key, 'absent')} now"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    ]
+    if state["images"] != images:
+        differ.append("the images: other files or another order than the run was started with")
+    if differ:
+        raise InputError(f"{folder} was learned with other settings and cannot go on with these: " + "; ".join(differ))
+
+
+def _cause(error: BaseException) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]

@@ -1,0 +1,125 @@
+"""What a run writes down, and when: metrics, evaluations, checkpoints, the end."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from byolt.evaluation.collapse import Verdict
+from byolt.methods.byol import Outcome
+from byolt.reporting.events import EventWriter
+from byolt.reporting.progress import Progress
+from byolt.run import Run, write_json
+from byolt.schema import Recipe
+from byolt.training.checkpoint import save_checkpoint
+from byolt.training.learner import Learner
+from byolt.training.stream import Plan
+from byolt.training.watch import Watch
+from byolt_export.errors import TrainingFault
+
+
+class Journal:
+    """Entered for the length of a loop."""
+
+    def __init__(
+        self, run: Run, recipe: Recipe, plan: Plan, learner: Learner, watch: Watch, identity: dict[str, Any],
+        console: Console,
+    ) -> None:  # fmt: skip
+        """``identity`` holds the result keys and the images' fingerprint, which every checkpoint carries."""
+        self.run, self.recipe, self.plan, self.learner, self.watch = run, recipe, plan, learner, watch
+        self.identity = identity
+        self.progress = Progress(
+            console, epochs=recipe.schedule.epochs, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch,
+            batch_size=recipe.optim.batch_size, start_step=plan.start_step,
+        )  # fmt: skip
+        self.events = EventWriter(run.path, on=recipe.machine.tensorboard)
+        self.started_s = self.saved_s = time.monotonic()
+        self.finite = torch.ones((), dtype=torch.bool, device=learner.device)
+        self.last: dict[str, Any] = {}
+
+    def __enter__(self) -> "Journal":
+        self.progress.__enter__()
+        self.run.say(f"learning from step {self.plan.start_step} of {self.plan.steps}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.__exit__(kind, fault, trace)
+        self.events.close()
+        self.run.say(f"ended: {fault or 'finished'}")
+
+    def waited(self, seconds: float) -> None:
+        """Count time in which the device had no batch."""
+        self.progress.waited(seconds)
+
+    def note(self, outcome: Outcome) -> None:
+        """Remember whether every loss so far was finite, without waiting for the device."""
+        self.finite &= torch.isfinite(outcome.loss)
+
+    def log_is_due(self, step: int) -> bool:
+        """Every ``log_every_steps`` and at the last step."""
+        return step % self.recipe.machine.log_every_steps == 0 or step == self.plan.steps
+
+    def evaluation_is_due(self, step: int) -> bool:
+        """At the end of every ``every_epochs``-th epoch and of the last."""
+        epochs, rest = divmod(step, self.plan.steps_per_epoch)
+        return rest == 0 and (epochs % self.recipe.evaluation.every_epochs == 0 or step == self.plan.steps)
+
+    def checkpoint_is_due(self) -> bool:
+        """Every ``checkpoint_every_s``."""
+        return time.monotonic() - self.saved_s > self.recipe.machine.checkpoint_every_s
+
+    def log(self, step: int, epoch: int, outcome: Outcome) -> None:
+        """A line of metrics and the progress line.
+
+        Raises:
+            TrainingFault: A loss since the start was not finite.
+        """
+        self._refuse_non_finite(step)
+        figures = self.watch.glance(outcome)
+        self.progress.report(step, figures)
+        record = {
+            "step": step,
+            "epoch": epoch + 1,
+            "elapsed_s": round(time.monotonic() - self.started_s, 2),
+            "images_per_s": round(self.progress.images_per_s, 1),
+            "data_wait": round(self.progress.data_wait, 4),
+            "lr": self.learner.learning_rate(step - 1),
+            "tau": self.learner.tau(step - 1),
+        }
+        self.run.log(record | figures)
+        self.events.write(step, record | figures)
+
+    def evaluate(self, step: int, epoch: int, outcome: Outcome) -> Verdict:
+        """Measure the encoder, write it down, and say whether it collapses."""
+        figures, verdict = self.watch.look(self.learner, outcome, epoch + 1)
+        self.last = figures
+        self.run.log({"step": step, "epoch": epoch + 1} | figures)
+        self.events.write(step, figures)
+        self.run.say(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
+        self.progress.remark(figures)
+        return verdict
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step.
+
+        Raises:
+            TrainingFault: A loss since the start was not finite; the checkpoint before stays.
+            ByoltError: The disk is full; the checkpoint before stays.
+        """
+        self._refuse_non_finite(step)
+        state = self.identity | self.learner.state() | {"step": step, "monitor": self.watch.monitor.state()}
+        save_checkpoint(self.run.checkpoints, state, keep=self.recipe.machine.keep_checkpoints)
+        self.saved_s = time.monotonic()
+
+    def end(self, state: str, step: int) -> None:
+        """Write down that the run has ended and how; the same command again prints it."""
+        write_json(self.run.path / "result.json", {"state": state, "step": step} | self.last)
+
+    def _refuse_non_finite(self, step: int) -> None:
+        if not bool(self.finite):
+            raise TrainingFault(
+                f"the loss is not finite by step {step}; lower optim.base_lr (now {self.recipe.optim.base_lr:g}) "
+                f"or lengthen schedule.warmup_epochs; what {self.run.checkpoints} holds is from before"
+            )

@@ -1,0 +1,132 @@
+"""The run from a recipe to a learned encoder: prepare, then numbered steps, then the encoder's file."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from byolt.data import ImageStore, Splits, open_splits, open_store
+from byolt.networks import load_snippet
+from byolt.recipe import result_keys
+from byolt.run import Run, create_run, run_of
+from byolt.schema import Recipe
+from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe
+from byolt.training.journal import Journal
+from byolt.training.learner import Learner, pick_device
+from byolt.training.signals import StopSignals
+from byolt.training.stream import Plan, view_stream
+from byolt.training.watch import Watch
+from byolt_export.errors import Stopped, TrainingFault
+
+
+@dataclass
+class Parts:
+    """What a run is made of, before its first step."""
+
+    recipe: Recipe
+    splits: Splits
+    store: ImageStore
+    plan: Plan
+    learner: Learner
+
+
+def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: Console) -> Run:
+    """Learn an encoder by the recipe, from the first step or from a run's last checkpoint.
+
+    A run that has ended is not learned again: it is returned as it is.
+
+    Raises:
+        InputError: The recipe, the images or the run to resume do not fit.
+        TrainingFault: The representation collapsed, or the loss is not finite.
+        Stopped: A signal came; the checkpoint of that step is written.
+    """
+    parts = prepare(recipe)
+    identity = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
+    watch = Watch(recipe, parts.splits, parts.store)
+    if resume is None:
+        run = run_of(recipe, parts.store.fingerprint)
+        if run.result is None:
+            run = create_run(recipe, parts.store.fingerprint, recipe_text)
+            watch.write_grid(run.path / "plots" / "views.png")
+    else:
+        run = Run(resume)
+        state = load_checkpoint(run.checkpoints)
+        refuse_other_recipe(state, identity["result_keys"], identity["images"], resume)
+        parts.learner.restore(state)
+        watch.monitor.restore(state["monitor"])
+        parts.plan.start_step = state["step"]
+        run.forget_after(state["step"])
+    if run.result is None:
+        learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
+    return run
+
+
+def prepare(recipe: Recipe) -> Parts:
+    """Open the images and build the networks; nothing is written but the cache of decoded images.
+
+    Raises:
+        InputError: Images, model or batch size do not fit; one sentence says where and what.
+    """
+    configure_torch(recipe)
+    data = recipe.data
+    splits = open_splits(data, recipe.seed)
+    store = open_store(
+        splits.learn, data.learn_size_px, data.resize,
+        budget_gb=data.cache_budget_gb, cache_dir=data.cache_dir, corrupt_limit=data.corrupt_limit,
+    )  # fmt: skip
+    plan = Plan(len(store), recipe.optim.batch_size, recipe.schedule.epochs, recipe.seed)
+    device = pick_device(recipe.machine.device)
+    learner = Learner(recipe, device, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
+    return Parts(recipe, splits, store, plan, learner)
+
+
+def configure_torch(recipe: Recipe) -> None:
+    """Threads and arithmetic of the process, by the recipe."""
+    if recipe.machine.threads is not None:
+        torch.set_num_threads(recipe.machine.threads)
+    torch.use_deterministic_algorithms(recipe.machine.deterministic)
+    torch.backends.cudnn.benchmark = not recipe.machine.deterministic
+
+
+def learn(parts: Parts, journal: Journal) -> None:
+    """The loop: views, step, and at their times the log, the evaluation and the checkpoint."""
+    plan, learner, step = parts.plan, parts.learner, parts.plan.start_step
+    with StopSignals() as signals, journal:
+        journal.save(step)  # Step 0 too, so that every run can be resumed.
+        waiting_s = time.monotonic()
+        for epoch, view_1, view_2 in view_stream(plan, parts.store, parts.recipe, learner.device):
+            journal.waited(time.monotonic() - waiting_s)
+            outcome = learner.step(step, view_1, view_2)
+            step += 1
+            journal.note(outcome)
+            if journal.log_is_due(step):
+                journal.log(step, epoch, outcome)
+            if journal.evaluation_is_due(step):
+                verdict = journal.evaluate(step, epoch, outcome)
+                journal.save(step)
+                if verdict.state == "complete":
+                    journal.end("collapsed", step)
+                    raise TrainingFault(f"the representation collapsed by step {step}: {verdict.advice}")
+            elif journal.checkpoint_is_due() or signals.received:
+                journal.save(step)
+            if signals.received:
+                raise Stopped(
+                    f"stopped by {signals.received.name} after step {step} of {plan.steps}; the checkpoint is "
+                    f"written, go on with --resume {journal.run.path}",
+                    signals.received,
+                )
+            waiting_s = time.monotonic()
+        write_encoder(journal.run, parts)
+        journal.end("finished", step)
+
+
+def write_encoder(run: Run, parts: Parts) -> None:
+    """The online encoder alone, under the plain module's names, with the lines that load it in its metadata."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.contiguous().cpu() for name, value in parts.learner.method.encoder.state_dict().items()}
+    beside = run.encoder_file.with_name("encoder.safetensors.part")
+    save_file(weights, beside, metadata={"load": load_snippet(parts.recipe.model)})
+    beside.replace(run.encoder_file)

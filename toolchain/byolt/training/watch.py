@@ -1,0 +1,111 @@
+"""What is measured while a run learns: at each log line a glance, at each evaluation a look and a verdict."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from byolt.data import ImageStore, Splits, open_store
+from byolt.evaluation.collapse import CollapseMonitor, Verdict, alignment, rankme, uniformity, z_std_ratio
+from byolt.evaluation.features import Subset, embed
+from byolt.evaluation.knn import knn_predict
+from byolt.evaluation.subsets import stratified_subset
+from byolt.methods.byol import Outcome
+from byolt.schema import Recipe
+from byolt.training.learner import Learner
+
+# Enough for a figure to steer by; the final evaluation uses every image.
+GALLERY_IMAGES = 10_000
+QUERY_IMAGES = 1_000
+
+
+class Watch:
+    """The fixed images that a run is measured on, and the verdict's memory."""
+
+    def __init__(self, recipe: Recipe, splits: Splits, store: ImageStore) -> None:
+        """Pick the probe set and, where there are labels, a gallery and queries from the training images."""
+        self.recipe, self.store = recipe, store
+        self.monitor = CollapseMonitor(warmup_epochs=recipe.schedule.warmup_epochs)
+        self.probe = _Squares(store, _spread(len(store), recipe.evaluation.probe_images), recipe.data.image_size_px)
+        self.gallery: Subset | None = None
+        if splits.train is not None:
+            self._split_labelled(splits, recipe)
+
+    def _split_labelled(self, splits: Splits, recipe: Recipe) -> None:
+        data = recipe.data
+        assert splits.train is not None
+        labelled = open_store(
+            splits.train, data.image_size_px, data.resize,
+            budget_gb=data.cache_budget_gb, cache_dir=data.cache_dir, corrupt_limit=data.corrupt_limit,
+        )  # fmt: skip
+        labels = labelled.labels
+        assert labels is not None
+        held_out = stratified_subset(labels, recipe.evaluation.validation_share, recipe.seed)
+        rest = np.setdiff1d(np.arange(len(labels)), held_out)
+        gallery, queries = rest[_spread(len(rest), GALLERY_IMAGES)], held_out[_spread(len(held_out), QUERY_IMAGES)]
+        self.gallery, self.gallery_labels = Subset(labelled, gallery), labels[gallery]
+        self.queries, self.query_labels = Subset(labelled, queries), labels[queries]
+        self.classes = len(labelled.classes)
+
+    def glance(self, outcome: Outcome) -> dict[str, Any]:
+        """Figures that cost nothing: loss, spread of the projections, alignment and uniformity of the two views."""
+        return {
+            "loss": round(float(outcome.loss), 6),
+            "z_std_ratio": round(z_std_ratio(outcome.z_1.cpu()), 4),
+            "alignment": round(alignment(outcome.z_1.cpu(), outcome.z_2.cpu()), 4),
+            "uniformity": round(uniformity(outcome.z_1.cpu()), 4),
+        }
+
+    def look(self, learner: Learner, outcome: Outcome, epoch: int) -> tuple[dict[str, Any], Verdict]:
+        """RankMe on the probe set, kNN on the validation split where there are labels, and the verdict."""
+        data, knn = self.recipe.data, self.recipe.evaluation
+
+        def features(images: Any) -> torch.Tensor:
+            return embed(learner.method.encoder, images, mean=data.mean, std=data.std, device=learner.device)
+
+        figures = self.glance(outcome)
+        probe = features(self.probe)
+        figures["rankme"] = round(rankme(probe), 2)
+        figures["features"] = probe.shape[1]
+        if self.gallery is not None:
+            predicted = knn_predict(
+                features(self.gallery), self.gallery_labels, features(self.queries), classes=self.classes,
+                k=min(knn.knn_k, len(self.gallery)), temperature=knn.knn_temperature,
+            )  # fmt: skip
+            figures["knn"] = round(float((predicted == self.query_labels).mean()), 4)
+        verdict = self.monitor.update(epoch, figures["z_std_ratio"], figures["rankme"], *probe.shape)
+        figures["verdict"] = verdict.state
+        return figures, verdict
+
+    def write_grid(self, path: Path) -> None:
+        """A picture of sample images and their views, for the eye at the start of a run."""
+        from byolt.views.grid import write_view_grid
+
+        write_view_grid(path, self.store, self.recipe)
+
+
+class _Squares:
+    """Images of the store at the size that evaluation and the device see."""
+
+    def __init__(self, store: ImageStore, indices: np.ndarray, size_px: int) -> None:
+        self.store, self.indices, self.size_px = store, indices, size_px
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: np.ndarray, /) -> np.ndarray:
+        """Images (B, S, S, 3) at ``indices``."""
+        images = self.store.batch(self.indices[indices])
+        if images.shape[1] == self.size_px:
+            return images
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        scaled = F.interpolate(pixels, (self.size_px, self.size_px), mode="bilinear", antialias=True)
+        pixels_last: np.ndarray = scaled.permute(0, 2, 3, 1).numpy()
+        return pixels_last
+
+
+def _spread(images: int, wanted: int) -> np.ndarray:
+    """At most ``wanted`` indices, spread evenly over ``images``."""
+    return np.unique(np.linspace(0, images - 1, min(images, wanted)).round().astype(np.int64))
