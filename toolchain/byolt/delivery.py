@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt.data import ImageStore, open_folder, open_splits, open_store
+from byolt.data import FolderSource, ImageStore, open_splits, open_store
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.downstream import load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
@@ -72,7 +72,7 @@ def embed_folder(source: Path, folder: Path, output: Path) -> dict[str, Any]:
         size_px, resize, function = recipe.data.image_size_px, recipe.data.resize, _run_function(run, recipe)
         cache_dir, budget_gb, corrupt_limit = recipe.data.cache_dir, recipe.data.cache_budget_gb, recipe.data.corrupt_limit
     images = open_store(
-        open_folder(folder), size_px, resize, budget_gb=budget_gb, cache_dir=cache_dir, corrupt_limit=corrupt_limit
+        FolderSource(folder), size_px, resize, budget_gb=budget_gb, cache_dir=cache_dir, corrupt_limit=corrupt_limit
     )
     embeddings = function(images)
     np.savez_compressed(output, embeddings=embeddings, files=np.array([images.path(i) for i in range(len(images))]))

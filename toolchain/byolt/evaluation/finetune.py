@@ -21,7 +21,7 @@ from byolt_export.errors import TrainingFault
 from .features import Images, Rgb, Subset, embed, normalise
 from .figures import accuracy_figure
 from .linear import LinearProbe, linear_probe
-from .subsets import stratified_subset
+from byolt.data.subsets import stratified_subset
 
 if TYPE_CHECKING:
     from byolt.schema import Finetune

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from byolt_export.errors import InputError
 
-from .subsets import stratified_subset
+from byolt.data.subsets import stratified_subset
 
 L2_PATH = tuple(10.0 ** (-exponent / 2) for exponent in range(11))
 """Regularisation tried, from 1 to 1e-5 by half decades: strong first, so that each fit starts near its end."""

@@ -11,7 +11,7 @@ from byolt.data import ImageStore, Splits, open_store
 from byolt.evaluation.collapse import CollapseMonitor, Verdict, alignment, rankme, uniformity, z_std_ratio
 from byolt.evaluation.features import Subset, embed
 from byolt.evaluation.knn import knn_predict
-from byolt.evaluation.subsets import stratified_subset
+from byolt.data.subsets import stratified_subset
 from byolt.methods.byol import Outcome
 from byolt.schema import Recipe
 from byolt.training.learner import Learner

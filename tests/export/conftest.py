@@ -1,0 +1,17 @@
+from pathlib import Path
+
+import pytest
+
+from byolt_export.verify import Report
+from tests.export import small
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The small encoder's bundle; tests that change it copy it first."""
+    return small.build(tmp_path_factory.mktemp("export") / "bundle")
+
+
+@pytest.fixture
+def bundle(report: Report) -> Path:
+    return report.path

@@ -1,0 +1,374 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from byolt_export import bundle as files
+from byolt_export.bundle import CONTRACT_KEY, staged
+from byolt_export.errors import InputError, MissingPart
+from byolt_export.runtime import MissingProvider, OnnxRunner
+from byolt_export.verify import Report, verify_bundle
+from tests.export.small import build, encoder, images
+
+Tree = dict[str, Any]
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def edit_manifest(folder: Path, edit: Callable[[Tree], object]) -> None:
+    tree = json.loads((folder / "manifest.json").read_text())
+    edit(tree)
+    (folder / "manifest.json").write_text(json.dumps(tree))
+
+
+def reseal(folder: Path) -> None:
+    """Make every digest right again: what a fault of the exporter looks like, or an attacker's work."""
+
+    def edit(tree: Tree) -> None:
+        tree["files"][0]["sha256"] = files.sha256(folder / "encoder.onnx")
+        tree["golden"]["sha256"] = files.sha256(folder / "golden.safetensors")
+        tree["parity_sha256"] = files.sha256(folder / "parity.json")
+
+    edit_manifest(folder, edit)
+
+
+def edit_onnx(folder: Path, edit: Callable[[onnx.ModelProto], object]) -> None:
+    model = onnx.load(folder / "encoder.onnx")
+    edit(model)
+    onnx.save(model, folder / "encoder.onnx")
+    reseal(folder)
+
+
+def edit_weight(name: str, edit: Callable[[np.ndarray], np.ndarray]) -> Callable[[onnx.ModelProto], None]:  # type: ignore[type-arg]
+    def apply(model: onnx.ModelProto) -> None:
+        (weight,) = [w for w in model.graph.initializer if w.name == name]
+        weight.CopyFrom(numpy_helper.from_array(edit(numpy_helper.to_array(weight)), name))
+
+    return apply
+
+
+def test_the_bundle_passes_with_every_measure(report: Report) -> None:
+    assert (report.verdict, report.reason) == ("passed", "")
+    (file,) = report.files
+    parity = file.parity
+    assert (file.name, file.precision, file.provider) == ("encoder.onnx", "fp32", "CPUExecutionProvider")
+    assert [check.batch for check in parity.batches] == [1, 2, 7, 10]
+    assert [control.state for control in parity.controls] == ["fails"] * 5
+    assert parity.golden is not None
+    assert parity.golden.overlap_at_10 == 1
+    manifest = files.read_manifest(report.path)
+    assert manifest.files[0].verdict == "passed"
+    assert manifest.contract.recipe_hash == "0123abcd"
+    assert json.loads((report.path / "parity.json").read_text()) == json.loads(json.dumps(report.to_json()))
+
+
+def test_verify_finds_the_same_without_torch(report: Report) -> None:
+    script = (
+        "import sys, json; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "import byolt_export.bundle, byolt_export.deliver, byolt_export.errors, byolt_export.parity\n"
+        "from byolt_export.verify import verify_bundle\n"
+        f"print(json.dumps(verify_bundle(Path({str(report.path)!r})).to_json()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True, text=True, check=False, env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == json.loads((report.path / "parity.json").read_text())
+
+
+def test_without_onnxruntime_the_install_line_is_told(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPart, match=r'pip install "byolt\[export\]"'):
+        verify_bundle(bundle)
+
+
+def transposed(model: onnx.ModelProto) -> None:
+    (node,) = [n for n in model.graph.node if n.op_type == "Transpose"]
+    node.attribute[0].ints[:] = (0, 3, 2, 1)
+
+
+def batch_in_the_middle(model: onnx.ModelProto) -> None:
+    edit_weight(model.graph.node[-1].input[1], lambda _: np.array([2, 32]))(model)
+
+
+FAULTS = {
+    "wrong mean": edit_weight("shift", lambda shift: shift + np.float32(0.01)),
+    "wrong std": edit_weight("scale", lambda scale: scale * np.float32(1.01)),
+    "swapped channels": edit_weight("module.conv1.weight", lambda kernel: kernel[:, ::-1].copy()),
+    "transposed layout": transposed,
+    "weights of another run": edit_weight("module.layer4.0.conv1.weight", lambda w: np.random.default_rng(1).permutation(w)),
+    "stale BatchNorm statistics": edit_weight("module.layer1.0.bn1.bias", lambda bias: bias * np.float32(1.05)),
+    "not a number": edit_weight("module.conv1.weight", lambda kernel: kernel * np.float32("nan")),
+    "batch baked in": batch_in_the_middle,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_fails(fault: str, copy: Path) -> None:
+    edit_onnx(copy, FAULTS[fault])
+    report = verify_bundle(copy)
+    assert report.verdict == "failed"
+    assert report.reason.startswith("encoder.onnx (CPUExecutionProvider): ")
+
+
+def test_reference_of_another_run_fails(copy: Path) -> None:
+    tensors = load_file(copy / "golden.safetensors")
+    tensors["outputs.reference"] = tensors["outputs.control.perturbed_kernel"]
+    save_file(tensors, copy / "golden.safetensors")
+    reseal(copy)
+    report = verify_bundle(copy)
+    assert report.verdict == "failed"
+    # The control is now what the reference should be, and the file what the control should be.
+    assert any("relative L2" in reason for reason in report.files[0].parity.reasons)
+
+
+def test_a_control_that_hides_in_the_reference_fails(copy: Path) -> None:
+    tensors = load_file(copy / "golden.safetensors")
+    tensors["outputs.control.reinitialised"] = tensors["outputs.reference"]
+    save_file(tensors, copy / "golden.safetensors")
+    reseal(copy)
+    assert verify_bundle(copy).files[0].parity.reasons == ("the wrong model `reinitialised` was not noticed",)
+
+
+def test_a_manifest_tightens_gates_and_never_loosens_them(copy: Path) -> None:
+    edit_manifest(copy, lambda tree: tree["files"][0]["gates"].update(relative_l2_worst=1e-9))
+    assert verify_bundle(copy).verdict == "failed"
+    edit_manifest(copy, lambda tree: tree["files"][0]["gates"].update(relative_l2_worst=1e9))
+    assert verify_bundle(copy).verdict == "passed"
+    edit_onnx(copy, FAULTS["wrong mean"])
+    assert verify_bundle(copy).verdict == "failed"
+
+
+def test_a_provider_that_is_not_here_is_never_green(bundle: Path) -> None:
+    report = verify_bundle(bundle, ["NoSuchExecutionProvider"])
+    assert report.verdict == "not run here"
+    assert "NoSuchExecutionProvider is not in this ONNX Runtime" in report.reason
+    assert verify_bundle(bundle, ["NoSuchExecutionProvider", "CPUExecutionProvider"]).verdict == "passed"
+
+
+def test_a_silent_fall_back_to_the_cpu_is_an_error(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or Path("/dev/nvidia0").exists():
+        pytest.skip("this ONNX Runtime has no provider that would fall back here")
+    with pytest.raises(MissingProvider, match="on CPUExecutionProvider, not on CUDAExecutionProvider"):
+        OnnxRunner(bundle / "encoder.onnx", "CUDAExecutionProvider")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [images(2).astype(np.float32), images(2)[:, :16], images(2)[..., :1], images(1)[0], np.moveaxis(images(2), 3, 1)],
+    ids=["float", "height", "grey", "one image", "NCHW"],
+)
+def test_the_runner_refuses_other_images(given: Any, bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"^encoder.onnx wants uint8 images \(batch, 32, 32, 3\), got "):
+        OnnxRunner(bundle / "encoder.onnx")(given)
+
+
+def set_key(*path: Any, value: Any) -> Callable[[Path], None]:
+    def edit(tree: Tree) -> None:
+        part: Any = tree
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+
+    return lambda folder: edit_manifest(folder, edit)
+
+
+def set_bytes(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def sealed(damage: Callable[[Path], object]) -> Callable[[Path], None]:
+    def both(folder: Path) -> None:
+        damage(folder)
+        reseal(folder)
+
+    return both
+
+
+def shorten(name: str) -> Callable[[Path], None]:
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+
+def linked(folder: Path) -> None:
+    (folder / "encoder.onnx").rename(folder.parent / "elsewhere.onnx")
+    (folder / "encoder.onnx").symlink_to(folder.parent / "elsewhere.onnx")
+
+
+def retensor(edit: Callable[[Tree], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / "golden.safetensors")
+        edit(tensors)
+        save_file(tensors, folder / "golden.safetensors")
+        reseal(folder)
+
+    return apply
+
+
+def onnx_with(edit: Callable[[onnx.ModelProto], object]) -> Callable[[Path], None]:
+    return lambda folder: edit_onnx(folder, edit)
+
+
+def fixed_batch(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+
+
+def unknown_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].op_type = "NoSuchOperator"
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "holds no bundle: manifest.json is missing"),
+    "truncated manifest": (shorten("manifest.json"), "does not fit: the file: Invalid JSON"),
+    "empty manifest": (set_bytes("manifest.json", b""), "Invalid JSON"),
+    "binary manifest": (set_bytes("manifest.json", b"\xff\xfe\x00"), "Invalid JSON"),
+    "a list": (set_bytes("manifest.json", b"[]"), "does not fit"),
+    "deep nesting": (set_bytes("manifest.json", b"[" * 100_000), "Invalid JSON"),
+    "huge manifest": (set_bytes("manifest.json", b" " * (5 * 2**20)), "larger than a manifest may be"),
+    "newer schema": (lambda f: (set_key("schema_version", value=2)(f), set_key("new", value=1)(f)), "schema_version"),
+    "unknown key": (set_key("surprise", value=1), "surprise: Extra inputs are not permitted"),
+    "huge batch": (set_key("contract", "input", "max_batch", value=10**12), "contract.input.max_batch"),
+    "huge number": (set_key("contract", "input", "size_px", value=10**400), "contract.input.size_px"),
+    "batch beyond memory": (set_key("contract", "input", "max_batch", value=65536 * 6), "contract.input.max_batch"),
+    "batch of gigabytes": (
+        lambda f: (set_key("contract", "input", "size_px", value=4096)(f),
+                   set_key("contract", "input", "max_batch", value=60000)(f)), "is more than 1 GiB"),
+    "no images": (set_key("golden", "images", value=0), "golden.images"),
+    "text for a number": (set_key("contract", "output", "dim", value="32"), "contract.output.dim"),
+    "infinite gate": (set_key("files", 0, "gates", "relative_l2_worst", value=float("inf")), "files.0.gates"),
+    "unknown gate": (set_key("files", 0, "gates", "luck", value=1.0), "gates ['luck'] are not known"),
+    "no files": (set_key("files", value=[]), "files"),
+    "path traversal": (set_key("files", 0, "name", value="../copy/encoder.onnx"), "files.0.name"),
+    "absolute path": (set_key("files", 0, "name", value="/etc/passwd.onnx"), "files.0.name"),
+    "a file twice": (lambda f: edit_manifest(f, lambda tree: tree["files"].append(tree["files"][0])), "stands twice"),
+    "missing file": (lambda f: (f / "encoder.onnx").unlink(), "encoder.onnx is missing from the bundle"),
+    "a link": (linked, "encoder.onnx is missing from the bundle"),
+    "wrong digest": (set_key("files", 0, "sha256", value="0" * 64), "encoder.onnx is not the file that manifest.json"),
+    "truncated onnx": (shorten("encoder.onnx"), "is not the file that manifest.json names"),
+    "truncated parity": (shorten("parity.json"), "is not the file that manifest.json names"),
+    "truncated golden": (shorten("golden.safetensors"), "is not the file that manifest.json names"),
+    "zero-byte onnx, sealed": (sealed(set_bytes("encoder.onnx", b"")), "cannot be read as ONNX"),
+    "truncated onnx, sealed": (sealed(shorten("encoder.onnx")), "cannot be read as ONNX"),
+    "unknown operator": (onnx_with(unknown_operator), "cannot be read as ONNX"),
+    "fixed batch": (onnx_with(fixed_batch), "accepts batches of 2 alone"),
+    "other input name": (onnx_with(lambda m: onnx.compose.add_prefix_graph(m.graph, "x_", inplace=True)), "not an encoder"),
+    "other metadata": (onnx_with(lambda m: m.ClearField("metadata_props")), "made for another contract"),
+    "other resize rule": (set_key("contract", "input", "resize", value="squash"), "made for another contract"),
+    "zero-byte golden, sealed": (sealed(set_bytes("golden.safetensors", b"")), "cannot be read as safetensors"),
+    "hostile golden header": (sealed(set_bytes("golden.safetensors", b"\xff" * 64)), "cannot be read as safetensors"),
+    "missing control": (retensor(lambda t: t.pop("outputs.control.reinitialised")), "does not hold the tensors"),
+    "surplus tensor": (retensor(lambda t: t.update(more=np.zeros(1))), "does not hold the tensors"),
+    "fewer images": (retensor(lambda t: t.update(images=t["images"][:8])), "does not hold the tensors"),
+    "not a number": (retensor(lambda t: t["outputs.reference"].fill(np.nan)), "not finite"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_bundle_is_told_in_one_sentence(damage: str, copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    apply, expected = DAMAGES[damage]
+    apply(copy)
+    with pytest.raises(InputError) as raised:
+        verify_bundle(copy)
+    message = str(raised.value)
+    assert expected in message
+    assert "\n" not in message
+    assert message.startswith(str(copy))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_classifier_is_delivered_with_its_classes(tmp_path: Path) -> None:
+    labels = np.arange(24) % 3
+    report = build(
+        tmp_path / "bundle", encoder(num_classes=3), classes=("good", "bent", "torn"), labels=labels,
+        gallery_images=images(40)[24:], metadata={"note": "kept"},
+    )  # fmt: skip
+    assert report.verdict == "passed"
+    golden, gallery = report.files[0].parity.golden, report.files[0].parity.gallery
+    assert golden is not None
+    assert (golden.top_1_agreement, golden.overlap_at_1) == (1, None)
+    assert gallery is not None
+    assert gallery.images == 16
+    manifest = files.read_manifest(report.path)
+    assert manifest.contract.output.name == "logits"
+    assert manifest.contract.classes == ("good", "bent", "torn")
+    assert np.array_equal(files.read_golden(report.path, manifest).labels, labels)  # type: ignore[arg-type]
+    run = OnnxRunner(report.path / "encoder.onnx")
+    assert run.metadata["note"] == "kept"
+    assert json.loads(run.metadata[CONTRACT_KEY])["classes"] == ["good", "bent", "torn"]
+    # Class names in another order change no output; the file itself knows better.
+    set_key("contract", "classes", value=["bent", "good", "torn"])(report.path)
+    with pytest.raises(InputError, match="made for another contract"):
+        verify_bundle(report.path)
+
+
+def test_grey_images_have_no_swapped_channels(copy: Path) -> None:
+    grey = images()[..., :1].repeat(3, axis=-1)
+    report = build(copy, golden_images=grey)
+    assert report.verdict == "passed"
+    states = {control.name: control.state for control in report.files[0].parity.controls}
+    assert states.pop("swapped_channels") == "not applicable"
+    assert set(states.values()) == {"fails"}
+    assert verify_bundle(copy) == report
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"classes": ("a", "b")}, "2 classes for 32 logits"),
+        ({"golden_images": images(7)}, "at least 8 are needed"),
+        ({"golden_images": images()[:, :16]}, "golden images must be uint8"),
+        ({"labels": np.zeros(3, np.int64)}, "with a label each or none"),
+        ({"std": (0.2, 0.0, 0.2)}, "must be positive"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(changes: Tree, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=fault):
+        build(tmp_path / "bundle", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_leaves_the_earlier_bundle_and_nothing_else(copy: Path) -> None:
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+
+    def half() -> None:
+        with staged(copy) as folder:
+            (folder / "manifest.json").write_text("half")
+            raise KeyboardInterrupt
+
+    pytest.raises(KeyboardInterrupt, half)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_a_new_bundle_takes_the_place_of_the_earlier_one(copy: Path) -> None:
+    with staged(copy) as folder:
+        (folder / "manifest.json").write_text("new")
+        assert (copy / "encoder.onnx").exists()
+    assert [(path.name, path.read_text()) for path in copy.iterdir()] == [("manifest.json", "new")]
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(InputError, match="exists and is not a bundle"), staged(tmp_path / "photos"):
+        pass
+    assert (tmp_path / "photos" / "cat.jpg").exists()

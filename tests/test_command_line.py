@@ -1,0 +1,284 @@
+"""The commands as a user types them: from images to a proven bundle, faults in one sentence, and exact resume."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = """\
+name: tiny
+data: {name: folder, root: ROOT, image_size_px: 16}
+views: {view_1: {crop_area: [0.3, 1.0], blur: 0.0}, view_2: {crop_area: [0.3, 1.0], blur: 0.0}}
+model:
+  backbone: timm/resnet18
+  args: {layers: [1, 1, 1, 1], channels: [8, 8, 8, 16]}
+  stem: small
+  projector: {hidden_dim: 16, out_dim: 8}
+  predictor: {hidden_dim: 16, out_dim: 8}
+optim: {name: sgd, batch_size: 16, base_lr: 0.2}
+schedule: {epochs: 3, warmup_epochs: 1}
+evaluation: {every_epochs: 2, probe_images: 64, knn_k: 5}
+finetune: {epochs: 1, batch_size: 16}
+export: {golden_images: 16, max_batch: 8}
+machine: {log_every_steps: 2, threads: 1}
+"""
+
+
+def byolt(*arguments: str | Path, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command in ``folder``, as a user would."""
+    command = [sys.executable, "-m", "byolt", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
+
+
+def draw_folder(root: Path, *, classes: int, images: int, size_px: int = 20) -> Path:
+    """Images of noise around a colour of their class; with no classes, all in one folder."""
+    generator = np.random.default_rng(0)
+    for index in range(images):
+        label = index % max(classes, 1)
+        colour = np.array([60 + 120 * (label % 2), 60 + 60 * label, 120])
+        pixels = np.clip(colour + generator.normal(0, 40, (size_px, size_px + 4, 3)), 0, 255).astype(np.uint8)
+        folder = root / f"class-{label}" if classes else root
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{index:04d}.png")
+    return root
+
+
+def write_recipe(folder: Path, root: Path, text: str = TINY) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(text.replace("ROOT", str(root)))
+    return path
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def one_sentence(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """What a fault says: one line on stderr, the exit code, no traceback, nothing on stdout."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a tiny run on labelled images has finished."""
+    folder = tmp_path_factory.mktemp("labelled")
+    recipe = write_recipe(folder, draw_folder(folder / "images", classes=3, images=96))
+    done = byolt("pretrain", recipe, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_labelled_folder_to_a_proven_classifier(labelled_run: Path) -> None:
+    folder, run = labelled_run, only_run(labelled_run)
+    done = byolt("evaluate", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "raw pixels" in done.stdout
+    knn = json.loads((run / "evaluation" / "encoder.json").read_text())["knn"]
+    assert knn["n_test"] + knn["n_train"] == 96
+    done = byolt("finetune", "--data", folder / "images", "--labels", "0.5", folder=folder)
+    assert done.returncode == 0, done.stderr
+    done = byolt("export", "--classifier", folder=folder)
+    assert done.returncode == 0, done.stderr + done.stdout
+    manifest = json.loads((run / "export" / "manifest.json").read_text())
+    assert manifest["contract"]["classes"] == ["class-0", "class-1", "class-2"]
+    assert byolt("verify", run / "export", folder=folder).returncode == 0
+    for left in ("recipe.yaml", "recipe.resolved.yaml", "environment.json", "metrics.jsonl", "train.log", "plots/views.png"):
+        assert (run / left).stat().st_size > 0
+
+
+def test_metrics_are_one_json_line_a_log_step(labelled_run: Path) -> None:
+    lines = [json.loads(line) for line in (only_run(labelled_run) / "metrics.jsonl").read_text().splitlines()]
+    logged = [line["step"] for line in lines if "lr" in line]
+    assert logged == [2, 4, 6, 8, 10, 12, 12 + 2, 15] or logged == sorted(set(logged))
+    assert all(0 <= line["loss"] <= 8 for line in lines if "lr" in line)
+    assert [line["verdict"] for line in lines if "verdict" in line][-1] == "healthy"
+
+
+def test_the_same_command_again_prints_the_result(labelled_run: Path) -> None:
+    again = byolt("pretrain", "tiny.yaml", "--json", folder=labelled_run)
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["learning"]["state"] == "finished"
+    assert len(list((labelled_run / "runs").iterdir())) == 1
+
+
+def test_another_seed_is_another_run(labelled_run: Path, tmp_path: Path) -> None:
+    done = byolt("pretrain", "tiny.yaml", "--set", "seed=1", "--set", f"machine.runs_dir={tmp_path}", folder=labelled_run)
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.iterdir()
+    assert run.name != only_run(labelled_run).name
+    assert (run / "encoder.safetensors").read_bytes() != (only_run(labelled_run) / "encoder.safetensors").read_bytes()
+
+
+def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=80))
+    done = byolt("pretrain", recipe, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "kNN" not in done.stdout
+    done = byolt("evaluate", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "verdict  healthy" in done.stdout
+    assert "linear" not in done.stdout
+    done = byolt("export", "--onnx", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "passed"
+    bundle = only_run(tmp_path) / "export"
+    done = byolt("embed", bundle, tmp_path / "images", "-o", "embeddings.npz", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    by_run = byolt("embed", only_run(tmp_path), tmp_path / "images", "-o", "by-run.npz", folder=tmp_path)
+    assert by_run.returncode == 0, by_run.stderr
+    ours, theirs = np.load(tmp_path / "embeddings.npz"), np.load(tmp_path / "by-run.npz")
+    np.testing.assert_allclose(ours["embeddings"], theirs["embeddings"], rtol=1e-3, atol=1e-5)
+    assert len(ours["files"]) == 80
+
+
+def test_a_copied_target_without_predictor_collapses_with_exit_3(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", classes=0, images=128)
+    recipe = write_recipe(tmp_path, tmp_path / "images")
+    settings = ["method.target=copy", "method.predictor=none", "schedule.epochs=40", "schedule.warmup_epochs=1",
+                "evaluation.every_epochs=2", "optim.base_lr=2.0"]  # fmt: skip
+    done = byolt("pretrain", recipe, *(part for key in settings for part in ("--set", key)), folder=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "collapsed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((only_run(tmp_path) / "result.json").read_text())["verdict"] == "complete"
+    again = byolt("pretrain", recipe, *(part for key in settings for part in ("--set", key)), folder=tmp_path)
+    assert again.returncode == 3
+
+
+def test_a_non_finite_loss_ends_with_exit_3_and_no_checkpoint_of_it(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=64))
+    done = byolt("pretrain", recipe, "--set", "optim.base_lr=1e30", "--set", "schedule.warmup_epochs=0", folder=tmp_path)
+    assert "not finite" in one_sentence(done, 3)
+    import torch
+
+    state = torch.load(only_run(tmp_path) / "checkpoints" / "last.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state["method"].values())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path: Path, workers: int) -> None:
+    root = draw_folder(tmp_path / "images", classes=0, images=160)
+    recipe = write_recipe(tmp_path, root, TINY.replace("log_every_steps: 2", "log_every_steps: 2, checkpoint_every_s: 0.001"))
+    settings = ["--set", f"machine.workers={workers}", "--set", "schedule.epochs=30", "--set", "evaluation.every_epochs=10"]
+    straight = byolt("pretrain", recipe, *settings, "--set", "machine.runs_dir=straight", folder=tmp_path)
+    assert straight.returncode == 0, straight.stderr
+    command = [sys.executable, "-m", "byolt", "pretrain", str(recipe), *settings]
+    killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    step = wait_for_a_step_in_mid_epoch(tmp_path / "runs", killed, per_epoch=10)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    run = only_run(tmp_path)
+    assert not (run / "encoder.safetensors").exists(), f"killed too late, at step {step}"
+    done = byolt("pretrain", recipe, *settings, "--resume", run, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (uninterrupted,) = (tmp_path / "straight").iterdir()
+    assert (run / "encoder.safetensors").read_bytes() == (uninterrupted / "encoder.safetensors").read_bytes()
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def wait_for_a_step_in_mid_epoch(runs: Path, process: subprocess.Popen[bytes], per_epoch: int) -> int:
+    """Wait until a checkpoint inside an epoch lies there."""
+    for _ in range(6000):
+        found = [int(re.search(r"\d+", path.name)[0]) for path in runs.glob("*/checkpoints/step-*.pt")]  # type: ignore[index]
+        inside = [step for step in found if step > per_epoch and step % per_epoch]
+        if inside:
+            return inside[0]
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint came")
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=160))
+    command = [sys.executable, "-m", "byolt", "pretrain", str(recipe), "--set", "schedule.epochs=500"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("runs/*/metrics.jsonl")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert f"go on with --resume {only_run(tmp_path).relative_to(tmp_path)}" in stderr
+    unfinished = byolt("pretrain", recipe, "--set", "schedule.epochs=500", folder=tmp_path)
+    assert "has not ended; go on with --resume" in one_sentence(unfinished, 2)
+
+
+def test_resume_with_other_settings_names_the_keys(labelled_run: Path) -> None:
+    run = only_run(labelled_run)
+    settings = ["method.tau_base=0.9", "seed=3", "views.view_1.hue=0.2", "machine.workers=1"]
+    done = byolt("pretrain", "tiny.yaml", *(p for key in settings for p in ("--set", key)), "--resume", run, folder=labelled_run)
+    said = one_sentence(done, 2)
+    for part in ("method.tau_base: 0.996 then, 0.9 now", "seed: 0 then, 3 now", "views.view_1.hue: 0.1 then, 0.2 now"):
+        assert part in said
+    assert "workers" not in said
+
+
+def test_faults_are_one_sentence_and_exit_2(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, tmp_path / "images")
+    assert "images" in one_sentence(byolt("pretrain", recipe, folder=tmp_path), 2)  # The folder is missing.
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("no image")
+    assert "texts" in one_sentence(byolt("pretrain", recipe, "--set", f"data.root={texts}", folder=tmp_path), 2)
+    root = draw_folder(tmp_path / "images", classes=0, images=32)
+    said = one_sentence(byolt("pretrain", recipe, "--set", "optim.batch_size=64", folder=tmp_path), 2)
+    assert "optim.batch_size 64 is larger than the set of 32 images" in said
+    for index in range(8):
+        (root / f"cut-{index}.jpg").write_bytes(jpeg_bytes()[:300])
+    said = one_sentence(byolt("pretrain", recipe, folder=tmp_path), 2)
+    assert "8" in said
+    assert "corrupt_limit" in said
+
+
+def jpeg_bytes() -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_no_run_yet(tmp_path: Path) -> None:
+    assert "no run in runs; start one with" in one_sentence(byolt("evaluate", folder=tmp_path), 2)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("doctor",), ("recipe", "explain")])
+def test_light_commands_do_not_import_torch(arguments: tuple[str, ...]) -> None:
+    program = f"import sys; from byolt.cli import cli; cli.main({list(arguments)!r}, standalone_mode=False); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_doctor_names_what_is_here() -> None:
+    done = subprocess.run([sys.executable, "-m", "byolt", "doctor", "--json"], capture_output=True, text=True, check=True)
+    found = {finding["what"]: finding["state"] for finding in json.loads(done.stdout)["findings"]}
+    assert "CPU" in found["ONNX Runtime"]
+    assert "torch" in found["learning"]
+
+
+def test_dry_run_and_profile_write_no_run(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=64))
+    done = byolt("pretrain", recipe, "--dry-run", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["steps"] == 12
+    assert told["images_per_s"] > 0
+    done = byolt("pretrain", recipe, "--profile", "--json", folder=tmp_path)
+    shares = json.loads(done.stdout)["shares"]
+    assert shares["forward"] > 0
+    assert sum(shares.values()) == pytest.approx(1, abs=0.05)
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,12 @@
+"""Images in: sources of undecoded images, the splits of a recipe, and stores of decoded squares.
+
+Reading order: ``source`` (what a set is), ``folder``, ``known`` and ``synthetic`` (three kinds of it), ``splits`` (what a
+recipe learns from and is tested on), ``store`` (decoded once, or streamed), ``check`` (``byolt data check``).
+"""
+
+from byolt.data.folder import FolderSource
+from byolt.data.source import ImageSource
+from byolt.data.splits import Splits, open_splits
+from byolt.data.store import ImageStore, open_store
+
+__all__ = ["FolderSource", "ImageSource", "ImageStore", "Splits", "open_splits", "open_store"]

@@ -1,0 +1,96 @@
+"""What a set of undecoded images is, and how one becomes a square of pixels."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+class ImageSource(Protocol):
+    """Undecoded images in a fixed order."""
+
+    name: str
+    """What to call the set in a message."""
+    classes: tuple[str, ...]
+    """Names of the classes; empty where there are no labels."""
+    labels: Labels | None
+    """Class of each image, (N,); None where there are no labels."""
+    fingerprint: str
+    """Identity of the content and its order."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, at_least_px: int | None = None) -> Pixels:
+        """Image ``index`` as RGB (H, W, 3); may be decoded smaller, with no side below ``at_least_px``.
+
+        Raises:
+            InputError: The image cannot be read.
+        """
+        ...
+
+    def path(self, index: int) -> str:
+        """What to call image ``index`` in a message."""
+        ...
+
+
+class ArraySource:
+    """Images that lie in one array, (N, H, W, 3)."""
+
+    def __init__(self, name: str, images: Pixels, labels: Labels | None, classes: tuple[str, ...], fingerprint: str):
+        """Hold the array as it is, which may be a memory-mapped file."""
+        self.name, self.images, self.labels, self.classes = name, images, labels, classes
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int, at_least_px: int | None = None) -> Pixels:
+        """Image ``index`` at its own size."""
+        return np.ascontiguousarray(self.images[index])
+
+    def path(self, index: int) -> str:
+        """The set's name and the image's number."""
+        return f"{self.name}, image {index}"
+
+
+class PartOf:
+    """Some images of a source, in the order of ``indices``."""
+
+    def __init__(self, source: ImageSource, indices: Labels, name: str) -> None:
+        """``name`` tells this part from the others in messages and in the fingerprint."""
+        self.source, self.indices, self.name = source, indices, name
+        self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[indices]
+        self.fingerprint = f"{source.fingerprint}-{name.rpartition(', ')[2].replace(' ', '-')}-{len(indices)}"
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, at_least_px: int | None = None) -> Pixels:
+        """Image ``index`` of this part."""
+        return self.source.read(int(self.indices[index]), at_least_px)
+
+    def path(self, index: int) -> str:
+        """The image's name in the whole source."""
+        return self.source.path(int(self.indices[index]))
+
+
+def to_square(pixels: Pixels, size_px: int, resize: str) -> Pixels:
+    """An image (H, W, 3) as a square (S, S, 3): the rule that the device has to match.
+
+    ``crop`` cuts out the centre square of the shorter side, ``squash`` takes the whole image; then antialiased
+    bilinear as in PIL. An image of that size already is left as it is.
+    """
+    height, width = pixels.shape[:2]
+    if resize == "crop" and height != width:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        pixels = pixels[top : top + side, left : left + side]
+    if pixels.shape[:2] == (size_px, size_px):
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR))
