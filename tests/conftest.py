@@ -11,13 +11,13 @@ torch.set_num_threads(1)
 
 
 def tiny_recipe(**sections: Any) -> Recipe:
-    """A ResNet of 8 channels at 16 px on a few synthetic images; ``sections`` replaces or adds keys a section."""
+    """A ResNet of 16 channels at 16 px on a few synthetic images; ``sections`` replaces or adds keys a section."""
     tree: dict[str, Any] = {
         "name": "tiny",
         "data": {"name": "synthetic", "image_size_px": 16, "synthetic_images": 64},
         "model": {
             "backbone": "timm/resnet18",
-            "args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]},
+            "args": {"layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]},
             "stem": "small",
             "projector": {"hidden_dim": 16, "out_dim": 8},
             "predictor": {"hidden_dim": 16, "out_dim": 8},

@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from byolt.cli import main
 
 TINY = """\
 name: tiny
@@ -20,7 +25,7 @@ data: {name: folder, root: ROOT, image_size_px: 16}
 views: {view_1: {crop_area: [0.3, 1.0], blur: 0.0}, view_2: {crop_area: [0.3, 1.0], blur: 0.0}}
 model:
   backbone: timm/resnet18
-  args: {layers: [1, 1, 1, 1], channels: [8, 8, 8, 16]}
+  args: {layers: [1, 1, 1, 1], channels: [16, 16, 16, 16]}
   stem: small
   projector: {hidden_dim: 16, out_dim: 8}
   predictor: {hidden_dim: 16, out_dim: 8}
@@ -33,10 +38,20 @@ machine: {log_every_steps: 2, threads: 1}
 """
 
 
-def byolt(*arguments: str | Path, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command in ``folder``, as a user would."""
-    command = [sys.executable, "-m", "byolt", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
+class Done(NamedTuple):
+    """What a command left: its exit code and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def byolt(*arguments: str | Path, folder: Path) -> Done:
+    """Run the command line in ``folder``, in this process: importing torch anew costs seconds each time."""
+    stdout, stderr = StringIO(), StringIO()
+    with chdir(folder), redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as left:
+        main(list(map(str, arguments)))
+    return Done(int(left.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
 def draw_folder(root: Path, *, classes: int, images: int, size_px: int = 20) -> Path:
@@ -63,7 +78,7 @@ def only_run(folder: Path) -> Path:
     return run
 
 
-def one_sentence(done: subprocess.CompletedProcess[str], code: int) -> str:
+def one_sentence(done: Done, code: int) -> str:
     """What a fault says: one line on stderr, the exit code, no traceback, nothing on stdout."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -102,7 +117,7 @@ def test_labelled_folder_to_a_proven_classifier(labelled_run: Path) -> None:
 def test_metrics_are_one_json_line_a_log_step(labelled_run: Path) -> None:
     lines = [json.loads(line) for line in (only_run(labelled_run) / "metrics.jsonl").read_text().splitlines()]
     logged = [line["step"] for line in lines if "lr" in line]
-    assert logged == [2, 4, 6, 8, 10, 12, 12 + 2, 15] or logged == sorted(set(logged))
+    assert logged == [2, 4, 6, 8, 10, 12]  # 76 images to learn from, 4 steps an epoch, 3 epochs.
     assert all(0 <= line["loss"] <= 8 for line in lines if "lr" in line)
     assert [line["verdict"] for line in lines if "verdict" in line][-1] == "healthy"
 
@@ -162,8 +177,6 @@ def test_a_non_finite_loss_ends_with_exit_3_and_no_checkpoint_of_it(tmp_path: Pa
     recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=64))
     done = byolt("pretrain", recipe, "--set", "optim.base_lr=1e30", "--set", "schedule.warmup_epochs=0", folder=tmp_path)
     assert "not finite" in one_sentence(done, 3)
-    import torch
-
     state = torch.load(only_run(tmp_path) / "checkpoints" / "last.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state["method"].values())
 
@@ -245,8 +258,6 @@ def test_faults_are_one_sentence_and_exit_2(tmp_path: Path) -> None:
 
 
 def jpeg_bytes() -> bytes:
-    from io import BytesIO
-
     buffer = BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(buffer, "JPEG")
     return buffer.getvalue()

@@ -46,7 +46,7 @@ def test_edge_networks_learn_two_steps(backbone: str, feature_dim: int) -> None:
     assert all(moved), f"{moved.count(False)} parameters of {backbone} took no gradient"
 
 
-@pytest.mark.parametrize("keys", [{"backbone": "resnet18"}, {"backbone": "resnet18", "stem": "small"}, {"backbone": "mobilenet_v3_small"}, SMALL_TIMM, SMALL_TIMM | {"stem": "small"}])  # fmt: skip
+@pytest.mark.parametrize("keys", [{"backbone": "resnet18"}, {"backbone": "resnet18", "stem": "small"}, {"backbone": "mobilenet_v3_small"}, SMALL_TIMM, SMALL_TIMM | {"stem": "small"}, {"backbone": "timm/resnetv2_18", "args": {"layers": [1, 1], "channels": [8, 16]}, "stem": "half"}])  # fmt: skip
 def test_the_snippet_loads_the_weights_into_the_plain_model(keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = model(**keys)
     encoder, _ = build_encoder(settings, seed=1, image_size_px=32)

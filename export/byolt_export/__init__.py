@@ -1,6 +1,6 @@
 """Deliver an encoder: ``nn.Module`` to ONNX, to a bundle, to a verdict that can fail.
 
-Reading order: ``graph`` (module to ONNX), ``bundle`` (the delivered folder), ``runtime`` (run it),
-``parity`` (is it the same function?), ``verify`` (ask again, on any machine, without torch).
+Reading order: ``deliver`` (module in, proven bundle out), ``graph`` (module to ONNX), ``bundle`` (the delivered
+folder), ``runtime`` (run it), ``parity`` (is it the same function?), ``verify`` (ask again, on any machine).
 Everything but ``graph`` imports without torch. Nothing here imports ``byolt``.
 """

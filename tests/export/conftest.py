@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
+from tests.export import small
 
 from byolt_export.verify import Report
-from tests.export import small
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
+from tests.export.small import build, encoder, images
 
 from byolt_export import bundle as files
 from byolt_export.bundle import CONTRACT_KEY, staged
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.runtime import MissingProvider, OnnxRunner
 from byolt_export.verify import Report, verify_bundle
-from tests.export.small import build, encoder, images
 
 Tree = dict[str, Any]
 
@@ -52,7 +52,7 @@ def edit_onnx(folder: Path, edit: Callable[[onnx.ModelProto], object]) -> None:
     reseal(folder)
 
 
-def edit_weight(name: str, edit: Callable[[np.ndarray], np.ndarray]) -> Callable[[onnx.ModelProto], None]:  # type: ignore[type-arg]
+def edit_weight(name: str, edit: Callable[[np.ndarray], np.ndarray]) -> Callable[[onnx.ModelProto], None]:
     def apply(model: onnx.ModelProto) -> None:
         (weight,) = [w for w in model.graph.initializer if w.name == name]
         weight.CopyFrom(numpy_helper.from_array(edit(numpy_helper.to_array(weight)), name))
@@ -111,7 +111,7 @@ FAULTS = {
     "wrong std": edit_weight("scale", lambda scale: scale * np.float32(1.01)),
     "swapped channels": edit_weight("module.conv1.weight", lambda kernel: kernel[:, ::-1].copy()),
     "transposed layout": transposed,
-    "weights of another run": edit_weight("module.layer4.0.conv1.weight", lambda w: np.random.default_rng(1).permutation(w)),
+    "weights of another run": edit_weight("module.layer4.0.conv1.weight", lambda kernel: kernel[::-1].copy()),
     "stale BatchNorm statistics": edit_weight("module.layer1.0.bn1.bias", lambda bias: bias * np.float32(1.05)),
     "not a number": edit_weight("module.conv1.weight", lambda kernel: kernel * np.float32("nan")),
     "batch baked in": batch_in_the_middle,
@@ -192,7 +192,10 @@ def set_key(*path: Any, value: Any) -> Callable[[Path], None]:
 
 
 def set_bytes(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return write
 
 
 def sealed(damage: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -269,7 +272,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated onnx, sealed": (sealed(shorten("encoder.onnx")), "cannot be read as ONNX"),
     "unknown operator": (onnx_with(unknown_operator), "cannot be read as ONNX"),
     "fixed batch": (onnx_with(fixed_batch), "accepts batches of 2 alone"),
-    "other input name": (onnx_with(lambda m: onnx.compose.add_prefix_graph(m.graph, "x_", inplace=True)), "not an encoder"),
+    "other names": (onnx_with(lambda m: onnx.compose.add_prefix_graph(m.graph, "x", inplace=True)), "not an encoder"),
     "other metadata": (onnx_with(lambda m: m.ClearField("metadata_props")), "made for another contract"),
     "other resize rule": (set_key("contract", "input", "resize", value="squash"), "made for another contract"),
     "zero-byte golden, sealed": (sealed(set_bytes("golden.safetensors", b"")), "cannot be read as safetensors"),
@@ -348,12 +351,13 @@ def test_arguments_that_do_not_fit_are_refused(changes: Tree, fault: str, tmp_pa
 def test_an_error_leaves_the_earlier_bundle_and_nothing_else(copy: Path) -> None:
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
 
-    def half() -> None:
+    def stopped_half_way() -> None:
         with staged(copy) as folder:
             (folder / "manifest.json").write_text("half")
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, half)
+    with pytest.raises(KeyboardInterrupt):
+        stopped_half_way()
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     assert list(copy.parent.iterdir()) == [copy]
 

@@ -64,8 +64,8 @@ def test_overlap_counts_shared_neighbours_without_self() -> None:
 
 
 def test_overlap_ignores_length_and_the_order_of_ties() -> None:
-    # 10 and -10 degrees are equally near to 0, which alone is nearest to both. A hair's breadth decides the tie.
-    reference, candidate = on_circle(0, 10, -10, 150), on_circle(0, 10.0001, -10, 150)
+    # 10 and -10 degrees are equally near to 0, but for 1e-5 degrees on one side or the other: 3e-8 in cosine.
+    reference, candidate = on_circle(0, 10, -10.00001, 150), on_circle(0, 10.00002, -10, 150)
     assert neighbour_overlap(reference, 7 * candidate, 1) == 1
 
 

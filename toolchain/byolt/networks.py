@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # Attributes that hold the classifier of torchvision's families; the features are what enters it.
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")
+# First convolution and pooling of torchvision's and timm's ResNets, and of timm's pre-activation ResNets.
+_STEMS = (("conv1", "maxpool"), ("stem.conv", "stem.pool"))
+STEM_STRIDES = {"small": 1, "half": 2}
 _DROPPING = ("Dropout", "Dropout2d", "StochasticDepth", "DropPath")
 
 
@@ -35,8 +38,8 @@ def build_encoder(model: "Model", *, seed: int, image_size_px: int) -> tuple[nn.
     """
     with seeded(seed):
         encoder = _timm(model) if model.backbone.startswith("timm/") else _torchvision(model)
-        if model.stem == "small":
-            _small_stem(encoder, model.backbone)
+        if model.stem != "plain":
+            _replace_stem(encoder, model)
         if model.zero_init_residual:
             _zero_init_residual(encoder, model.backbone)
     for module in encoder.modules():
@@ -87,15 +90,18 @@ def load_snippet(model: "Model") -> str:
     library, _, name = model.backbone.rpartition("/")
     args = "".join(f", {key}={value!r}" for key, value in model.args.items())
     if library == "timm":
+        plain = _timm(model.model_copy(update={"init": "random"}))
         lines = [f"encoder = timm.create_model({name!r}, num_classes=0{args})"]
     else:
-        classifier = _classifier_of(_torchvision_builder(name)(weights=None, **model.args))
+        plain = _torchvision_builder(name)(weights=None, **model.args)
         lines = [f"encoder = torchvision.models.get_model({name!r}{args})"]
-        lines += [f"encoder.{classifier} = torch.nn.Identity()"]
-    if model.stem == "small":
+        lines += [f"encoder.{_classifier_of(plain)} = torch.nn.Identity()"]
+    if model.stem != "plain":
+        conv, pool = _stem_of(plain, model.backbone)
+        stride = STEM_STRIDES[model.stem]
         lines += [
-            "encoder.conv1 = torch.nn.Conv2d(3, encoder.conv1.out_channels, 3, padding=1, bias=False)",
-            "encoder.maxpool = torch.nn.Identity()",
+            f"encoder.{conv} = torch.nn.Conv2d(3, encoder.{conv}.out_channels, 3, stride={stride}, padding=1, bias=False)",
+            f"encoder.{pool} = torch.nn.Identity()",
         ]
     lines += ['encoder.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)']
     return "\n".join(lines)
@@ -165,14 +171,25 @@ def _classifier_of(encoder: nn.Module) -> str:
     )
 
 
-def _small_stem(encoder: nn.Module, backbone: str) -> None:
-    """3 x 3 convolution of stride 1 and no pooling (SimCLR, appendix B.9, for CIFAR-10)."""
-    conv, pool = getattr(encoder, "conv1", None), getattr(encoder, "maxpool", None)
-    if not isinstance(conv, nn.Conv2d) or pool is None:
-        raise InputError(f"model.stem: {backbone} has no ResNet stem to make small; use stem: plain")
-    encoder.conv1 = nn.Conv2d(3, conv.out_channels, kernel_size=3, padding=1, bias=False)
-    nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
-    encoder.maxpool = nn.Identity()
+def _replace_stem(encoder: nn.Module, model: "Model") -> None:
+    """A 3 x 3 convolution without pooling in place of the stem (SimCLR, appendix B.9, for CIFAR-10)."""
+    conv_path, pool_path = _stem_of(encoder, model.backbone)
+    conv = encoder.get_submodule(conv_path)
+    assert isinstance(conv, nn.Conv2d)
+    stride = STEM_STRIDES[model.stem]
+    smaller = nn.Conv2d(3, conv.out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(smaller.weight, mode="fan_out", nonlinearity="relu")
+    encoder.set_submodule(conv_path, smaller)
+    encoder.set_submodule(pool_path, nn.Identity())
+
+
+def _stem_of(encoder: nn.Module, backbone: str) -> tuple[str, str]:
+    """Where the first convolution and the pooling after it stand in a ResNet of torchvision or timm."""
+    modules = dict(encoder.named_modules())
+    for conv, pool in _STEMS:
+        if isinstance(modules.get(conv), nn.Conv2d) and pool in modules:
+            return conv, pool
+    raise InputError(f"model.stem: {backbone} has no ResNet stem to replace; use stem: plain")
 
 
 def _zero_init_residual(encoder: nn.Module, backbone: str) -> None:

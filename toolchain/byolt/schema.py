@@ -141,6 +141,10 @@ class Views(Section):
     """`batched` makes a whole batch in torch on the device; `albumentations` makes each image in a worker."""
     size_px: Annotated[int, Field(ge=8, le=1024)] | None = None
     """Side of the views; left out, the image size."""
+    early_size_px: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Side of the views in the first epochs, smaller and so cheaper (backend: batched); left out, `size_px`."""
+    early_share: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    """Share of the epochs that see `early_size_px`."""
     view_1: View = View()
     """The paper's first distribution: always blurred, never solarized."""
     view_2: SecondView = SecondView()
@@ -149,9 +153,11 @@ class Views(Section):
     """Further albumentations transforms (backend: albumentations)."""
 
     @model_validator(mode="after")
-    def _extra_needs_albumentations(self) -> "Views":
+    def _keys_fit_the_backend(self) -> "Views":
         if self.extra and self.backend != "albumentations":
             raise ValueError("extra needs `backend: albumentations`")
+        if self.early_size_px is not None and self.backend != "batched":
+            raise ValueError("early_size_px needs `backend: batched`")
         return self
 
 
@@ -171,8 +177,8 @@ class Model(Section):
     """A torchvision model by name, or a timm model as `timm/NAME`."""
     args: dict[str, Any] = {}
     """Keyword arguments for the backbone's constructor, for example `channels` of a timm ResNet."""
-    stem: Literal["plain", "small"] = "plain"
-    """`small` starts a ResNet with a 3 x 3 convolution of stride 1 and no pooling, for images up to about 64 px."""
+    stem: Literal["plain", "small", "half"] = "plain"
+    """Start of a ResNet, for images up to about 64 px: `small` is a 3 x 3 convolution of stride 1 without pooling, `half` the same of stride 2."""
     init: Literal["random", "imagenet", "file"] = "random"
     """Where the encoder starts from; the report states it."""
     init_file: FolderPath | None = None
@@ -353,5 +359,10 @@ class Recipe(Section):
 
     @property
     def view_size_px(self) -> int:
-        """Side of the views that learning sees."""
+        """Side of the views that learning ends with."""
         return self.views.size_px or self.data.image_size_px
+
+    def view_size_px_of(self, epoch: int) -> int:
+        """Side of the views of an epoch, counted from 0."""
+        early = epoch < self.views.early_share * self.schedule.epochs
+        return self.views.early_size_px if early and self.views.early_size_px else self.view_size_px

@@ -4,102 +4,188 @@ import hashlib
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+import numpy.typing as npt
+from PIL import Image
 
-from byolt.data.source import Pixels
+from byolt.data.source import Pixels, UnreadableImage
 from byolt_export.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Named, so that a file's content cannot choose a decoder of Pillow's that starts another program (EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+# What Pillow raises on damaged content; an OSError with a number is the system's and no fault of the image.
+_DAMAGED = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Line-scan cameras make images of more than Pillow's 89 million pixels; at twice that it is an error, and stays one.
+# Set once: warnings.catch_warnings in the threads that decode would leave the filters in any state.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class FolderSource:
-    """Every image below a folder, in the order of their paths."""
+    """Every image below a folder, in the order of their paths; hidden files and folders are left out."""
 
     def __init__(self, root: Path) -> None:
         """List the images; none is opened.
 
         Raises:
-            InputError: The folder is missing, or holds no image.
+            InputError: The folder is missing or cannot be listed, or holds no image.
         """
         if not root.is_dir():
             raise InputError(f"image folder {root} not found; give a folder of images, for example --set data.root=DIR")
+        Image.init()  # Pillow loads its formats when first needed, and threads that need them at once get half of them.
         self.root, self.name = root, f"folder {root}"
-        found = list(_scan(str(root), ""))
+        try:
+            found = sorted(_scan(root, "", ()))
+        except OSError as error:
+            raise InputError(f"{self.name} cannot be listed: {error.strerror} ({error.filename!r})") from error
         if not found:
             raise InputError(f"{self.name} holds no images ({', '.join(SUFFIXES)})")
-        self.paths = [path for path, _ in found]
-        listing = "".join(f"{path}\0{size}\n" for path, size in found)
-        self.fingerprint = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
-        firsts = [path.partition("/")[0] if "/" in path else None for path in self.paths]
-        # Classes only where every image lies in a sub-folder, and there is more than one.
-        names = sorted({first for first in firsts if first is not None})
-        labelled = None not in firsts and len(names) > 1
-        self.classes: tuple[str, ...] = tuple(names) if labelled else ()
-        number = {name: k for k, name in enumerate(names)}
-        self.labels = np.array([number[first] for first in firsts if first], np.int64) if labelled else None
+        # One block of bytes: a million str objects would be copied into every worker as it touches them.
+        self._paths = np.array([entry.path for entry in found])
+        self.fingerprint = _digest(b"%s\0%d\n" % (entry.path, entry.size) for entry in found)
+        self.cache_key = _digest(b"%s\0%d %d\n" % entry for entry in found)
+        self.classes, self.labels = _classes([entry.path for entry in found])
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._paths)
 
     def read(self, index: int, at_least_px: int | None = None) -> Pixels:
-        """Decode image ``index``; a JPEG may be decoded at a half, a quarter or an eighth of its size.
-
-        Raises:
-            InputError: The file is gone, or is no image that can be read.
-        """
-        return read_image(self.root / self.paths[index], at_least_px)
+        """Decode image ``index``; see ``read_image``."""
+        return read_image(Path(self.path(index)), at_least_px)
 
     def path(self, index: int) -> str:
         """The file's path."""
-        return str(self.root / self.paths[index])
+        return str(self.root / os.fsdecode(self._paths[index]))
+
+
+class Decoded(NamedTuple):
+    """An image and what it was in its file."""
+
+    pixels: Pixels
+    mode: str
 
 
 def read_image(path: Path, at_least_px: int | None = None) -> Pixels:
-    """An image file as RGB (H, W, 3), turned upright by its EXIF orientation.
+    """An image file as RGB (H, W, 3), turned upright by its EXIF orientation; see ``decode_image``."""
+    return decode_image(path, at_least_px).pixels
 
-    Grey becomes three equal channels, 16-bit is scaled to 8 by its full range, palettes are looked up, CMYK is
-    converted, and an alpha channel is dropped. Of several frames the first is taken.
+
+def decode_image(path: Path, at_least_px: int | None = None) -> Decoded:
+    """An image file as RGB (H, W, 3), turned upright by its EXIF orientation, and its mode in Pillow's words.
+
+    Grey becomes three equal channels; 16-bit is scaled to 8 by its full range, 65535, for any other range would
+    depend on the image; palettes are looked up; CMYK is converted; an alpha channel is dropped, the colours below it
+    stay, as in OpenCV. Of several frames the first is taken.
+
+    Args:
+        path: The file.
+        at_least_px: A JPEG may be decoded at a half, a quarter or an eighth of its size while its sides stay at least
+            twice this: the last factor of two is left to the antialiased resize, so that the shortcut does not show.
 
     Raises:
-        InputError: The file is gone, or is no image that can be read.
+        UnreadableImage: The file is damaged, or no image, or a link to nothing.
+        InputError: The file is gone, or the system cannot read it.
     """
     try:
-        # A large image is what cameras make; Pillow's warning is not ours. Twice its limit is an error all the same.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if at_least_px is not None:
-                    image.draft("RGB", (at_least_px, at_least_px))
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise InputError(f"image {path} is gone since the folder was listed; put it back, or start again") from error
-    except _UNREADABLE as error:
+        with Image.open(path, formats=_FORMATS) as image:
+            mode = image.mode
+            if at_least_px is not None:
+                image.draft(None, (2 * at_least_px, 2 * at_least_px))
+            turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+            return Decoded(_to_rgb(image if turn is None else image.transpose(turn)), mode)
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _system_fault(path, error) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"image {path} cannot be read: {reason}") from error
+        raise UnreadableImage(f"image {path} cannot be read: {reason.replace(repr(str(path)), 'it')}") from error
+
+
+def _system_fault(path: Path, error: OSError) -> InputError:
+    if not isinstance(error, FileNotFoundError):
+        return InputError(f"image {path} cannot be read: {error.strerror}; mend that, or move the file away")
+    if path.is_symlink():
+        return UnreadableImage(f"image {path} is a link to nothing")
+    return InputError(f"image {path} is gone since the folder was listed; put it back, or start again")
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I"):  # 16 bits, whatever the container: Pillow's own conversion would clip at 255.
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        grey = ((wide * 255 + 32767) // 65535).astype(np.uint8)
+    if image.mode.startswith("I"):  # Wider than 8 bits: Pillow's own conversion would clip at 255.
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("it holds 32-bit pixels beyond the range of 16 bits; convert it to 8 or 16 bits")
+        grey = ((wide + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded half up
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels of unknown range; convert it to 8 or 16 bits")
+    if image.mode == "P":  # By way of RGBA: Pillow warns when it drops a palette's transparency itself.
+        image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
 
 
-def _scan(root: str, below: str) -> Iterator[tuple[str, int]]:
-    """(relative path, bytes) of each image, sorted within each folder."""
-    with os.scandir(os.path.join(root, below)) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        relative = f"{below}/{entry.name}" if below else entry.name
-        if entry.is_dir():
-            yield from _scan(root, relative)
-        elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-            yield relative, entry.stat().st_size
+class _Entry(NamedTuple):
+    path: bytes  # below the root
+    size: int
+    modified_ns: int
+
+
+def _scan(folder: Path, below: str, parents: tuple[tuple[int, int], ...]) -> Iterator[_Entry]:
+    """The images in a folder and its own; linked folders are followed, but not back into one of the ``parents``.
+
+    ``below`` is what a path starts with: empty, or the way from the root to here and a slash.
+    """
+    stat = folder.stat()
+    here = (stat.st_dev, stat.st_ino)
+    if here in parents:
+        return
+    with os.scandir(folder) as entries:  # Not Path.iterdir: a scan knows a file from a folder without asking again.
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _scan(folder / entry.name, f"{below}{entry.name}/", (*parents, here))
+            elif entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or entry.is_symlink()):
+                yield _Entry(os.fsencode(below + entry.name), *_size_and_time(entry))
+
+
+def _size_and_time(entry: "os.DirEntry[str]") -> tuple[int, int]:
+    try:
+        stat = entry.stat()
+    except FileNotFoundError:
+        return 0, 0  # A link to nothing: listed all the same, so that it is told with the unreadable files.
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _digest(lines: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _classes(paths: list[bytes]) -> tuple[tuple[str, ...], npt.NDArray[np.int64] | None]:
+    """Classes by first sub-folder, only where every image lies in one and there are at least two of them."""
+    firsts = [path.partition(b"/")[0] for path in paths if b"/" in path]
+    names = sorted(set(firsts))
+    if len(firsts) < len(paths) or len(names) < 2:
+        return (), None
+    number = {name: k for k, name in enumerate(names)}
+    return tuple(os.fsdecode(name) for name in names), np.array([number[first] for first in firsts], np.int64)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byolt.data.folder import FolderSource
-from byolt.data.source import ArraySource, ImageSource
+from byolt.data.source import ArraySource, ImageSource, Labels, Pixels
 from byolt_export.errors import InputError
 
 
@@ -73,7 +73,7 @@ def _stl10(root: Path, download: bool) -> Known:
     return Known(_Joined([train, split("unlabeled")], "stl10 train+unlabeled"), train, test)
 
 
-def stl10_folds(root: Path) -> list[np.ndarray]:
+def stl10_folds(root: Path) -> list[Labels]:
     """The ten official folds of STL-10: 1,000 indices into the labelled training images each."""
     from torchvision.datasets import STL10 as STL
 
@@ -118,14 +118,14 @@ class _Joined:
     def __init__(self, parts: list[ArraySource], name: str) -> None:
         self.parts, self.name = parts, name
         self.classes: tuple[str, ...] = ()
-        self.labels = None
-        self.fingerprint = "+".join(part.fingerprint for part in parts)
+        self.labels: Labels | None = None
+        self.fingerprint = self.cache_key = "+".join(part.fingerprint for part in parts)
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def read(self, index: int, at_least_px: int | None = None) -> np.ndarray:
+    def read(self, index: int, at_least_px: int | None = None) -> Pixels:
         part, below = self._find(index)
         return part.read(below, at_least_px)
 

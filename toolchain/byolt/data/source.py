@@ -1,13 +1,20 @@
 """What a set of undecoded images is, and how one becomes a square of pixels."""
 
+import hashlib
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from byolt_export.errors import InputError
+
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+
+
+class UnreadableImage(InputError):
+    """A file whose content is no image that can be read; a store leaves it out, up to the recipe's limit."""
 
 
 class ImageSource(Protocol):
@@ -20,7 +27,9 @@ class ImageSource(Protocol):
     labels: Labels | None
     """Class of each image, (N,); None where there are no labels."""
     fingerprint: str
-    """Identity of the content and its order."""
+    """Identity of the content and its order, the same on every machine; part of the run's hash."""
+    cache_key: str
+    """Changes too when a file was rewritten on this machine; decoded images are kept by it."""
 
     def __len__(self) -> int: ...
 
@@ -28,7 +37,8 @@ class ImageSource(Protocol):
         """Image ``index`` as RGB (H, W, 3); may be decoded smaller, with no side below ``at_least_px``.
 
         Raises:
-            InputError: The image cannot be read.
+            UnreadableImage: The file is damaged, or no image.
+            InputError: The file is gone, or the system cannot read it.
         """
         ...
 
@@ -43,7 +53,7 @@ class ArraySource:
     def __init__(self, name: str, images: Pixels, labels: Labels | None, classes: tuple[str, ...], fingerprint: str):
         """Hold the array as it is, which may be a memory-mapped file."""
         self.name, self.images, self.labels, self.classes = name, images, labels, classes
-        self.fingerprint = fingerprint
+        self.fingerprint = self.cache_key = fingerprint
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,11 +71,14 @@ class PartOf:
     """Some images of a source, in the order of ``indices``."""
 
     def __init__(self, source: ImageSource, indices: Labels, name: str) -> None:
-        """``name`` tells this part from the others in messages and in the fingerprint."""
+        """``name`` tells this part from the others in messages."""
         self.source, self.indices, self.name = source, indices, name
         self.classes = source.classes
         self.labels = None if source.labels is None else source.labels[indices]
-        self.fingerprint = f"{source.fingerprint}-{name.rpartition(', ')[2].replace(' ', '-')}-{len(indices)}"
+        self.fingerprint, self.cache_key = (
+            hashlib.sha256(whole.encode() + indices.astype("<i8").tobytes()).hexdigest()
+            for whole in (source.fingerprint, source.cache_key)
+        )
 
     def __len__(self) -> int:
         return len(self.indices)

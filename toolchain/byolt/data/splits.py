@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from byolt.schema import Data
 
 
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
 @dataclass(frozen=True)
 class Splits:
     """Sources of a recipe; ``train`` and ``test`` are labelled, and None where the set has no labels."""
@@ -49,22 +52,39 @@ def open_splits(data: "Data", seed: int) -> Splits:
 def _folder_splits(root: Path, test_root: Path | None, test_share: float, seed: int) -> Splits:
     """All of an unlabelled folder; of a labelled one ``test_root``, or else a stratified share, is held out."""
     whole = FolderSource(root)
-    if whole.labels is None:
-        if test_root is not None:
-            raise InputError(f"data.test_root {test_root} goes with labels, but {root} has no sub-folder a class")
-        return Splits(whole, None, None)
+    if len({name.lower() for name in whole.classes} & _SPLIT_NAMES) > 1:
+        raise InputError(
+            f"{root} holds the splits {', '.join(whole.classes)}, not classes; learn from one of them and test on "
+            f"another, for example --set data.root={root / 'train'} --set data.test_root={root / 'test'}"
+        )
     if test_root is not None:
-        return Splits(whole, whole, _same_classes(FolderSource(test_root), whole))
+        return Splits(whole, whole, _held_out_folder(test_root, whole))
+    if whole.labels is None:
+        return Splits(whole, None, None)
     held_out = stratified_subset(whole.labels, test_share, seed)
+    held_out = held_out[np.bincount(whole.labels)[whole.labels[held_out]] > 1]  # The only image of a class is kept.
     rest = np.setdiff1d(np.arange(len(whole)), held_out)
-    if len(np.unique(whole.labels[rest])) < len(whole.classes):
-        raise InputError(f"{root}: every class needs at least 2 images, one to train on and one held out")
+    if len(held_out) == 0 or len(np.unique(whole.labels[rest])) < len(whole.classes):
+        raise InputError(
+            f"{root}: data.test_share {test_share:g} leaves a class without images to train on or none to test on; "
+            "give another share, or put all images into one folder to learn without labels"
+        )
     train = PartOf(whole, rest, f"{whole.name}, train part of seed {seed}")
     return Splits(train, train, PartOf(whole, held_out, f"{whole.name}, test part of seed {seed}"))
 
 
-def _same_classes(test: FolderSource, train: FolderSource) -> FolderSource:
+def _held_out_folder(test_root: Path, train: FolderSource) -> FolderSource:
+    """The labelled folder ``test_root``, which holds the classes of ``train`` and none of its images."""
+    if train.labels is None:
+        raise InputError(f"data.test_root {test_root} goes with labels, but {train.root} has no sub-folder a class")
+    inner, outer = test_root.resolve(), train.root.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise InputError(f"data.test_root {test_root} and data.root {train.root} share images; name separate folders")
+    test = FolderSource(test_root)
     if test.classes != train.classes:
-        extra = sorted(set(test.classes) ^ set(train.classes))
-        raise InputError(f"data.test_root {test.root} and {train.root} hold other classes: {', '.join(extra[:5])}")
+        odd = sorted(set(test.classes) ^ set(train.classes))
+        raise InputError(
+            f"data.test_root {test_root} must hold the same sub-folders, one a class, as {train.root}; "
+            f"only one of them has: {', '.join(odd[:5])}"
+        )
     return test

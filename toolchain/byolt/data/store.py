@@ -4,20 +4,21 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 
-from byolt.data.source import ImageSource, Labels, Pixels, to_square
+from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_square
 from byolt_export.errors import ByoltError, InputError
 
-FORMAT = 1  # Any change of a decoded pixel is a new format.
+FORMAT = 2  # Any change of a decoded pixel is a new format.
 Progress = Callable[[int, int], None]
-_CHUNK = 512
+_WAITING_BYTES = 64e6  # Decoded squares that wait to be written, in order, at a time.
 _log = logging.getLogger("byolt")
 
 
@@ -30,14 +31,14 @@ class ImageStore:
         self.classes = source.classes
         self.labels: Labels | None = None if source.labels is None else source.labels[kept]
         self.fingerprint = source.fingerprint
-        self.images: Pixels | None = None if cache is None else np.load(cache, mmap_mode="r")
+        self.images = _mapped(cache)
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def __getitem__(self, index: int) -> Pixels:
         if self.images is not None:
-            return np.asarray(self.images[index])
+            return np.array(self.images[index])  # A copy: the map is read-only.
         return _square(self.source, int(self.kept[index]), self.size_px, self.resize)
 
     def batch(self, indices: Labels) -> Pixels:
@@ -47,7 +48,7 @@ class ImageStore:
             InputError: A file is gone or has become unreadable (streamed sets only).
         """
         if self.images is not None:
-            return self.images[indices]
+            return np.asarray(self.images[indices])
         return np.stack([self[int(index)] for index in indices])
 
     def path(self, index: int) -> str:
@@ -59,7 +60,7 @@ class ImageStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
-        self.images = None if self.cache is None else np.load(self.cache, mmap_mode="r")
+        self.images = _mapped(self.cache)
 
 
 def open_store(
@@ -74,84 +75,117 @@ def open_store(
 ) -> ImageStore:
     """The decoded images of a source; the first time they are decoded, or checked one by one where they do not fit.
 
-    Unreadable files are left out, and told, up to ``corrupt_limit`` (a share of all).
+    Unreadable files are left out, and told, up to ``corrupt_limit`` (a share of all). What was found is kept with the
+    cache, so the next call opens no image.
 
     Raises:
-        InputError: More files than the limit are unreadable.
+        InputError: More files than the limit are unreadable, or one is gone.
         ByoltError: The cache cannot be written.
     """
-    cached = len(source) * size_px * size_px * 3 <= budget_gb * 1e9
-    key = f"{FORMAT} {source.fingerprint} {size_px if cached else 'checked'} {resize if cached else ''}"
+    square_bytes = size_px * size_px * 3
+    cached = len(source) * square_bytes <= budget_gb * 1e9
+    key = f"{FORMAT} {source.cache_key} {size_px if cached else 'checked'} {resize if cached else ''}"
     stem = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:24]
     pixels, told = stem.with_suffix(".npy"), stem.with_suffix(".json")
     if not told.exists() or (cached and not pixels.exists()):
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            kept, faults = _decode(source, size_px, resize, pixels if cached else None, progress)
-            _refuse(source, faults, corrupt_limit)
-            _write(told, {"source": source.name, "kept": None if not faults else kept, "faults": faults})
+            _check_room(cache_dir, len(source) * square_bytes if cached else 0)
+            faults = _decode(source, size_px, resize, pixels if cached else None, progress)
+            _write(told, {"source": source.name, "unreadable": faults})
         except OSError as error:
-            raise ByoltError(
-                f"decoded images cannot be kept in {cache_dir} ({error.strerror}); make room, or name another folder "
-                "with --set data.cache_dir=DIR, or stream them with --set data.cache_budget_gb=0"
-            ) from error
-    known = json.loads(told.read_text(encoding="utf-8"))
-    _refuse(source, known["faults"], corrupt_limit)
-    kept_images = np.arange(len(source)) if known["kept"] is None else np.array(known["kept"], np.int64)
-    return ImageStore(source, size_px, resize, kept_images, pixels if cached else None)
+            raise _no_room(cache_dir, str(error.strerror)) from error
+    # Keys are the numbers of the unreadable images; JSON makes them strings.
+    faults = {int(index): fault for index, fault in json.loads(told.read_text(encoding="utf-8"))["unreadable"].items()}
+    _tell(source, list(faults.values()), corrupt_limit)
+    kept = np.setdiff1d(np.arange(len(source)), np.array(list(faults), np.int64))
+    return ImageStore(source, size_px, resize, kept, pixels if cached else None)
 
 
 def _decode(
     source: ImageSource, size_px: int, resize: str, cache: Path | None, progress: Progress | None
-) -> tuple[list[int], list[str]]:
-    """Decode every image, into ``cache`` where one is given; the readable ones and the faults of the others."""
-    beside = None if cache is None else cache.with_suffix(f".{os.getpid()}.part")
-    shape = (len(source), size_px, size_px, 3)
-    kept: list[int] = []
-    faults: list[str] = []
-
-    def attempt(index: int) -> Pixels | str:
-        try:
-            return _square(source, index, size_px, resize)
-        except InputError as error:
-            return str(error)
-
+) -> dict[int, str]:
+    """Decode every image, into ``cache`` where one is given; the faults of the unreadable ones, by number."""
+    if cache is None:
+        return _decode_into(None, source, size_px, resize, progress)
+    beside = cache.with_suffix(f".{os.getpid()}.part")
     try:
-        if beside is not None:
-            _reserve(beside, int(np.prod(shape)))
-        images = None if beside is None else open_memmap(beside, "w+", np.uint8, shape)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(source), _CHUNK):  # In parts, so that few decoded images wait at a time.
-                numbers = range(start, min(start + _CHUNK, len(source)))
-                for index, got in zip(numbers, pool.map(attempt, numbers), strict=True):
-                    if isinstance(got, str):
-                        faults.append(got)
-                        continue
-                    if images is not None:
-                        images[len(kept)] = got
-                    kept.append(index)
-                if progress is not None:
-                    progress(numbers[-1] + 1, len(source))
-        if images is not None and beside is not None and cache is not None:
-            images.flush()
-            os.replace(beside, cache)
+        # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
+        with open(beside, "wb") as file:
+            faults = _decode_into(file, source, size_px, resize, progress)
+        os.replace(beside, cache)
     finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
-    return kept, faults
+        beside.unlink(missing_ok=True)
+    return faults
+
+
+def _decode_into(
+    file: BinaryIO | None, source: ImageSource, size_px: int, resize: str, progress: Progress | None
+) -> dict[int, str]:
+    """Squares of the readable images one after the other, as one ``.npy`` file; the faults of the others."""
+    faults: dict[int, str] = {}
+    if file is not None:
+        _write_header(file, len(source), size_px)
+    for index, square in _squares(source, size_px, resize, kept=file is not None):
+        if isinstance(square, str):
+            faults[index] = square
+        elif file is not None and square is not None:
+            file.write(square.data)
+        if progress is not None:
+            progress(index + 1, len(source))
+    if file is not None and faults:
+        file.seek(0)
+        _write_header(file, len(source) - len(faults), size_px)
+    return faults
+
+
+def _squares(
+    source: ImageSource, size_px: int, resize: str, *, kept: bool
+) -> Iterator[tuple[int, Pixels | str | None]]:
+    """(number, square or fault) of every image in order, decoded on all cores; None for squares not ``kept``."""
+
+    def attempt(index: int) -> Pixels | str | None:
+        try:
+            square = _square(source, index, size_px, resize)
+        except UnreadableImage as error:
+            return str(error)
+        return square if kept else None
+
+    window = max(16, int(_WAITING_BYTES / (size_px * size_px * 3)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales outside Python's lock.
+        for start in range(0, len(source), window):
+            numbers = range(start, min(start + window, len(source)))
+            yield from zip(numbers, pool.map(attempt, numbers), strict=True)
 
 
 def _square(source: ImageSource, index: int, size_px: int, resize: str) -> Pixels:
     return to_square(source.read(index, size_px), size_px, resize)
 
 
-def _reserve(path: Path, size: int) -> None:
-    """Take the room on the disk first: a write into a memory-mapped file on a full disk kills the process."""
-    with open(path, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size + 4096)
+def _write_header(file: BinaryIO, images: int, size_px: int) -> None:
+    # NumPy pads the header for a first axis that changes, so the second one is as long as the first.
+    shape = (images, size_px, size_px, 3)
+    write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _refuse(source: ImageSource, faults: list[str], corrupt_limit: float) -> None:
+def _mapped(cache: Path | None) -> Pixels | None:
+    return None if cache is None else np.load(cache, mmap_mode="r")
+
+
+def _check_room(cache_dir: Path, wanted_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(cache_dir).free
+    if wanted_bytes > free_bytes:
+        raise _no_room(cache_dir, f"{wanted_bytes / 1e9:.1f} GB are needed and {free_bytes / 1e9:.1f} GB are free")
+
+
+def _no_room(cache_dir: Path, why: str) -> ByoltError:
+    return ByoltError(
+        f"decoded images cannot be kept in {cache_dir} ({why}); make room, or name another folder "
+        "with --set data.cache_dir=DIR, or stream them with --set data.cache_budget_gb=0"
+    )
+
+
+def _tell(source: ImageSource, faults: list[str], corrupt_limit: float) -> None:
     for fault in faults:
         _log.warning("left out: %s", fault)
     if len(faults) > corrupt_limit * len(source) or len(faults) == len(source):

@@ -4,9 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def stratified_subset(
-    labels: npt.NDArray[np.int64], share: float, seed: int
-) -> npt.NDArray[np.int64]:
+def stratified_subset(labels: npt.NDArray[np.int64], share: float, seed: int) -> npt.NDArray[np.int64]:
     """Indices of ``share`` of each class: its count times the share, rounded half up, at least 1.
 
     Args:

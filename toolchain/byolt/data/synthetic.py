@@ -5,7 +5,7 @@ position and scale dominate the pixels, and the two views randomise them; textur
 sensor noise are nuisances that no view undoes. The class is the shape of a defect that is repeated over the whole
 part, so two crops of an image share it, while pixels, colours and an untrained encoder say little about it.
 
-Frozen: an image is a function of (VERSION, split, index, size) and a test holds digests. The digest is the same on every
+Frozen: an image is a function of (VERSION, split, index, size) and a test holds digests. They are the same on every
 machine by construction: raw Philox bits, then float64 and only operations that IEEE 754 rounds exactly (+ - * / sqrt,
 floor, minimum, maximum), one array operation each, and no sum or product over an axis, whose order could differ.
 Hence triangle waves in place of sines, and rotations from rational points of the circle.
@@ -26,19 +26,19 @@ Field = npt.NDArray[np.float64]
 
 
 class SyntheticSource:
-    """One split of the synthetic inspection set, as an ``ImageSource``; classes take turns, so any prefix is balanced."""
+    """One split of the synthetic inspection set, as an ``ImageSource``; classes take turns, image by image."""
 
     def __init__(self, split: str, images: int, size_px: int) -> None:
         """Draw ``images`` images of ``size_px`` pixels a side; split is ``train`` or ``test``."""
-        self.split, self.size_px = split, size_px
+        self.split, self.size_px, self._images = split, size_px, images
         self.name = f"synthetic {split} set"
-        self.classes = CLASSES
-        self.labels = np.arange(images, dtype=np.int64) % len(CLASSES)
+        self.classes: tuple[str, ...] = CLASSES
+        self.labels: npt.NDArray[np.int64] | None = np.arange(images, dtype=np.int64) % len(CLASSES)
         key = f"byolt synthetic {VERSION} {split} {images} {size_px}"
         self.fingerprint = self.cache_key = hashlib.sha256(key.encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._images
 
     def path(self, index: int) -> str:
         """What to call image ``index`` in a message."""
@@ -58,14 +58,15 @@ class Draws:
     def many(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Field:
         """Numbers in [low, high)."""
         raw = self._bits.random_raw(int(np.prod(shape))) >> np.uint64(11)
-        return (raw * 2.0**-53 * (high - low) + low).reshape(shape)
+        unit: Field = raw.astype(np.float64) * 2.0**-53
+        return (unit * (high - low) + low).reshape(shape)
 
     def one(self, low: float = 0.0, high: float = 1.0) -> float:
         """A number in [low, high)."""
         return float(self.many(1, low=low, high=high)[0])
 
     def turn(self) -> tuple[float, float]:
-        """Cosine and sine of an angle, nearly uniform: a rational point of the circle within 45 degrees, and a quadrant."""
+        """Cosine and sine of an angle, nearly uniform: a rational point within 45 degrees, and a quadrant."""
         t = self.one(-0.4142, 0.4142)
         x, y = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
         return ((x, y), (-y, x), (-x, -y), (y, -x))[int(self.one(0, 4))]
@@ -127,7 +128,7 @@ def _grain(draws: Draws, a: Field, b: Field, cells: int) -> Field:
 
 
 def _texture(draws: Draws, p: Field, q: Field) -> Field:
-    """The part's surface, from -1 to 1: brushed, woven, grainy or dotted; fine, so that it competes little with defects."""
+    """The part's surface, from -1 to 1: brushed, woven, grainy or dotted; fine and faint beside defects."""
     family = int(draws.one(0, 4))
     if family == 0:  # brushed: noise stretched along the part
         return _grain(draws, p * 0.15, q, cells=9)
@@ -149,7 +150,7 @@ def _light(draws: Draws, x: Field, y: Field) -> Field:
 
 
 def _scatter(draws: Draws, p: Field, q: Field, per_side: int) -> tuple[Field, Field]:
-    """Offsets (K, S, S) from K = per_side**2 centres, one at random in the middle of each cell of a grid over the part."""
+    """Offsets (K, S, S) from K = per_side**2 centres, each near the middle of a cell of a grid on the part."""
     k = np.arange(per_side * per_side)
     shift = draws.many(2, len(k), low=0.25, high=0.75)
     a = (k % per_side + shift[0]) * (2 / per_side) - 1
@@ -161,10 +162,7 @@ def _lines(draws: Draws, p: Field, q: Field, half_width: float) -> Field:
     """Long straight lines, nearly parallel."""
     t = draws.one(0.0, 1.0)
     nearest = np.minimum.reduce(
-        [
-            np.abs(q + draws.one(-0.2, 0.2) * p - (-0.9 + 0.45 * (k + t) + draws.one(-0.08, 0.08)))
-            for k in range(4)
-        ]
+        [np.abs(q + draws.one(-0.2, 0.2) * p - (-0.9 + 0.45 * (k + t) + draws.one(-0.08, 0.08))) for k in range(4)]
     )
     return _inside(nearest - half_width, 0.08)
 
@@ -185,7 +183,8 @@ def _dent(draws: Draws, p: Field, q: Field) -> Field:
     cos, sin = draws.turn()
     radius = draws.one(0.22, 0.3)
     bowl = _inside(_length(a, b) - radius, 0.08) * (cos * a + sin * b) / radius
-    return 1.3 * (np.maximum.reduce(bowl) + np.minimum.reduce(bowl))
+    relief: Field = np.maximum.reduce(bowl) + np.minimum.reduce(bowl)
+    return 1.3 * relief
 
 
 def _ring(draws: Draws, p: Field, q: Field) -> Field:

@@ -5,7 +5,7 @@ Axes: N images, D features or projection dimensions. "Complete" collapse maps al
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ RANKME_FLOOR = 2.0
 THRESHOLDS = (
     Threshold(
         "dimensional",
-        z_std_ratio=0.25,  # The common mean then holds up to 1 - 0.25^2 = 94 % of the projections' energy.
+        z_std_ratio=0.25,  # An even spread then leaves 1 - 0.25^2 = 94 % of the energy to the common mean.
         rankme_share=0.05,  # Fewer directions than before learning.
         patience=2,
         advice="few directions carry the representation: strengthen the crops and the colour jitter, "
@@ -59,14 +59,19 @@ class Verdict:
     """What the readings so far say, and what to change where that is not good."""
 
     state: State
-    advice: str = ""
+
+    @property
+    def advice(self) -> str:
+        """One clause; empty where nothing is wrong."""
+        return next((limit.advice for limit in THRESHOLDS if limit.state == self.state), "")
 
 
 class CollapseMonitor:
     """Draws the verdict from one reading an evaluation.
 
     There is none until the learning rate has warmed up, and none until a first healthy reading or the patience of a
-    worse one. One healthy reading clears the memory; a worse verdict needs its patience of readings in a row.
+    worse one. One healthy reading clears the memory; a worse verdict needs its patience of readings in a row, and
+    the verdict before it stands meanwhile.
     """
 
     def __init__(self, warmup_epochs: float) -> None:
@@ -91,17 +96,19 @@ class CollapseMonitor:
             sound = z_std_ratio >= limit.z_std_ratio and rankme >= lowest_rankme  # False for NaN.
             self.streaks[row] = 0 if sound else self.streaks[row] + 1
             if self.streaks[row] >= limit.patience:
-                self.verdict = Verdict(limit.state, limit.advice)
+                self.verdict = Verdict(limit.state)
         if not any(self.streaks):
             self.verdict = Verdict("healthy")
         return self.verdict
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint has to hold."""
-        return {"state": self.verdict.state, "streaks": list(self.streaks)}
+        return {"verdict": self.verdict.state, "streaks": list(self.streaks)}
 
-    def restore(self, state: dict[str, object]) -> None:
-        """Go on from ``state()`` of another monitor."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from the ``state()`` of an interrupted run."""
+        self.verdict = Verdict(state["verdict"])
+        self.streaks = list(state["streaks"])
 
 
 def z_std_ratio(z: Float[Tensor, "N D"]) -> float:

@@ -1,5 +1,6 @@
 """Every figure of a run's frozen encoder, beside what no learning gives, written to ``evaluation/``."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,21 +32,22 @@ def evaluate_run(run: Run) -> None:
     if splits.train is None or splits.test is None:
         return
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
-    untrained, _ = build_encoder(
-        recipe.model, seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px
-    )
-    kinds = {
-        "encoder": lambda images: embed_store(learned, images, recipe),
-        "untrained": lambda images: embed_store(untrained, images, recipe),
-        "pixels": pixel_features,
-        "colours": colour_features,
+    untrained, _ = build_encoder(recipe.model, seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px)
+    kinds: dict[str, tuple[str, Callable[[ImageStore], torch.Tensor]]] = {
+        "encoder": ("the learned encoder's", lambda images: embed_store(learned, images, recipe)),
+        "untrained": (
+            "the same encoder before learning, BatchNorm at its initial statistics",
+            lambda images: embed_store(untrained, images, recipe),
+        ),
+        "pixels": ("RGB pixels averaged down to at most 16 x 16, less the image's own mean", pixel_features),
+        "colours": ("square root of the joint 8 x 8 x 8 RGB histogram", colour_features),
     }
     assert train.labels is not None
     assert test.labels is not None
-    for name, features in kinds.items():
+    for name, (what, features) in kinds.items():
         figures = evaluate_features(
             features(train), train.labels, features(test), test.labels,
-            classes=len(train.classes), knn_k=recipe.evaluation.knn_k,
+            features=what, classes=len(train.classes), knn_k=recipe.evaluation.knn_k,
             knn_temperature=recipe.evaluation.knn_temperature,
             validation_share=recipe.evaluation.validation_share, seed=recipe.seed,
             train_split=train.source.name, test_split=test.source.name,

@@ -91,8 +91,5 @@ def embed(
         Features (N, D) on the CPU.
     """
     with evaluating(encoder):
-        parts = [
-            encoder(normalise(batch.to(device), mean, std)).float().cpu()
-            for batch in batches(images, batch_size)
-        ]
+        parts = [encoder(normalise(batch.to(device), mean, std)).float().cpu() for batch in batches(images, batch_size)]
     return torch.cat(parts)  # Outside the block, so that the result is an ordinary tensor that autograd takes.

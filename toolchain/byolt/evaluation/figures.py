@@ -7,9 +7,9 @@ import numpy.typing as npt
 from jaxtyping import Float32
 from torch import Tensor
 
-from .intervals import wilson_95
-from .knn import knn_predict
-from .linear import linear_probe
+from byolt.evaluation.intervals import wilson_95
+from byolt.evaluation.knn import knn_predict
+from byolt.evaluation.linear import linear_probe
 
 Labels = npt.NDArray[np.int64]
 
@@ -26,6 +26,7 @@ def evaluate_features(
     test_features: Float32[Tensor, "M D"],
     test_labels: Labels,
     *,
+    features: str,
     classes: int,
     knn_k: int,
     knn_temperature: float,
@@ -41,6 +42,7 @@ def evaluate_features(
     Args:
         train_features, train_labels: Gallery of kNN, training images of the probe.
         test_features, test_labels: What the figures are of.
+        features: What the features are, in words.
         classes: Number of classes.
         knn_k: Neighbours asked for; a smaller gallery votes whole, and the figure says so.
         knn_temperature: Votes weigh exp(cosine / temperature).
@@ -49,20 +51,17 @@ def evaluate_features(
         train_split, test_split: What to call the two splits in the figures.
 
     Returns:
-        JSON-able ``{"knn": {...}, "linear": {...}}``: accuracy, interval_95, n_test, splits and protocol of each.
+        JSON-able ``{"knn": {...}, "linear": {...}}``, each with accuracy, interval_95, n_test, features, splits
+        and protocol.
     """
-    splits = {"train_split": train_split, "n_train": len(train_labels), "test_split": test_split}
+    common = {"features": features, "train_split": train_split, "n_train": len(train_labels), "test_split": test_split}
     k = min(knn_k, len(train_labels))
-    voted = knn_predict(
-        train_features, train_labels, test_features, classes=classes, k=k, temperature=knn_temperature
-    )
-    probe = linear_probe(
-        train_features, train_labels, classes=classes, validation_share=validation_share, seed=seed
-    )
+    voted = knn_predict(train_features, train_labels, test_features, classes=classes, k=k, temperature=knn_temperature)
+    probe = linear_probe(train_features, train_labels, classes=classes, validation_share=validation_share, seed=seed)
     return {
         "knn": {
             **accuracy_figure(voted, test_labels),
-            **splits,
+            **common,
             "k": k,
             "k_asked": knn_k,
             "temperature": knn_temperature,
@@ -70,7 +69,7 @@ def evaluate_features(
         },
         "linear": {
             **accuracy_figure(probe.predict(test_features), test_labels),
-            **splits,
+            **common,
             "l2": probe.l2,
             "validation_share": validation_share,
             "validation_accuracies": [

@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from byolt_export.errors import TrainingFault
-
-from .features import Images, Rgb, Subset, embed, normalise
-from .figures import accuracy_figure
-from .linear import LinearProbe, linear_probe
 from byolt.data.subsets import stratified_subset
+from byolt.evaluation.features import Images, Rgb, Subset, embed, normalise
+from byolt.evaluation.figures import accuracy_figure
+from byolt.evaluation.linear import LinearProbe, linear_probe
+from byolt_export.errors import TrainingFault
 
 if TYPE_CHECKING:
     from byolt.schema import Finetune
@@ -166,7 +165,7 @@ class _Trainer:
         settings, labels = self.settings, torch.from_numpy(self.labels)
         steps_per_epoch = math.ceil(len(self.images) / settings.batch_size)
         steps = settings.epochs * steps_per_epoch
-        optimizer = _sgd(classifier, settings.weight_decay)
+        optimizer = sgd(classifier, settings.weight_decay)
         classifier.train()
         step = 0
         for epoch in range(settings.epochs):
@@ -179,9 +178,7 @@ class _Trainer:
                     group["lr"] = cosine_rate(step, steps, settings.base_lr * settings.batch_size / 256)
                 loss = F.cross_entropy(classifier(batch), labels[indices].to(self.device))
                 if not torch.isfinite(loss):
-                    raise TrainingFault(
-                        f"{what}: the loss is not finite in epoch {epoch + 1}; lower finetune.base_lr"
-                    )
+                    raise TrainingFault(f"{what}: the loss is not finite in epoch {epoch + 1}; lower finetune.base_lr")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -213,7 +210,7 @@ def _mirrored(positions: Int64[Tensor, "..."], side: int) -> Int64[Tensor, "..."
     return side - 1 - (side - 1 - positions.abs()).abs()
 
 
-def _sgd(classifier: nn.Module, weight_decay: float) -> torch.optim.SGD:
+def sgd(classifier: nn.Module, weight_decay: float) -> torch.optim.SGD:
     """SGD that decays weights, and leaves biases and normalisation parameters alone."""
     parameters = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     return torch.optim.SGD(

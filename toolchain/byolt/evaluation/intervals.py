@@ -22,5 +22,5 @@ def wilson_95(accuracy: float, n: int) -> tuple[float, float]:
     z2 = Z_95 * Z_95
     centre = (accuracy + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(accuracy * (1 - accuracy) / n + z2 / (4 * n * n))
-    # At 0 and 1 an end is exact in algebra and off by an ulp in floats.
+    # In algebra the ends stay in [0, 1]; in floats they may be an ulp outside.
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -49,7 +49,7 @@ def knn_predict(
     gallery, queries = F.normalize(gallery, dim=1), F.normalize(queries, dim=1)
     chunk = max(1, CHUNK_ELEMENTS // len(gallery))
     predictions = []
-    for part in queries.split(chunk):
+    for part in torch.split(queries, chunk):
         cosines, neighbours = _nearest(part @ gallery.T, k)
         # Weights relative to the nearest: the same winner, and exp cannot overflow at a small temperature.
         weights = ((cosines - cosines.amax(1, keepdim=True)) / temperature).double().exp()

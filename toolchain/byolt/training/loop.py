@@ -12,6 +12,7 @@ from byolt.networks import load_snippet
 from byolt.recipe import result_keys
 from byolt.run import Run, create_run, run_of
 from byolt.schema import Recipe
+from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe
 from byolt.training.journal import Journal
 from byolt.training.learner import Learner, pick_device
@@ -58,8 +59,11 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
         watch.monitor.restore(state["monitor"])
         parts.plan.start_step = state["step"]
         run.forget_after(state["step"])
-    if run.result is None:
+    result = run.result
+    if result is None:
         learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
+    elif result["state"] == "collapsed":
+        raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
     return run
 
 
@@ -83,7 +87,9 @@ def prepare(recipe: Recipe) -> Parts:
 
 
 def configure_torch(recipe: Recipe) -> None:
-    """Threads and arithmetic of the process, by the recipe."""
+    """Threads, arithmetic and memory of the process, by the recipe."""
+    if pick_device(recipe.machine.device).type == "cpu":
+        keep_freed_memory()
     if recipe.machine.threads is not None:
         torch.set_num_threads(recipe.machine.threads)
     torch.use_deterministic_algorithms(recipe.machine.deterministic)

@@ -101,7 +101,7 @@ def view_stream(
         if second is None:
             index = index.to(device, non_blocking=True)
             view_1, view_2 = batched_views(
-                first, index, epoch=epoch, seed=recipe.seed, views=recipe.views, size_px=recipe.view_size_px,
+                first, index, epoch=epoch, seed=recipe.seed, views=recipe.views, size_px=recipe.view_size_px_of(epoch),
                 mean=data.mean, std=data.std,
             )  # fmt: skip
         else:

@@ -34,8 +34,8 @@ cv2.setNumThreads(0)  # Workers are the parallelism; a thread pool in each fight
 class AlbumentationsViews:
     """Both views of an image, uint8, before normalisation."""
 
-    def __init__(self, views: "Views", *, size_px: int, seed: int) -> None:
-        """Compose both distributions at ``size_px``.
+    def __init__(self, views: "Views", *, size_px: int, seed: int, record: bool = False) -> None:
+        """Compose both distributions at ``size_px``; with ``record`` the parameters drawn are kept.
 
         Raises:
             InputError: An extra transform is unknown, or its arguments do not fit.
@@ -44,17 +44,18 @@ class AlbumentationsViews:
         # One pair of generators for all transforms. albumentations' own set_random_seed gives each transform a
         # generator of the same seed: whether to flip and whether to jitter would then be the same draw.
         self.python, self.numpy = random.Random(), np.random.Generator(np.random.Philox(key=0))
-        extra = [_transform(item) for item in views.extra]
-        self.views = [compose(view, size_px, extra) for view in (views.view_1, views.view_2)]
+        extra = [_extra(item, size_px) for item in views.extra]
+        self.views = [_compose(view, size_px, extra, record) for view in (views.view_1, views.view_2)]
         for view in self.views:
             view.set_random_state(self.numpy, self.python)
 
     def __call__(self, image: Image, index: int, epoch: int) -> tuple[Image, Image]:
         """Views (s, s, 3) of image number ``index`` (S, S, 3); the same for the same (seed, epoch, index)."""
-        view_1, view_2 = (self._make(number, image, index, epoch)["image"] for number in (1, 2))
+        view_1, view_2 = (self.make(number, image, index, epoch)["image"] for number in (1, 2))
         return view_1, view_2
 
-    def _make(self, number: int, image: Image, index: int, epoch: int) -> dict[str, Any]:
+    def make(self, number: int, image: Image, index: int, epoch: int) -> dict[str, Any]:
+        """View 1 or 2 under ``image``, and where recorded under ``applied_transforms`` each transform's parameters."""
         key = seed_of(self.seed, epoch, index, number)
         self.python.seed(key)
         state: Any = self.numpy.bit_generator.state
@@ -66,17 +67,21 @@ class AlbumentationsViews:
         return made
 
 
-def compose(
-    view: "View", size_px: int, extra: list[albumentations.BasicTransform], *, record: bool = False
+def _compose(
+    view: "View", size_px: int, extra: list[albumentations.BasicTransform], record: bool
 ) -> albumentations.Compose:
-    """The paper's Table 6 in its order, then the recipe's extra transforms; ``record`` keeps the parameters drawn."""
+    """The paper's Table 6 in its order, then the recipe's extra transforms."""
 
     def around(reach: float) -> tuple[float, float]:
         return 1 - reach, 1 + reach
 
     steps = [
         albumentations.RandomResizedCrop(
-            size=(size_px, size_px), scale=view.crop_area, ratio=view.crop_aspect, interpolation=cv2.INTER_CUBIC
+            size=(size_px, size_px),
+            scale=view.crop_area,
+            ratio=view.crop_aspect,
+            interpolation=cv2.INTER_CUBIC,
+            area_for_downscale="image",  # OpenCV's cubic does not antialias where it shrinks.
         ),
         albumentations.HorizontalFlip(p=view.flip),
         albumentations.ColorJitter(
@@ -94,7 +99,8 @@ def compose(
     return albumentations.Compose([*steps, *extra], save_applied_params=record)
 
 
-def _transform(item: "ExtraTransform") -> albumentations.BasicTransform:
+def _extra(item: "ExtraTransform", size_px: int) -> albumentations.BasicTransform:
+    """The recipe's transform, tried once on an image, so that it fails now and not in a worker."""
     known = [
         name
         for name, value in vars(albumentations).items()
@@ -104,12 +110,24 @@ def _transform(item: "ExtraTransform") -> albumentations.BasicTransform:
         near = difflib.get_close_matches(item.name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(f"views.extra: albumentations has no transform {item.name!r}{hint}")
+    image = np.zeros((size_px, size_px, 3), np.uint8)
     with warnings.catch_warnings():
         # An argument that a transform does not know is a warning of albumentations; here it is a fault.
         warnings.simplefilter("error")
         try:
             transform: albumentations.BasicTransform = getattr(albumentations, item.name)(**item.args)
         except (TypeError, ValueError, UserWarning) as error:
-            first = str(error).splitlines()[0]
-            raise InputError(f"views.extra: {item.name} does not take {item.args}: {first}") from error
+            # Of pydantic's report on several lines, the first fault: its key, and what is wrong.
+            lines = [line.strip().split(" [type=")[0] for line in str(error).splitlines()]
+            told = ": ".join(lines[1:3]) if len(lines) > 2 else lines[0]
+            raise InputError(f"views.extra: {item.name} does not take {item.args}: {told}") from error
+        try:
+            made = transform(image=image, force_apply=True)["image"]
+        except (cv2.error, KeyError, TypeError, ValueError, NotImplementedError) as error:
+            raise InputError(f"views.extra: {item.name} does not work on an image alone: {error}") from error
+    if made.shape != image.shape or made.dtype != image.dtype:
+        raise InputError(
+            f"views.extra: {item.name} makes {made.dtype} {made.shape} of a uint8 {image.shape} view; "
+            "only a transform that keeps size and type can be added"
+        )
     return transform

@@ -5,12 +5,16 @@ bits of a wrapped int64 product are those of the unsigned one. The same bits on 
 where ``epoch`` and ``index`` are tensors that change between replays.
 """
 
+from typing import TypeVar
+
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: spreads small neighbouring keys.
+
+Bits = TypeVar("Bits", int, Tensor)
 
 
 def uniform(
@@ -36,7 +40,7 @@ def seed_of(seed: int, epoch: int, index: int, view: int) -> int:
     return _mix(lane_1 ^ lane_2)
 
 
-def _mix(bits):  # type: ignore[no-untyped-def]  # int or int64 tensor alike
+def _mix(bits: Bits) -> Bits:
     """Finaliser of MurmurHash3 (Appleby 2011, public domain): every input bit flips each output bit half the time."""
     bits = (bits + _GOLDEN) & _MASK
     bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & _MASK
