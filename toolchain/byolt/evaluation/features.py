@@ -6,7 +6,7 @@ Axes: N images of a store, B images of a batch, S side in pixels, D features.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ Rgb = tuple[float, float, float]
 Indices = npt.NDArray[np.int64]
 
 
+@runtime_checkable  # For the shape checks of the tests.
 class Images(Protocol):
     """Decoded square images that are fetched by index; ``data.store.ImageStore`` is one."""
 
