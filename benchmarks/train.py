@@ -53,7 +53,9 @@ def compare(arguments: argparse.Namespace) -> None:
         worker.step()  # Warm-up: allocations, algorithm choices.
     rounds = [{name: worker.step() for name, worker in workers.items()} for _ in range(arguments.rounds)]
     print(f"\nResNet-18, {arguments.image_size} px, batch {arguments.batch_size}\n")
-    print("| candidate | images/s, median | min to max | byolt is faster by, median of rounds | CPU s a step | peak RSS MB |")
+    print(
+        "| candidate | images/s, median | min to max | byolt is faster by, median of rounds | CPU s a step | peak RSS MB |"
+    )
     print("|---|---|---|---|---|---|")
     for name in present:
         speeds = [arguments.batch_size / step[name]["wall_s"] for step in rounds]
@@ -100,7 +102,7 @@ def work(arguments: argparse.Namespace) -> None:
         print(json.dumps(cost), flush=True)
 
 
-def encoder(image_size_px: int):  # noqa: ANN201  # torch is imported in workers alone.
+def encoder(image_size_px: int):  # torch is imported in workers alone.
     """Torchvision's ResNet-18 without classifier, with the small stem up to 64 px."""
     from torch import nn
     from torchvision.models import resnet18
@@ -112,7 +114,7 @@ def encoder(image_size_px: int):  # noqa: ANN201  # torch is imported in workers
     return net
 
 
-def byolt_step(view_1, view_2):  # noqa: ANN001, ANN201
+def byolt_step(view_1, view_2):
     """byolt's learner, as ``byolt pretrain`` sets it up."""
     import torch
 
@@ -139,7 +141,7 @@ def byolt_step(view_1, view_2):  # noqa: ANN001, ANN201
     return lambda: learner.step(1, view_1, view_2)
 
 
-def plain_step(view_1, view_2):  # noqa: ANN001, ANN201
+def plain_step(view_1, view_2):
     """A hand-written loop, channels-last, foreach target update, glibc told to keep freed memory."""
     import copy
     import ctypes
@@ -173,7 +175,7 @@ def plain_step(view_1, view_2):  # noqa: ANN001, ANN201
     return step
 
 
-def lightly_step(view_1, view_2):  # noqa: ANN001, ANN201
+def lightly_step(view_1, view_2):
     """lightly's building blocks in the order of its BYOL example."""
     import copy
 
@@ -209,16 +211,22 @@ def lightly_step(view_1, view_2):  # noqa: ANN001, ANN201
     return step
 
 
-def byol_pytorch_step(view_1, view_2):  # noqa: ANN001, ANN201
+def byol_pytorch_step(view_1, view_2):
     """byol-pytorch's class, with its non-BYOL default (simplicial embeddings) off and the views given."""
     import torch
     from byol_pytorch import BYOL
 
     learner = BYOL(
-        encoder(view_1.shape[-1]), image_size=view_1.shape[-1], hidden_layer="avgpool", projection_size=OUT,
-        projection_hidden_size=HIDDEN, moving_average_decay=TAU, use_simplicial_embeddings=False,
-        augment_fn=lambda images: view_1[: len(images)], augment_fn2=lambda images: view_2[: len(images)],
-    )  # fmt: skip
+        encoder(view_1.shape[-1]),
+        image_size=view_1.shape[-1],
+        hidden_layer="avgpool",
+        projection_size=OUT,
+        projection_hidden_size=HIDDEN,
+        moving_average_decay=TAU,
+        use_simplicial_embeddings=False,
+        augment_fn=lambda images: view_1[: len(images)],
+        augment_fn2=lambda images: view_2[: len(images)],
+    )
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.06)
 
     def step() -> None:
@@ -248,7 +256,9 @@ def version(name: str) -> str:
 def processor() -> str:
     """The processor's name."""
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+        )
 
 
 if __name__ == "__main__":

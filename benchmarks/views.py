@@ -143,10 +143,19 @@ def lightly_route(size_px: int) -> Callable[[Sequence[Any]], Pair]:
     from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
 
     common = {
-        "input_size": size_px, "min_scale": AREA[0], "hf_prob": 0.5, "vf_prob": 0.0, "cj_prob": 0.8, "cj_strength": 1.0,
-        "cj_bright": 0.4, "cj_contrast": 0.4, "cj_sat": 0.2, "cj_hue": 0.1,
-        "random_gray_scale": 0.2, "sigmas": SIGMA_PX,
-    }  # fmt: skip
+        "input_size": size_px,
+        "min_scale": AREA[0],
+        "hf_prob": 0.5,
+        "vf_prob": 0.0,
+        "cj_prob": 0.8,
+        "cj_strength": 1.0,
+        "cj_bright": 0.4,
+        "cj_contrast": 0.4,
+        "cj_sat": 0.2,
+        "cj_hue": 0.1,
+        "random_gray_scale": 0.2,
+        "sigmas": SIGMA_PX,
+    }
     transform = BYOLTransform(
         BYOLView1Transform(**common, gaussian_blur=BLUR[0], solarization_prob=SOLARIZE[0]),
         BYOLView2Transform(**common, gaussian_blur=BLUR[1], solarization_prob=SOLARIZE[1]),

@@ -35,13 +35,22 @@ MUTATIONS = [
     Mutation("loss a sum for a mean", BYOL, "dim=-1)).mean()", "dim=-1)).sum()", IN_METHODS),
     Mutation("loss at half its scale", BYOL, "(2 - 2 * F.cos", "(1 - F.cos", IN_METHODS),
     Mutation(
-        "one direction counted twice", BYOL, "self.predictor(z_2), target_1", "self.predictor(z_1), target_2", IN_METHODS
+        "one direction counted twice",
+        BYOL,
+        "self.predictor(z_2), target_1",
+        "self.predictor(z_1), target_2",
+        IN_METHODS,
     ),
-    Mutation("a view predicts itself", BYOL, "self.predictor(z_1), target_2", "self.predictor(z_1), target_1", IN_METHODS),
+    Mutation(
+        "a view predicts itself", BYOL, "self.predictor(z_1), target_2", "self.predictor(z_1), target_1", IN_METHODS
+    ),
     Mutation(
         "no stop-gradient on a copied target",
-        BYOL, "target_1, target_2 = z_1.detach(), z_2.detach()", "target_1, target_2 = z_1, z_2", IN_METHODS,
-    ),  # fmt: skip
+        BYOL,
+        "target_1, target_2 = z_1.detach(), z_2.detach()",
+        "target_1, target_2 = z_1, z_2",
+        IN_METHODS,
+    ),
     Mutation("gradient through the target", BYOL, ".requires_grad_(False)", "", IN_METHODS),
     Mutation(
         "batch statistics shared by the views",
@@ -51,36 +60,69 @@ MUTATIONS = [
         IN_METHODS,
     ),
     Mutation(
-        "target in eval mode", BYOL,
-        "target_1, target_2 = self.target(view_1)", "self.target.eval(); target_1, target_2 = self.target(view_1)",
+        "target in eval mode",
+        BYOL,
+        "target_1, target_2 = self.target(view_1)",
+        "self.target.eval(); target_1, target_2 = self.target(view_1)",
         IN_METHODS,
-    ),  # fmt: skip
+    ),
     Mutation("target follows with tau for 1 - tau", BYOL, "online, 1 - tau)", "online, tau)", IN_METHODS),
-    Mutation("no predictor in the loss", BYOL, "regression_loss(self.predictor(z_1)", "regression_loss((z_1)", IN_METHODS),
     Mutation(
-        "target updated before the optimizer", LEARNER,
+        "no predictor in the loss", BYOL, "regression_loss(self.predictor(z_1)", "regression_loss((z_1)", IN_METHODS
+    ),
+    Mutation(
+        "target updated before the optimizer",
+        LEARNER,
         '        with record_function("optimizer"):\n            self.optimizer.step()\n        with record_function("target"):\n'
         "            self.method.update_target(self.tau(step))",
         '        with record_function("target"):\n            self.method.update_target(self.tau(step))\n'
         '        with record_function("optimizer"):\n            self.optimizer.step()',
         IN_TRAINING,
-    ),  # fmt: skip
+    ),
     Mutation("tau off by one step", LEARNER, "return tau(step, ", "return tau(step + 1, ", IN_TRAINING),
-    Mutation("rate off by one step", LEARNER, "return learning_rate(step, ", "return learning_rate(step + 1, ", IN_TRAINING),
+    Mutation(
+        "rate off by one step", LEARNER, "return learning_rate(step, ", "return learning_rate(step + 1, ", IN_TRAINING
+    ),
     Mutation("rate not scaled by the batch", LEARNER, "recipe.optim.batch_size / 256", "1", IN_TRAINING),
     Mutation("accumulated gradients summed", LEARNER, "(outcome.loss / self.accumulate)", "outcome.loss", IN_TRAINING),
     Mutation("gradients carried over", LEARNER, "self.optimizer.zero_grad(set_to_none=True)", "pass", IN_TRAINING),
     Mutation("biases decayed", OPTIMIZERS, '"weight_decay": 0.0}', '"weight_decay": optim.weight_decay}', IN_TRAINING),
     Mutation("biases adapted by LARS", OPTIMIZERS, '"adapt"] = False', '"adapt"] = True', IN_TRAINING),
-    Mutation("trust ratio upside down", OPTIMIZERS, "weight_norm / update_norm,", "update_norm / weight_norm,", IN_TRAINING),
-    Mutation("trust ratio without decay", OPTIMIZERS, "alpha=group[\"weight_decay\"])", "alpha=0.0)", IN_TRAINING),
-    Mutation("momentum not decayed", OPTIMIZERS, "_foreach_mul_(momenta, group[\"momentum\"])", "_foreach_mul_(momenta, 1.0)", IN_TRAINING),
-    Mutation("rate inside the momentum", OPTIMIZERS, "_foreach_add_(momenta, update)", "_foreach_add_(momenta, update, alpha=group['lr'])", IN_TRAINING),
-    Mutation("step uphill", OPTIMIZERS, "alpha=-group[\"lr\"]", "alpha=group[\"lr\"]", IN_TRAINING),
-    Mutation("cosine over twice the steps", SCHEDULES, "math.cos(math.pi * progress)", "math.cos(math.pi * progress / 2)", IN_TRAINING),
+    Mutation(
+        "trust ratio upside down", OPTIMIZERS, "weight_norm / update_norm,", "update_norm / weight_norm,", IN_TRAINING
+    ),
+    Mutation("trust ratio without decay", OPTIMIZERS, 'alpha=group["weight_decay"])', "alpha=0.0)", IN_TRAINING),
+    Mutation(
+        "momentum not decayed",
+        OPTIMIZERS,
+        '_foreach_mul_(momenta, group["momentum"])',
+        "_foreach_mul_(momenta, 1.0)",
+        IN_TRAINING,
+    ),
+    Mutation(
+        "rate inside the momentum",
+        OPTIMIZERS,
+        "_foreach_add_(momenta, update)",
+        "_foreach_add_(momenta, update, alpha=group['lr'])",
+        IN_TRAINING,
+    ),
+    Mutation("step uphill", OPTIMIZERS, 'alpha=-group["lr"]', 'alpha=group["lr"]', IN_TRAINING),
+    Mutation(
+        "cosine over twice the steps",
+        SCHEDULES,
+        "math.cos(math.pi * progress)",
+        "math.cos(math.pi * progress / 2)",
+        IN_TRAINING,
+    ),
     Mutation("decay counted from step 0", SCHEDULES, "(step - warmup_steps) / max", "step / max", IN_TRAINING),
-    Mutation("tau falls for rises", SCHEDULES, "(math.cos(math.pi * step / steps) + 1)", "(1 - math.cos(math.pi * step / steps))", IN_TRAINING),
-]  # fmt: skip
+    Mutation(
+        "tau falls for rises",
+        SCHEDULES,
+        "(math.cos(math.pi * step / steps) + 1)",
+        "(1 - math.cos(math.pi * step / steps))",
+        IN_TRAINING,
+    ),
+]
 
 
 def main() -> int:
@@ -108,11 +150,15 @@ def first_failing_test(mutation: Mutation) -> str | None:
         shutil.copy(ROOT / "pyproject.toml", copy)
         source = copy / mutation.file
         text = source.read_text(encoding="utf-8")
-        assert text.count(mutation.right) == 1, f"{mutation.name}: {mutation.right!r} stands {text.count(mutation.right)} times"
+        assert text.count(mutation.right) == 1, (
+            f"{mutation.name}: {mutation.right!r} stands {text.count(mutation.right)} times"
+        )
         source.write_text(text.replace(mutation.right, mutation.wrong), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not full and not gpu"]
         environment = os.environ | {"PYTHONPATH": f"{copy / 'toolchain'}:{copy / 'export'}"}
-        done = subprocess.run([*command, mutation.tests], cwd=copy, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, mutation.tests], cwd=copy, env=environment, capture_output=True, text=True, check=False
+        )
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     if done.returncode == 0:
         return None

@@ -110,7 +110,14 @@ def test_labelled_folder_to_a_proven_classifier(labelled_run: Path) -> None:
     manifest = json.loads((run / "export" / "manifest.json").read_text())
     assert manifest["contract"]["classes"] == ["class-0", "class-1", "class-2"]
     assert byolt("verify", run / "export", folder=folder).returncode == 0
-    for left in ("recipe.yaml", "recipe.resolved.yaml", "environment.json", "metrics.jsonl", "train.log", "plots/views.png"):
+    for left in (
+        "recipe.yaml",
+        "recipe.resolved.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "train.log",
+        "plots/views.png",
+    ):
         assert (run / left).stat().st_size > 0
 
 
@@ -130,7 +137,9 @@ def test_the_same_command_again_prints_the_result(labelled_run: Path) -> None:
 
 
 def test_another_seed_is_another_run(labelled_run: Path, tmp_path: Path) -> None:
-    done = byolt("pretrain", "tiny.yaml", "--set", "seed=1", "--set", f"machine.runs_dir={tmp_path}", folder=labelled_run)
+    done = byolt(
+        "pretrain", "tiny.yaml", "--set", "seed=1", "--set", f"machine.runs_dir={tmp_path}", folder=labelled_run
+    )
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.iterdir()
     assert run.name != only_run(labelled_run).name
@@ -162,8 +171,14 @@ def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
 def test_a_copied_target_without_predictor_collapses_with_exit_3(tmp_path: Path) -> None:
     draw_folder(tmp_path / "images", classes=0, images=128)
     recipe = write_recipe(tmp_path, tmp_path / "images")
-    settings = ["method.target=copy", "method.predictor=none", "schedule.epochs=40", "schedule.warmup_epochs=1",
-                "evaluation.every_epochs=2", "optim.base_lr=2.0"]  # fmt: skip
+    settings = [
+        "method.target=copy",
+        "method.predictor=none",
+        "schedule.epochs=40",
+        "schedule.warmup_epochs=1",
+        "evaluation.every_epochs=2",
+        "optim.base_lr=2.0",
+    ]
     done = byolt("pretrain", recipe, *(part for key in settings for part in ("--set", key)), folder=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "collapsed" in done.stderr
@@ -175,7 +190,9 @@ def test_a_copied_target_without_predictor_collapses_with_exit_3(tmp_path: Path)
 
 def test_a_non_finite_loss_ends_with_exit_3_and_no_checkpoint_of_it(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=64))
-    done = byolt("pretrain", recipe, "--set", "optim.base_lr=1e30", "--set", "schedule.warmup_epochs=0", folder=tmp_path)
+    done = byolt(
+        "pretrain", recipe, "--set", "optim.base_lr=1e30", "--set", "schedule.warmup_epochs=0", folder=tmp_path
+    )
     assert "not finite" in one_sentence(done, 3)
     state = torch.load(only_run(tmp_path) / "checkpoints" / "last.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state["method"].values())
@@ -184,12 +201,23 @@ def test_a_non_finite_loss_ends_with_exit_3_and_no_checkpoint_of_it(tmp_path: Pa
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path: Path, workers: int) -> None:
     root = draw_folder(tmp_path / "images", classes=0, images=160)
-    recipe = write_recipe(tmp_path, root, TINY.replace("log_every_steps: 2", "log_every_steps: 2, checkpoint_every_s: 0.001"))
-    settings = ["--set", f"machine.workers={workers}", "--set", "schedule.epochs=30", "--set", "evaluation.every_epochs=10"]
+    recipe = write_recipe(
+        tmp_path, root, TINY.replace("log_every_steps: 2", "log_every_steps: 2, checkpoint_every_s: 0.001")
+    )
+    settings = [
+        "--set",
+        f"machine.workers={workers}",
+        "--set",
+        "schedule.epochs=30",
+        "--set",
+        "evaluation.every_epochs=10",
+    ]
     straight = byolt("pretrain", recipe, *settings, "--set", "machine.runs_dir=straight", folder=tmp_path)
     assert straight.returncode == 0, straight.stderr
     command = [sys.executable, "-m", "byolt", "pretrain", str(recipe), *settings]
-    killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    killed = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
     step = wait_for_a_step_in_mid_epoch(tmp_path / "runs", killed, per_epoch=10)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
@@ -233,7 +261,9 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_resume_with_other_settings_names_the_keys(labelled_run: Path) -> None:
     run = only_run(labelled_run)
     settings = ["method.tau_base=0.9", "seed=3", "views.view_1.hue=0.2", "machine.workers=1"]
-    done = byolt("pretrain", "tiny.yaml", *(p for key in settings for p in ("--set", key)), "--resume", run, folder=labelled_run)
+    done = byolt(
+        "pretrain", "tiny.yaml", *(p for key in settings for p in ("--set", key)), "--resume", run, folder=labelled_run
+    )
     said = one_sentence(done, 2)
     for part in ("method.tau_base: 0.996 then, 0.9 now", "seed: 0 then, 3 now", "views.view_1.hue: 0.1 then, 0.2 now"):
         assert part in said
@@ -275,7 +305,9 @@ def test_light_commands_do_not_import_torch(arguments: tuple[str, ...]) -> None:
 
 
 def test_doctor_names_what_is_here() -> None:
-    done = subprocess.run([sys.executable, "-m", "byolt", "doctor", "--json"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "byolt", "doctor", "--json"], capture_output=True, text=True, check=True
+    )
     found = {finding["what"]: finding["state"] for finding in json.loads(done.stdout)["findings"]}
     assert "CPU" in found["ONNX Runtime"]
     assert "torch" in found["learning"]

@@ -46,8 +46,20 @@ def test_edge_networks_learn_two_steps(backbone: str, feature_dim: int) -> None:
     assert all(moved), f"{moved.count(False)} parameters of {backbone} took no gradient"
 
 
-@pytest.mark.parametrize("keys", [{"backbone": "resnet18"}, {"backbone": "resnet18", "stem": "small"}, {"backbone": "mobilenet_v3_small"}, SMALL_TIMM, SMALL_TIMM | {"stem": "small"}, {"backbone": "timm/resnetv2_18", "args": {"layers": [1, 1], "channels": [8, 16]}, "stem": "half"}])  # fmt: skip
-def test_the_snippet_loads_the_weights_into_the_plain_model(keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"backbone": "resnet18"},
+        {"backbone": "resnet18", "stem": "small"},
+        {"backbone": "mobilenet_v3_small"},
+        SMALL_TIMM,
+        SMALL_TIMM | {"stem": "small"},
+        {"backbone": "timm/resnetv2_18", "args": {"layers": [1, 1], "channels": [8, 16]}, "stem": "half"},
+    ],
+)
+def test_the_snippet_loads_the_weights_into_the_plain_model(
+    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = model(**keys)
     encoder, _ = build_encoder(settings, seed=1, image_size_px=32)
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
@@ -73,7 +85,10 @@ def test_dropout_and_stochastic_depth_are_zero() -> None:
 
 
 def test_zero_init_residual_makes_blocks_the_identity() -> None:
-    plain, zero = (build_encoder(model(backbone="resnet18", zero_init_residual=on), seed=0, image_size_px=32)[0] for on in (False, True))
+    plain, zero = (
+        build_encoder(model(backbone="resnet18", zero_init_residual=on), seed=0, image_size_px=32)[0]
+        for on in (False, True)
+    )
     assert torch.equal(zero.layer1[0].bn2.weight, torch.zeros(64))
     assert torch.equal(plain.layer1[0].bn2.weight, torch.ones(64))
 

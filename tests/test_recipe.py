@@ -64,13 +64,19 @@ def test_a_missing_key_points_at_its_parent(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("optim.momentun=0.9", "--set optim.momentun=0.9: optim.momentun: unknown key; did you mean 'momentum'?"),
-        ("optim.weight_decay=-4", "--set optim.weight_decay=-4: optim.weight_decay: should be greater than or equal to 0, got -4"),
+        (
+            "optim.weight_decay=-4",
+            "--set optim.weight_decay=-4: optim.weight_decay: should be greater than or equal to 0, got -4",
+        ),
         ("optim.base_lr.x=1", "--set optim.base_lr.x=1: optim.base_lr holds a value, not a mapping"),
         ("optim.base_lr", "--set optim.base_lr: write key=value, for example --set optim.batch_size=128"),
         ("optim.name=[", "--set optim.name=[: the value is not YAML"),
-        ("views.view_1.crop_area=[0.5, 0.1]", "--set views.view_1.crop_area=[0.5, 0.1]: views.view_1: crop_area [0.5, 0.1] must hold two positive numbers, the smaller first"),
+        (
+            "views.view_1.crop_area=[0.5, 0.1]",
+            "--set views.view_1.crop_area=[0.5, 0.1]: views.view_1: crop_area [0.5, 0.1] must hold two positive numbers, the smaller first",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_fault_in_an_override_names_the_flag(good: Path, override: str, message: str) -> None:
     assert faults_of(good, override) == [message]
 
@@ -91,7 +97,9 @@ def test_what_is_not_a_recipe_is_told_with_its_line(tmp_path: Path, text: str, m
 
 
 def test_a_missing_file_suggests_its_neighbour(good: Path) -> None:
-    assert faults_of(good.with_name("god.yaml")) == [f"recipe {good.with_name('god.yaml')} not found; did you mean {good}?"]
+    assert faults_of(good.with_name("god.yaml")) == [
+        f"recipe {good.with_name('god.yaml')} not found; did you mean {good}?"
+    ]
 
 
 def test_cross_field_faults(good: Path) -> None:
@@ -117,14 +125,23 @@ def test_a_dumped_recipe_reads_back_equal(good: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["seed=1", "method.tau_base=0.99", "views.view_1.crop_area=[0.2, 1.0]", "views.view_2.solarize=0.1", "optim.base_lr=0.2"]
-)  # fmt: skip
+    "override",
+    [
+        "seed=1",
+        "method.tau_base=0.99",
+        "views.view_1.crop_area=[0.2, 1.0]",
+        "views.view_2.solarize=0.1",
+        "optim.base_lr=0.2",
+    ],
+)
 def test_seed_tau_and_augmentation_make_another_run(good: Path, override: str) -> None:
     one, other = result_keys(load_recipe(good)), result_keys(load_recipe(good, [override]))
     assert recipe_hash(one, "images") != recipe_hash(other, "images")
 
 
-@pytest.mark.parametrize("override", ["machine.workers=4", "data.root=elsewhere", "evaluation.knn_k=5", "machine.runs_dir=out"])
+@pytest.mark.parametrize(
+    "override", ["machine.workers=4", "data.root=elsewhere", "evaluation.knn_k=5", "machine.runs_dir=out"]
+)
 def test_the_machine_does_not_make_another_run(good: Path, override: str) -> None:
     one, other = result_keys(load_recipe(good)), result_keys(load_recipe(good, [override]))
     assert recipe_hash(one, "images") == recipe_hash(other, "images")
@@ -159,7 +176,11 @@ def test_every_key_is_explained() -> None:
     kinds = {key: kind for key, _, _, kind, _ in rows}
     assert (kinds["optim.base_lr"], kinds["machine.workers"], kinds["data.root"]) == ("result", "machine", "machine")
     assert [row[0] for row in explain("method")] == [
-        "method.name", "method.tau_base", "method.tau_schedule", "method.target", "method.predictor",
-    ]  # fmt: skip
+        "method.name",
+        "method.tau_base",
+        "method.tau_schedule",
+        "method.target",
+        "method.predictor",
+    ]
     with pytest.raises(InputError, match="did you mean 'optim.base_lr'"):
         explain("optim.base_rl")

@@ -1,11 +1,11 @@
 """The one error tree of both packages. Each error is one sentence: where, what, the way out.
 
-    ByoltError            exit 1   a machine fault: disk, memory, an engine that does not build
-    |-- InputError        exit 2   what the user gave does not fit: recipe, folder, bundle
-    |-- TrainingFault     exit 3   collapse, or a loss that is not finite
-    |-- ParityFault       exit 4   an export that does not compute what the model computes
-    |-- MissingPart       exit 5   an optional part is not installed; the message holds the install line
-    `-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
+ByoltError            exit 1   a machine fault: disk, memory, an engine that does not build
+|-- InputError        exit 2   what the user gave does not fit: recipe, folder, bundle
+|-- TrainingFault     exit 3   collapse, or a loss that is not finite
+|-- ParityFault       exit 4   an export that does not compute what the model computes
+|-- MissingPart       exit 5   an optional part is not installed; the message holds the install line
+`-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
 """
 
 

@@ -26,9 +26,7 @@ def folder(root: Path, images: int = 6, size_px: int = 8) -> Path:
 def opened(
     source: ImageSource, tmp_path: Path, *, size_px: int = 8, budget_gb: float = 1, limit: float = 0
 ) -> ImageStore:
-    return open_store(
-        source, size_px, "crop", budget_gb=budget_gb, cache_dir=tmp_path / "cache", corrupt_limit=limit
-    )  # fmt: skip
+    return open_store(source, size_px, "crop", budget_gb=budget_gb, cache_dir=tmp_path / "cache", corrupt_limit=limit)
 
 
 def test_a_square_of_the_right_size_is_left_alone_and_a_crop_is_the_centre() -> None:
@@ -106,8 +104,9 @@ def test_unreadable_files_are_told_and_left_out_with_their_labels(
     with caplog.at_level(logging.WARNING, "byolt"):
         store = opened(source, tmp_path, limit=0.34)
     assert [record.getMessage().partition(" cannot")[0] for record in caplog.records] == [
-        f"left out: image {root}/class0/2.bmp", f"left out: image {root}/class1/5.bmp",
-    ]  # fmt: skip
+        f"left out: image {root}/class0/2.bmp",
+        f"left out: image {root}/class1/5.bmp",
+    ]
     assert store.images is not None
     assert store.images.shape == (4, 8, 8, 3)
     np.testing.assert_array_equal(store.images, expected[[0, 2, 3, 4]])
@@ -160,9 +159,14 @@ def test_workers_are_sent_the_path_of_the_cache_and_not_its_pixels(tmp_path: Pat
 def test_progress_counts_every_image(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     open_store(
-        FolderSource(folder(tmp_path / "images")), 8, "crop", budget_gb=1, cache_dir=tmp_path / "cache",
-        corrupt_limit=0, progress=lambda done, of: seen.append((done, of)),
-    )  # fmt: skip
+        FolderSource(folder(tmp_path / "images")),
+        8,
+        "crop",
+        budget_gb=1,
+        cache_dir=tmp_path / "cache",
+        corrupt_limit=0,
+        progress=lambda done, of: seen.append((done, of)),
+    )
     assert seen == [(k, 6) for k in range(1, 7)]
 
 

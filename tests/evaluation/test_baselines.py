@@ -1,8 +1,8 @@
 import numpy as np
 import torch
+from tests.evaluation.arrays import ArrayImages
 
 from byolt.evaluation.baselines import colour_features, pixel_features
-from tests.evaluation.arrays import ArrayImages
 
 
 def test_pixels_are_in_0_to_1_less_the_images_own_mean_in_channel_order() -> None:
@@ -24,12 +24,12 @@ def test_large_images_are_averaged_down_to_16_px() -> None:
 
 
 def test_colours_are_the_square_root_of_a_joint_histogram() -> None:
-    images = np.zeros((1, 2, 4, 3), np.uint8)  # 8 pixels.
+    images = np.zeros((1, 4, 4, 3), np.uint8)  # 16 pixels.
     images[0, 0, 0] = 255, 0, 0  # Cell (7, 0, 0) = 448.
     images[0, 0, 1] = 31, 32, 255  # Cell (0, 1, 7) = 15: 31 is the last of bin 0, 32 the first of bin 1.
     images[0, 1] = 255, 255, 255  # Cell (7, 7, 7) = 511, four pixels.
     expected = torch.zeros(512)
-    expected[448], expected[15], expected[511], expected[0] = 1 / 8, 1 / 8, 4 / 8, 2 / 8
+    expected[448], expected[15], expected[511], expected[0] = 1 / 16, 1 / 16, 4 / 16, 10 / 16
     torch.testing.assert_close(colour_features(ArrayImages(images))[0], expected.sqrt())
 
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from tests.evaluation.arrays import ArrayImages
 from torch import nn
 
 from byolt.evaluation.features import Subset, embed, evaluating
-from tests.evaluation.arrays import ArrayImages
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
 

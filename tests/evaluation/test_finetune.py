@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.evaluation.arrays import coloured_images
 from torch import nn
 
 from byolt.data.subsets import stratified_subset
@@ -13,7 +14,6 @@ from byolt.evaluation.finetune import Classifier, Finetuned, cosine_rate, finetu
 from byolt.evaluation.linear import linear_probe
 from byolt.schema import Finetune
 from byolt_export.errors import TrainingFault
-from tests.evaluation.arrays import coloured_images
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CLASSES = 3
@@ -32,10 +32,22 @@ def run(seed: int = 0, share: float = 1.0, settings: Finetune = SETTINGS, **part
     test, test_labels = coloured_images(30, CLASSES, 8, seed=2)
     parts = {"encoder": small_encoder(0), "untrained": small_encoder(1), "test": test} | parts
     return finetune(
-        parts["encoder"], parts["untrained"], train, train_labels, parts["test"], test_labels,
-        classes=CLASSES, settings=settings, share=share, validation_share=0.2, seed=seed, mean=MEAN, std=STD,
-        device="cpu", progress=parts.get("progress"),
-    )  # fmt: skip
+        parts["encoder"],
+        parts["untrained"],
+        train,
+        train_labels,
+        parts["test"],
+        test_labels,
+        classes=CLASSES,
+        settings=settings,
+        share=share,
+        validation_share=0.2,
+        seed=seed,
+        mean=MEAN,
+        std=STD,
+        device="cpu",
+        progress=parts.get("progress"),
+    )
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -85,8 +85,11 @@ def test_verify_finds_the_same_without_torch(report: Report) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
-        capture_output=True, text=True, check=False, env={"PYTHONPATH": ":".join(sys.path)},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == json.loads((report.path / "parity.json").read_text())
 
@@ -115,7 +118,7 @@ FAULTS = {
     "stale BatchNorm statistics": edit_weight("module.layer1.0.bn1.bias", lambda bias: bias * np.float32(1.05)),
     "not a number": edit_weight("module.conv1.weight", lambda kernel: kernel * np.float32("nan")),
     "batch baked in": batch_in_the_middle,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -252,8 +255,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge number": (set_key("contract", "input", "size_px", value=10**400), "contract.input.size_px"),
     "batch beyond memory": (set_key("contract", "input", "max_batch", value=65536 * 6), "contract.input.max_batch"),
     "batch of gigabytes": (
-        lambda f: (set_key("contract", "input", "size_px", value=4096)(f),
-                   set_key("contract", "input", "max_batch", value=60000)(f)), "is more than 1 GiB"),
+        lambda f: (
+            set_key("contract", "input", "size_px", value=4096)(f),
+            set_key("contract", "input", "max_batch", value=60000)(f),
+        ),
+        "is more than 1 GiB",
+    ),
     "no images": (set_key("golden", "images", value=0), "golden.images"),
     "text for a number": (set_key("contract", "output", "dim", value="32"), "contract.output.dim"),
     "infinite gate": (set_key("files", 0, "gates", "relative_l2_worst", value=float("inf")), "files.0.gates"),
@@ -281,7 +288,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "surplus tensor": (retensor(lambda t: t.update(more=np.zeros(1))), "does not hold the tensors"),
     "fewer images": (retensor(lambda t: t.update(images=t["images"][:8])), "does not hold the tensors"),
     "not a number": (retensor(lambda t: t["outputs.reference"].fill(np.nan)), "not finite"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -300,9 +307,13 @@ def test_a_damaged_bundle_is_told_in_one_sentence(damage: str, copy: Path, capfd
 def test_a_classifier_is_delivered_with_its_classes(tmp_path: Path) -> None:
     labels = np.arange(24) % 3
     report = build(
-        tmp_path / "bundle", encoder(num_classes=3), classes=("good", "bent", "torn"), labels=labels,
-        gallery_images=images(40)[24:], metadata={"note": "kept"},
-    )  # fmt: skip
+        tmp_path / "bundle",
+        encoder(num_classes=3),
+        classes=("good", "bent", "torn"),
+        labels=labels,
+        gallery_images=images(40)[24:],
+        metadata={"note": "kept"},
+    )
     assert report.verdict == "passed"
     golden, gallery = report.files[0].parity.golden, report.files[0].parity.gallery
     assert golden is not None

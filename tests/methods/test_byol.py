@@ -12,7 +12,9 @@ from byolt.training.optimizers import Lars
 
 def small_byol(*, predictor: bool = True, moving_target: bool = True, seed: int = 0) -> Byol:
     torch.manual_seed(seed)
-    encoder = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    encoder = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     projector = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5))
     head = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5)) if predictor else None
     return Byol(encoder, projector, head, moving_target=moving_target).double()
@@ -83,7 +85,11 @@ def test_no_gradient_reaches_the_target() -> None:
     net = small_byol()
     net(*views()).loss.backward()
     assert all(weight.grad is None and not weight.requires_grad for weight in net.target.parameters())
-    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in net.predictor.parameters() if weight.ndim > 1)
+    assert all(
+        weight.grad is not None and weight.grad.abs().sum() > 0
+        for weight in net.predictor.parameters()
+        if weight.ndim > 1
+    )
 
 
 def test_a_copied_target_stands_behind_a_stop_gradient() -> None:
@@ -91,7 +97,9 @@ def test_a_copied_target_stands_behind_a_stop_gradient() -> None:
     reference = copy.deepcopy(net)
     z_1 = reference.projector(reference.encoder(view_1))
     z_2 = reference.projector(reference.encoder(view_2))
-    loss = regression_loss(reference.predictor(z_1), z_2.detach()) + regression_loss(reference.predictor(z_2), z_1.detach())
+    loss = regression_loss(reference.predictor(z_1), z_2.detach()) + regression_loss(
+        reference.predictor(z_2), z_1.detach()
+    )
     loss.backward()
     net(view_1, view_2).loss.backward()
     torch.testing.assert_close(net.encoder[0].weight.grad, reference.encoder[0].weight.grad)

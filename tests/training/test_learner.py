@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import tiny_recipe
 from torch import Tensor
 
 from byolt.networks import build_head
 from byolt.schema import Head
 from byolt.training.learner import Learner
-from tests.conftest import tiny_recipe
 
 STEPS = 8
 

@@ -97,10 +97,18 @@ def test_an_extra_transform_that_does_not_fit_is_told(extra: dict[str, Any], mes
 def test_backends_agree_on_each_operation(view: dict[str, Any], levels: float) -> None:
     """One operation alone with the parameters that albumentations drew: the largest difference in levels of 255."""
     still = {
-        "crop_area": (1, 1), "crop_aspect": (1, 1), "flip": 0, "grey": 0, "blur": 0, "solarize": 0,
+        "crop_area": (1, 1),
+        "crop_aspect": (1, 1),
+        "flip": 0,
+        "grey": 0,
+        "blur": 0,
+        "solarize": 0,
         "jitter": float(bool({"brightness", "contrast", "saturation", "hue"} & set(view))),
-        "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0,
-    }  # fmt: skip
+        "brightness": 0,
+        "contrast": 0,
+        "saturation": 0,
+        "hue": 0,
+    }
     spec = View.model_validate(still | view)
     make = AlbumentationsViews(views(view_1=spec.model_dump()), size_px=24, seed=0, record=True)
     pixels = image() // 2 + 64  # Clear of black and white, where clips part.

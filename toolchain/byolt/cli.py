@@ -158,9 +158,14 @@ def evaluate(run_path: Path | None, runs_dir: Path, as_json: bool) -> None:
 @RUNS_DIR
 @JSON
 def finetune(
-    run_path: Path | None, data_root: Path, test_root: Path | None, share: float, overrides: tuple[str, ...],
-    runs_dir: Path, as_json: bool,
-) -> None:  # fmt: skip
+    run_path: Path | None,
+    data_root: Path,
+    test_root: Path | None,
+    share: float,
+    overrides: tuple[str, ...],
+    runs_dir: Path,
+    as_json: bool,
+) -> None:
     """Adapt the encoder to a labelled folder: linear probe, then all weights, beside training from scratch."""
     from byolt.evaluation.downstream import finetune_run
     from byolt.reporting.summary import print_finetune

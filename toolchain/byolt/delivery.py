@@ -43,14 +43,22 @@ def export_run(run: Run, *, classifier: bool, overrides: Sequence[str]) -> Repor
     held_out = evaluation_store(splits.test, recipe) if splits.test is not None else learned
     golden, labels = _golden(held_out, recipe)
     return build_bundle(
-        module, run.bundle,
-        golden_images=golden, golden_kind=recipe.export.golden, labels=None if classifier else labels,
+        module,
+        run.bundle,
+        golden_images=golden,
+        golden_kind=recipe.export.golden,
+        labels=None if classifier else labels,
         gallery_images=learned.batch(_some(len(learned), GALLERY_IMAGES, recipe.seed + 1)),
-        image_size_px=recipe.data.image_size_px, resize=recipe.data.resize, mean=recipe.data.mean, std=recipe.data.std,
-        max_batch=recipe.export.max_batch, classes=classes, normalize=recipe.export.normalize and not classifier,
+        image_size_px=recipe.data.image_size_px,
+        resize=recipe.data.resize,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        max_batch=recipe.export.max_batch,
+        classes=classes,
+        normalize=recipe.export.normalize and not classifier,
         recipe_hash=recipe_hash(result_keys(recipe), learned.source.fingerprint),
         metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
-    )  # fmt: skip
+    )
 
 
 def embed_folder(source: Path, folder: Path, output: Path) -> dict[str, Any]:
@@ -70,7 +78,11 @@ def embed_folder(source: Path, folder: Path, output: Path) -> dict[str, Any]:
         run = open_run(source)
         recipe = run.recipe
         size_px, resize, function = recipe.data.image_size_px, recipe.data.resize, _run_function(run, recipe)
-        cache_dir, budget_gb, corrupt_limit = recipe.data.cache_dir, recipe.data.cache_budget_gb, recipe.data.corrupt_limit
+        cache_dir, budget_gb, corrupt_limit = (
+            recipe.data.cache_dir,
+            recipe.data.cache_budget_gb,
+            recipe.data.corrupt_limit,
+        )
     images = open_store(
         FolderSource(folder), size_px, resize, budget_gb=budget_gb, cache_dir=cache_dir, corrupt_limit=corrupt_limit
     )
@@ -102,7 +114,7 @@ def _bundle_function(bundle: Path) -> tuple[int, Any, Function]:
 
 
 def _golden(held_out: ImageStore, recipe: Recipe) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
-    """Golden images and their labels, spread over the held-out images, or drawn so that no image of the user's leaves."""
+    """Golden images and their labels: of the held-out images, or drawn, so that no image of the user's leaves."""
     wanted = recipe.export.golden_images
     if recipe.export.golden == "synthetic":
         drawn = SyntheticSource("test", wanted, recipe.data.image_size_px)

@@ -36,8 +36,13 @@ def examine() -> list[Finding]:
         versions = {name: package_version(name) for name in packages}
         missing = [name for name, version in versions.items() if version is None]
         state = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        found.append(Finding(part, f"{state or 'nothing'}{'; missing ' + ', '.join(missing) if missing else ''}",
-                             mend if missing else ""))  # fmt: skip
+        found.append(
+            Finding(
+                part,
+                f"{state or 'nothing'}{'; missing ' + ', '.join(missing) if missing else ''}",
+                mend if missing else "",
+            )
+        )
     found.append(_onnxruntime())
     found += _tensorrt()
     return found
@@ -86,14 +91,19 @@ def _onnxruntime() -> Finding:
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
     state = f"{names[0]} {package_version(names[0])}, built with {providers}"
     if len(names) > 1:
-        return Finding("ONNX Runtime", f"{state}; onnxruntime too, and the two overwrite one another",
-                       "pip uninstall onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu")  # fmt: skip
+        return Finding(
+            "ONNX Runtime",
+            f"{state}; onnxruntime too, and the two overwrite one another",
+            "pip uninstall onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+        )
     return Finding("ONNX Runtime", state)
 
 
 def _tensorrt() -> list[Finding]:
-    here = [Finding("TensorRT", f"{words} {package_version(name)}") for name, words in _TENSORRT.items() if package_version(name)]
+    here = [
+        Finding("TensorRT", f"{words} {package_version(name)}")
+        for name, words in _TENSORRT.items()
+        if package_version(name)
+    ]
     missing = Finding("TensorRT", "missing; needed for engines alone", 'pip install "byolt[trt]" or "byolt[rtx]"')
     return here or [missing]
-
-

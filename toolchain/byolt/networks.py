@@ -100,7 +100,8 @@ def load_snippet(model: "Model") -> str:
         conv, pool = _stem_of(plain, model.backbone)
         stride = STEM_STRIDES[model.stem]
         lines += [
-            f"encoder.{conv} = torch.nn.Conv2d(3, encoder.{conv}.out_channels, 3, stride={stride}, padding=1, bias=False)",
+            f"width = encoder.{conv}.out_channels",
+            f"encoder.{conv} = torch.nn.Conv2d(3, width, 3, stride={stride}, padding=1, bias=False)",
             f"encoder.{pool} = torch.nn.Identity()",
         ]
     lines += ['encoder.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)']

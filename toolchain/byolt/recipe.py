@@ -61,7 +61,9 @@ def _check(tree: dict[str, Any], overrides: Sequence[str], document: CommentedMa
         return Recipe.model_validate(tree)
     except ValidationError as error:
         faults = _one_fault_each([_fault(details) for details in error.errors()])
-        placed = sorted((*_where(fault, document, path, flags), f"{_dotted(fault.key)}{fault.what}") for fault in faults)
+        placed = sorted(
+            (*_where(fault, document, path, flags), f"{_dotted(fault.key)}{fault.what}") for fault in faults
+        )
         raise InputError("\n".join(f"{where}: {what}" for _, where, what in placed)) from error
 
 

@@ -64,9 +64,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _store_holds_the_image(self) -> "Data":
         if self.store_size_px is not None and self.store_size_px < self.image_size_px:
-            raise ValueError(
-                f"store_size_px {self.store_size_px} is smaller than image_size_px {self.image_size_px}"
-            )
+            raise ValueError(f"store_size_px {self.store_size_px} is smaller than image_size_px {self.image_size_px}")
         if self.name == "folder" and self.root is None:
             raise ValueError("root is missing: a `folder` set needs the folder's path")
         return self
@@ -178,7 +176,8 @@ class Model(Section):
     args: dict[str, Any] = {}
     """Keyword arguments for the backbone's constructor, for example `channels` of a timm ResNet."""
     stem: Literal["plain", "small", "half"] = "plain"
-    """Start of a ResNet, for images up to about 64 px: `small` is a 3 x 3 convolution of stride 1 without pooling, `half` the same of stride 2."""
+    """Start of a ResNet. For images up to about 64 px: `small`, a 3 x 3 convolution of stride 1 without pooling, or
+    `half`, the same of stride 2."""
     init: Literal["random", "imagenet", "file"] = "random"
     """Where the encoder starts from; the report states it."""
     init_file: FolderPath | None = None
@@ -194,8 +193,7 @@ class Model(Section):
     def _parts_fit(self) -> "Model":
         if self.projector.out_dim != self.predictor.out_dim:
             raise ValueError(
-                f"predictor.out_dim {self.predictor.out_dim} must equal "
-                f"projector.out_dim {self.projector.out_dim}"
+                f"predictor.out_dim {self.predictor.out_dim} must equal projector.out_dim {self.projector.out_dim}"
             )
         if (self.init == "file") != (self.init_file is not None):
             raise ValueError("init_file goes with `init: file`, and `init: file` needs it")

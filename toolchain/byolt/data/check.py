@@ -71,11 +71,16 @@ def check_folder(path: Path, test_path: Path | None = None) -> CheckReport:
     source = FolderSource(path)
     survey = _Survey(source)
     test = None if test_path is None else _Survey(FolderSource(test_path))
-    leaked = None if test is None else [
-        (theirs, survey.by_content[content][0])
-        for content, paths in test.by_content.items() if content in survey.by_content
-        for theirs in paths
-    ]  # fmt: skip
+    leaked = (
+        None
+        if test is None
+        else [
+            (theirs, survey.by_content[content][0])
+            for content, paths in test.by_content.items()
+            if content in survey.by_content
+            for theirs in paths
+        ]
+    )
     return CheckReport(
         folder=str(path),
         images=survey.images,

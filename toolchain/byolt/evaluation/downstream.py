@@ -36,11 +36,22 @@ def finetune_run(
     seed, device = weight_seed(recipe.seed), pick_device(recipe.machine.device)
     untrained, _ = build_encoder(recipe.model, seed=seed, image_size_px=recipe.data.image_size_px)
     result = finetune(
-        encoder.to(device), untrained.to(device), train, train.labels, test, test.labels,
-        classes=len(train.classes), settings=recipe.finetune, share=share,
-        validation_share=recipe.evaluation.validation_share, seed=recipe.seed,
-        mean=recipe.data.mean, std=recipe.data.std, device=device, progress=progress,
-    )  # fmt: skip
+        encoder.to(device),
+        untrained.to(device),
+        train,
+        train.labels,
+        test,
+        test.labels,
+        classes=len(train.classes),
+        settings=recipe.finetune,
+        share=share,
+        validation_share=recipe.evaluation.validation_share,
+        seed=recipe.seed,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        device=device,
+        progress=progress,
+    )
     figures = result.figures | {"classes": list(train.classes), "data": train.source.name, "test": test.source.name}
     _write_classifier(run, result.classifier, train.classes)
     run.write_figures("finetune", figures)

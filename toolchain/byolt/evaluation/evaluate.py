@@ -46,12 +46,19 @@ def evaluate_run(run: Run) -> None:
     assert test.labels is not None
     for name, (what, features) in kinds.items():
         figures = evaluate_features(
-            features(train), train.labels, features(test), test.labels,
-            features=what, classes=len(train.classes), knn_k=recipe.evaluation.knn_k,
+            features(train),
+            train.labels,
+            features(test),
+            test.labels,
+            features=what,
+            classes=len(train.classes),
+            knn_k=recipe.evaluation.knn_k,
             knn_temperature=recipe.evaluation.knn_temperature,
-            validation_share=recipe.evaluation.validation_share, seed=recipe.seed,
-            train_split=train.source.name, test_split=test.source.name,
-        )  # fmt: skip
+            validation_share=recipe.evaluation.validation_share,
+            seed=recipe.seed,
+            train_split=train.source.name,
+            test_split=test.source.name,
+        )
         run.write_figures(name, figures)
 
 
@@ -75,9 +82,13 @@ def evaluation_store(source: ImageSource, recipe: Recipe) -> ImageStore:
     """A source's images at the size that the device sees."""
     data = recipe.data
     return open_store(
-        source, data.image_size_px, data.resize,
-        budget_gb=data.cache_budget_gb, cache_dir=data.cache_dir, corrupt_limit=data.corrupt_limit,
-    )  # fmt: skip
+        source,
+        data.image_size_px,
+        data.resize,
+        budget_gb=data.cache_budget_gb,
+        cache_dir=data.cache_dir,
+        corrupt_limit=data.corrupt_limit,
+    )
 
 
 def embed_store(encoder: torch.nn.Module, images: Any, recipe: Recipe) -> torch.Tensor:

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
+from byolt.views import normalise
+
 Rgb = tuple[float, float, float]
 Indices = npt.NDArray[np.int64]
 
@@ -48,13 +50,6 @@ def batches(images: Images, batch_size: int) -> Iterator[UInt8[Tensor, "B S S 3"
     """All images in their order, at most ``batch_size`` at a time."""
     for start in range(0, len(images), batch_size):
         yield torch.from_numpy(images.batch(np.arange(start, min(start + batch_size, len(images)))))
-
-
-def normalise(images: UInt8[Tensor, "B S S 3"], mean: Rgb, std: Rgb) -> Float32[Tensor, "B 3 S S"]:
-    """Pixels in 0 to 1, less ``mean``, over ``std``; channels first in shape, last in memory."""
-    pixels = images.float() / 255
-    pixels = (pixels - pixels.new_tensor(mean)) / pixels.new_tensor(std)
-    return pixels.permute(0, 3, 1, 2)
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from byolt.data.subsets import stratified_subset
-from byolt.evaluation.features import Images, Rgb, Subset, embed, normalise
+from byolt.evaluation.features import Images, Rgb, Subset, embed
 from byolt.evaluation.figures import accuracy_figure
 from byolt.evaluation.linear import LinearProbe, linear_probe
+from byolt.views import normalise
 from byolt_export.errors import TrainingFault
 
 if TYPE_CHECKING:

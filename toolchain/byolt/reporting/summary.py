@@ -61,7 +61,15 @@ def print_finetune(figures: dict[str, Any], next_command: str) -> None:
 def print_parity(report: dict[str, Any]) -> None:
     """A row a file and provider: the worst differences that were seen, and the negative controls."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("file", "provider", "relative L2, worst", "centred cosine, worst", "overlap@1", "controls", "verdict"):
+    for heading in (
+        "file",
+        "provider",
+        "relative L2, worst",
+        "centred cosine, worst",
+        "overlap@1",
+        "controls",
+        "verdict",
+    ):
         table.add_column(heading)
     for file in report["files"]:
         golden, controls = file["golden"], file["controls"]

@@ -51,11 +51,13 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     """
     path = folder / "last.pt"
     if not path.exists():
-        raise InputError(f"{path} not found: {folder.parent} has no checkpoint to go on from; remove it and start again")
+        raise InputError(
+            f"{path} not found: {folder.parent} has no checkpoint to go on from; remove it and start again"
+        )
     try:
         # weights_only: a checkpoint is data, never code.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  # torch raises half a dozen kinds for a damaged file.
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file.
         others = sorted(p.name for p in folder.glob("step-*.pt"))
         hint = f"; copy {others[-1]} over it" if others else ""
         raise InputError(f"checkpoint {path} is damaged ({type(error).__name__}){hint}") from error

@@ -24,16 +24,26 @@ class Journal:
     """Entered for the length of a loop."""
 
     def __init__(
-        self, run: Run, recipe: Recipe, plan: Plan, learner: Learner, watch: Watch, identity: dict[str, Any],
+        self,
+        run: Run,
+        recipe: Recipe,
+        plan: Plan,
+        learner: Learner,
+        watch: Watch,
+        identity: dict[str, Any],
         console: Console,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``identity`` holds the result keys and the images' fingerprint, which every checkpoint carries."""
         self.run, self.recipe, self.plan, self.learner, self.watch = run, recipe, plan, learner, watch
         self.identity = identity
         self.progress = Progress(
-            console, epochs=recipe.schedule.epochs, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch,
-            batch_size=recipe.optim.batch_size, start_step=plan.start_step,
-        )  # fmt: skip
+            console,
+            epochs=recipe.schedule.epochs,
+            steps=plan.steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            batch_size=recipe.optim.batch_size,
+            start_step=plan.start_step,
+        )
         self.events = EventWriter(run.path, on=recipe.machine.tensorboard)
         self.started_s = self.saved_s = time.monotonic()
         self.finite = torch.ones((), dtype=torch.bool, device=learner.device)
@@ -44,7 +54,9 @@ class Journal:
         self.run.say(f"learning from step {self.plan.start_step} of {self.plan.steps}")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.__exit__(kind, fault, trace)
         self.events.close()
         self.run.say(f"ended: {fault or 'finished'}")

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -44,7 +45,7 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
         Stopped: A signal came; the checkpoint of that step is written.
     """
     parts = prepare(recipe)
-    identity = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
+    identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
     watch = Watch(recipe, parts.splits, parts.store)
     if resume is None:
         run = run_of(recipe, parts.store.fingerprint)
@@ -77,9 +78,13 @@ def prepare(recipe: Recipe) -> Parts:
     data = recipe.data
     splits = open_splits(data, recipe.seed)
     store = open_store(
-        splits.learn, data.learn_size_px, data.resize,
-        budget_gb=data.cache_budget_gb, cache_dir=data.cache_dir, corrupt_limit=data.corrupt_limit,
-    )  # fmt: skip
+        splits.learn,
+        data.learn_size_px,
+        data.resize,
+        budget_gb=data.cache_budget_gb,
+        cache_dir=data.cache_dir,
+        corrupt_limit=data.corrupt_limit,
+    )
     plan = Plan(len(store), recipe.optim.batch_size, recipe.schedule.epochs, recipe.seed)
     device = pick_device(recipe.machine.device)
     learner = Learner(recipe, device, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)

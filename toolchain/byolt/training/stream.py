@@ -5,12 +5,13 @@ the stream can start at any step, with any number of workers, and gives the same
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
 from byolt_export.errors import InputError
@@ -51,7 +52,9 @@ class Plan:
 
     def __iter__(self) -> Iterator[Batch]:
         for epoch in range(self.start_step // self.steps_per_epoch, self.epochs):
-            first = self.start_step - epoch * self.steps_per_epoch if epoch * self.steps_per_epoch < self.start_step else 0
+            first = (
+                self.start_step - epoch * self.steps_per_epoch if epoch * self.steps_per_epoch < self.start_step else 0
+            )
             order = epoch_order(self.images, self.seed, epoch)
             for k in range(first, self.steps_per_epoch):
                 yield Batch(epoch, order[k * self.batch_size : (k + 1) * self.batch_size])
@@ -96,15 +99,32 @@ def view_stream(
         num_workers=recipe.machine.workers,
         pin_memory=device.type == "cuda",
     )
-    for epoch, index, first, second in loader:
-        first = first.to(device, non_blocking=True)
-        if second is None:
-            index = index.to(device, non_blocking=True)
-            view_1, view_2 = batched_views(
-                first, index, epoch=epoch, seed=recipe.seed, views=recipe.views, size_px=recipe.view_size_px_of(epoch),
-                mean=data.mean, std=data.std,
-            )  # fmt: skip
-        else:
-            view_1 = normalise(first, data.mean, data.std)
-            view_2 = normalise(second.to(device, non_blocking=True), data.mean, data.std)
-        yield epoch, view_1, view_2
+    for epoch, index, first, second in _timed(loader):
+        with record_function("views"):
+            images = first.to(device, non_blocking=True)
+            if second is None:
+                views = batched_views(
+                    images,
+                    index.to(device, non_blocking=True),
+                    epoch=epoch,
+                    seed=recipe.seed,
+                    views=recipe.views,
+                    size_px=recipe.view_size_px_of(epoch),
+                    mean=data.mean,
+                    std=data.std,
+                )
+            else:
+                others = second.to(device, non_blocking=True)
+                views = normalise(images, data.mean, data.std), normalise(others, data.mean, data.std)
+        yield epoch, *views
+
+
+def _timed(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None]]:
+    """The loader's batches, each wait for one under its own name in a profile."""
+    batches = iter(loader)
+    while True:
+        with record_function("data"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

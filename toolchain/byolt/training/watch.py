@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from byolt.data import ImageStore, Splits, open_store
+from byolt.data.subsets import stratified_subset
 from byolt.evaluation.collapse import CollapseMonitor, Verdict, alignment, rankme, uniformity, z_std_ratio
 from byolt.evaluation.features import Subset, embed
 from byolt.evaluation.knn import knn_predict
-from byolt.data.subsets import stratified_subset
 from byolt.methods.byol import Outcome
 from byolt.schema import Recipe
 from byolt.training.learner import Learner
@@ -37,9 +37,13 @@ class Watch:
         data = recipe.data
         assert splits.train is not None
         labelled = open_store(
-            splits.train, data.image_size_px, data.resize,
-            budget_gb=data.cache_budget_gb, cache_dir=data.cache_dir, corrupt_limit=data.corrupt_limit,
-        )  # fmt: skip
+            splits.train,
+            data.image_size_px,
+            data.resize,
+            budget_gb=data.cache_budget_gb,
+            cache_dir=data.cache_dir,
+            corrupt_limit=data.corrupt_limit,
+        )
         labels = labelled.labels
         assert labels is not None
         held_out = stratified_subset(labels, recipe.evaluation.validation_share, recipe.seed)
@@ -71,9 +75,13 @@ class Watch:
         figures["features"] = probe.shape[1]
         if self.gallery is not None:
             predicted = knn_predict(
-                features(self.gallery), self.gallery_labels, features(self.queries), classes=self.classes,
-                k=min(knn.knn_k, len(self.gallery)), temperature=knn.knn_temperature,
-            )  # fmt: skip
+                features(self.gallery),
+                self.gallery_labels,
+                features(self.queries),
+                classes=self.classes,
+                k=min(knn.knn_k, len(self.gallery)),
+                temperature=knn.knn_temperature,
+            )
             figures["knn"] = round(float((predicted == self.query_labels).mean()), 4)
         verdict = self.monitor.update(epoch, figures["z_std_ratio"], figures["rankme"], *probe.shape)
         figures["verdict"] = verdict.state

@@ -34,9 +34,15 @@ def _views(images: np.ndarray, indices: np.ndarray, epoch: int, recipe: "Recipe"
         pairs = [make(image, int(index), epoch) for image, index in zip(images, indices, strict=True)]
         return [np.stack(side) for side in zip(*pairs, strict=True)]
     pair = batched_views(
-        torch.from_numpy(images), torch.from_numpy(indices), epoch=epoch, seed=recipe.seed, views=recipe.views,
-        size_px=recipe.view_size_px, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
-    )  # fmt: skip
+        torch.from_numpy(images),
+        torch.from_numpy(indices),
+        epoch=epoch,
+        seed=recipe.seed,
+        views=recipe.views,
+        size_px=recipe.view_size_px,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
     return [(view * 255).round().byte().permute(0, 2, 3, 1).numpy() for view in pair]
 
 
