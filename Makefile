@@ -27,7 +27,6 @@ test: install
 	$(RUN) pytest -m "not full and not gpu"
 
 test-full: install
-	$(RUN) pytest -m "full and not gpu"
 	$(RUN) tests.mutations
 
 check: install

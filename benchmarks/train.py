@@ -53,9 +53,7 @@ def compare(arguments: argparse.Namespace) -> None:
         worker.step()  # Warm-up: allocations, algorithm choices.
     rounds = [{name: worker.step() for name, worker in workers.items()} for _ in range(arguments.rounds)]
     print(f"\nResNet-18, {arguments.image_size} px, batch {arguments.batch_size}\n")
-    print(
-        "| candidate | images/s, median | min to max | byolt is faster by, median of rounds | CPU s a step | peak RSS MB |"
-    )
+    print("| candidate | images/s, median | min to max | byolt faster, median of rounds | CPU s a step | peak RSS MB |")
     print("|---|---|---|---|---|---|")
     for name in present:
         speeds = [arguments.batch_size / step[name]["wall_s"] for step in rounds]

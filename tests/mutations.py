@@ -73,7 +73,8 @@ MUTATIONS = [
     Mutation(
         "target updated before the optimizer",
         LEARNER,
-        '        with record_function("optimizer"):\n            self.optimizer.step()\n        with record_function("target"):\n'
+        '        with record_function("optimizer"):\n            self.optimizer.step()\n'
+        '        with record_function("target"):\n'
         "            self.method.update_target(self.tau(step))",
         '        with record_function("target"):\n            self.method.update_target(self.tau(step))\n'
         '        with record_function("optimizer"):\n            self.optimizer.step()',

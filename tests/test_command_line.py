@@ -299,7 +299,12 @@ def test_no_run_yet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("--help",), ("doctor",), ("recipe", "explain")])
 def test_light_commands_do_not_import_torch(arguments: tuple[str, ...]) -> None:
-    program = f"import sys; from byolt.cli import cli; cli.main({list(arguments)!r}, standalone_mode=False); sys.exit('torch' in sys.modules)"
+    program = f"""if True:
+        import sys
+        from byolt.cli import cli
+        cli.main({list(arguments)!r}, standalone_mode=False)
+        sys.exit("torch" in sys.modules)
+    """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -1,11 +1,11 @@
 """What the documents say of the code is so."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 from PIL import Image
 
 import byolt
@@ -23,7 +23,8 @@ def test_the_readmes_files_exist() -> None:
 def test_the_readmes_commands_and_options_exist() -> None:
     from byolt.cli import cli
 
-    for line in re.findall(r"^byolt [^#\n]*", README, flags=re.MULTILINE):
+    blocks = "".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL))
+    for line in re.findall(r"^byolt [^#\n]*", blocks, flags=re.MULTILINE):
         words = line.split()
         command = cli.commands[words[1]]
         known = {option for parameter in command.params for option in parameter.opts}

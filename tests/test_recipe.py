@@ -73,7 +73,8 @@ def test_a_missing_key_points_at_its_parent(tmp_path: Path) -> None:
         ("optim.name=[", "--set optim.name=[: the value is not YAML"),
         (
             "views.view_1.crop_area=[0.5, 0.1]",
-            "--set views.view_1.crop_area=[0.5, 0.1]: views.view_1: crop_area [0.5, 0.1] must hold two positive numbers, the smaller first",
+            "--set views.view_1.crop_area=[0.5, 0.1]: views.view_1: crop_area [0.5, 0.1] must hold two positive "
+            "numbers, the smaller first",
         ),
     ],
 )

@@ -132,7 +132,9 @@ def torch_outputs(module: nn.Module, images: Images, *, mean: Rgb, std: Rgb, nor
     parts = []
     with torch.inference_mode(), torch.autocast(device.type, enabled=False), _full_float32():
         for start in range(0, len(images), _REFERENCE_BATCH):
-            pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + _REFERENCE_BATCH])).to(device)
+            pixels = torch.from_numpy(np.array(images[start : start + _REFERENCE_BATCH])).to(
+                device
+            )  # May be read-only.
             x = (pixels.permute(0, 3, 1, 2).contiguous().float() / 255 - mean_) / std_
             outputs = encoder(x)
             if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.data.tiny_sets import write_cifar, write_stl10
+from tests.test_command_line import draw_folder
 
 from byolt.recipe import load_recipe
 from byolt.training.loop import prepare
 from byolt.training.stream import view_stream
-from tests.data.tiny_sets import write_cifar, write_stl10
-from tests.test_command_line import draw_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
