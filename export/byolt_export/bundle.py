@@ -1,9 +1,10 @@
-"""The delivered folder: what its manifest says, how it is written at one stroke, how it is read in doubt.
+"""The delivered folder: how it is written at one stroke, how it is read in doubt.
 
-- ``manifest.json``: the contract (input, output, classes); each file with precision, SHA-256 and verdict
-- ``encoder.onnx``: raw uint8 images in, embedding or logits out
+- ``manifest.json``: the contract (input, output, classes); each file with precision, SHA-256 and verdict: `manifest.py`
+- ``encoder.onnx``, ``encoder.fp16.onnx``, ``encoder.int8.onnx``: raw uint8 images in, embedding or logits out
+- ``encoder.<precision>.<target>.engine``: plain TensorRT plans of the same
 - ``golden.safetensors``: images, the PyTorch model's outputs, and those of deliberately wrong models
-- ``parity.json``: what was measured when the bundle was made
+- ``parity.json``, ``parity.html``: what was measured when the bundle was made
 """
 
 import hashlib
@@ -13,118 +14,25 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from byolt_export.errors import InputError
-from byolt_export.parity import CONTROLS, Gates, Images, Outputs, Verdict
+from byolt_export.manifest import Input, Manifest, first_fault
+from byolt_export.measures import Images, Labels, Outputs
+from byolt_export.parity import CONTROLS
 
-MANIFEST, ENCODER, GOLDEN, PARITY = "manifest.json", "encoder.onnx", "golden.safetensors", "parity.json"
-CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
+MANIFEST, GOLDEN, PARITY, PAGE = "manifest.json", "golden.safetensors", "parity.json", "parity.html"
+FILES = {"fp32": "encoder.onnx", "fp16": "encoder.fp16.onnx", "int8": "encoder.int8.onnx"}
 
-# A bundle is somebody else's file: nothing larger than this is read, and nothing larger is run in one batch.
-_JSON_BYTES, _FILE_BYTES, _BATCH_BYTES = 4 * 2**20, 2 * 2**30, 2**30
-
-OnnxName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.onnx$")]  # No way out of the folder.
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Rgb = tuple[float, float, float]
-
-
-class _Part(BaseModel):
-    """Strict and closed: a manifest is read from anywhere."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Input(_Part):
-    """What goes in. ``mean`` and ``std`` (pixels in 0 to 1) are told for the record: the graph applies them."""
-
-    name: Literal["images"] = "images"
-    dtype: Literal["uint8"] = "uint8"
-    layout: Literal["NHWC"] = "NHWC"
-    colour_order: Literal["RGB"] = "RGB"
-    size_px: Annotated[int, Field(ge=1, le=4096)]
-    resize: Literal["crop", "squash"]
-    max_batch: Annotated[int, Field(ge=1, le=65536)]
-    mean: Rgb
-    std: Rgb
-
-    @model_validator(mode="after")
-    def _batch_is_bounded(self) -> "Input":
-        if self.max_batch * self.size_px**2 * 3 > _BATCH_BYTES:
-            raise ValueError(f"max_batch {self.max_batch} of {self.size_px} px images is more than 1 GiB")
-        if min(self.std) <= 0:
-            raise ValueError(f"std {self.std} must be positive")
-        return self
-
-
-class Output(_Part):
-    """What comes out, (B, dim) float32; ``normalized``: divided by its Euclidean norm."""
-
-    name: Literal["embedding", "logits"]
-    dim: PositiveInt
-    normalized: bool
-
-
-class Contract(_Part):
-    """What the device has to know. It stands in the manifest and, as JSON, inside each ONNX file."""
-
-    input: Input
-    output: Output
-    classes: tuple[str, ...]
-    recipe_hash: str
-
-    @model_validator(mode="after")
-    def _classes_are_logits(self) -> "Contract":
-        if (self.output.name == "logits") != bool(self.classes):
-            raise ValueError("classes go with logits, and logits need them")
-        if self.classes and len(self.classes) != self.output.dim:
-            raise ValueError(f"{len(self.classes)} classes for {self.output.dim} logits")
-        return self
-
-
-class Onnx(_Part):
-    """A delivered ONNX file, with the verdict of the machine that made it."""
-
-    name: OnnxName
-    precision: Literal["fp32", "fp16"]
-    opset: PositiveInt
-    sha256: Sha256
-    verdict: Verdict
-    reason: str
-    gates: dict[str, float]
-
-    @model_validator(mode="after")
-    def _gates_are_known(self) -> "Onnx":
-        if unknown := set(self.gates) - {field.name for field in fields(Gates)}:
-            raise ValueError(f"gates {sorted(unknown)} are not known")
-        return self
-
-
-class Golden(_Part):
-    """``kind`` says whether images of the user's travel in the bundle."""
-
-    kind: Literal["dataset", "synthetic"]
-    images: PositiveInt
-    sha256: Sha256
-
-
-class Manifest(_Part):
-    """All of ``manifest.json``."""
-
-    schema_version: Literal[1] = 1
-    contract: Contract
-    files: Annotated[tuple[Onnx, ...], Field(min_length=1, max_length=64)]
-    golden: Golden
-    parity_sha256: Sha256
-    tools: dict[str, str]
+_JSON_BYTES, _FILE_BYTES = 4 * 2**20, 2 * 2**30  # A bundle is somebody else's file: nothing larger is read.
 
 
 @dataclass(frozen=True)
@@ -134,7 +42,7 @@ class GoldenVectors:
     images: Images
     reference: Outputs
     controls: Mapping[str, Outputs | None]
-    labels: npt.NDArray[np.int64] | None = None
+    labels: Labels | None = None
 
 
 def sha256(path: Path) -> str:
@@ -209,17 +117,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise InputError(f"{folder / MANIFEST} does not fit: {first_fault(error)}; export it again") from error
-    if len({file.name for file in manifest.files}) != len(manifest.files):
+    names = [file.name for file in (*manifest.files, *manifest.engines)]
+    if len(set(names)) != len(names):
         raise InputError(f"{folder / MANIFEST} does not fit: files: a name stands twice; export it again")
     return manifest
-
-
-def first_fault(error: ValidationError) -> str:
-    """One fault of a contract or manifest, as ``where: what``."""
-    # Another schema version explains every other fault.
-    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["loc"] != ("schema_version",))
-    where = ".".join(map(str, faults[0]["loc"])) or "the file"
-    return f"{where}: {faults[0]['msg'].removeprefix('Value error, ')}"
 
 
 def open_file(folder: Path, name: str, digest: str) -> Path:
@@ -249,9 +150,9 @@ def read_golden(folder: Path, manifest: Manifest) -> GoldenVectors:
         tensors = load(path.read_bytes())
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read as safetensors: {error}; export it again") from error
-    count, size, dim = manifest.golden.images, manifest.contract.input.size_px, manifest.contract.output.dim
+    count, shape, dim = manifest.golden.images, manifest.contract.input.shape, manifest.contract.output.dim
     absent = not_applicable(tensors["images"], manifest.contract.input) if "images" in tensors else set()
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("uint8", (count, size, size, 3))}
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("uint8", (count, *shape))}
     expected["outputs.reference"] = ("float32", (count, dim))
     expected |= {f"outputs.control.{name}": ("float32", (count, dim)) for name in CONTROLS if name not in absent}
     if "labels" in tensors:
