@@ -1,70 +1,97 @@
-"""A module in, a proven bundle out: export, compare, write at one stroke.
+"""A module in, a proven bundle out: export, quantise, compare, build engines, write at one stroke.
 
 Axes: B batch, N images, H W pixels, D output features.
 """
 
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
 from byolt_export import bundle
+from byolt_export.contents import read_opset
 from byolt_export.errors import InputError
-from byolt_export.parity import GATES, Images
+from byolt_export.layers import bisect
+from byolt_export.manifest import CONTRACT_KEY, Calibration, Contract, Golden, Input, Manifest, Onnx, Output, first_fault
+from byolt_export.measures import Crowd, Images, Labels, Outputs
+from byolt_export.parity import GATES, Parity, tighten
 from byolt_export.runtime import runtime_version
 from byolt_export.verify import FileReport, Report, prove_onnx
 
 if TYPE_CHECKING:
     from torch import nn
 
-Rgb = Sequence[float]
+CPU = "CPUExecutionProvider"
+# INT8 has no tolerance of its own: what this file showed here, with room for another backend's order of summation.
+_MEAN_ROOM, _WORST_ROOM = 1.5, 2.0
+_BISECTED = 16  # Images whose every tensor is kept.
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Images of what comes in, uint8 (N, H, W, 3), that a bundle is made and proven with; no image is in two of them.
+
+    ``golden`` (8 or more) travels in the bundle, and ``golden_kind`` says whether these are the user's own. Neighbours
+    are looked for among up to 10,000 of ``gallery``; with labels, ``queries`` measure the task. INT8 scales come from
+    ``calibration``, which nothing is measured on.
+    """
+
+    golden: Images
+    golden_kind: Literal["dataset", "synthetic"]
+    golden_labels: Labels | None = None
+    gallery: Images | None = None
+    gallery_labels: Labels | None = None
+    queries: Images | None = None
+    query_labels: Labels | None = None
+    calibration: Images | None = None
+    calibration_source: str = ""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """One ONNX file in the staged folder, with how it was judged."""
+
+    report: FileReport
+    opset: int
+    calibration: Calibration | None
 
 
 def build_bundle(
     module: "nn.Module",
     out_dir: Path,
     *,
-    golden_images: Images,
-    golden_kind: Literal["dataset", "synthetic"],
-    image_size_px: int,
-    resize: Literal["crop", "squash"],
-    mean: Rgb,
-    std: Rgb,
-    max_batch: int,
+    pixels: Input,
+    evidence: Evidence,
     recipe_hash: str,
+    precisions: Sequence[str] = ("fp32",),
     classes: Sequence[str] = (),
     normalize: bool = False,
-    labels: npt.NDArray[np.int64] | None = None,
-    gallery_images: Images | None = None,
     metadata: Mapping[str, str] | None = None,
+    bisects: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Export a module, prove the file against the module, and write both as a bundle, at one stroke.
+    """Export a module, prove each file against the module, and write all as a bundle, at one stroke.
 
     When parity fails, the bundle is written all the same, to be looked into: its manifest then says ``failed``, and
     the caller ends with a ``ParityFault``. Any error leaves what was at ``out_dir`` before.
 
     Args:
-        module: Maps normalised images (B, 3, H, W) to an embedding, or with ``classes`` to logits.
+        module: Maps normalised images (B, 3, S, S) to an embedding, or with ``classes`` to logits.
         out_dir: The bundle's folder; an earlier bundle there is replaced.
-        golden_images: Real images, uint8 (N, H, W, 3), N >= 8, which travel in the bundle.
-        golden_kind: Whether these are the user's own.
-        image_size_px: Side H = W of the images.
-        resize: How an image of another shape becomes that square before it comes in.
-        mean: Channel means taken off, for pixels in 0 to 1.
-        std: Channel standard deviations divided by, for pixels in 0 to 1.
-        max_batch: Largest batch, stated and proven.
+        pixels: What comes in, and how the graph makes it ready.
+        evidence: The images that it is proven on.
         recipe_hash: Which run this is.
+        precisions: Files to make: ``fp32``, ``fp16``, ``int8``.
         classes: Names of the logits, in order.
         normalize: Divide the embedding by its norm inside the graph.
-        labels: Classes of the golden images, (N,).
-        gallery_images: Up to 10,000 more images in no order, to look for neighbours among; they do not travel.
-        metadata: Further properties of the ONNX file.
+        metadata: Further properties of the ONNX files.
+        bisects: Compare the tensors on the way too, and name the first node whose error jumps.
+        say: Takes one line on what is being done.
 
     Raises:
         InputError: Images, classes and module do not fit one another, or the module cannot be exported.
@@ -72,104 +99,170 @@ def build_bundle(
     """
     from byolt_export import graph  # Brings torch, which only this function needs.
 
-    _check_images(golden_images, image_size_px, "golden images")
-    if len(golden_images) < 8 or (labels is not None and len(labels) != len(golden_images)):
-        raise InputError(f"{len(golden_images)} golden images: at least 8 are needed, with a label each or none")
-    how: dict[str, Any] = {"mean": mean, "std": std, "normalize": normalize}
-    reference = graph.torch_outputs(module, golden_images, **how)
-    contract = _contract(image_size_px, resize, max_batch, recipe_hash, classes, dim=reference.shape[1], **how)
-    controls = graph.wrong_outputs(module, golden_images, reference, **how)
-    absent = bundle.not_applicable(golden_images, contract.input)
-    golden = bundle.GoldenVectors(
-        golden_images, reference, {name: None if name in absent else wrong for name, wrong in controls.items()}, labels
-    )
-    gallery = None
-    if gallery_images is not None:
-        _check_images(gallery_images, image_size_px, "gallery images")
-        gallery = gallery_images, graph.torch_outputs(module, gallery_images, **how)
-    if not all(np.isfinite(outputs).all() for outputs in (reference, *controls.values())):
+    runtime_version()  # Missing parts are told before the work.
+    _check(pixels, evidence, precisions)
+    how: dict[str, Any] = {"pixels": pixels, "normalize": normalize}
+    say(f"PyTorch's outputs of {len(evidence.golden)} golden images and of wrong models")
+    reference = graph.torch_outputs(module, evidence.golden, **how)
+    contract = _contract(pixels, recipe_hash, classes, dim=reference.shape[1], normalize=normalize)
+    wrong = graph.wrong_outputs(module, evidence.golden, reference, **how)
+    if not all(np.isfinite(outputs).all() for outputs in (reference, *wrong.values())):
         raise InputError(f"{type(module).__name__} gives outputs that are not finite: nothing can be proven of it")
+    absent = bundle.not_applicable(evidence.golden, pixels)
+    controls = {name: None if name in absent else outputs for name, outputs in wrong.items()}
+    golden = bundle.GoldenVectors(evidence.golden, reference, controls, evidence.golden_labels)
+    crowd = _crowd(evidence, lambda images: graph.torch_outputs(module, images, **how), say)
 
     with bundle.staged(out_dir) as folder:
-        path = folder / bundle.ENCODER
-        graph.export_onnx(
-            module,
-            path,
-            image_size_px=image_size_px,
-            max_batch=max_batch,
-            output_name=contract.output.name,
-            metadata={**(metadata or {}), bundle.CONTRACT_KEY: contract.model_dump_json()},
-            **how,
-        )
-        parity = prove_onnx(path, "CPUExecutionProvider", contract, golden, gates=GATES["fp32"], gallery=gallery)
-        report = Report(out_dir, (FileReport(path.name, "fp32", "CPUExecutionProvider", parity),))
-        _write_bundle(folder, contract, golden, golden_kind, report, graph.OPSET)
+        properties = {**(metadata or {}), CONTRACT_KEY: contract.model_dump_json()}
+        made = []
+        for precision in ("fp32", "fp16", "int8"):
+            if precision not in precisions:
+                continue
+            path, calibration = folder / bundle.FILES[precision], None
+            say(f"{path.name}: {'quantising' if precision == 'int8' else 'exporting'}")
+            if precision == "int8":
+                calibration = _quantise(module, path, properties, contract, evidence, how)
+            else:
+                graph.export_onnx(
+                    module, path, output_name=contract.output.name, precision=precision, metadata=properties, **how
+                )
+            say(f"{path.name}: proving")
+            parity = _judge(path, precision, contract, golden, crowd)
+            found = None
+            if bisects:
+                shown = evidence.golden[:_BISECTED]
+                layers = graph.torch_layers(module, shown, pixels=pixels)
+                found = bisect(path, layers, shown, limit=parity.gates.relative_l2_worst_max)
+            made.append(_Made(FileReport(path.name, precision, CPU, parity, found), read_opset(path), calibration))
+        report = Report(out_dir, tuple(each.report for each in made))
+        _write(folder, contract, golden, evidence.golden_kind, made, report)
     return report
 
 
-def _check_images(images: Images, size_px: int, what: str) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size_px, size_px, 3):
-        raise InputError(f"{what} must be uint8 (N, {size_px}, {size_px}, 3), got {images.dtype} {images.shape}")
+def _check(pixels: Input, evidence: Evidence, precisions: Sequence[str]) -> None:
+    if unknown := [name for name in precisions if name not in bundle.FILES]:
+        raise InputError(f"precision {unknown[0]} is not known: ask for {', '.join(bundle.FILES)}")
+    for what in ("golden", "gallery", "queries", "calibration"):
+        images = getattr(evidence, what)
+        if images is not None and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != pixels.shape):
+            height, width, _ = pixels.shape
+            raise InputError(
+                f"{what} images must be uint8 (N, {height}, {width}, 3), got {images.dtype} {images.shape}"
+            )
+    labels = evidence.golden_labels
+    if len(evidence.golden) < 8 or (labels is not None and len(labels) != len(evidence.golden)):
+        raise InputError(f"{len(evidence.golden)} golden images: at least 8 are needed, with a label each or none")
+    if "int8" in precisions and evidence.calibration is None:
+        raise InputError("int8 needs calibration images, which are none of those that it is measured on")
 
 
-def _contract(
-    size_px: int,
-    resize: Literal["crop", "squash"],
-    max_batch: int,
-    recipe_hash: str,
-    classes: Sequence[str],
-    *,
-    dim: int,
-    mean: Rgb,
-    std: Rgb,
-    normalize: bool,
-) -> bundle.Contract:
+def _contract(pixels: Input, recipe_hash: str, classes: Sequence[str], *, dim: int, normalize: bool) -> Contract:
     try:
-        return bundle.Contract(
-            input=bundle.Input(
-                size_px=size_px, resize=resize, max_batch=max_batch, mean=_triple(mean), std=_triple(std)
-            ),
-            output=bundle.Output(name="logits" if classes else "embedding", dim=dim, normalized=normalize),
+        return Contract(
+            input=pixels,
+            output=Output(name="logits" if classes else "embedding", dim=dim, normalized=normalize),
             classes=tuple(classes),
             recipe_hash=recipe_hash,
         )
     except ValidationError as error:
-        raise InputError(f"export: {bundle.first_fault(error)}") from error
+        raise InputError(f"export: {first_fault(error)}") from error
 
 
-def _triple(values: Rgb) -> bundle.Rgb:
-    red, green, blue = map(float, values)
-    return red, green, blue
+def _crowd(
+    evidence: Evidence, outputs_of: Callable[[Images], Outputs], say: Callable[[str], None]
+) -> Crowd | None:
+    if evidence.gallery is None:
+        return None
+    labelled = evidence.gallery_labels is not None and evidence.queries is not None
+    queries = evidence.queries if labelled else None
+    say(f"PyTorch's outputs of {len(evidence.gallery)} gallery images and {0 if queries is None else len(queries)} queries")
+    return Crowd(
+        evidence.gallery,
+        outputs_of(evidence.gallery),
+        evidence.gallery_labels,
+        queries,
+        None if queries is None else outputs_of(queries),
+        evidence.query_labels if labelled else None,
+    )
 
 
-def _write_bundle(
+def _quantise(
+    module: "nn.Module",
+    path: Path,
+    properties: Mapping[str, str],
+    contract: Contract,
+    evidence: Evidence,
+    how: Mapping[str, Any],
+) -> Calibration:
+    """Write the INT8 file, made from the fp16 graph: what is not INT8 is FP16."""
+    from byolt_export import graph
+    from byolt_export.precision import quantise
+
+    half = path.with_name(bundle.FILES["fp16"])
+    borrowed = not half.exists()
+    if borrowed:
+        name = contract.output.name
+        graph.export_onnx(module, half, output_name=name, precision="fp16", metadata=properties, **how)
+    assert evidence.calibration is not None
+    try:
+        return quantise(half, path, images=evidence.calibration, source=evidence.calibration_source)
+    finally:
+        if borrowed:
+            half.unlink()
+
+
+def _judge(
+    path: Path, precision: str, contract: Contract, golden: bundle.GoldenVectors, crowd: Crowd | None
+) -> Parity:
+    """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged again."""
+    parity = prove_onnx(path, precision, CPU, contract, golden, gates=GATES[precision], crowd=crowd)
+    if precision != "int8" or parity.golden is None:
+        return parity
+    seen = [measures for measures in (parity.golden, parity.gallery) if measures is not None]
+    gates = tighten(
+        parity.gates,
+        {
+            "relative_l2_mean_max": _MEAN_ROOM * max(measures.relative_l2_mean for measures in seen),
+            "relative_l2_worst_max": _WORST_ROOM * max(measures.relative_l2_worst for measures in seen),
+        },
+    )
+    again = prove_onnx(path, precision, CPU, contract, golden, gates=gates)
+    reasons = tuple(dict.fromkeys((*parity.reasons, *again.reasons)))
+    return replace(
+        again, verdict="failed" if reasons else "passed", reasons=reasons, gallery=parity.gallery, task=parity.task
+    )
+
+
+def _write(
     folder: Path,
-    contract: bundle.Contract,
+    contract: Contract,
     golden: bundle.GoldenVectors,
     kind: Literal["dataset", "synthetic"],
+    made: Sequence[_Made],
     report: Report,
-    opset: int,
 ) -> None:
-    """Everything but the ONNX file, which lies there already; the manifest comes last and holds all digests."""
+    """Everything but the ONNX files, which lie there already; the manifest comes last and holds all digests."""
     bundle.write_golden(folder / bundle.GOLDEN, golden)
     (folder / bundle.PARITY).write_bytes(bundle.dump_json(report.to_json()))
     files = tuple(
-        bundle.Onnx(
-            name=file.name,
-            precision="fp32",
-            opset=opset,
-            sha256=bundle.sha256(folder / file.name),
-            verdict=file.parity.verdict,
-            reason="; ".join(file.parity.reasons),
-            gates=asdict(file.parity.gates),
+        Onnx(
+            name=each.report.name,
+            precision=each.report.precision,
+            opset=each.opset,
+            sha256=bundle.sha256(folder / each.report.name),
+            verdict=each.report.parity.verdict,
+            reason="; ".join(each.report.parity.reasons),
+            gates=asdict(each.report.parity.gates),
+            calibration=each.calibration,
         )
-        for file in report.files
+        for each in made
     )
     tools = {name: version(name) for name in ("numpy", "onnx", "onnxscript", "torch")}
-    manifest = bundle.Manifest(
+    manifest = Manifest(
         contract=contract,
         files=files,
-        golden=bundle.Golden(kind=kind, images=len(golden.images), sha256=bundle.sha256(folder / bundle.GOLDEN)),
+        golden=Golden(kind=kind, images=len(golden.images), sha256=bundle.sha256(folder / bundle.GOLDEN)),
         parity_sha256=bundle.sha256(folder / bundle.PARITY),
         tools=tools | {"onnxruntime": runtime_version(), "python": platform.python_version()},
     )

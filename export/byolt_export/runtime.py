@@ -1,6 +1,7 @@
 """Run a delivered file on arrays: numpy and the backend alone, on whichever machine holds the bundle."""
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class OnnxRunner:
             InputError: The file is not an ONNX file of a bundle.
         """
         self.path, self.provider = path, provider
-        self._session = _open(path, provider, threads)
+        self._session = _open(path, provider, threads, str(path))
         used = self._session.get_providers()[0]
         if used != provider:  # ONNX Runtime falls back to the CPU with no more than a log line.
             raise MissingProvider(
@@ -78,6 +79,47 @@ class OnnxRunner:
         return outputs
 
 
+def onnx_tensors(
+    model: bytes, names: Sequence[str], images: npt.NDArray[np.uint8], name: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Tensors of a model (ONNX bytes) that are among its outputs, by name, as the CPU computes them for ``images``.
+
+    Raises:
+        MissingPart: ONNX Runtime is not installed.
+        InputError: The model cannot be read or run.
+    """
+    session = _open(model, "CPUExecutionProvider", None, name)
+    try:
+        values = session.run(list(names), {"images": np.ascontiguousarray(images)})
+    except Exception as error:  # ONNX Runtime's errors share no base class of their own.
+        raise InputError(f"{name} does not run: {_brief(error)}") from error
+    return dict(zip(names, values, strict=True))
+
+
+def usable_providers() -> tuple[str, ...]:
+    """The execution providers that this machine can use: the CPU, and CUDA where a driver finds a GPU.
+
+    ONNX Runtime lists what it was built with, GPU or no GPU. TensorRT's own engines stand beside the ONNX files, so
+    its provider, which builds engines of its own for minutes, is run only when asked for.
+    """
+    try:
+        built_with = _onnxruntime().get_available_providers()
+    except MissingPart:
+        return ("CPUExecutionProvider",)
+    cuda = ("CUDAExecutionProvider",) if "CUDAExecutionProvider" in built_with and gpu_count() else ()
+    return (*cuda, "CPUExecutionProvider")
+
+
+def gpu_count() -> int:
+    """GPUs that the CUDA driver finds; 0 without a driver."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
 def runtime_version() -> str:
     """ONNX Runtime's version, whichever package it came in."""
     return str(_onnxruntime().__version__)
@@ -92,7 +134,7 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(path: Path, provider: str, threads: int | None) -> Any:
+def _open(model: Path | bytes, provider: str, threads: int | None, name: str) -> Any:
     onnxruntime = _onnxruntime()
     if provider not in onnxruntime.get_available_providers():
         raise MissingProvider(
@@ -106,9 +148,9 @@ def _open(path: Path, provider: str, threads: int | None) -> Any:
     # TF32 keeps 10 bits of mantissa: with it, fp32 would not be what its name says.
     settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
     try:
-        return onnxruntime.InferenceSession(path, options, providers=[(provider, settings)])
+        return onnxruntime.InferenceSession(model, options, providers=[(provider, settings)])
     except Exception as error:  # ONNX Runtime's errors share no base class of their own.
-        raise InputError(f"{path} cannot be read as ONNX: {_brief(error)}; export it again") from error
+        raise InputError(f"{name} cannot be read as ONNX: {_brief(error)}; export it again") from error
 
 
 def _brief(error: Exception) -> str:

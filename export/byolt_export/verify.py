@@ -1,37 +1,40 @@
 """Ask a bundle again, on any machine, without torch: does each file still compute what PyTorch computed?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from byolt_export.bundle import (
-    CONTRACT_KEY,
-    PARITY,
-    Contract,
-    GoldenVectors,
-    open_file,
-    read_golden,
-    read_manifest,
-)
-from byolt_export.errors import InputError
-from byolt_export.parity import GATES, Gates, Images, Outputs, Parity, Verdict, prove, tighten
-from byolt_export.runtime import MissingProvider, OnnxRunner
+from byolt_export.bundle import PARITY, GoldenVectors, open_file, read_golden, read_manifest
+from byolt_export.contents import precision_fault
+from byolt_export.errors import InputError, MissingPart
+from byolt_export.layers import Bisection
+from byolt_export.manifest import CONTRACT_KEY, Contract, Manifest
+from byolt_export.measures import Crowd
+from byolt_export.parity import GATES, Gates, Parity, Run, Verdict, batch_sizes, prove, tighten
+from byolt_export.runtime import OnnxRunner, usable_providers
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """One file of the bundle, run by one provider."""
+    """One file of the bundle, run by one provider of ONNX Runtime or by TensorRT."""
 
     name: str
     precision: str
     provider: str
     parity: Parity
+    bisection: Bisection | None = None
+
+    @property
+    def is_engine(self) -> bool:
+        """A TensorRT plan, not an ONNX file."""
+        return self.name.endswith(".engine")
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
-        parity = self.parity.to_json()
-        return {"name": self.name, "precision": self.precision, "provider": self.provider} | parity
+        about = {"name": self.name, "precision": self.precision, "provider": self.provider}
+        found = {} if self.bisection is None else {"bisection": asdict(self.bisection)}
+        return about | self.parity.to_json() | found
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,19 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """``failed`` if any file failed; ``passed`` if every file passed somewhere; else ``not run here``."""
+        """``failed`` if any file failed; ``passed`` if every ONNX file passed somewhere; else ``not run here``.
+
+        An engine that could not run here keeps its own ``not run here``, and takes nothing from the ONNX files.
+        """
         if any(file.parity.verdict == "failed" for file in self.files):
             return "failed"
-        passed = {file.name for file in self.files if file.parity.verdict == "passed"}
-        return "passed" if passed and passed == {file.name for file in self.files} else "not run here"
+        onnx = {file.name for file in self.files if not file.is_engine} or {file.name for file in self.files}
+        return "passed" if onnx and onnx <= self.passed else "not run here"
+
+    @property
+    def passed(self) -> set[str]:
+        """Names of the files that passed somewhere."""
+        return {file.name for file in self.files if file.parity.verdict == "passed"}
 
     @property
     def reason(self) -> str:
@@ -64,21 +75,18 @@ class Report:
         }
 
 
-def verify_bundle(
-    path: Path, providers: Sequence[str] = ("CPUExecutionProvider",), *, threads: int | None = None
-) -> Report:
-    """Run every ONNX file of a bundle on its golden images and judge it again.
+def verify_bundle(path: Path, providers: Sequence[str] = (), *, threads: int | None = None) -> Report:
+    """Run every file of a bundle on its golden images and judge it again.
 
-    A failed parity is a verdict in the report, not an error; a provider that this machine lacks makes ``not run here``.
+    A failed parity is a verdict in the report, not an error; what this machine cannot run is ``not run here``.
 
     Args:
         path: The bundle's folder.
-        providers: ONNX Runtime's execution providers to prove it on.
+        providers: ONNX Runtime's execution providers to prove it on; left out, those that this machine can use.
         threads: CPU threads; left out, one a core.
 
     Raises:
         InputError: The bundle is missing, damaged, or not what its manifest says.
-        MissingPart: ONNX Runtime is not installed.
     """
     manifest = read_manifest(path)
     golden = read_golden(path, manifest)
@@ -87,51 +95,83 @@ def verify_bundle(
     for file in manifest.files:
         onnx = open_file(path, file.name, file.sha256)
         gates = tighten(GATES[file.precision], file.gates)
-        for provider in providers:
-            parity = prove_onnx(onnx, provider, manifest.contract, golden, gates=gates, threads=threads)
+        for provider in providers or usable_providers():
+            parity = prove_onnx(
+                onnx, file.precision, provider, manifest.contract, golden, gates=gates, threads=threads
+            )
             reports.append(FileReport(file.name, file.precision, provider, parity))
+    reports += [_prove_engine(path, manifest, golden, k) for k in range(len(manifest.engines))]
     return Report(path, tuple(reports))
 
 
 def prove_onnx(
     path: Path,
+    precision: str,
     provider: str,
     contract: Contract,
     golden: GoldenVectors,
     *,
     gates: Gates,
-    gallery: tuple[Images, Outputs] | None = None,
+    crowd: Crowd | None = None,
     threads: int | None = None,
 ) -> Parity:
     """Judge one ONNX file on one provider; ``not run here`` when the machine lacks the provider.
 
     Raises:
         InputError: The file is damaged, or its own contract is not the manifest's.
-        MissingPart: ONNX Runtime is not installed.
     """
+    fault = precision_fault(path, precision)
     try:
         run = OnnxRunner(path, provider, threads)
-    except MissingProvider as error:
+    except MissingPart as error:
         return Parity("not run here", (str(error),), gates)
-    _check_contract(run, contract)
+    check_contract(run, contract)
+    return _prove(run, contract, golden, gates, crowd, fault)
+
+
+def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, index: int) -> FileReport:
+    from byolt_export.device import EngineRunner
+
+    engine = manifest.engines[index]
+    plan = open_file(path, engine.name, engine.sha256)
+    source = next((file for file in manifest.files if file.name == engine.onnx), None)
+    if source is None or source.sha256 != engine.onnx_sha256:
+        raise InputError(f"{path / engine.name} was built from another {engine.onnx}: byolt build-engine {path}")
+    gates = tighten(GATES[engine.precision], source.gates)
+    provider = f"{engine.flavour} {engine.version}"
+    try:
+        run = EngineRunner(plan, engine)
+    except MissingPart as error:
+        return FileReport(engine.name, engine.precision, provider, Parity("not run here", (str(error),), gates))
+    parity = _prove(run, manifest.contract, golden, gates, None, "")
+    return FileReport(engine.name, engine.precision, provider, parity)
+
+
+def _prove(
+    run: Run, contract: Contract, golden: GoldenVectors, gates: Gates, crowd: Crowd | None, fault: str
+) -> Parity:
     return prove(
         run,
         golden.images,
         golden.reference,
         golden.controls,
         gates=gates,
-        max_batch=contract.input.max_batch,
+        batches=batch_sizes(contract.input.opt_batch, contract.input.max_batch),
         logits=contract.output.name == "logits",
-        gallery=gallery,
+        crowd=crowd,
+        precision_fault=fault,
     )
 
 
-def _check_contract(run: OnnxRunner, contract: Contract) -> None:
-    """Classes in another order or another size fool no measure of the outputs: the file itself says what it is."""
-    side = contract.input.size_px
+def check_contract(run: OnnxRunner, contract: Contract) -> None:
+    """Classes in another order or another size fool no measure of the outputs: the file itself says what it is.
+
+    Raises:
+        InputError: The file was made for another contract.
+    """
     if (
         run.metadata.get(CONTRACT_KEY) != contract.model_dump_json()
         or run.output_name != contract.output.name
-        or run.image_shape != (side, side, 3)
+        or run.image_shape != contract.input.shape
     ):
         raise InputError(f"{run.path} was made for another contract than its manifest states: export it again")

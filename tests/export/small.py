@@ -1,6 +1,7 @@
 """A small encoder, images, and the bundle of both: the same in every process."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,20 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from byolt_export.deliver import build_bundle
+from byolt_export.deliver import Evidence, build_bundle
+from byolt_export.manifest import Input
 from byolt_export.verify import Report
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE_PX, MAX_BATCH = 32, 10
-HOW: dict[str, Any] = {"mean": MEAN, "std": STD}
+PIXELS = Input(size_px=SIZE_PX, resize="crop", max_batch=MAX_BATCH, mean=MEAN, std=STD)
 
 
-def images(count: int = 24) -> npt.NDArray[np.uint8]:
+def images(count: int = 24, size_px: int = SIZE_PX, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Coloured noise of 8 px blots, each image of its own tint and contrast."""
-    rng = np.random.default_rng(0)
-    blots = rng.normal(size=(count, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    rng = np.random.default_rng(seed)
+    side = size_px // 8
+    blots = rng.normal(size=(count, side, side, 3)).repeat(8, axis=1).repeat(8, axis=2)
     pixels = 128 + 60 * rng.normal(size=(count, 1, 1, 3)) + rng.uniform(10, 80, (count, 1, 1, 1)) * blots
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
@@ -43,19 +46,17 @@ def encoder(num_classes: int = 0) -> nn.Module:
 
 
 def build(folder: Path, module: nn.Module | None = None, **changes: Any) -> Report:
-    """The bundle of the small encoder; ``changes`` replaces arguments of ``build_bundle``."""
+    """The bundle of the small encoder; ``changes`` replaces arguments of ``build_bundle``, its input and evidence."""
+    shown = {field.name: changes.pop(field.name) for field in fields(Evidence) if field.name in changes}
+    pixels = {name: changes.pop(name) for name in Input.model_fields if name in changes}
     arguments: dict[str, Any] = {
-        "golden_images": images(),
-        "golden_kind": "synthetic",
-        "image_size_px": SIZE_PX,
-        "resize": "crop",
-        "max_batch": MAX_BATCH,
+        "pixels": Input(**(PIXELS.model_dump() | pixels)),
+        "evidence": Evidence(**({"golden": images(), "golden_kind": "synthetic"} | shown)),
         "recipe_hash": "0123abcd",
-        **HOW,
     }
     return build_bundle(encoder() if module is None else module, folder, **(arguments | changes))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    build(Path(sys.argv[1]))
+    build(Path(sys.argv[1]), precisions=("fp32", "fp16"))

@@ -196,20 +196,41 @@ def embed(source: Path, folder: Path, output: Path, as_json: bool) -> None:
 @cli.command()
 @RUN
 @RUNS_DIR
-@click.option("--onnx", is_flag=True, help="Deliver ONNX; the only format of this version, and the default.")
+@click.option("--onnx", is_flag=True, help="Deliver ONNX files, which every bundle holds; the default.")
+@click.option("--trt", is_flag=True, help="Build TensorRT engines too.")
+@click.option("--precision", metavar="fp32,fp16,int8", help="Files to make.  [default: fp32; with --trt fp32,fp16]")
+@click.option("--target", "targets", multiple=True, metavar="NAME", help="GPUs to build engines for: see build-engine.")
 @click.option("--classifier", is_flag=True, help="Deliver the fine-tuned classifier, not the encoder.")
+@click.option("--bisect", is_flag=True, help="Compare tensors on the way too; name the first node whose error jumps.")
 @SET
 @JSON
 def export(
-    run_path: Path | None, runs_dir: Path, onnx: bool, classifier: bool, overrides: tuple[str, ...], as_json: bool
+    run_path: Path | None,
+    runs_dir: Path,
+    onnx: bool,
+    trt: bool,
+    precision: str | None,
+    targets: tuple[str, ...],
+    classifier: bool,
+    bisect: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Deliver a run's encoder as a bundle: ONNX, golden vectors, and the verdict of ONNX Runtime against PyTorch."""
+    """Deliver a run's encoder as a bundle: ONNX, engines, golden vectors, and the verdict of each file."""
     from byolt.delivery import export_run
     from byolt.reporting.summary import print_parity, print_summary
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
-    report = export_run(run, classifier=classifier, overrides=overrides)
+    report = export_run(
+        run,
+        classifier=classifier,
+        precisions=(precision or ("fp32,fp16" if trt else "fp32")).replace(" ", "").split(","),
+        targets=(targets or ("default",)) if trt or targets else (),
+        bisects=bisect,
+        overrides=overrides,
+        say=lambda line: click.echo(line, err=True),
+    )
 
     def text() -> None:
         print_parity(report.to_json())
@@ -221,7 +242,9 @@ def export(
 
 @cli.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--provider", "providers", multiple=True, default=["CPUExecutionProvider"], show_default=True)
+@click.option(
+    "--provider", "providers", multiple=True, help="ONNX Runtime's provider.  [default: each that this machine can use]"
+)
 @JSON
 def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Prove a bundle again on this machine, from its golden vectors; needs no torch."""

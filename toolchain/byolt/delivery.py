@@ -1,13 +1,16 @@
 """From a run to what leaves it: the bundle, and embeddings of a folder."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from byolt.data import FolderSource, ImageStore, open_splits, open_store
+from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.downstream import load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
@@ -15,19 +18,28 @@ from byolt.recipe import recipe_hash, result_keys, with_overrides
 from byolt.run import Run, open_run
 from byolt.schema import Recipe
 from byolt_export.bundle import MANIFEST, read_manifest
-from byolt_export.deliver import build_bundle
+from byolt_export.deliver import Evidence, build_bundle
 from byolt_export.errors import InputError
+from byolt_export.manifest import Input, first_fault
 from byolt_export.runtime import OnnxRunner
 from byolt_export.verify import Report, verify_bundle
 
-GALLERY_IMAGES = 10_000
+_EVIDENCE_BYTES = 2**30  # Most that one set of images may take: whole camera frames are large.
 
 
-def export_run(run: Run, *, classifier: bool, overrides: Sequence[str]) -> Report:
+def export_run(
+    run: Run,
+    *,
+    classifier: bool = False,
+    precisions: Sequence[str] = ("fp32",),
+    bisects: bool = False,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
     """Deliver a run's encoder, or its fine-tuned classifier, as the bundle ``<run>/export``.
 
-    Golden images are held-out images of the run where it has labels, else images it learned from; the gallery that
-    neighbours are looked for in is of images it learned from.
+    Golden images and queries are held-out images of the run where it has labels, else images it learned from; the
+    gallery that neighbours are looked for in is of images it learned from, and so are INT8's calibration images.
 
     Raises:
         InputError: The run has no encoder or classifier yet, or it cannot be exported.
@@ -38,27 +50,121 @@ def export_run(run: Run, *, classifier: bool, overrides: Sequence[str]) -> Repor
     module = learned_encoder(run)
     if classifier:
         module, classes = load_classifier(run)
-    splits = open_splits(recipe.data, recipe.seed)
-    learned = evaluation_store(splits.learn, recipe)
-    held_out = evaluation_store(splits.test, recipe) if splits.test is not None else learned
-    golden, labels = _golden(held_out, recipe)
+    say("reading images")
+    evidence, fingerprint = _evidence(recipe, calibrated="int8" in precisions, labelled=not classifier)
     return build_bundle(
         module,
         run.bundle,
-        golden_images=golden,
-        golden_kind=recipe.export.golden,
-        labels=None if classifier else labels,
-        gallery_images=learned.batch(_some(len(learned), GALLERY_IMAGES, recipe.seed + 1)),
-        image_size_px=recipe.data.image_size_px,
-        resize=recipe.data.resize,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        max_batch=recipe.export.max_batch,
+        pixels=_pixels(recipe),
+        evidence=evidence,
+        precisions=precisions,
         classes=classes,
         normalize=recipe.export.normalize and not classifier,
-        recipe_hash=recipe_hash(result_keys(recipe), learned.source.fingerprint),
+        recipe_hash=recipe_hash(result_keys(recipe), fingerprint),
         metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
+        bisects=bisects,
+        say=say,
     )
+
+
+def _pixels(recipe: Recipe) -> Input:
+    export, data = recipe.export, recipe.data
+    try:
+        return Input(
+            size_px=data.image_size_px,
+            camera_px=export.camera_px,
+            resize=data.resize,
+            opt_batch=min(export.opt_batch, export.max_batch),
+            max_batch=export.max_batch,
+            mean=data.mean,
+            std=data.std,
+        )
+    except ValidationError as error:
+        raise InputError(f"export: {first_fault(error)}") from error
+
+
+def _evidence(recipe: Recipe, *, calibrated: bool, labelled: bool) -> tuple[Evidence, str]:
+    """Images of the run for making and proving a bundle, none of them in two sets, and the images' fingerprint."""
+    export, seed = recipe.export, recipe.seed
+    splits = open_splits(recipe.data, seed)
+    learn, train, test = (
+        None if source is None else _Reader(source, recipe) for source in (splits.learn, splits.train, splits.test)
+    )
+    assert learn is not None
+    held_out, gallery = test or learn, train or learn
+    seen: set[bytes] = set()
+    if export.golden == "synthetic":
+        golden, golden_labels = _drawn(export.golden_images, _pixels(recipe)), None
+    else:
+        golden, golden_labels = held_out.take(export.golden_images, seed, seen)
+    queries, query_labels = test.take(export.query_images, seed + 1, seen) if test and labelled else (None, None)
+    calibration = learn.take(export.calibration_images, seed + 2, seen)[0] if calibrated else None
+    crowd, crowd_labels = gallery.take(export.gallery_images, seed + 3, seen)
+    evidence = Evidence(
+        golden=golden,
+        golden_kind=export.golden,
+        golden_labels=golden_labels if labelled else None,
+        gallery=crowd if len(crowd) else None,
+        gallery_labels=crowd_labels if labelled else None,
+        queries=queries if queries is not None and len(queries) else None,
+        query_labels=query_labels,
+        calibration=calibration,
+        calibration_source=f"{splits.learn.name}, drawn by seed {seed + 2}",
+    )
+    return evidence, learn.fingerprint
+
+
+class _Reader:
+    """Images of a source as they go into the graph: squares, or with ``export.camera_px`` whole frames."""
+
+    def __init__(self, source: ImageSource, recipe: Recipe) -> None:
+        store = evaluation_store(source, recipe)
+        self.fingerprint, self.labels, self.size = store.source.fingerprint, store.labels, len(store)
+        self._batch: Callable[[Labels], Pixels] = store.batch
+        self._camera_px, side = recipe.export.camera_px, recipe.data.image_size_px
+        if self._camera_px is not None:
+            self._batch, self.labels, self.size, self._source = self._frames, source.labels, len(source), source
+        height, width = self._camera_px or (side, side)
+        self._most = _EVIDENCE_BYTES // (height * width * 3)
+
+    def take(self, wanted: int, seed: int, seen: set[bytes]) -> tuple[Pixels, Labels | None]:
+        """At most ``wanted`` images in an order drawn by ``seed``, none that was ``seen``, which they are added to."""
+        order, chosen, parts = np.random.default_rng(seed).permutation(self.size), [], []
+        wanted = min(wanted, self._most)
+        for start in range(0, len(order), 256):
+            if len(chosen) >= wanted:
+                break
+            rows = order[start : start + 256]
+            images = self._batch(rows)
+            fresh = []
+            for k, image in enumerate(images):
+                digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+                if digest not in seen and len(chosen) < wanted:
+                    seen.add(digest)
+                    chosen.append(rows[k])
+                    fresh.append(k)
+            parts.append(images[fresh])
+        taken = np.concatenate(parts) if parts else self._batch(order[:0])
+        return taken, None if self.labels is None else self.labels[np.array(chosen, dtype=np.int64)]
+
+    def _frames(self, rows: Labels) -> Pixels:
+        frames = [self._source.read(int(row)) for row in rows]
+        for row, frame in zip(rows, frames, strict=True):
+            if frame.shape[:2] != self._camera_px:
+                (height, width), (high, wide) = self._camera_px or (0, 0), frame.shape[:2]
+                raise InputError(
+                    f"{self._source.path(int(row))} is {wide} x {high} px, but export.camera_px says that frames of "
+                    f"{width} x {height} px come in: prove it on a folder of such frames, or leave camera_px out"
+                )
+        return np.stack(frames) if frames else np.zeros((0, *(self._camera_px or (0, 0)), 3), np.uint8)
+
+
+def _drawn(wanted: int, pixels: Input) -> Pixels:
+    """Synthetic images, so that none of the user's leaves."""
+    height, width, _ = pixels.shape
+    side = max(height, width)
+    source = SyntheticSource("test", wanted, side)
+    return np.stack([source.read(i)[:height, :width] for i in range(wanted)])
 
 
 def embed_folder(source: Path, folder: Path, output: Path) -> dict[str, Any]:
@@ -105,25 +211,11 @@ def _bundle_function(bundle: Path) -> tuple[int, Any, Function]:
         raise InputError(f"{bundle} does not pass here ({report.reason}); see byolt verify {bundle}")
     manifest = read_manifest(bundle)
     run, contract = OnnxRunner(bundle / manifest.files[0].name), manifest.contract.input
+    if contract.camera_px is not None:
+        raise InputError(f"{bundle} takes whole frames of one camera; embed with the run itself")
 
     def function(images: ImageStore) -> npt.NDArray[np.float32]:
         order, step = np.arange(len(images)), contract.max_batch
         return np.concatenate([run(images.batch(order[k : k + step])) for k in range(0, len(order), step)])
 
     return contract.size_px, contract.resize, function
-
-
-def _golden(held_out: ImageStore, recipe: Recipe) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
-    """Golden images and their labels: of the held-out images, or drawn, so that no image of the user's leaves."""
-    wanted = recipe.export.golden_images
-    if recipe.export.golden == "synthetic":
-        drawn = SyntheticSource("test", wanted, recipe.data.image_size_px)
-        return np.stack([drawn.read(i) for i in range(wanted)]), None
-    chosen = _some(len(held_out), wanted, recipe.seed)
-    labels = held_out.labels
-    return held_out.batch(chosen), None if labels is None else labels[chosen]
-
-
-def _some(images: int, wanted: int, seed: int) -> npt.NDArray[np.int64]:
-    """At most ``wanted`` indices without order, drawn by ``seed``."""
-    return np.random.default_rng(seed).permutation(images)[:wanted]

@@ -1,0 +1,221 @@
+"""What an ONNX file itself says it computes in, read from its bytes: no `onnx` package is needed on a device.
+
+ONNX is protobuf: a message is a row of (field number, wire type, value). The few fields below are all that is read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from byolt_export.errors import InputError
+
+_FLOAT, _INT8, _FLOAT16 = 1, 3, 10  # TensorProto.DataType
+_NAMES = {_FLOAT: "fp32", _INT8: "int8", _FLOAT16: "fp16"}
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PASSING = ("Transpose", "Reshape", "Identity", "Mul")  # A kernel stays what it is behind these.
+_LEAST_INT8 = 0.5  # Of the kernels' elements; the share of the multiply-adds stands in the manifest.
+
+
+@dataclass
+class _Node:
+    operator: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    cast_to: int = 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The constant operand of one product: the operator, the type it is multiplied in, and its elements."""
+
+    operator: str
+    precision: str
+    elements: int
+
+
+def precision_fault(path: Path, precision: str) -> str:
+    """Why a file does not compute in the precision it is named for; empty when it does.
+
+    Raises:
+        InputError: The file is not ONNX, or keeps data outside of itself.
+    """
+    kernels = read_kernels(path)
+    total = sum(kernel.elements for kernel in kernels)
+    shares = {
+        name: sum(k.elements for k in kernels if k.precision == name) / max(total, 1) for name in ("fp32", "fp16", "int8")
+    }
+    if not kernels:
+        return "no product with a constant kernel was found in the file"
+    if precision == "int8" and shares["int8"] >= _LEAST_INT8 and shares["fp32"] == 0:
+        return ""
+    if precision != "int8" and shares[precision] == 1:
+        return ""
+    found = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share) or "unknown"
+    return f"it is named {precision}, and its kernels are {found}"
+
+
+def read_kernels(path: Path) -> list[Kernel]:
+    """The kernels of every convolution and matrix product, but for the preprocessing before a first cast to fp16.
+
+    Raises:
+        InputError: The file is not ONNX, or keeps data outside of itself.
+    """
+    try:
+        nodes, weights = _read_graph(memoryview(path.read_bytes()))
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{path} cannot be read as ONNX: {error}; export it again") from error
+    outside = [name for name, (_, _, external) in weights.items() if external]
+    if outside:
+        raise InputError(f"{path} keeps `{outside[0]}` in a file outside of itself, which no bundle does: export it again")
+    makers = {output: node for node in nodes for output in node.outputs}
+    casts = [k for k, node in enumerate(nodes) if node.operator == "Cast" and node.cast_to == _FLOAT16]
+    first = casts[0] if casts else 0  # Camera frames are resized by products in fp32, before the cast.
+    found = []
+    for node in nodes[first:]:
+        if node.operator not in _PRODUCTS:
+            continue
+        for operand in reversed(node.inputs[:2]):
+            kernel = _kernel(operand, makers, weights)
+            if kernel is not None:
+                found.append(Kernel(node.operator, *kernel))
+                break
+    return found
+
+
+def read_opset(path: Path) -> int:
+    """The version of ONNX's own operators that a file is written in.
+
+    Raises:
+        InputError: The file is not ONNX.
+    """
+    try:
+        sets = [dict(_fields(_bytes(value))) for number, value in _fields(memoryview(path.read_bytes())) if number == 8]
+        versions = [entry[2] for entry in sets if _text(entry.get(1, memoryview(b""))) in ("", "ai.onnx")]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as ONNX: {error}; export it again") from error
+    if len(versions) != 1 or not isinstance(versions[0], int):
+        raise InputError(f"{path} names no opset: export it again")
+    return versions[0]
+
+
+def _kernel(
+    name: str, makers: dict[str, _Node], weights: dict[str, tuple[int, int, bool]]
+) -> tuple[str, int] | None:
+    """Type that an operand is multiplied in and its elements; ``None`` when it is no constant."""
+    kind = 0
+    for _ in range(16):
+        if name in weights:
+            stored, elements, _ = weights[name]
+            return _NAMES.get(kind or stored, "another type"), elements
+        maker = makers.get(name)
+        if maker is None or not maker.inputs:
+            return None
+        if maker.operator == "DequantizeLinear":
+            stored = weights.get(maker.inputs[0], (0, 0, False))[0]
+            kind = kind or (_INT8 if stored == _INT8 else 0)
+        elif maker.operator == "Cast":
+            kind = kind or maker.cast_to
+        elif maker.operator not in _PASSING:
+            return None
+        name = maker.inputs[0]
+    return None
+
+
+def _read_graph(model: memoryview) -> tuple[list[_Node], dict[str, tuple[int, int, bool]]]:
+    nodes: list[_Node] = []
+    weights: dict[str, tuple[int, int, bool]] = {}
+    graphs = [value for number, value in _fields(model) if number == 7 and isinstance(value, memoryview)]
+    if len(graphs) != 1:
+        raise ValueError("it holds no graph")
+    for number, value in _fields(graphs[0]):
+        if number == 1:
+            nodes.append(_read_node(_bytes(value)))
+        elif number == 5:
+            name, *tensor = _read_tensor(_bytes(value))
+            weights[name] = (tensor[0], tensor[1], tensor[2])
+    return nodes, weights
+
+
+def _read_node(message: memoryview) -> _Node:
+    node = _Node()
+    for number, value in _fields(message):
+        if number == 1:
+            node.inputs.append(_text(value))
+        elif number == 2:
+            node.outputs.append(_text(value))
+        elif number == 4:
+            node.operator = _text(value)
+        elif number == 5:
+            attribute = dict(_fields(_bytes(value)))
+            if _text(attribute.get(1, memoryview(b""))) == "to" and isinstance(attribute.get(3), int):
+                node.cast_to = int(attribute[3])  # type: ignore[call-overload]
+    return node
+
+
+def _read_tensor(message: memoryview) -> tuple[str, int, int, bool]:
+    """Name, data type, elements, and whether the data lie in another file."""
+    name, kind, elements, external = "", 0, 1, False
+    for number, value in _fields(message):
+        if number == 1:
+            for dim in [value] if isinstance(value, int) else _packed(value):
+                elements *= dim
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8:
+            name = _text(value)
+        elif number == 13 or (number == 14 and value == 1):
+            external = True
+    return name, kind, elements, external
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Field numbers and values: a number (wire types 0, 1, 5) or bytes (2)."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, position = _varint(message, position)
+            yield number, value
+            continue
+        if wire == 2:
+            length, position = _varint(message, position)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"it is no protobuf (wire type {wire})")
+        if position + length > len(message):
+            raise ValueError("it ends early")
+        part = message[position : position + length]
+        position += length
+        yield number, part if wire == 2 else int.from_bytes(part, "little")
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise ValueError("it ends early")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("it is no protobuf (a number without end)")
+
+
+def _packed(message: memoryview) -> Iterator[int]:
+    position = 0
+    while position < len(message):
+        value, position = _varint(message, position)
+        yield value
+
+
+def _bytes(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a message was expected")
+    return value
+
+
+def _text(value: int | memoryview) -> str:
+    return str(_bytes(value), "utf-8", "replace")
