@@ -96,9 +96,7 @@ def verify_bundle(path: Path, providers: Sequence[str] = (), *, threads: int | N
         onnx = open_file(path, file.name, file.sha256)
         gates = tighten(GATES[file.precision], file.gates)
         for provider in providers or usable_providers():
-            parity = prove_onnx(
-                onnx, file.precision, provider, manifest.contract, golden, gates=gates, threads=threads
-            )
+            parity = prove_onnx(onnx, file.precision, provider, manifest.contract, golden, gates=gates, threads=threads)
             reports.append(FileReport(file.name, file.precision, provider, parity))
     reports += [_prove_engine(path, manifest, golden, k) for k in range(len(manifest.engines))]
     return Report(path, tuple(reports))

@@ -15,8 +15,10 @@ from safetensors.numpy import load_file, save_file
 from tests.export.small import build, encoder, images
 
 from byolt_export import bundle as files
-from byolt_export.bundle import CONTRACT_KEY, staged
-from byolt_export.errors import InputError, MissingPart
+from byolt_export.bundle import staged
+from byolt_export.errors import InputError
+from byolt_export.manifest import CONTRACT_KEY
+from byolt_export.parity import PERTURBATIONS
 from byolt_export.runtime import MissingProvider, OnnxRunner
 from byolt_export.verify import Report, verify_bundle
 
@@ -38,7 +40,8 @@ def reseal(folder: Path) -> None:
     """Make every digest right again: what a fault of the exporter looks like, or an attacker's work."""
 
     def edit(tree: Tree) -> None:
-        tree["files"][0]["sha256"] = files.sha256(folder / "encoder.onnx")
+        for file in tree["files"]:
+            file["sha256"] = files.sha256(folder / file["name"])
         tree["golden"]["sha256"] = files.sha256(folder / "golden.safetensors")
         tree["parity_sha256"] = files.sha256(folder / "parity.json")
 
@@ -62,13 +65,17 @@ def edit_weight(name: str, edit: Callable[[np.ndarray], np.ndarray]) -> Callable
 
 def test_the_bundle_passes_with_every_measure(report: Report) -> None:
     assert (report.verdict, report.reason) == ("passed", "")
-    (file,) = report.files
-    parity = file.parity
-    assert (file.name, file.precision, file.provider) == ("encoder.onnx", "fp32", "CPUExecutionProvider")
-    assert [check.batch for check in parity.batches] == [1, 2, 7, 10]
-    assert [control.state for control in parity.controls] == ["fails"] * 5
-    assert parity.golden is not None
-    assert parity.golden.overlap_at_10 == 1
+    assert [(file.name, file.precision, file.provider) for file in report.files] == [
+        ("encoder.onnx", "fp32", "CPUExecutionProvider"),
+        ("encoder.fp16.onnx", "fp16", "CPUExecutionProvider"),
+    ]
+    for file in report.files:
+        parity = file.parity
+        assert [check.batch for check in parity.batches] == [1, 2, 7, 10]
+        assert [control.state for control in parity.controls] == ["fails"] * (4 + len(PERTURBATIONS))
+        assert parity.detection_limit == min(PERTURBATIONS.values())
+        assert parity.golden is not None
+        assert parity.golden.overlap_at_10 == 1
     manifest = files.read_manifest(report.path)
     assert manifest.files[0].verdict == "passed"
     assert manifest.contract.recipe_hash == "0123abcd"
@@ -94,10 +101,13 @@ def test_verify_finds_the_same_without_torch(report: Report) -> None:
     assert json.loads(done.stdout) == json.loads((report.path / "parity.json").read_text())
 
 
-def test_without_onnxruntime_the_install_line_is_told(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+def test_without_onnxruntime_nothing_is_green_and_the_install_line_is_told(
+    monkeypatch: pytest.MonkeyPatch, bundle: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingPart, match=r'pip install "byolt\[export\]"'):
-        verify_bundle(bundle)
+    report = verify_bundle(bundle)
+    assert report.verdict == "not run here"
+    assert 'pip install "byolt[export]"' in report.reason
 
 
 def transposed(model: onnx.ModelProto) -> None:
@@ -149,9 +159,9 @@ def test_a_control_that_hides_in_the_reference_fails(copy: Path) -> None:
 
 
 def test_a_manifest_tightens_gates_and_never_loosens_them(copy: Path) -> None:
-    edit_manifest(copy, lambda tree: tree["files"][0]["gates"].update(relative_l2_worst=1e-9))
+    edit_manifest(copy, lambda tree: tree["files"][0]["gates"].update(relative_l2_worst_max=1e-9))
     assert verify_bundle(copy).verdict == "failed"
-    edit_manifest(copy, lambda tree: tree["files"][0]["gates"].update(relative_l2_worst=1e9))
+    edit_manifest(copy, lambda tree: tree["files"][0]["gates"].update(relative_l2_worst_max=1e9))
     assert verify_bundle(copy).verdict == "passed"
     edit_onnx(copy, FAULTS["wrong mean"])
     assert verify_bundle(copy).verdict == "failed"
@@ -263,7 +273,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no images": (set_key("golden", "images", value=0), "golden.images"),
     "text for a number": (set_key("contract", "output", "dim", value="32"), "contract.output.dim"),
-    "infinite gate": (set_key("files", 0, "gates", "relative_l2_worst", value=float("inf")), "files.0.gates"),
+    "infinite gate": (set_key("files", 0, "gates", "relative_l2_worst_max", value=float("inf")), "files.0.gates"),
     "unknown gate": (set_key("files", 0, "gates", "luck", value=1.0), "gates ['luck'] are not known"),
     "no files": (set_key("files", value=[]), "files"),
     "path traversal": (set_key("files", 0, "name", value="../copy/encoder.onnx"), "files.0.name"),
