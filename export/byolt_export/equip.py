@@ -1,15 +1,16 @@
-"""Engines for a bundle that exists: built beside its ONNX files, named in its manifest, proven where a GPU runs them."""
+"""Engines for a bundle: built beside its ONNX files, named in its manifest, proven where a GPU runs them."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from byolt_export.bundle import FILES, MANIFEST, dump_json, read_manifest
-from byolt_export.engine import WORKSPACE_MIB, Progress, build_engines, profile_of
+from byolt_export.bundle import FILES, MANIFEST, dump_json, read_golden, read_manifest
+from byolt_export.engine import WORKSPACE_MIB, build_engines, profile_of
 from byolt_export.errors import InputError
 from byolt_export.flavour import Flavour, FlavourName, Target, choose_flavour, resolve_target
-from byolt_export.manifest import Engine, Manifest
-from byolt_export.verify import Report, verify_bundle
+from byolt_export.manifest import Manifest
+from byolt_export.trace import Progress
+from byolt_export.verify import FileReport, prove_engines
 
 
 def choose_targets(names: Sequence[str], flavour: FlavourName | None = None) -> tuple[Flavour, tuple[Target, ...]]:
@@ -32,8 +33,8 @@ def add_engines(
     workspace_mib: int = WORKSPACE_MIB,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
-) -> Report:
-    """Build engines into a bundle and judge the whole of it again; an earlier engine of the same name is replaced.
+) -> tuple[FileReport, ...]:
+    """Build engines into a bundle and judge all of its engines; an earlier one of the same name is replaced.
 
     Only files whose verdict is ``passed`` become engines. A fault leaves the bundle as it was.
 
@@ -59,10 +60,9 @@ def add_engines(
             f"{path} holds no {absent[0]} file: byolt export --precision {','.join([*FILES])}, then build its engines"
         )
     files = [f for f in manifest.files if f.precision in (precisions or present)]
-    if failed := [f for f in files if f.verdict != "passed"]:
-        raise InputError(
-            f"{path / failed[0].name} did not pass ({failed[0].verdict}: {failed[0].reason}): no engine is built from it"
-        )
+    for file in files:
+        if file.verdict != "passed":
+            raise InputError(f"{path / file.name} has not passed ({file.reason}): no engine is built from it")
     built = build_engines(
         path,
         files,
@@ -73,26 +73,21 @@ def add_engines(
         cache_dir=cache_dir,
         progress=progress,
     )
-    write_engines(path, manifest, [each.entry for each in built])
-    report = verify_bundle(path)
-    record_verdicts(path, report)
-    return report
+    entries = {engine.name: engine for engine in (*manifest.engines, *(each.entry for each in built))}
+    manifest = manifest.model_copy(update={"engines": tuple(entries.values())})
+    _replace(path, manifest)
+    reports = prove_engines(path, manifest, read_golden(path, manifest))
+    record_verdicts(path, reports)
+    return reports
 
 
-def write_engines(path: Path, manifest: Manifest, entries: Sequence[Engine]) -> None:
-    """Name engines in the manifest, in place of earlier ones of the same names."""
-    replaced = {entry.name for entry in entries}
-    kept = [engine for engine in manifest.engines if engine.name not in replaced]
-    _replace(path, manifest.model_copy(update={"engines": (*kept, *entries)}))
-
-
-def record_verdicts(path: Path, report: Report) -> None:
+def record_verdicts(path: Path, reports: Sequence[FileReport]) -> None:
     """Write down what was found of engines that really ran here, so that the device's own runtime may trust them.
 
     An engine runs on one kind of GPU and one version of TensorRT alone, so its verdict holds wherever it loads.
     """
     manifest = read_manifest(path)
-    ran = {f.name: f for f in report.files if f.is_engine and f.parity.verdict != "not run here"}
+    ran = {f.name: f for f in reports if f.is_engine and f.parity.verdict != "not run here"}
     engines = tuple(
         engine.model_copy(
             update={
