@@ -117,7 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise InputError(f"{folder / MANIFEST} does not fit: {first_fault(error)}; export it again") from error
-    names = [file.name for file in (*manifest.files, *manifest.engines)]
+    names = [*(file.name for file in manifest.files), *(engine.name for engine in manifest.engines)]
     if len(set(names)) != len(names):
         raise InputError(f"{folder / MANIFEST} does not fit: files: a name stands twice; export it again")
     return manifest

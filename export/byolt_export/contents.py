@@ -132,8 +132,8 @@ def _read_graph(model: memoryview) -> tuple[list[_Node], dict[str, tuple[int, in
         if number == 1:
             nodes.append(_read_node(_bytes(value)))
         elif number == 5:
-            name, *tensor = _read_tensor(_bytes(value))
-            weights[name] = (tensor[0], tensor[1], tensor[2])
+            name, tensor = _read_tensor(_bytes(value))
+            weights[name] = tensor
     return nodes, weights
 
 
@@ -148,13 +148,14 @@ def _read_node(message: memoryview) -> _Node:
             node.operator = _text(value)
         elif number == 5:
             attribute = dict(_fields(_bytes(value)))
-            if _text(attribute.get(1, memoryview(b""))) == "to" and isinstance(attribute.get(3), int):
-                node.cast_to = int(attribute[3])  # type: ignore[call-overload]
+            target = attribute.get(3)
+            if _text(attribute.get(1, memoryview(b""))) == "to" and isinstance(target, int):
+                node.cast_to = target
     return node
 
 
-def _read_tensor(message: memoryview) -> tuple[str, int, int, bool]:
-    """Name, data type, elements, and whether the data lie in another file."""
+def _read_tensor(message: memoryview) -> tuple[str, tuple[int, int, bool]]:
+    """Name, and: data type, elements, whether the data lie in another file."""
     name, kind, elements, external = "", 0, 1, False
     for number, value in _fields(message):
         if number == 1:
@@ -166,7 +167,7 @@ def _read_tensor(message: memoryview) -> tuple[str, int, int, bool]:
             name = _text(value)
         elif number == 13 or (number == 14 and value == 1):
             external = True
-    return name, kind, elements, external
+    return name, (kind, elements, external)
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -26,6 +26,7 @@ from byolt_export.manifest import (
     Manifest,
     Onnx,
     Output,
+    Precision,
     first_fault,
 )
 from byolt_export.measures import Crowd, Images, Labels, Outputs
@@ -66,6 +67,7 @@ class Evidence:
 class _Made:
     """One ONNX file in the staged folder, with how it was judged."""
 
+    precision: Precision
     report: FileReport
     opset: int
     calibration: Calibration | None
@@ -78,7 +80,7 @@ def build_bundle(
     pixels: Input,
     evidence: Evidence,
     recipe_hash: str,
-    precisions: Sequence[str] = ("fp32",),
+    precisions: Sequence[Precision] = ("fp32",),
     classes: Sequence[str] = (),
     normalize: bool = False,
     metadata: Mapping[str, str] | None = None,
@@ -126,9 +128,7 @@ def build_bundle(
     with bundle.staged(out_dir) as folder:
         properties = {**(metadata or {}), CONTRACT_KEY: contract.model_dump_json()}
         made = []
-        for precision in ("fp32", "fp16", "int8"):
-            if precision not in precisions:
-                continue
+        for precision in sorted(set(precisions), key=list(bundle.FILES).index):
             path, calibration = folder / bundle.FILES[precision], None
             say(f"{path.name}: {'quantising' if precision == 'int8' else 'exporting'}")
             if precision == "int8":
@@ -144,13 +144,15 @@ def build_bundle(
                 shown = evidence.golden[:_BISECTED]
                 layers = graph.torch_layers(module, shown, pixels=pixels)
                 found = bisect(path, layers, shown, limit=parity.gates.relative_l2_worst_max)
-            made.append(_Made(FileReport(path.name, precision, CPU, parity, found), read_opset(path), calibration))
+            made.append(
+                _Made(precision, FileReport(path.name, precision, CPU, parity, found), read_opset(path), calibration)
+            )
         report = Report(out_dir, tuple(each.report for each in made))
         _write(folder, contract, golden, evidence.golden_kind, made, report)
     return report
 
 
-def _check(pixels: Input, evidence: Evidence, precisions: Sequence[str]) -> None:
+def _check(pixels: Input, evidence: Evidence, precisions: Sequence[Precision]) -> None:
     if unknown := [name for name in precisions if name not in bundle.FILES]:
         raise InputError(f"precision {unknown[0]} is not known: ask for {', '.join(bundle.FILES)}")
     for what in ("golden", "gallery", "queries", "calibration"):
@@ -255,7 +257,7 @@ def _write(
     files = tuple(
         Onnx(
             name=each.report.name,
-            precision=each.report.precision,
+            precision=each.precision,
             opset=each.opset,
             sha256=bundle.sha256(folder / each.report.name),
             verdict=each.report.parity.verdict,

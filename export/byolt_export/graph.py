@@ -61,6 +61,8 @@ class _FromPixels(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, module: nn.Module, pixels: Input, normalize: bool, dtype: torch.dtype) -> None:
         super().__init__()

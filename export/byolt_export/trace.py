@@ -109,7 +109,8 @@ def new_monitor(trt: Any, progress: Progress | None) -> Monitor:
     class Watched(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.stopped, self.fault = False, None
+            self.stopped = False
+            self.fault: Exception | None = None
             self._phases, self._lock = Phases(), threading.Lock()
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:

@@ -282,7 +282,7 @@ def build_engine(
     as_json: bool,
 ) -> None:
     """Build a bundle's engines on the device that will run them; needs no torch."""
-    from byolt.reporting.progress import build_line
+    from byolt.reporting.building import build_line
     from byolt.reporting.summary import print_parity
     from byolt_export.equip import add_engines, choose_targets
     from byolt_export.verify import Report
@@ -304,8 +304,12 @@ def build_engine(
         raise ParityFault(f"{bundle}: {report.reason}")
 
 
-def _listed(names: str | None) -> tuple[str, ...]:
-    return tuple(name for name in (names or "").replace(" ", "").split(",") if name)
+def _listed(names: str | None) -> tuple[Any, ...]:
+    """Names of precisions between commas."""
+    known, found = ("fp32", "fp16", "int8"), [name.strip() for name in (names or "").split(",") if name.strip()]
+    if unknown := [name for name in found if name not in known]:
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(known)}", param_hint="--precision")
+    return tuple(found)
 
 
 def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:

@@ -23,7 +23,7 @@ from byolt_export.deliver import Evidence, build_bundle
 from byolt_export.equip import add_engines, choose_targets
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.flavour import Flavour, Target
-from byolt_export.manifest import Input, first_fault
+from byolt_export.manifest import Input, Precision, first_fault
 from byolt_export.runtime import OnnxRunner
 from byolt_export.verify import Report, verify_bundle
 
@@ -34,7 +34,7 @@ def export_run(
     run: Run,
     *,
     classifier: bool = False,
-    precisions: Sequence[str] = ("fp32",),
+    precisions: Sequence[Precision] = ("fp32",),
     targets: Sequence[str] | None = None,
     bisects: bool = False,
     overrides: Sequence[str] = (),
@@ -166,7 +166,9 @@ class _Reader:
 
     def take(self, wanted: int, seed: int, seen: set[bytes]) -> tuple[Pixels, Labels | None]:
         """At most ``wanted`` images in an order drawn by ``seed``, none that was ``seen``, which they are added to."""
-        order, chosen, parts = np.random.default_rng(seed).permutation(self.size), [], []
+        order = np.random.default_rng(seed).permutation(self.size)
+        chosen: list[int] = []
+        parts: list[Pixels] = []
         wanted = min(wanted, self._most)
         for start in range(0, len(order), 256):
             if len(chosen) >= wanted:
@@ -178,7 +180,7 @@ class _Reader:
                 digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
                 if digest not in seen and len(chosen) < wanted:
                     seen.add(digest)
-                    chosen.append(rows[k])
+                    chosen.append(int(rows[k]))
                     fresh.append(k)
             parts.append(images[fresh])
         taken = np.concatenate(parts) if parts else self._batch(order[:0])
