@@ -1,5 +1,6 @@
 """What TensorRT says while it works: its log, kept for error sentences, and its progress, which can stop it."""
 
+import functools
 import re
 import threading
 from collections.abc import Callable
@@ -32,8 +33,18 @@ class Monitor(Protocol):
     fault: Exception | None
 
 
-def new_log(trt: Any) -> Log:
-    """A logger that prints nothing."""
+def shared_log(trt: Any) -> Log:
+    """The process's one logger of a flavour, emptied; it prints nothing.
+
+    One, since TensorRT ignores every other logger as long as any object of the first one lives.
+    """
+    log = _log(trt)
+    log.errors.clear()
+    return log
+
+
+@functools.cache
+def _log(trt: Any) -> Log:
 
     class Kept(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -46,7 +57,7 @@ def new_log(trt: Any) -> Log:
 
         def reason(self) -> str:
             said = [line for line in map(plain, self.errors) if line]
-            return said[0] if said else "it gives no reason"
+            return said[0] if said else "it does not say why"
 
     kept: Log = Kept()
     return kept
@@ -109,7 +120,8 @@ def new_monitor(trt: Any, progress: Progress | None) -> Monitor:
     class Watched(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.stopped, self.fault = False, None
+            self.stopped = False
+            self.fault: Exception | None = None
             self._phases, self._lock = Phases(), threading.Lock()
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
