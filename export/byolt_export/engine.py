@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from byolt_export.trace import Log, Progress, new_monitor, shared_log
 
 WORKSPACE_MIB = 1024
 _ONNX_BYTES = 2 * 2**30
+_LOOK_UP_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,9 @@ class _Build:
         with ThreadPoolExecutor(1, "engine") as thread:
             future = thread.submit(self.builder.build_serialized_network, self.network, self.config)
             try:
+                # A signal may wake the other thread alone: this one looks up now and then.
+                while not wait([future], timeout=_LOOK_UP_S).done:
+                    pass
                 memory = future.result()
             except BaseException:  # Ctrl-C: leaving the block waits until the builder has heard of it.
                 self.monitor.stopped = True

@@ -40,15 +40,15 @@ def count_multiply_adds(network: Any, trt: Any) -> dict[str, int]:
 
 def _multiply_adds(layer: Any, trt: Any) -> int:
     """Of one layer and one image: a dimension that is not known yet is the batch."""
-    source, made = (tuple(map(abs, tensor.shape)) for tensor in (layer.get_input(0), layer.get_output(0)))
+    source, made = ([abs(int(side)) for side in tensor.shape] for tensor in (layer.get_input(0), layer.get_output(0)))
     kind = layer.type.name
     layer.__class__ = getattr(trt, _CLASSES[kind])  # TensorRT hands out every layer as its base class.
     if kind == "MATRIX_MULTIPLY":
         return math.prod(made) * source[-2 if layer.op0 == trt.MatrixOperation.TRANSPOSE else -1]
-    window = math.prod(layer.kernel_size_nd)
+    window, groups = math.prod(map(int, layer.kernel_size_nd)), int(layer.num_groups)
     if kind == "DECONVOLUTION":
-        return math.prod(source) * window * layer.num_output_maps // layer.num_groups
-    return math.prod(made) * window * source[1] // layer.num_groups
+        return math.prod(source) * window * int(layer.num_output_maps) // groups
+    return math.prod(made) * window * source[1] // groups
 
 
 def _stored_type(tensor: Any, makers: dict[str, Any]) -> str:

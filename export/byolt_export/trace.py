@@ -137,7 +137,8 @@ def new_monitor(trt: Any, progress: Progress | None) -> Monitor:
                 share = self._phases.step(phase_name, step)
                 if progress is not None and not self.stopped:
                     try:
-                        self.stopped = progress(phase_name, share) is False
+                        if progress(phase_name, share) is False:  # Never back to False: another thread sets it too.
+                            self.stopped = True
                     except Exception as error:  # noqa: BLE001  # Whatever it is, the caller gets it.
                         self.stopped, self.fault = True, error
                 return not self.stopped

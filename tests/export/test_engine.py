@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from byolt_export.engine_runner import EngineRunner, open_engine
 from byolt_export.errors import EngineFault, InputError, MissingPart, ParityFault, Stopped
 from byolt_export.flavour import Flavour, Target, choose_flavour, find_flavours, resolve_target
 from byolt_export.manifest import Engine, Input, Onnx, Profile
-from byolt_export.plan import plan_fault, precision_fault
+from byolt_export.plan import count_multiply_adds, plan_fault, precision_fault
 from byolt_export.trace import Phases, plain
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel for this machine")
@@ -129,6 +130,26 @@ def test_an_fp16_graph_under_the_name_of_int8_is_refused(tmp_path: Path) -> None
         build(tmp_path, graphs.encoder("fp16"), "int8")
 
 
+def test_multiply_adds_of_groups_and_transposed_layers(tmp_path: Path) -> None:
+    file = write(tmp_path, graphs.encoder())
+    made = engine_module._Build(tmp_path / file.name, RTX, None)
+    network = made.network
+    kernel = np.ones((8, 2, 3, 5), np.float32)
+    x = network.add_input("x", trt.DataType.FLOAT, (-1, 4, 10, 12))
+    grouped = network.add_convolution_nd(x, 8, (3, 5), kernel, trt.Weights())
+    grouped.num_groups = 2
+    assert tuple(grouped.get_output(0).shape)[1:] == (8, 8, 8)
+    expected = 8 * 8 * 8 * 2 * 3 * 5
+    assert count_multiply_adds(network, trt) == {"fp32": expected}
+    wider = np.ones((4, 6, 2, 2), np.float32)
+    network.add_deconvolution_nd(x, 6, (2, 2), wider, trt.Weights())
+    expected += 4 * 10 * 12 * 6 * 2 * 2
+    assert count_multiply_adds(network, trt) == {"fp32": expected}
+    y = network.add_input("y", trt.DataType.FLOAT, (-1, 7, 5))
+    network.add_matrix_multiply(y, trt.MatrixOperation.TRANSPOSE, y, trt.MatrixOperation.NONE)
+    assert count_multiply_adds(network, trt) == {"fp32": expected + 5 * 5 * 7}
+
+
 def test_precision_by_the_counts() -> None:
     assert precision_fault({"fp16": 5}, "fp16") == ""
     assert precision_fault({"int8": 5, "fp16": 5}, "int8") == ""
@@ -136,6 +157,16 @@ def test_precision_by_the_counts() -> None:
     assert precision_fault({"int8": 9, "fp32": 1}, "int8")
     assert precision_fault({"fp16": 9, "fp32": 1}, "fp16")
     assert precision_fault({}, "fp32") == "it has no convolution and no matrix product"
+
+
+def test_int8_is_refused_before_the_other_files_are_built(tmp_path: Path) -> None:
+    files = [write(tmp_path, graphs.encoder()), write(tmp_path, graphs.encoder("int8"), "int8")]
+    early, told = Flavour("tensorrt_rtx", "1.4.0.76", trt), []
+    with pytest.raises(MissingPart):
+        build_engines(
+            tmp_path, files, PROFILE, flavour=early, targets=[AMPERE], progress=lambda phase, _: told.append(phase)
+        )
+    assert not told
 
 
 def test_int8_wants_a_later_version_and_says_so(tmp_path: Path) -> None:
@@ -332,16 +363,17 @@ def test_progress_that_says_no_stops_the_build(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_the_build(tmp_path: Path) -> None:
-    after: list[float] = []
+    steps: list[str] = []
 
-    def interrupt(_phase: str, share: float) -> None:
-        if not after:
+    def interrupt(phase: str, _share: float) -> None:
+        steps.append(phase)
+        if len(steps) == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        after.append(share)
+            time.sleep(0.5)  # The building thread is here, the waiting one hears of the signal.
 
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, graphs.encoder(layers=60), progress=interrupt)
-    assert after[-1] < 0.9  # It ended before its time.
+        build(tmp_path, progress=interrupt)
+    assert len(steps) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
 
 
