@@ -36,7 +36,7 @@ class Monitor(Protocol):
 def shared_log(trt: Any) -> Log:
     """The process's one logger of a flavour, emptied; it prints nothing.
 
-    One, since TensorRT ignores every other logger as long as any object of the first one lives.
+    One, since TensorRT warns that it ignores others as long as any object with the first one lives.
     """
     log = _log(trt)
     log.errors.clear()
