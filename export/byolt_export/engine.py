@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,25 +18,26 @@ from byolt_export.device import MissingGpu, find_gpu
 from byolt_export.errors import EngineFault, InputError, ParityFault, Stopped
 from byolt_export.flavour import Flavour, Target
 from byolt_export.manifest import Engine, Input, Onnx, Profile
-from byolt_export.plan import count_products, plan_fault, precision_fault
+from byolt_export.plan import count_multiply_adds, plan_fault, precision_fault
 from byolt_export.timings import TimingCache
-from byolt_export.trace import Log, Progress, new_log, new_monitor
+from byolt_export.trace import Log, Progress, new_monitor, shared_log
 
 WORKSPACE_MIB = 1024
 _ONNX_BYTES = 2 * 2**30
+_LOOK_UP_S = 0.05
 
 
 @dataclass(frozen=True)
 class Plan:
     """A built engine that is not yet written.
 
-    ``products`` counts convolutions and matrix products by the type that they are computed in, as the parsed network
-    has them; ``timings`` says whether timings were kept: ``none`` (the flavour takes none), ``new`` or ``reused``.
+    ``multiply_adds`` are those of one image by the type they are computed in, as the parsed network has them;
+    ``timings`` says whether timings were kept: ``none`` (the flavour takes none), ``new`` or ``reused``.
     """
 
     plan: bytes
     onnx_sha256: str
-    products: dict[str, int]
+    multiply_adds: dict[str, int]
     timings: str
     build_s: float
 
@@ -46,7 +47,7 @@ class Built:
     """A written engine: its manifest entry, and what was found while it was built."""
 
     entry: Engine
-    products: dict[str, int]
+    multiply_adds: dict[str, int]
     timings: str
     build_s: float
 
@@ -113,7 +114,7 @@ def build_engines(
                 beside.append((folder / f".{name}.{os.getpid()}", folder / name))
                 beside[-1][0].write_bytes(plan.plan)
                 entry = _entry(name, file, plan, flavour, target, profile, workspace_mib)
-                built.append(Built(entry, plan.products, plan.timings, plan.build_s))
+                built.append(Built(entry, plan.multiply_adds, plan.timings, plan.build_s))
         for new, final in beside:
             os.replace(new, final)
     finally:
@@ -141,16 +142,16 @@ def build_engine(
     started_s = time.monotonic()
     build = _Build(onnx, flavour, progress)
     build.parse(model)
-    products = count_products(build.network)
-    flavour.check_precision("int8" if products.get("int8") else precision)
-    if fault := precision_fault(products, precision):
+    multiply_adds = count_multiply_adds(build.network, flavour.trt)
+    flavour.check_precision("int8" if multiply_adds.get("int8") else precision)
+    if fault := precision_fault(multiply_adds, precision):
         raise ParityFault(f"{onnx} is named {precision}, and {fault}: export it again")
     build.configure(target, profile, workspace_mib)
     timings = build.use(cache) if cache else "none"
     plan = build.run()
     if cache:
         cache.keep(build.config.get_timing_cache())
-    return Plan(plan, digest, products, timings, time.monotonic() - started_s)
+    return Plan(plan, digest, multiply_adds, timings, time.monotonic() - started_s)
 
 
 class _Build:
@@ -162,7 +163,7 @@ class _Build:
     def __init__(self, onnx: Path, flavour: Flavour, progress: Progress | None) -> None:
         trt = flavour.trt
         self.onnx, self.flavour, self.trt = onnx, flavour, trt
-        self.log: Log = new_log(trt)
+        self.log: Log = shared_log(trt)
         self.monitor = new_monitor(trt, progress)
         self.builder = trt.Builder(self.log)
         if self.builder is None:
@@ -238,6 +239,9 @@ class _Build:
         with ThreadPoolExecutor(1, "engine") as thread:
             future = thread.submit(self.builder.build_serialized_network, self.network, self.config)
             try:
+                # A signal may wake the other thread alone: this one looks up now and then.
+                while not wait([future], timeout=_LOOK_UP_S).done:
+                    pass
                 memory = future.result()
             except BaseException:  # Ctrl-C: leaving the block waits until the builder has heard of it.
                 self.monitor.stopped = True

@@ -12,7 +12,7 @@ from byolt_export.errors import EngineFault, InputError, MissingPart
 from byolt_export.flavour import Flavour, choose_flavour
 from byolt_export.manifest import Engine
 from byolt_export.plan import plan_fault
-from byolt_export.trace import new_log
+from byolt_export.trace import shared_log
 
 _PLAN_BYTES = 2 * 2**30  # A bundle is somebody else's file: nothing larger is read.
 
@@ -67,7 +67,7 @@ class EngineRunner:
 
     def _load(self, plan: bytes) -> None:
         trt = self.flavour.trt
-        self._log = new_log(trt)
+        self._log = shared_log(trt)
         self._runtime = trt.Runtime(self._log)
         self._runtime.engine_host_code_allowed = False
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -125,6 +125,7 @@ class EngineRunner:
                 f"{self.path.name} takes batches of {self.min_batch} to {self.max_batch}, got {len(images)}"
             )
         batch = np.ascontiguousarray(images)  # Kept until the stream has read it.
+        self._log.errors.clear()
         self._cuda.enter()
         self._check(self._context.set_input_shape(self._input, batch.shape), f"refuses a batch of {len(batch)}")
         self._cuda.send(batch, self._images)

@@ -1,5 +1,6 @@
 """What TensorRT says while it works: its log, kept for error sentences, and its progress, which can stop it."""
 
+import functools
 import re
 import threading
 from collections.abc import Callable
@@ -32,8 +33,18 @@ class Monitor(Protocol):
     fault: Exception | None
 
 
-def new_log(trt: Any) -> Log:
-    """A logger that prints nothing."""
+def shared_log(trt: Any) -> Log:
+    """The process's one logger of a flavour, emptied; it prints nothing.
+
+    One, since TensorRT warns that it ignores others as long as any object with the first one lives.
+    """
+    log = _log(trt)
+    log.errors.clear()
+    return log
+
+
+@functools.cache
+def _log(trt: Any) -> Log:
 
     class Kept(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -46,7 +57,7 @@ def new_log(trt: Any) -> Log:
 
         def reason(self) -> str:
             said = [line for line in map(plain, self.errors) if line]
-            return said[0] if said else "it gives no reason"
+            return said[0] if said else "it does not say why"
 
     kept: Log = Kept()
     return kept
@@ -126,7 +137,8 @@ def new_monitor(trt: Any, progress: Progress | None) -> Monitor:
                 share = self._phases.step(phase_name, step)
                 if progress is not None and not self.stopped:
                     try:
-                        self.stopped = progress(phase_name, share) is False
+                        if progress(phase_name, share) is False:  # Never back to False: another thread sets it too.
+                            self.stopped = True
                     except Exception as error:  # noqa: BLE001  # Whatever it is, the caller gets it.
                         self.stopped, self.fault = True, error
                 return not self.stopped
