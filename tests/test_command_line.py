@@ -318,6 +318,23 @@ def test_doctor_names_what_is_here() -> None:
     assert "torch" in found["learning"]
 
 
+def test_recipe_explain_takes_a_recipe_a_key_both_or_neither(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, tmp_path / "images")
+    both = byolt("recipe", "explain", recipe, "optim.base_lr", folder=tmp_path)
+    assert both.stdout.startswith("optim.base_lr = 0.2  (float; default 0.2; result)\n    Learning rate")
+    whole = json.loads(byolt("recipe", "explain", recipe, "--json", folder=tmp_path).stdout)["keys"]
+    assert {row["key"]: row["value"] for row in whole}["machine.threads"] == 1
+    key = byolt("recipe", "explain", "optim.base_lr", folder=tmp_path)
+    assert key.stdout.startswith("optim.base_lr  (float;")
+    neither = json.loads(byolt("recipe", "explain", "--json", folder=tmp_path).stdout)["keys"]
+    assert len(neither) == len(whole)
+    assert "value" not in neither[0]
+    assert "god.yaml not found" in one_sentence(byolt("recipe", "explain", "god.yaml", folder=tmp_path), 2)
+    three = byolt("recipe", "explain", recipe, "optim", "data", folder=tmp_path)
+    assert three.returncode == 2
+    assert "one recipe and one key at most" in three.stderr
+
+
 def test_dry_run_and_profile_write_no_run(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=64))
     done = byolt("pretrain", recipe, "--dry-run", "--json", folder=tmp_path)

@@ -76,16 +76,24 @@ def recipe_show(recipe_path: Path, overrides: tuple[str, ...]) -> None:
 
 
 @recipe.command("explain")
-@click.argument("key", required=False)
+@click.argument("words", metavar="[RECIPE] [KEY]", nargs=-1)
 @JSON
-def recipe_explain(key: str | None, as_json: bool) -> None:
-    """What each key means, from the schema; KEY narrows it, for example `optim` or `optim.base_lr`."""
-    from byolt.recipe import explain
+def recipe_explain(words: tuple[str, ...], as_json: bool) -> None:
+    """What each key means, from the schema, and with RECIPE what it is set to.
+
+    KEY narrows it, for example `optim` or `optim.base_lr`.
+    """
+    from byolt.explain import explain
+    from byolt.recipe import load_recipe
     from byolt.reporting.tables import print_explanation
 
-    rows = explain(key)
-    names = ("key", "type", "default", "kind", "meaning")
-    _print({"keys": [dict(zip(names, row, strict=True)) for row in rows]}, as_json, lambda: print_explanation(rows))
+    if len(words) > 2:
+        raise click.UsageError(f"one recipe and one key at most, got: {' '.join(words)}")
+    is_file = bool(words) and (len(words) == 2 or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file())
+    settings = load_recipe(Path(words[0])) if is_file else None
+    rows = explain(next(iter(words[is_file:]), None), settings)
+    told = [row._asdict() if is_file else {k: v for k, v in row._asdict().items() if k != "value"} for row in rows]
+    _print({"keys": told}, as_json, lambda: print_explanation(rows, with_values=is_file))
 
 
 @cli.group()
