@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,11 +106,20 @@ def test_labelled_folder_to_a_proven_classifier(labelled_run: Path) -> None:
     assert knn["n_test"] + knn["n_train"] == 96
     done = byolt("finetune", "--data", folder / "images", "--labels", "0.5", folder=folder)
     assert done.returncode == 0, done.stderr
+    done = byolt("export", folder=folder)
+    assert done.returncode == 0, done.stderr + done.stdout
     done = byolt("export", "--classifier", folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
-    manifest = json.loads((run / "export" / "manifest.json").read_text())
+    classifier = run / "export-classifier"
+    assert f"next     byolt verify {classifier.relative_to(folder)}" in done.stdout
+    manifest = json.loads((classifier / "manifest.json").read_text())
     assert manifest["contract"]["classes"] == ["class-0", "class-1", "class-2"]
-    assert byolt("verify", run / "export", folder=folder).returncode == 0
+    encoder = json.loads((run / "export" / "manifest.json").read_text())["contract"]
+    assert (encoder["output"]["name"], encoder["recipe_hash"]) == ("embedding", run.name.removeprefix("tiny-"))
+    assert byolt("verify", classifier, folder=folder).returncode == 0
+    done = byolt("embed", classifier, folder / "images", "-o", "embeddings.npz", folder=folder)
+    assert "holds a classifier, whose output are logits" in one_sentence(done, 2)
+    assert not (folder / "embeddings.npz").exists()
     for left in (
         "recipe.yaml",
         "recipe.resolved.yaml",
@@ -136,6 +146,43 @@ def test_the_same_command_again_prints_the_result(labelled_run: Path) -> None:
     assert len(list((labelled_run / "runs").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    "command", [("evaluate",), ("finetune", "--data", "images"), ("export",), ("embed", "RUN", "images", "-o", "a.npz")]
+)
+def test_after_learning_a_result_key_is_refused(labelled_run: Path, command: tuple[str, ...]) -> None:
+    words = [str(only_run(labelled_run)) if word == "RUN" else word for word in command]
+    said = one_sentence(byolt(*words, "--set", "optim.base_lr=0.3", folder=labelled_run), 2)
+    assert said.startswith("--set optim.base_lr: the run has been learned with another value")
+
+
+def test_machine_keys_are_followed_after_learning(labelled_run: Path) -> None:
+    run, elsewhere = only_run(labelled_run), labelled_run / "elsewhere"
+    settings = ["--set", f"data.cache_dir={elsewhere}"]
+    done = byolt("embed", run, labelled_run / "images", "-o", "kept.npz", *settings, folder=labelled_run)
+    assert done.returncode == 0, done.stderr
+    assert list(elsewhere.glob("*.npy"))
+    done = byolt("evaluate", run, "--set", "evaluation.knn_k=3", "--json", folder=labelled_run)
+    assert json.loads(done.stdout)["encoder"]["knn"]["k"] == 3
+
+
+def test_the_next_command_names_the_run_unless_it_is_the_latest(labelled_run: Path, tmp_path: Path) -> None:
+    run = only_run(labelled_run).relative_to(labelled_run)
+    assert byolt("evaluate", folder=labelled_run).stdout.splitlines()[-1] == "next     byolt export --onnx"
+    done = byolt("pretrain", "tiny.yaml", "--set", "machine.runs_dir=other runs", folder=labelled_run)
+    (other,) = (labelled_run / "other runs").iterdir()
+    assert done.stdout.splitlines()[-1] == f"next     byolt evaluate 'other runs/{other.name}'"
+    later = labelled_run / "runs" / "later-0"
+    later.mkdir()
+    try:
+        (later / "recipe.resolved.yaml").write_text((labelled_run / run / "recipe.resolved.yaml").read_text())
+        done = byolt("evaluate", run, folder=labelled_run)
+        assert done.stdout.splitlines()[-1] == f"next     byolt export {run} --onnx"
+        again = byolt("pretrain", "tiny.yaml", folder=labelled_run)
+        assert again.stdout.splitlines()[-1] == f"next     byolt evaluate {run}"
+    finally:
+        shutil.rmtree(later)
+
+
 def test_another_seed_is_another_run(labelled_run: Path, tmp_path: Path) -> None:
     done = byolt(
         "pretrain", "tiny.yaml", "--set", "seed=1", "--set", f"machine.runs_dir={tmp_path}", folder=labelled_run
@@ -155,6 +202,10 @@ def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "verdict  healthy" in done.stdout
     assert "linear" not in done.stdout
+    assert "frozen   learned encoder: RankMe" in done.stdout
+    collapse = json.loads((only_run(tmp_path) / "evaluation" / "collapse.json").read_text())
+    assert set(collapse) == {"encoder", "untrained"}
+    assert not (only_run(tmp_path) / "evaluation" / "encoder.json").exists()
     done = byolt("export", "--onnx", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"] == "passed"
@@ -163,9 +214,9 @@ def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     by_run = byolt("embed", only_run(tmp_path), tmp_path / "images", "-o", "by-run.npz", folder=tmp_path)
     assert by_run.returncode == 0, by_run.stderr
-    ours, theirs = np.load(tmp_path / "embeddings.npz"), np.load(tmp_path / "by-run.npz")
-    np.testing.assert_allclose(ours["embeddings"], theirs["embeddings"], rtol=1e-3, atol=1e-5)
-    assert len(ours["files"]) == 80
+    with np.load(tmp_path / "embeddings.npz") as ours, np.load(tmp_path / "by-run.npz") as theirs:
+        np.testing.assert_allclose(ours["embeddings"], theirs["embeddings"], rtol=1e-3, atol=1e-5)
+        assert len(ours["files"]) == 80
 
 
 def test_a_copied_target_without_predictor_collapses_with_exit_3(tmp_path: Path) -> None:

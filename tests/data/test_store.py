@@ -92,6 +92,13 @@ def test_each_size_and_rule_has_its_own_cache(tmp_path: Path) -> None:
     assert [opened(source, tmp_path, size_px=size)[0].shape for size in (8, 6, 8)] == [(8, 8, 3), (6, 6, 3), (8, 8, 3)]
 
 
+def test_an_image_cropped_to_the_size_without_scaling_is_kept(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 13, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "wide.png")
+    np.testing.assert_array_equal(opened(FolderSource(tmp_path / "images"), tmp_path)[0], pixels[:, 2:10])
+
+
 def test_unreadable_files_are_told_and_left_out_with_their_labels(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """The commands: parse, call one function, print. Heavy imports come inside the command that needs them."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,17 @@ def _print(result: dict[str, Any], as_json: bool, text: Callable[[], None]) -> N
         click.echo(json.dumps(result, indent=1))
     else:
         text()
+
+
+def _named(run_path: Path) -> str:
+    """The run as the next command has to name it: not at all where that command would take it anyway."""
+    from byolt.run import open_run
+
+    default = Path("runs")
+    in_default = run_path.resolve().parent == default.resolve()
+    if in_default and open_run(None, default).path.resolve() == run_path.resolve():
+        return ""
+    return f" {shlex.quote(str(run_path))}"
 
 
 @cli.group()
@@ -139,22 +151,24 @@ def pretrain(
     from byolt.training.loop import pretrain as learn
 
     run = learn(settings, recipe_path.read_text(encoding="utf-8"), resume=resume, console=Console(stderr=True))
-    _print(summarise(run), as_json, lambda: print_summary(run, next_command="byolt evaluate"))
+    _print(summarise(run), as_json, lambda: print_summary(run, next_command=f"byolt evaluate{_named(run.path)}"))
 
 
 @cli.command()
 @RUN
+@SET
 @RUNS_DIR
 @JSON
-def evaluate(run_path: Path | None, runs_dir: Path, as_json: bool) -> None:
+def evaluate(run_path: Path | None, overrides: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
     """KNN, linear probe and collapse measures on frozen features, beside raw pixels and the untrained encoder."""
     from byolt.evaluation.evaluate import evaluate_run
     from byolt.reporting.summary import print_summary, summarise
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
-    evaluate_run(run)
-    _print(summarise(run), as_json, lambda: print_summary(run, next_command="byolt export --onnx"))
+    evaluate_run(run, overrides)
+    following = f"byolt export{_named(run.path)} --onnx"
+    _print(summarise(run), as_json, lambda: print_summary(run, next_command=following))
 
 
 @cli.command()
@@ -184,7 +198,7 @@ def finetune(
 
     run = open_run(run_path, runs_dir)
     figures = finetune_run(run, data_root, test_root, share, overrides, progress)
-    following = f"byolt export {run.path} --onnx --classifier"
+    following = f"byolt export{_named(run.path)} --onnx --classifier"
     _print(figures, as_json, lambda: print_finetune(figures, following))
 
 
@@ -192,12 +206,13 @@ def finetune(
 @click.argument("source", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .npz file to write.")
+@SET
 @JSON
-def embed(source: Path, folder: Path, output: Path, as_json: bool) -> None:
+def embed(source: Path, folder: Path, output: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Embeddings of every image below DIR: arrays `embeddings` and `files` in one .npz file."""
     from byolt.delivery import embed_folder
 
-    found = embed_folder(source, folder, output)
+    found = embed_folder(source, folder, output, overrides)
     _print(found, as_json, lambda: click.echo(f"{found['images']} embeddings of {found['dim']} numbers in {output}"))
 
 
@@ -221,10 +236,10 @@ def export(
 
     def text() -> None:
         print_parity(report.to_json())
-        print_summary(run, next_command=f"byolt verify {run.bundle}")
+        print_summary(run, next_command=f"byolt verify {shlex.quote(str(report.path))}")
 
     _print(report.to_json(), as_json, text)
-    _refuse_failed(report.verdict, report.reason, run.bundle)
+    _refuse_failed(report.verdict, report.reason, report.path)
 
 
 @cli.command()

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt.data import FolderSource, ImageStore, open_splits, open_store
+from byolt.data import FolderSource, ImageStore, open_splits
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.downstream import load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
-from byolt.recipe import recipe_hash, result_keys, with_overrides
+from byolt.recipe import with_overrides
 from byolt.run import Run, open_run
-from byolt.schema import Recipe
+from byolt.schema import Data, Recipe, Schedule
 from byolt_export.bundle import MANIFEST, read_manifest
 from byolt_export.deliver import build_bundle
 from byolt_export.errors import InputError
@@ -24,7 +24,7 @@ GALLERY_IMAGES = 10_000
 
 
 def export_run(run: Run, *, classifier: bool, overrides: Sequence[str]) -> Report:
-    """Deliver a run's encoder, or its fine-tuned classifier, as the bundle ``<run>/export``.
+    """Deliver a run's encoder as the bundle ``<run>/export``, or its classifier as ``<run>/export-classifier``.
 
     Golden images are held-out images of the run where it has labels, else images it learned from; the gallery that
     neighbours are looked for in is of images it learned from.
@@ -44,7 +44,7 @@ def export_run(run: Run, *, classifier: bool, overrides: Sequence[str]) -> Repor
     golden, labels = _golden(held_out, recipe)
     return build_bundle(
         module,
-        run.bundle,
+        run.classifier_bundle if classifier else run.bundle,
         golden_images=golden,
         golden_kind=recipe.export.golden,
         labels=None if classifier else labels,
@@ -56,36 +56,32 @@ def export_run(run: Run, *, classifier: bool, overrides: Sequence[str]) -> Repor
         max_batch=recipe.export.max_batch,
         classes=classes,
         normalize=recipe.export.normalize and not classifier,
-        recipe_hash=recipe_hash(result_keys(recipe), learned.source.fingerprint),
+        recipe_hash=run.hash,
         metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
     )
 
 
-def embed_folder(source: Path, folder: Path, output: Path) -> dict[str, Any]:
+def embed_folder(source: Path, folder: Path, output: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Embeddings of every readable image below ``folder``, by a run's encoder or a bundle's ONNX file.
 
     Writes ``embeddings`` (N, D) float32 and ``files`` (N,) to ``output``, an ``.npz`` file. A bundle is verified first.
 
     Raises:
-        InputError: Source or folder do not fit, or the bundle does not pass.
+        InputError: Source, folder or an override do not fit, the bundle does not pass, or it holds a classifier.
     """
     if output.suffix != ".npz":
         raise InputError(f"{output}: embeddings are written as .npz; name a file that ends in .npz")
     if (source / MANIFEST).is_file():
-        size_px, resize, function = _bundle_function(source)
-        cache_dir, budget_gb, corrupt_limit = Path(".cache/byolt"), 8.0, 0.01
+        recipe, function = _of_bundle(source, overrides)
     else:
         run = open_run(source)
-        recipe = run.recipe
-        size_px, resize, function = recipe.data.image_size_px, recipe.data.resize, _run_function(run, recipe)
-        cache_dir, budget_gb, corrupt_limit = (
-            recipe.data.cache_dir,
-            recipe.data.cache_budget_gb,
-            recipe.data.corrupt_limit,
-        )
-    images = open_store(
-        FolderSource(folder), size_px, resize, budget_gb=budget_gb, cache_dir=cache_dir, corrupt_limit=corrupt_limit
-    )
+        recipe = with_overrides(run.recipe, overrides)
+        encoder = learned_encoder(run)
+
+        def function(images: ImageStore) -> npt.NDArray[np.float32]:
+            return embed_store(encoder, images, recipe).numpy()
+
+    images = evaluation_store(FolderSource(folder), recipe)
     embeddings = function(images)
     np.savez_compressed(output, embeddings=embeddings, files=np.array([images.path(i) for i in range(len(images))]))
     return {"images": len(images), "dim": embeddings.shape[1], "output": str(output)}
@@ -94,23 +90,30 @@ def embed_folder(source: Path, folder: Path, output: Path) -> dict[str, Any]:
 Function = Callable[[ImageStore], npt.NDArray[np.float32]]
 
 
-def _run_function(run: Run, recipe: Recipe) -> Function:
-    encoder = learned_encoder(run)
-    return lambda images: embed_store(encoder, images, recipe).numpy()
-
-
-def _bundle_function(bundle: Path) -> tuple[int, Any, Function]:
+def _of_bundle(bundle: Path, overrides: Sequence[str]) -> tuple[Recipe, Function]:
+    """A recipe that says how a bundle's images are read, and the function from them to embeddings."""
+    manifest = read_manifest(bundle)
+    contract = manifest.contract.input
+    if manifest.contract.output.name != "embedding":
+        raise InputError(
+            f"{bundle} holds a classifier, whose output are logits and no embeddings; give the encoder's bundle "
+            "(byolt export without --classifier) or the run"
+        )
     report = verify_bundle(bundle)
     if report.verdict != "passed":
         raise InputError(f"{bundle} does not pass here ({report.reason}); see byolt verify {bundle}")
-    manifest = read_manifest(bundle)
-    run, contract = OnnxRunner(bundle / manifest.files[0].name), manifest.contract.input
+    recipe = Recipe(
+        name="bundle",
+        data=Data(name="synthetic", image_size_px=contract.size_px, resize=contract.resize),
+        schedule=Schedule(epochs=1, warmup_epochs=0),
+    )
+    run = OnnxRunner(bundle / manifest.files[0].name)
 
     def function(images: ImageStore) -> npt.NDArray[np.float32]:
         order, step = np.arange(len(images)), contract.max_batch
         return np.concatenate([run(images.batch(order[k : k + step])) for k in range(0, len(order), step)])
 
-    return contract.size_px, contract.resize, function
+    return with_overrides(recipe, overrides), function
 
 
 def _golden(held_out: ImageStore, recipe: Recipe) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:

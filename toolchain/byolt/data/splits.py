@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from byolt.data.folder import FolderSource
-from byolt.data.source import ImageSource, PartOf
+from byolt.data.source import ImageSource, Labels, PartOf
 from byolt.data.subsets import stratified_subset
 from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
 from byolt_export.errors import InputError
@@ -29,6 +29,8 @@ class Splits:
     """Labelled images for the probe, the gallery of kNN, and fine-tuning."""
     test: ImageSource | None
     """Labelled images that figures are of."""
+    folds: tuple[Labels, ...] = ()
+    """The set's official folds as indices into ``train``; empty where it has none."""
 
 
 def open_splits(data: "Data", seed: int) -> Splits:
@@ -44,9 +46,11 @@ def open_splits(data: "Data", seed: int) -> Splits:
     if data.name == "folder":
         assert data.root is not None
         return _folder_splits(data.root, data.test_root, data.test_share, seed)
-    from byolt.data.known import open_known
+    from byolt.data.known import open_known, stl10_folds
 
-    return Splits(*open_known(data.name, data.root or Path("data") / data.name, download=data.download))
+    root = data.root or Path("data") / data.name
+    known = open_known(data.name, root, download=data.download)
+    return Splits(*known, folds=stl10_folds(root, len(known.train)) if data.name == "stl10" else ())
 
 
 def _folder_splits(root: Path, test_root: Path | None, test_share: float, seed: int) -> Splits:
