@@ -10,7 +10,8 @@ from typing import Any, NoReturn, ParamSpec
 import click
 
 from byolt import __version__
-from byolt_export.errors import ByoltError, ParityFault
+from byolt.faults import as_ours
+from byolt_export.errors import ParityFault
 
 P = ParamSpec("P")
 
@@ -41,16 +42,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         sys.exit(130)
-    except ByoltError as error:
-        if "--debug" in arguments:
+    except Exception as error:
+        fault = as_ours(error)
+        if fault is None or "--debug" in arguments:
             raise
-        click.echo(str(error), err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if "--debug" in arguments:
-            raise
-        click.echo(f"{error.filename or 'this machine'}: {error.strerror or error}", err=True)
-        sys.exit(1)
+        click.echo(str(fault), err=True)
+        sys.exit(fault.exit_code)
     sys.exit(0)
 
 
