@@ -1,6 +1,9 @@
 """What the documents say of the code is so."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import tomllib
 from PIL import Image
 
 import byolt
+from tests.test_command_line import draw_folder, write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -56,6 +60,27 @@ def test_the_readmes_python_lines_run(tmp_path: Path, monkeypatch: pytest.Monkey
     exec(lines, names)
     expected = torch_outputs(encoder, to_square(pixels, 32, "crop")[None], **how)
     assert np.linalg.norm(names["embedding"] - expected) / np.linalg.norm(expected) < 0.01
+
+
+def test_make_quickstart_evaluates_and_exports_its_own_run(tmp_path: Path) -> None:
+    """With a small recipe in the place of the shipped one, beside another run that is later than any."""
+    (tmp_path / "recipes").mkdir()
+    write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=2, images=80)).rename(
+        tmp_path / "recipes" / "quickstart.yaml"
+    )
+    other = tmp_path / "runs" / "later-0"
+    other.mkdir(parents=True)
+    (other / "recipe.resolved.yaml").touch()
+    os.utime(other / "recipe.resolved.yaml", (2e9, 2e9))
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "install", "quickstart"]
+    settings = [f"VENV={tmp_path / 'venv'}", f"BYOLT={sys.executable} -m byolt"]
+    done = subprocess.run([*command, *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").glob("tiny-*")
+    assert (run / "evaluation" / "encoder.json").exists()
+    assert f"next     byolt verify {run.relative_to(tmp_path)}/export" in done.stdout
 
 
 def test_the_version_is_said_once() -> None:
