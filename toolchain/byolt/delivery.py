@@ -47,7 +47,7 @@ def export_run(run: Run, *, classifier: bool, overrides: Sequence[str]) -> Repor
         run.classifier_bundle if classifier else run.bundle,
         golden_images=golden,
         golden_kind=recipe.export.golden,
-        labels=None if classifier else labels,
+        labels=None if classifier or splits.test is None else labels,
         gallery_images=learned.batch(_some(len(learned), GALLERY_IMAGES, recipe.seed + 1)),
         image_size_px=recipe.data.image_size_px,
         resize=recipe.data.resize,

@@ -26,7 +26,9 @@ def finetune_run(
     """
     recipe = with_overrides(run.recipe, overrides)
     encoder = learned_encoder(run)
-    folder = recipe.data.model_copy(update={"name": "folder", "root": data_root, "test_root": test_root})
+    folder = recipe.data.model_copy(
+        update={"name": "folder", "root": data_root, "test_root": test_root, "labels": "auto"}
+    )
     splits = open_splits(folder, recipe.seed)
     if splits.train is None or splits.test is None:
         raise InputError(f"{data_root} has no labels: put the images of each class into a sub-folder named after it")
