@@ -10,6 +10,7 @@ from PIL import Image
 
 from byolt.data import FolderSource, ImageStore, open_store
 from byolt.data.source import ArraySource, ImageSource, PartOf, to_square
+from byolt.reporting import progress
 from byolt_export.errors import ByoltError, InputError
 
 
@@ -175,6 +176,28 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
         progress=lambda done, of: seen.append((done, of)),
     )
     assert seen == [(k, 6) for k in range(1, 7)]
+
+
+def test_decoding_that_takes_long_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FolderSource(folder(tmp_path / "images"))
+    opened(source, tmp_path, size_px=6)
+    assert capsys.readouterr().err == ""  # Six images take no two seconds.
+    monkeypatch.setattr(progress, "QUIET_S", 0)
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0)
+    opened(source, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"decoding {source.name}: {k}/6 images" for k in range(1, 7)]
+    opened(source, tmp_path)
+    assert capsys.readouterr().err == ""  # Decoded already.
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(progress, "QUIET_S", -1)
+    opened(source, tmp_path, size_px=7)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1  # One line, renewed.
+    assert told.startswith(f"\r\x1b[Kdecoding {source.name}: 1/6")
+    assert told.endswith("6/6 images\n")
 
 
 def test_a_cache_larger_than_the_disk_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
