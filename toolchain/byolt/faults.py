@@ -7,7 +7,7 @@ _EXTRAS = {
     "train": ("albumentations", "cv2", "jaxtyping", "PIL", "timm", "torch", "torchvision"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "trt": ("tensorrt",),
-    "rtx": ("tensorrt_rtx",),
+    "rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     "tensorboard": ("tensorboard",),
 }
 _MEMORY = (
