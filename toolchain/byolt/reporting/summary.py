@@ -39,14 +39,14 @@ def print_summary(run: Run, *, next_command: str) -> None:
             f"RankMe {result['rankme']:.1f} of {result['features']}",
         ]
         click.echo(f"verdict  {result['verdict']}  ({', '.join(figures)})")
-    for name, figures in (run.figures("collapse") or {}).items():
-        click.echo(f"frozen   {FEATURES[name]}: {_collapse(figures)}")
+    for name, measures in (run.figures("collapse") or {}).items():
+        click.echo(f"frozen   {FEATURES[name]}: {_collapse(measures)}")
     rows = {name: run.figures(name) for name in FEATURES}
     if any(rows.values()):
         _print_accuracies(rows)
-    for name, figures in rows.items():
-        if figures and "folds" in figures:
-            click.echo(f"folds    {FEATURES[name]}: {_folds(figures['folds'])}")
+    for name, row in rows.items():
+        if row and "folds" in row:
+            click.echo(f"folds    {FEATURES[name]}: {_folds(row['folds'])}")
     for bundle in (run.bundle, run.classifier_bundle):
         for file in (read_json(bundle / "manifest.json") or {}).get("files", []):
             click.echo(f"parity   {bundle.name}/{file['name']} {file['verdict']}")
