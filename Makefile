@@ -19,9 +19,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	touch $@
 
 quickstart: install
-	$(BYOLT) pretrain recipes/quickstart.yaml
-	$(BYOLT) evaluate
-	$(BYOLT) export --onnx
+	mkdir -p .cache
+	$(BYOLT) pretrain recipes/quickstart.yaml --json > .cache/quickstart.json
+	run=$$($(VENV)/bin/python -c "import json; print(json.load(open('.cache/quickstart.json'))['run'])") \
+	  && $(BYOLT) evaluate "$$run" && $(BYOLT) export "$$run" --onnx
 
 test: install
 	$(RUN) pytest -m "not full and not gpu"

@@ -3,6 +3,7 @@
 Run with ``python -m tests.mutations [NAME]``; prints a table and exits 1 where one survives.
 """
 
+import difflib
 import os
 import shutil
 import subprocess
@@ -28,7 +29,11 @@ BYOL = "toolchain/byolt/methods/byol.py"
 LEARNER = "toolchain/byolt/training/learner.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
-IN_METHODS, IN_TRAINING = "tests/methods", "tests/training"
+BATCHED = "toolchain/byolt/views/batched.py"
+KNN = "toolchain/byolt/evaluation/knn.py"
+LINEAR = "toolchain/byolt/evaluation/linear.py"
+COLLAPSE = "toolchain/byolt/evaluation/collapse.py"
+IN_METHODS, IN_TRAINING, IN_VIEWS, IN_EVALUATION = "tests/methods", "tests/training", "tests/views", "tests/evaluation"
 
 MUTATIONS = [
     Mutation("loss with the sign flipped", BYOL, "(2 - 2 * F.cos", "(2 + 2 * F.cos", IN_METHODS),
@@ -123,22 +128,105 @@ MUTATIONS = [
         "(1 - math.cos(math.pi * step / steps))",
         IN_TRAINING,
     ),
+    Mutation(
+        "hue turned the other way",
+        BATCHED,
+        "add_(turns[:, None, None] + 2)",
+        "sub_(turns[:, None, None] - 2)",
+        IN_VIEWS,
+    ),
+    Mutation(
+        "every image solarized",
+        BATCHED,
+        "torch.where(p.solarize, 1.0, 3.0)",
+        "torch.where(p.solarize, 1.0, 1.0)",
+        IN_VIEWS,
+    ),
+    Mutation("blur of a smaller sigma", BATCHED, "torch.exp(-0.5 * (distance", "torch.exp(-1.0 * (distance", IN_VIEWS),
+    Mutation("shrunk without antialiasing", BATCHED, "scale.clamp_min(1)", "scale.clamp(1, 1)", IN_VIEWS),
+    Mutation(
+        "aspect uniform for log-uniform",
+        BATCHED,
+        "torch.exp(math.log(aspect_low) + aspects * math.log(aspect_high / aspect_low))",
+        "aspect_low + aspects * (aspect_high - aspect_low)",
+        IN_VIEWS,
+    ),
+    Mutation(
+        "neighbours by dot product",
+        KNN,
+        "F.normalize(gallery, dim=1), F.normalize(queries, dim=1)",
+        "gallery, queries",
+        IN_EVALUATION + "/test_knn.py",
+    ),
+    Mutation(
+        "votes without weight",
+        KNN,
+        "/ temperature).double().exp()",
+        "/ temperature).double().exp().ceil()",
+        IN_EVALUATION + "/test_knn.py",
+    ),
+    Mutation("probe's penalty doubled", LINEAR, "l2 / 2 * weight", "l2 * weight", IN_EVALUATION + "/test_linear.py"),
+    Mutation(
+        "probe refitted on a part",
+        LINEAR,
+        "weight, bias = _Standardised(features, labels, classes).fit(best)",
+        "weight, bias = part.fit(best)",
+        IN_EVALUATION + "/test_linear.py",
+    ),
+    Mutation(
+        "RankMe of centred features",
+        COLLAPSE,
+        "svdvals(features.float())",
+        "svdvals(features.float() - features.float().mean(0))",
+        IN_EVALUATION + "/test_collapse.py",
+    ),
+    Mutation(
+        "spread of projections of any length",
+        COLLAPSE,
+        "unit = F.normalize(z.double(), dim=1)\n",
+        "unit = z.double()\n",
+        IN_EVALUATION + "/test_collapse.py",
+    ),
+    Mutation(
+        "interval without Wilson's centre",
+        "toolchain/byolt/evaluation/intervals.py",
+        "centre = (accuracy + z2 / (2 * n))",
+        "centre = (accuracy)",
+        IN_EVALUATION + "/test_intervals.py",
+    ),
+    Mutation(
+        "deviation over folds biased",
+        "toolchain/byolt/evaluation/figures.py",
+        "ddof=1",
+        "ddof=0",
+        IN_EVALUATION + "/test_evaluate.py",
+    ),
+    Mutation(
+        "folds left out",
+        "toolchain/byolt/evaluation/evaluate.py",
+        "np.flatnonzero(np.isin(train.kept, fold))",
+        "train.kept",
+        IN_EVALUATION + "/test_evaluate.py",
+    ),
 ]
 
 
 def main() -> int:
     """Try each mutation, print the table, and count survivors."""
     wanted = sys.argv[1:]
-    survivors = 0
+    known = [mutation.name for mutation in MUTATIONS]
+    if unknown := [name for name in wanted if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        print(f"no mutation {unknown[0]!r}; {f'did you mean {near[0]!r}?' if near else 'known: ' + ', '.join(known)}")
+        return 2
+    survivors, chosen = 0, [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
     print(f"{'wrong formula':<42}{'file':<18}{'caught':<10}first test that fails")
-    for mutation in MUTATIONS:
-        if wanted and mutation.name not in wanted:
-            continue
+    for mutation in chosen:
         failing = first_failing_test(mutation)
         survivors += failing is None
         verdict = "yes" if failing else "SURVIVED"
         print(f"{mutation.name:<42}{Path(mutation.file).name:<18}{verdict:<10}{failing or '-'}", flush=True)
-    print(f"{len(MUTATIONS)} mutations, {survivors} survived")
+    print(f"{len(chosen)} mutations, {survivors} survived")
     return 1 if survivors else 0
 
 

@@ -1,8 +1,10 @@
 """The commands as a user types them: from images to a proven bundle, faults in one sentence, and exact resume."""
 
+import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,11 +107,20 @@ def test_labelled_folder_to_a_proven_classifier(labelled_run: Path) -> None:
     assert knn["n_test"] + knn["n_train"] == 96
     done = byolt("finetune", "--data", folder / "images", "--labels", "0.5", folder=folder)
     assert done.returncode == 0, done.stderr
+    done = byolt("export", folder=folder)
+    assert done.returncode == 0, done.stderr + done.stdout
     done = byolt("export", "--classifier", folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
-    manifest = json.loads((run / "export" / "manifest.json").read_text())
+    classifier = run / "export-classifier"
+    assert f"next     byolt verify {classifier.relative_to(folder)}" in done.stdout
+    manifest = json.loads((classifier / "manifest.json").read_text())
     assert manifest["contract"]["classes"] == ["class-0", "class-1", "class-2"]
-    assert byolt("verify", run / "export", folder=folder).returncode == 0
+    encoder = json.loads((run / "export" / "manifest.json").read_text())["contract"]
+    assert (encoder["output"]["name"], encoder["recipe_hash"]) == ("embedding", run.name.removeprefix("tiny-"))
+    assert byolt("verify", classifier, folder=folder).returncode == 0
+    done = byolt("embed", classifier, folder / "images", "-o", "embeddings.npz", folder=folder)
+    assert "holds a classifier, whose output are logits" in one_sentence(done, 2)
+    assert not (folder / "embeddings.npz").exists()
     for left in (
         "recipe.yaml",
         "recipe.resolved.yaml",
@@ -136,6 +147,43 @@ def test_the_same_command_again_prints_the_result(labelled_run: Path) -> None:
     assert len(list((labelled_run / "runs").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    "command", [("evaluate",), ("finetune", "--data", "images"), ("export",), ("embed", "RUN", "images", "-o", "a.npz")]
+)
+def test_after_learning_a_result_key_is_refused(labelled_run: Path, command: tuple[str, ...]) -> None:
+    words = [str(only_run(labelled_run)) if word == "RUN" else word for word in command]
+    said = one_sentence(byolt(*words, "--set", "optim.base_lr=0.3", folder=labelled_run), 2)
+    assert said.startswith("--set optim.base_lr: the run has been learned with another value")
+
+
+def test_machine_keys_are_followed_after_learning(labelled_run: Path) -> None:
+    run, elsewhere = only_run(labelled_run), labelled_run / "elsewhere"
+    settings = ["--set", f"data.cache_dir={elsewhere}"]
+    done = byolt("embed", run, labelled_run / "images", "-o", "kept.npz", *settings, folder=labelled_run)
+    assert done.returncode == 0, done.stderr
+    assert list(elsewhere.glob("*.npy"))
+    done = byolt("evaluate", run, "--set", "evaluation.knn_k=3", "--json", folder=labelled_run)
+    assert json.loads(done.stdout)["encoder"]["knn"]["k"] == 3
+
+
+def test_the_next_command_names_the_run_unless_it_is_the_latest(labelled_run: Path, tmp_path: Path) -> None:
+    run = only_run(labelled_run).relative_to(labelled_run)
+    assert byolt("evaluate", folder=labelled_run).stdout.splitlines()[-1] == "next     byolt export --onnx"
+    done = byolt("pretrain", "tiny.yaml", "--set", "machine.runs_dir=other runs", folder=labelled_run)
+    (other,) = (labelled_run / "other runs").iterdir()
+    assert done.stdout.splitlines()[-1] == f"next     byolt evaluate 'other runs/{other.name}'"
+    later = labelled_run / "runs" / "later-0"
+    later.mkdir()
+    try:
+        (later / "recipe.resolved.yaml").write_text((labelled_run / run / "recipe.resolved.yaml").read_text())
+        done = byolt("evaluate", run, folder=labelled_run)
+        assert done.stdout.splitlines()[-1] == f"next     byolt export {run} --onnx"
+        again = byolt("pretrain", "tiny.yaml", folder=labelled_run)
+        assert again.stdout.splitlines()[-1] == f"next     byolt evaluate {run}"
+    finally:
+        shutil.rmtree(later)
+
+
 def test_another_seed_is_another_run(labelled_run: Path, tmp_path: Path) -> None:
     done = byolt(
         "pretrain", "tiny.yaml", "--set", "seed=1", "--set", f"machine.runs_dir={tmp_path}", folder=labelled_run
@@ -155,6 +203,10 @@ def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "verdict  healthy" in done.stdout
     assert "linear" not in done.stdout
+    assert "frozen   learned encoder: RankMe" in done.stdout
+    collapse = json.loads((only_run(tmp_path) / "evaluation" / "collapse.json").read_text())
+    assert set(collapse) == {"encoder", "untrained"}
+    assert not (only_run(tmp_path) / "evaluation" / "encoder.json").exists()
     done = byolt("export", "--onnx", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"] == "passed"
@@ -163,9 +215,9 @@ def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     by_run = byolt("embed", only_run(tmp_path), tmp_path / "images", "-o", "by-run.npz", folder=tmp_path)
     assert by_run.returncode == 0, by_run.stderr
-    ours, theirs = np.load(tmp_path / "embeddings.npz"), np.load(tmp_path / "by-run.npz")
-    np.testing.assert_allclose(ours["embeddings"], theirs["embeddings"], rtol=1e-3, atol=1e-5)
-    assert len(ours["files"]) == 80
+    with np.load(tmp_path / "embeddings.npz") as ours, np.load(tmp_path / "by-run.npz") as theirs:
+        np.testing.assert_allclose(ours["embeddings"], theirs["embeddings"], rtol=1e-3, atol=1e-5)
+        assert len(ours["files"]) == 80
 
 
 def test_a_copied_target_without_predictor_collapses_with_exit_3(tmp_path: Path) -> None:
@@ -316,6 +368,50 @@ def test_doctor_names_what_is_here() -> None:
     found = {finding["what"]: finding["state"] for finding in json.loads(done.stdout)["findings"]}
     assert "CPU" in found["ONNX Runtime"]
     assert "torch" in found["learning"]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "state"),
+    [
+        ("tensorrt", "TensorRT (NVIDIA licence; on a Jetson it comes with JetPack) 9.8.7"),
+        ("tensorrt_rtx", "TensorRT for RTX (NVIDIA licence) 9.8.7"),
+        ("tensorrt_rtx_cu13_bindings", "TensorRT for RTX (NVIDIA licence) 9.8.7"),
+    ],
+)
+def test_doctor_finds_tensorrt_by_each_of_its_distributions(tmp_path: Path, distribution: str, state: str) -> None:
+    """Metadata as a wheel leaves it, in an otherwise empty place for distributions."""
+    from byolt.doctor import _tensorrt
+
+    before = sys.path[:]
+    try:
+        sys.path[:] = [str(tmp_path)]
+        missing = [finding.state for finding in _tensorrt()]
+        info = tmp_path / f"{distribution}-9.8.7.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.8.7\n")
+        importlib.invalidate_caches()
+        found = [finding.state for finding in _tensorrt()]
+    finally:
+        sys.path[:] = before
+    assert missing == ["missing; needed for engines alone"]
+    assert found == [state]
+
+
+def test_recipe_explain_takes_a_recipe_a_key_both_or_neither(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, tmp_path / "images")
+    both = byolt("recipe", "explain", recipe, "optim.base_lr", folder=tmp_path)
+    assert both.stdout.startswith("optim.base_lr = 0.2  (float; default 0.2; result)\n    Learning rate")
+    whole = json.loads(byolt("recipe", "explain", recipe, "--json", folder=tmp_path).stdout)["keys"]
+    assert {row["key"]: row["value"] for row in whole}["machine.threads"] == 1
+    key = byolt("recipe", "explain", "optim.base_lr", folder=tmp_path)
+    assert key.stdout.startswith("optim.base_lr  (float;")
+    neither = json.loads(byolt("recipe", "explain", "--json", folder=tmp_path).stdout)["keys"]
+    assert len(neither) == len(whole)
+    assert "value" not in neither[0]
+    assert "god.yaml not found" in one_sentence(byolt("recipe", "explain", "god.yaml", folder=tmp_path), 2)
+    three = byolt("recipe", "explain", recipe, "optim", "data", folder=tmp_path)
+    assert three.returncode == 2
+    assert "one recipe and one key at most" in three.stderr
 
 
 def test_dry_run_and_profile_write_no_run(tmp_path: Path) -> None:

@@ -1,14 +1,21 @@
 """What the documents say of the code is so."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tomllib
+import torch
 from PIL import Image
 
 import byolt
+from byolt_export.manifest import Input
+from tests.test_command_line import draw_folder, write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,27 +41,92 @@ def test_the_readmes_commands_and_options_exist() -> None:
         assert {word for word in words if word.startswith("-")} <= known, line
 
 
-def test_the_readmes_python_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ONNX lines on a real bundle, whose resize they follow within a grey level."""
-    from byolt.data.source import to_square
+def readmes_python(first_word: str) -> str:
+    (lines,) = re.findall(rf"```python\n(import {first_word}.*?)```", README, flags=re.DOTALL)
+    return lines
+
+
+SMALL = {"pixels": Input(size_px=32, resize="crop", max_batch=4, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
+    """A folder that holds ``export/encoder.onnx``, and the encoder in it."""
     from byolt.networks import build_encoder
     from byolt.schema import Model
-    from byolt_export.graph import export_onnx, torch_outputs
-    from byolt_export.manifest import Input
+    from byolt_export.graph import export_onnx
 
+    folder = tmp_path_factory.mktemp("exported")
     model = Model(backbone="timm/resnet18", args={"layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]}, stem="half")
     encoder, _ = build_encoder(model, seed=0, image_size_px=32)
-    pixels = Input(size_px=32, resize="crop", max_batch=4, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    (tmp_path / "export").mkdir()
-    export_onnx(encoder, tmp_path / "export" / "encoder.onnx", output_name="embedding", pixels=pixels)
-    photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    Image.fromarray(photo).save(tmp_path / "part.png")
+    (folder / "export").mkdir()
+    path = folder / "export" / "encoder.onnx"
+    export_onnx(encoder, path, output_name="embedding", **SMALL)
+    return folder, encoder
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 90), (61, 90), (90, 61), (33, 32), (32, 32), (32, 45), (29, 20)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_readmes_onnx_lines_see_the_pipelines_pixels(
+    exported: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch, height: int, width: int, orientation: int
+) -> None:
+    from byolt.data.folder import read_image
+    from byolt.data.source import to_square
+    from byolt_export.graph import torch_outputs
+
+    folder, encoder = exported
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(folder / "part.png", exif=exif)
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(readmes_python("numpy"), names)
+    square = to_square(read_image(folder / "part.png"), 32, "crop")
+    assert np.array_equal(np.asarray(names["image"]), square)
+    np.testing.assert_allclose(names["embedding"], torch_outputs(encoder, square[None], **SMALL), rtol=1e-3, atol=1e-5)
+
+
+def test_the_readmes_lines_load_the_weights_into_the_plain_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    from byolt.networks import build_encoder, load_snippet
+    from byolt.recipe import load_recipe
+
+    model = load_recipe(ROOT / "recipes" / "stl10.yaml").model
+    encoder, _ = build_encoder(model, seed=0, image_size_px=96)
+    save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
     monkeypatch.chdir(tmp_path)
-    lines = re.findall(r"```python\n(import numpy.*?)```", README, flags=re.DOTALL)[0]
-    names: dict[str, np.ndarray] = {}
-    exec(lines, names)
-    expected = torch_outputs(encoder, to_square(photo, 32, "crop")[None], pixels=pixels)
-    assert np.linalg.norm(names["embedding"] - expected) / np.linalg.norm(expected) < 0.01
+    names: dict[str, Any] = {}
+    exec(readmes_python("safetensors"), names)
+    images = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.equal(names["encoder"].eval()(images), encoder.eval()(images))
+    own = load_snippet(model).replace("'", '"')  # What each run's own metadata says.
+    assert own in readmes_python("safetensors")
+
+
+def test_make_quickstart_evaluates_and_exports_its_own_run(tmp_path: Path) -> None:
+    """With a small recipe in the place of the shipped one, beside another run that is later than any."""
+    (tmp_path / "recipes").mkdir()
+    write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=2, images=80)).rename(
+        tmp_path / "recipes" / "quickstart.yaml"
+    )
+    other = tmp_path / "runs" / "later-0"
+    other.mkdir(parents=True)
+    (other / "recipe.resolved.yaml").touch()
+    os.utime(other / "recipe.resolved.yaml", (2e9, 2e9))
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "install", "quickstart"]
+    settings = [f"VENV={tmp_path / 'venv'}", f"BYOLT={sys.executable} -m byolt"]
+    done = subprocess.run([*command, *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").glob("tiny-*")
+    assert (run / "evaluation" / "encoder.json").exists()
+    assert f"next     byolt verify {run.relative_to(tmp_path)}/export" in done.stdout
 
 
 def test_the_version_is_said_once() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from byolt.recipe import dump_recipe, explain, load_recipe, recipe_hash, result_keys, with_overrides
+from byolt.explain import explain
+from byolt.recipe import dump_recipe, load_recipe, recipe_hash, result_keys, with_overrides
 from byolt_export.errors import InputError
 
 GOOD = """\
@@ -171,12 +172,26 @@ def test_overrides_on_a_parsed_recipe_are_checked_too(good: Path) -> None:
         with_overrides(recipe, ["finetune.epoch=3"])
 
 
+@pytest.mark.parametrize("override", ["optim.base_lr=0.2", "seed=4", "views.view_2.blur=0.5", "data.image_size_px=64"])
+def test_after_learning_a_result_key_is_refused_by_name(good: Path, override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(InputError, match=f"--set {key}: the run has been learned with another value") as fault:
+        with_overrides(load_recipe(good), [override, "finetune.epochs=3"])
+    assert "\n" not in str(fault.value)
+
+
+def test_after_learning_machine_keys_may_change(good: Path) -> None:
+    settings = ["machine.device=cpu", "data.root=elsewhere", "export.max_batch=8", "evaluation.knn_k=3", "seed=0"]
+    changed = with_overrides(load_recipe(good), settings)  # The run's own seed changes nothing.
+    assert (changed.data.root, changed.export.max_batch, changed.evaluation.knn_k) == (Path("elsewhere"), 8, 3)
+
+
 def test_every_key_is_explained() -> None:
     rows = explain()
-    assert all(meaning.endswith((".", ")")) and len(meaning) > 5 for *_, meaning in rows)
-    kinds = {key: kind for key, _, _, kind, _ in rows}
+    assert all(row.meaning.endswith((".", ")")) and len(row.meaning) > 5 for row in rows)
+    kinds = {row.key: row.kind for row in rows}
     assert (kinds["optim.base_lr"], kinds["machine.workers"], kinds["data.root"]) == ("result", "machine", "machine")
-    assert [row[0] for row in explain("method")] == [
+    assert [row.key for row in explain("method")] == [
         "method.name",
         "method.tau_base",
         "method.tau_schedule",
@@ -185,3 +200,9 @@ def test_every_key_is_explained() -> None:
     ]
     with pytest.raises(InputError, match="did you mean 'optim.base_lr'"):
         explain("optim.base_rl")
+
+
+def test_a_recipe_is_explained_with_its_values(good: Path) -> None:
+    values = {row.key: row.value for row in explain(recipe=load_recipe(good))}
+    assert (values["optim.base_lr"], values["optim.momentum"], values["views.view_2.solarize"]) == (0.3, 0.9, 0.2)
+    assert set(values) == {row.key for row in explain()}

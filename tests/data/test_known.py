@@ -42,7 +42,16 @@ def test_the_official_folds_are_indices_into_the_training_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_stl10(tmp_path, monkeypatch)
-    assert [fold.tolist() for fold in stl10_folds(tmp_path)] == [[k, k + 10] for k in range(10)]
+    folds = open_splits(section("stl10", tmp_path), seed=0).folds
+    assert [fold.tolist() for fold in folds] == [[k, k + 10] for k in range(10)]
+
+
+@pytest.mark.parametrize("text", ["0 1\n" * 9, "0 1\n" * 9 + "0 20\n", "0 1\n" * 9 + "a b\n", None])
+def test_damaged_folds_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    path = write_stl10(tmp_path, monkeypatch) / "fold_indices.txt"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(InputError, match="unpack stl10_binary.tar.gz again"):
+        stl10_folds(tmp_path, 20)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)])

@@ -69,6 +69,17 @@ def test_an_unlabelled_folder_is_learned_from_whole(tmp_path: Path) -> None:
     assert (splits.train, splits.test) == (None, None)
 
 
+def test_sub_folders_may_be_mere_folders(tmp_path: Path) -> None:
+    root = folder(tmp_path / "cameras", left=4, right=6, test=1, train=1)  # Nor are splits looked for.
+    splits = open_splits(section(root, labels="none"), seed=0)
+    assert len(splits.learn) == 12
+    assert (splits.train, splits.test) == (None, None)
+    drawn = Data.model_validate({"name": "synthetic", "image_size_px": 16, "labels": "none", "synthetic_images": 64})
+    assert (len(open_splits(drawn, seed=0).learn), open_splits(drawn, seed=0).test) == (64, None)
+    with pytest.raises(ValueError, match="test_root goes with labels: leave it out"):
+        section(root, labels="none", test_root=tmp_path)
+
+
 def test_a_test_root_is_the_test_split(tmp_path: Path) -> None:
     train, test = folder(tmp_path / "train", good=3, crack=2), folder(tmp_path / "test", good=1, crack=2)
     splits = open_splits(section(train, test_root=test), seed=0)
@@ -113,7 +124,7 @@ def test_a_share_that_leaves_nothing_to_train_or_test_on_is_refused(tmp_path: Pa
     root = folder(tmp_path / "parts", good=2, crack=2)
     with pytest.raises(InputError, match=r"data\.test_share 0\.9 leaves a class without images"):
         open_splits(section(root, test_share=0.9), seed=0)
-    with pytest.raises(InputError, match="none to test on; .*put all images into one folder"):
+    with pytest.raises(InputError, match="none to test on; .*--set data.labels=none"):
         open_splits(section(folder(tmp_path / "single", good=1, crack=1)), seed=0)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from byolt.data import FolderSource, ImageStore, open_store
 from byolt.data.source import ArraySource, ImageSource, PartOf, to_square
+from byolt.reporting import progress
 from byolt_export.errors import ByoltError, InputError
 
 
@@ -92,6 +93,13 @@ def test_each_size_and_rule_has_its_own_cache(tmp_path: Path) -> None:
     assert [opened(source, tmp_path, size_px=size)[0].shape for size in (8, 6, 8)] == [(8, 8, 3), (6, 6, 3), (8, 8, 3)]
 
 
+def test_an_image_cropped_to_the_size_without_scaling_is_kept(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 13, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "wide.png")
+    np.testing.assert_array_equal(opened(FolderSource(tmp_path / "images"), tmp_path)[0], pixels[:, 2:10])
+
+
 def test_unreadable_files_are_told_and_left_out_with_their_labels(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +176,28 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
         progress=lambda done, of: seen.append((done, of)),
     )
     assert seen == [(k, 6) for k in range(1, 7)]
+
+
+def test_decoding_that_takes_long_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FolderSource(folder(tmp_path / "images"))
+    opened(source, tmp_path, size_px=6)
+    assert capsys.readouterr().err == ""  # Six images take no two seconds.
+    monkeypatch.setattr(progress, "QUIET_S", 0)
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0)
+    opened(source, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"decoding {source.name}: {k}/6 images" for k in range(1, 7)]
+    opened(source, tmp_path)
+    assert capsys.readouterr().err == ""  # Decoded already.
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(progress, "QUIET_S", -1)
+    opened(source, tmp_path, size_px=7)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1  # One line, renewed.
+    assert told.startswith(f"\r\x1b[Kdecoding {source.name}: 1/6")
+    assert told.endswith("6/6 images\n")
 
 
 def test_a_cache_larger_than_the_disk_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:

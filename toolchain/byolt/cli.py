@@ -1,6 +1,7 @@
 """The commands: parse, call one function, print. Heavy imports come inside the command that needs them."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, NoReturn, ParamSpec
 import click
 
 from byolt import __version__
-from byolt_export.errors import ByoltError, ParityFault
+from byolt.faults import as_ours
+from byolt_export.errors import ParityFault
 
 P = ParamSpec("P")
 
@@ -40,16 +42,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         sys.exit(130)
-    except ByoltError as error:
-        if "--debug" in arguments:
+    except Exception as error:
+        fault = as_ours(error)
+        if fault is None or "--debug" in arguments:
             raise
-        click.echo(str(error), err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if "--debug" in arguments:
-            raise
-        click.echo(f"{error.filename or 'this machine'}: {error.strerror or error}", err=True)
-        sys.exit(1)
+        click.echo(str(fault), err=True)
+        sys.exit(fault.exit_code)
     sys.exit(0)
 
 
@@ -58,6 +56,17 @@ def _print(result: dict[str, Any], as_json: bool, text: Callable[[], None]) -> N
         click.echo(json.dumps(result, indent=1))
     else:
         text()
+
+
+def _named(run_path: Path) -> str:
+    """The run as the next command has to name it: not at all where that command would take it anyway."""
+    from byolt.run import open_run
+
+    default = Path("runs")
+    in_default = run_path.resolve().parent == default.resolve()
+    if in_default and open_run(None, default).path.resolve() == run_path.resolve():
+        return ""
+    return f" {shlex.quote(str(run_path))}"
 
 
 @cli.group()
@@ -76,16 +85,24 @@ def recipe_show(recipe_path: Path, overrides: tuple[str, ...]) -> None:
 
 
 @recipe.command("explain")
-@click.argument("key", required=False)
+@click.argument("words", metavar="[RECIPE] [KEY]", nargs=-1)
 @JSON
-def recipe_explain(key: str | None, as_json: bool) -> None:
-    """What each key means, from the schema; KEY narrows it, for example `optim` or `optim.base_lr`."""
-    from byolt.recipe import explain
+def recipe_explain(words: tuple[str, ...], as_json: bool) -> None:
+    """What each key means, from the schema, and with RECIPE what it is set to.
+
+    KEY narrows it, for example `optim` or `optim.base_lr`.
+    """
+    from byolt.explain import explain
+    from byolt.recipe import load_recipe
     from byolt.reporting.tables import print_explanation
 
-    rows = explain(key)
-    names = ("key", "type", "default", "kind", "meaning")
-    _print({"keys": [dict(zip(names, row, strict=True)) for row in rows]}, as_json, lambda: print_explanation(rows))
+    if len(words) > 2:
+        raise click.UsageError(f"one recipe and one key at most, got: {' '.join(words)}")
+    is_file = bool(words) and (len(words) == 2 or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file())
+    settings = load_recipe(Path(words[0])) if is_file else None
+    rows = explain(next(iter(words[is_file:]), None), settings)
+    told = [row._asdict() if is_file else {k: v for k, v in row._asdict().items() if k != "value"} for row in rows]
+    _print({"keys": told}, as_json, lambda: print_explanation(rows, with_values=is_file))
 
 
 @cli.group()
@@ -131,22 +148,24 @@ def pretrain(
     from byolt.training.loop import pretrain as learn
 
     run = learn(settings, recipe_path.read_text(encoding="utf-8"), resume=resume, console=Console(stderr=True))
-    _print(summarise(run), as_json, lambda: print_summary(run, next_command="byolt evaluate"))
+    _print(summarise(run), as_json, lambda: print_summary(run, next_command=f"byolt evaluate{_named(run.path)}"))
 
 
 @cli.command()
 @RUN
+@SET
 @RUNS_DIR
 @JSON
-def evaluate(run_path: Path | None, runs_dir: Path, as_json: bool) -> None:
+def evaluate(run_path: Path | None, overrides: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
     """KNN, linear probe and collapse measures on frozen features, beside raw pixels and the untrained encoder."""
     from byolt.evaluation.evaluate import evaluate_run
     from byolt.reporting.summary import print_summary, summarise
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
-    evaluate_run(run)
-    _print(summarise(run), as_json, lambda: print_summary(run, next_command="byolt export --onnx"))
+    evaluate_run(run, overrides)
+    following = f"byolt export{_named(run.path)} --onnx"
+    _print(summarise(run), as_json, lambda: print_summary(run, next_command=following))
 
 
 @cli.command()
@@ -176,7 +195,7 @@ def finetune(
 
     run = open_run(run_path, runs_dir)
     figures = finetune_run(run, data_root, test_root, share, overrides, progress)
-    following = f"byolt export {run.path} --onnx --classifier"
+    following = f"byolt export{_named(run.path)} --onnx --classifier"
     _print(figures, as_json, lambda: print_finetune(figures, following))
 
 
@@ -184,12 +203,13 @@ def finetune(
 @click.argument("source", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .npz file to write.")
+@SET
 @JSON
-def embed(source: Path, folder: Path, output: Path, as_json: bool) -> None:
+def embed(source: Path, folder: Path, output: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Embeddings of every image below DIR: arrays `embeddings` and `files` in one .npz file."""
     from byolt.delivery import embed_folder
 
-    found = embed_folder(source, folder, output)
+    found = embed_folder(source, folder, output, overrides)
     _print(found, as_json, lambda: click.echo(f"{found['images']} embeddings of {found['dim']} numbers in {output}"))
 
 
@@ -234,10 +254,10 @@ def export(
 
     def text() -> None:
         print_parity(report.to_json())
-        print_summary(run, next_command=f"byolt verify {run.bundle}")
+        print_summary(run, next_command=f"byolt verify {shlex.quote(str(report.path))}")
 
     _print(report.to_json(), as_json, text)
-    _refuse_failed(report.verdict, report.reason, run.bundle)
+    _refuse_failed(report.verdict, report.reason, report.path)
 
 
 @cli.command()

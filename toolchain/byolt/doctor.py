@@ -22,9 +22,18 @@ _PARTS = {
     "export": (("onnx", "onnxscript"), 'pip install "byolt[export]"'),
     "TensorBoard": (("tensorboard",), 'pip install "byolt[tensorboard]"'),
 }
+# A flavour and the distributions that may bring it: the wheels beside the package of the name count as well.
 _TENSORRT = {
-    "tensorrt": "TensorRT (NVIDIA licence; on a Jetson it comes with JetPack)",
-    "tensorrt-rtx": "TensorRT for RTX (NVIDIA licence)",
+    "TensorRT (NVIDIA licence; on a Jetson it comes with JetPack)": (
+        "tensorrt",
+        "tensorrt-cu13-bindings",
+        "tensorrt-cu12-bindings",
+    ),
+    "TensorRT for RTX (NVIDIA licence)": (
+        "tensorrt-rtx",
+        "tensorrt-rtx-cu13-bindings",
+        "tensorrt-rtx-cu12-bindings",
+    ),
 }
 
 
@@ -100,10 +109,10 @@ def _onnxruntime() -> Finding:
 
 
 def _tensorrt() -> list[Finding]:
-    here = [
-        Finding("TensorRT", f"{words} {package_version(name)}")
-        for name, words in _TENSORRT.items()
-        if package_version(name)
-    ]
+    here = []
+    for words, names in _TENSORRT.items():
+        version = next((found for name in names if (found := package_version(name))), None)
+        if version is not None:
+            here.append(Finding("TensorRT", f"{words} {version}"))
     missing = Finding("TensorRT", "missing; needed for engines alone", 'pip install "byolt[trt]" or "byolt[rtx]"')
     return here or [missing]

@@ -52,6 +52,11 @@ def build_encoder(model: "Model", *, seed: int, image_size_px: int) -> tuple[nn.
     return encoder, _feature_dim(encoder, model.backbone, image_size_px)
 
 
+def without_initial_weights(model: "Model") -> "Model":
+    """The same networks from random weights, whatever the run starts from: no download, no initial file."""
+    return model.model_copy(update={"init": "random", "init_file": None})
+
+
 def build_head(in_dim: int, head: "Head", *, seed: int) -> nn.Sequential:
     """Linear to ``hidden_dim``, BatchNorm, ReLU, linear to ``out_dim``.
 
@@ -90,7 +95,7 @@ def load_snippet(model: "Model") -> str:
     library, _, name = model.backbone.rpartition("/")
     args = "".join(f", {key}={value!r}" for key, value in model.args.items())
     if library == "timm":
-        plain = _timm(model.model_copy(update={"init": "random"}))
+        plain = _timm(without_initial_weights(model))
         lines = [f"encoder = timm.create_model({name!r}, num_classes=0{args})"]
     else:
         plain = _torchvision_builder(name)(weights=None, **model.args)

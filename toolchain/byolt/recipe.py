@@ -45,12 +45,27 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """A recipe with ``--set`` overrides applied, checked like a file.
+    """The recipe of a run that has been learned, with ``--set`` overrides applied and checked like a file.
+
+    Only machine keys may change (those of `evaluation`, `finetune` and `export` among them): what was learned was
+    learned by the result keys, so another value for one of them would be a word without an effect, or a wrong one.
 
     Raises:
-        InputError: An override does not fit.
+        InputError: An override does not fit, or sets a result key; the key is named.
     """
-    return _check(recipe.model_dump(mode="json"), overrides, CommentedMap(), Path("recipe"))
+    changed = _check(recipe.model_dump(mode="json"), overrides, CommentedMap(), Path("recipe"))
+    before = {path: value for path, _, value in leaves(recipe)}
+    late = [
+        path for path, field, value in leaves(changed) if field.json_schema_extra != MACHINE and before[path] != value
+    ]
+    if late:
+        keys = ", ".join(_dotted(path) for path in late)
+        raise InputError(
+            f"--set {keys}: the run has been learned with another value, and nothing after learning follows this one; "
+            "leave it out, or learn another run with byolt pretrain (machine keys alone may change now: "
+            "evaluation.*, finetune.*, export.*, machine.* and the paths of data)"
+        )
+    return changed
 
 
 def _check(tree: dict[str, Any], overrides: Sequence[str], document: CommentedMap, path: Path) -> Recipe:
@@ -80,7 +95,7 @@ def result_keys(recipe: Recipe) -> dict[str, Any]:
     """The keys that change what is learned, dotted, with JSON values; an initial file counts by its content."""
     keys = {
         ".".join(path): value
-        for path, field, value in _leaves(recipe)
+        for path, field, value in leaves(recipe)
         if field.json_schema_extra != MACHINE and path != ("name",)
     }
     if recipe.model.init_file is not None:
@@ -97,56 +112,13 @@ def recipe_hash(keys: dict[str, Any], fingerprint: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def explain(under: str | None = None) -> list[tuple[str, str, str, str, str]]:
-    """Rows (key, type, default, result or machine, meaning) of every key, from the schema.
-
-    Args:
-        under: A key or section; only it and what is below it.
-
-    Raises:
-        InputError: There is no such key.
-    """
-    rows = list(_explain(Recipe, ()))
-    if under is None:
-        return rows
-    chosen = [row for row in rows if row[0] == under or row[0].startswith(f"{under}.")]
-    if not chosen:
-        near = _did_you_mean(under, [row[0] for row in rows])
-        raise InputError(f"no key {under!r} in a recipe{near or '; see byolt recipe explain'}")
-    return chosen
-
-
-def _explain(section: type[Section], parents: tuple[str, ...]) -> Iterator[tuple[str, str, str, str, str]]:
-    for name, field in section.model_fields.items():
-        inner = field.annotation
-        if _is_section(inner):
-            yield from _explain(inner, (*parents, name))
-            continue
-        kind = "machine" if field.json_schema_extra == MACHINE else "result"
-        default = "required" if field.is_required() else str(field.default)
-        yield ".".join((*parents, name)), _type_name(field), default, kind, field.description or ""
-
-
-def _type_name(field: FieldInfo) -> str:
-    """``int``, ``one of lars, sgd, adamw``, ``Path or nothing``: words for a person."""
-    annotation: Any = field.annotation
-    inside: tuple[Any, ...] = get_args(annotation)
-    if inside and all(isinstance(option, str) for option in inside):
-        return "one of " + ", ".join(str(option) for option in inside)
-    if type(None) in inside:
-        core = next(iter(get_args(inside[0])), inside[0])
-        return f"{core.__name__} or nothing"
-    if isinstance(annotation, type) and not inside:
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("byolt.schema.", "")
-
-
-def _leaves(section: Section, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo, Any]]:
+def leaves(section: Section, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo, Any]]:
+    """(path, field, JSON value) of every key below a section."""
     dumped = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
-            yield from _leaves(value, (*parents, name))
+            yield from leaves(value, (*parents, name))
         else:
             yield (*parents, name), field, dumped[name]
 
@@ -201,12 +173,12 @@ def _fault(details: ErrorDetails) -> Fault:
     key, kind, value = tuple(details["loc"]), details["type"], details.get("input")
     if kind == "extra_forbidden":
         known = _fields_at(key[:-1])
-        return Fault(key, kind, f": unknown key{_did_you_mean(str(key[-1]), known) or '; known: ' + ', '.join(known)}")
+        return Fault(key, kind, f": unknown key{did_you_mean(str(key[-1]), known) or '; known: ' + ', '.join(known)}")
     if kind == "missing":
         return Fault(key, kind, ": required key is missing")
     if kind == "literal_error":
         options = [str(option) for option in get_args(_field_at(key).annotation)]
-        return Fault(key, kind, f": {value!r} is not one of {', '.join(options)}{_did_you_mean(str(value), options)}")
+        return Fault(key, kind, f": {value!r} is not one of {', '.join(options)}{did_you_mean(str(value), options)}")
     if kind == "value_error":
         return Fault(key, kind, f": {details['ctx']['error']}")
     what = details["msg"].removeprefix("Input ")
@@ -224,7 +196,8 @@ def _one_fault_each(faults: list[Fault]) -> list[Fault]:
     return [fault for fault in faults if not (fault.kind == "missing" and fault.key in misspelt)]
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """``; did you mean 'x'?``, or nothing where no known word is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -236,14 +209,15 @@ def _section_at(key: Key) -> type[Section] | None:
         if isinstance(name, int):
             continue
         field = section.model_fields.get(name)
-        inside = [t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)] if field else []
+        inside = [t for t in (field.annotation, *get_args(field.annotation)) if is_section(t)] if field else []
         if not inside:
             return None
         section = inside[0]
     return section
 
 
-def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
+def is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    """Whether a field's type is a mapping of further keys."""
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 

@@ -55,6 +55,27 @@ class Run:
         return load_recipe(self.path / "recipe.resolved.yaml")
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """What the run was made by and of, as written when it was created."""
+        return read_json(self.path / "environment.json") or {}
+
+    @property
+    def hash(self) -> str:
+        """Hash of the result keys and the images that the run was created with, whatever lies at their paths now.
+
+        Raises:
+            InputError: The run's ``environment.json`` is gone, or older than this.
+        """
+        if "hash" not in self.environment:
+            raise InputError(f"{self.path / 'environment.json'} does not name the run's hash; copy the whole run again")
+        return str(self.environment["hash"])
+
+    @property
+    def classifier_bundle(self) -> Path:
+        """The exported bundle of the fine-tuned classifier."""
+        return self.path / "export-classifier"
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """State and last figures of a run that ended, or None while it is unfinished."""
         return read_json(self.path / "result.json")
@@ -107,7 +128,10 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Run:
         raise ByoltError(f"{run.path} cannot be made: {error.strerror}") from error
     (run.path / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
     (run.path / "recipe.resolved.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    write_json(run.path / "environment.json", environment() | {"images": fingerprint})
+    write_json(
+        run.path / "environment.json",
+        environment() | {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)},
+    )
     return run
 
 

@@ -39,6 +39,9 @@ class Data(Section):
     """Folder that holds the images (`folder`), or where a named set is kept and downloaded to."""
     test_root: FolderPath | None = machine(None)
     """Labelled folder held out for the test figures; without it `test_share` of the labelled images is held out."""
+    labels: Literal["auto", "none"] = "auto"
+    """`auto`: the first level of sub-folders are classes where every image lies in one; `none`: they are mere folders,
+    nothing is held out, and no figure needs labels."""
     download: bool = machine(False)
     """Download a named set where it is missing."""
     image_size_px: Annotated[int, Field(ge=8, le=1024)]
@@ -68,6 +71,8 @@ class Data(Section):
             raise ValueError(f"store_size_px {self.store_size_px} is smaller than image_size_px {self.image_size_px}")
         if self.name == "folder" and self.root is None:
             raise ValueError("root is missing: a `folder` set needs the folder's path")
+        if self.labels == "none" and self.test_root is not None:
+            raise ValueError("test_root goes with labels: leave it out, or set labels: auto")
         return self
 
     @property

@@ -73,12 +73,22 @@ def _stl10(root: Path, download: bool) -> Known:
     return Known(_Joined([train, split("unlabeled")], "stl10 train+unlabeled"), train, test)
 
 
-def stl10_folds(root: Path) -> list[Labels]:
-    """The ten official folds of STL-10: 1,000 indices into the labelled training images each."""
+def stl10_folds(root: Path, images: int) -> tuple[Labels, ...]:
+    """The ten official folds of STL-10: 1,000 indices each into the ``images`` labelled training images.
+
+    Raises:
+        InputError: The file is missing or damaged; torchvision has no checksum of it.
+    """
     from torchvision.datasets import STL10 as STL
 
-    lines = (root / STL.base_folder / STL.folds_list_file).read_text(encoding="utf-8").splitlines()
-    return [np.array(line.split(), np.int64) for line in lines]
+    path = root / STL.base_folder / STL.folds_list_file
+    try:
+        folds = tuple(np.array(line.split(), np.int64) for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {_first_line(error)}; unpack {STL.filename} again") from error
+    if len(folds) != 10 or not all(len(fold) and fold.min() >= 0 and fold.max() < images for fold in folds):
+        raise InputError(f"{path} must hold ten lines of numbers below {images}; unpack {STL.filename} again")
+    return folds
 
 
 def _imagenette(root: Path, download: bool) -> Known:

@@ -103,7 +103,8 @@ def to_square(pixels: Pixels, size_px: int, resize: str) -> Pixels:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         pixels = pixels[top : top + side, left : left + side]
+    pixels = np.ascontiguousarray(pixels)  # A crop is a window into the image; a store writes whole blocks.
     if pixels.shape[:2] == (size_px, size_px):
         return pixels
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = Image.fromarray(pixels)
     return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from byolt.data.folder import FolderSource
-from byolt.data.source import ImageSource, PartOf
+from byolt.data.source import ImageSource, Labels, PartOf
 from byolt.data.subsets import stratified_subset
 from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
 from byolt_export.errors import InputError
@@ -29,6 +29,8 @@ class Splits:
     """Labelled images for the probe, the gallery of kNN, and fine-tuning."""
     test: ImageSource | None
     """Labelled images that figures are of."""
+    folds: tuple[Labels, ...] = ()
+    """The set's official folds as indices into ``train``; empty where it has none."""
 
 
 def open_splits(data: "Data", seed: int) -> Splits:
@@ -37,16 +39,25 @@ def open_splits(data: "Data", seed: int) -> Splits:
     Raises:
         InputError: The set is missing, or its parts do not fit one another.
     """
+    splits = _all_splits(data, seed)
+    return splits if data.labels == "auto" else Splits(splits.learn, None, None)
+
+
+def _all_splits(data: "Data", seed: int) -> Splits:
     if data.name == "synthetic":
         size_px = data.learn_size_px
         drawn = SyntheticSource("train", data.synthetic_images, size_px)
         return Splits(drawn, drawn, SyntheticSource("test", TEST_IMAGES, size_px))
     if data.name == "folder":
         assert data.root is not None
+        if data.labels == "none":  # Nothing is held out of it.
+            return Splits(FolderSource(data.root), None, None)
         return _folder_splits(data.root, data.test_root, data.test_share, seed)
-    from byolt.data.known import open_known
+    from byolt.data.known import open_known, stl10_folds
 
-    return Splits(*open_known(data.name, data.root or Path("data") / data.name, download=data.download))
+    root = data.root or Path("data") / data.name
+    known = open_known(data.name, root, download=data.download)
+    return Splits(*known, folds=stl10_folds(root, len(known.train)) if data.name == "stl10" else ())
 
 
 def _folder_splits(root: Path, test_root: Path | None, test_share: float, seed: int) -> Splits:
@@ -55,7 +66,8 @@ def _folder_splits(root: Path, test_root: Path | None, test_share: float, seed: 
     if len({name.lower() for name in whole.classes} & _SPLIT_NAMES) > 1:
         raise InputError(
             f"{root} holds the splits {', '.join(whole.classes)}, not classes; learn from one of them and test on "
-            f"another, for example --set data.root={root / 'train'} --set data.test_root={root / 'test'}"
+            f"another, for example --set data.root={root / 'train'} --set data.test_root={root / 'test'}; or "
+            "learn from all of it with --set data.labels=none"
         )
     if test_root is not None:
         return Splits(whole, whole, _held_out_folder(test_root, whole))
@@ -67,7 +79,7 @@ def _folder_splits(root: Path, test_root: Path | None, test_share: float, seed: 
     if len(held_out) == 0 or len(np.unique(whole.labels[rest])) < len(whole.classes):
         raise InputError(
             f"{root}: data.test_share {test_share:g} leaves a class without images to train on or none to test on; "
-            "give another share, or put all images into one folder to learn without labels"
+            "give another share, or learn without labels with --set data.labels=none"
         )
     train = PartOf(whole, rest, f"{whole.name}, train part of seed {seed}")
     return Splits(train, train, PartOf(whole, held_out, f"{whole.name}, test part of seed {seed}"))

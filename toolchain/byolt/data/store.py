@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
 from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_square
+from byolt.reporting.progress import Decoding
 from byolt_export.errors import ByoltError, InputError
 
 FORMAT = 2  # Any change of a decoded pixel is a new format.
@@ -76,7 +77,7 @@ def open_store(
     """The decoded images of a source; the first time they are decoded, or checked one by one where they do not fit.
 
     Unreadable files are left out, and told, up to ``corrupt_limit`` (a share of all). What was found is kept with the
-    cache, so the next call opens no image.
+    cache, so the next call opens no image. ``progress`` is called after each image; left out, a line on stderr tells.
 
     Raises:
         InputError: More files than the limit are unreadable, or one is gone.
@@ -90,6 +91,7 @@ def open_store(
     if not told.exists() or (cached and not pixels.exists()):
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
+            progress = progress or Decoding(source.name)
             _check_room(cache_dir, len(source) * square_bytes if cached else 0)
             faults = _decode(source, size_px, resize, pixels if cached else None, progress)
             _write(told, {"source": source.name, "unreadable": faults})

@@ -1,4 +1,4 @@
-"""Seeded stratified subsets of labelled images."""
+"""Subsets of images: seeded and stratified by class, or evenly spread."""
 
 import numpy as np
 import numpy.typing as npt
@@ -22,3 +22,8 @@ def stratified_subset(labels: npt.NDArray[np.int64], share: float, seed: int) ->
         count = max(1, int(np.floor(share * len(members) + 0.5)))
         parts.append(rng.permutation(members)[:count])
     return np.sort(np.concatenate(parts))
+
+
+def spread(images: int, wanted: int) -> npt.NDArray[np.int64]:
+    """At most ``wanted`` indices, spread evenly over ``images``."""
+    return np.unique(np.linspace(0, images - 1, min(images, wanted)).round().astype(np.int64))

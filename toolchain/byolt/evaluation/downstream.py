@@ -8,7 +8,7 @@ from typing import Any
 from byolt.data import open_splits
 from byolt.evaluation.evaluate import evaluation_store, learned_encoder
 from byolt.evaluation.finetune import Classifier, Progress, finetune
-from byolt.networks import build_encoder
+from byolt.networks import build_encoder, without_initial_weights
 from byolt.recipe import with_overrides
 from byolt.run import Run
 from byolt.training.learner import pick_device, weight_seed
@@ -26,7 +26,9 @@ def finetune_run(
     """
     recipe = with_overrides(run.recipe, overrides)
     encoder = learned_encoder(run)
-    folder = recipe.data.model_copy(update={"name": "folder", "root": data_root, "test_root": test_root})
+    folder = recipe.data.model_copy(
+        update={"name": "folder", "root": data_root, "test_root": test_root, "labels": "auto"}
+    )
     splits = open_splits(folder, recipe.seed)
     if splits.train is None or splits.test is None:
         raise InputError(f"{data_root} has no labels: put the images of each class into a sub-folder named after it")
@@ -34,10 +36,12 @@ def finetune_run(
     assert train.labels is not None
     assert test.labels is not None
     seed, device = weight_seed(recipe.seed), pick_device(recipe.machine.device)
-    untrained, _ = build_encoder(recipe.model, seed=seed, image_size_px=recipe.data.image_size_px)
+    scratch, _ = build_encoder(
+        without_initial_weights(recipe.model), seed=seed, image_size_px=recipe.data.image_size_px
+    )
     result = finetune(
         encoder.to(device),
-        untrained.to(device),
+        scratch.to(device),
         train,
         train.labels,
         test,
@@ -73,7 +77,9 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     with safe_open(run.classifier_file, "pt") as opened:
         classes = tuple(json.loads(opened.metadata()["classes"]))
     recipe, weights = run.recipe, load_file(run.classifier_file)
-    encoder, width = build_encoder(recipe.model, seed=0, image_size_px=recipe.data.image_size_px)
+    encoder, width = build_encoder(
+        without_initial_weights(recipe.model), seed=0, image_size_px=recipe.data.image_size_px
+    )
     classifier = Classifier(encoder, torch.nn.Linear(width, len(classes)))
     classifier.load_state_dict(weights, strict=True)
     return classifier.eval(), classes

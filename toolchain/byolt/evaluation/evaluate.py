@@ -1,79 +1,132 @@
 """Every figure of a run's frozen encoder, beside what no learning gives, written to ``evaluation/``."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
+import numpy as np
+from torch import Tensor, nn
 
-from byolt.data import ImageStore, open_splits, open_store
+from byolt.data import ImageStore, Splits, open_splits, open_store
 from byolt.data.source import ImageSource
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import embed
-from byolt.evaluation.figures import evaluate_features
-from byolt.networks import build_encoder, load_encoder
+from byolt.evaluation.figures import evaluate_features, evaluate_folds
+from byolt.evaluation.frozen import frozen_collapse
+from byolt.networks import build_encoder, load_encoder, without_initial_weights
+from byolt.recipe import recipe_hash, result_keys, with_overrides
 from byolt.run import Run
 from byolt.schema import Recipe
 from byolt.training.learner import pick_device, weight_seed
 from byolt_export.errors import InputError
 
+UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"
+_log = logging.getLogger("byolt")
 
-def evaluate_run(run: Run) -> None:
-    """KNN and linear probe of the encoder, raw pixels, a colour histogram and the untrained encoder.
 
-    Each is one file ``evaluation/<features>.json``; on images without labels there is nothing to measure here and
-    nothing is written (the collapse measures of learning stand in ``result.json``).
+def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
+    """Collapse measures, kNN and linear probe of the encoder, beside what no learning gives.
+
+    ``evaluation/collapse.json`` needs no labels. With labels each kind of features has a file
+    ``evaluation/<features>.json``: the encoder, the same from random weights, the weights that learning started from
+    where those were others, raw pixels, and a colour histogram.
+
+    Args:
+        run: A finished run.
+        overrides: ``--set`` of machine keys.
 
     Raises:
-        InputError: The run has no encoder yet, or its images are gone.
+        InputError: The run has no encoder, its images are gone, or an override does not fit.
     """
-    recipe = run.recipe
+    recipe = with_overrides(run.recipe, overrides)
     splits = open_splits(recipe.data, recipe.seed)
-    learned = learned_encoder(run)
+    encoders = {"encoder": ("the learned encoder's", learned_encoder(run)), **_unlearned(run, recipe)}
+    probe = evaluation_store(splits.learn, recipe)
+    device = pick_device(recipe.machine.device)
+    run.write_figures(
+        "collapse",
+        {name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()},
+    )
     if splits.train is None or splits.test is None:
         return
-    train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
-    untrained, _ = build_encoder(recipe.model, seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px)
-    kinds: dict[str, tuple[str, Callable[[ImageStore], torch.Tensor]]] = {
-        "encoder": ("the learned encoder's", lambda images: embed_store(learned, images, recipe)),
-        "untrained": (
-            "the same encoder before learning, BatchNorm at its initial statistics",
-            lambda images: embed_store(untrained, images, recipe),
-        ),
-        "pixels": ("RGB pixels averaged down to at most 16 x 16, less the image's own mean", pixel_features),
-        "colours": ("square root of the joint 8 x 8 x 8 RGB histogram", colour_features),
+    kinds: dict[str, tuple[str, Callable[[ImageStore], Tensor]]] = {
+        name: (what, lambda images, encoder=encoder: embed_store(encoder, images, recipe))  # type: ignore[misc]
+        for name, (what, encoder) in encoders.items()
     }
+    kinds["pixels"] = "RGB pixels averaged down to at most 16 x 16, less the image's own mean", pixel_features
+    kinds["colours"] = "square root of the joint 8 x 8 x 8 RGB histogram", colour_features
+    train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
+    for name, (what, features) in kinds.items():
+        run.write_figures(name, _labelled_figures(what, features, train, test, splits, recipe))
+
+
+def _labelled_figures(
+    what: str,
+    features: Callable[[ImageStore], Tensor],
+    train: ImageStore,
+    test: ImageStore,
+    splits: Splits,
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """kNN and linear probe of one kind of features, over the set's official folds too where it has them."""
     assert train.labels is not None
     assert test.labels is not None
-    for name, (what, features) in kinds.items():
-        figures = evaluate_features(
-            features(train),
-            train.labels,
-            features(test),
-            test.labels,
-            features=what,
-            classes=len(train.classes),
-            knn_k=recipe.evaluation.knn_k,
-            knn_temperature=recipe.evaluation.knn_temperature,
-            validation_share=recipe.evaluation.validation_share,
-            seed=recipe.seed,
-            train_split=train.source.name,
-            test_split=test.source.name,
-        )
-        run.write_figures(name, figures)
+    parts = features(train), train.labels, features(test), test.labels
+    how: dict[str, Any] = {
+        "features": what,
+        "classes": len(train.classes),
+        "knn_k": recipe.evaluation.knn_k,
+        "knn_temperature": recipe.evaluation.knn_temperature,
+        "validation_share": recipe.evaluation.validation_share,
+        "seed": recipe.seed,
+        "train_split": train.source.name,
+        "test_split": test.source.name,
+    }
+    figures = evaluate_features(*parts, **how)
+    if splits.folds:
+        # Folds count the images of the source; unreadable ones have left the store.
+        folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
+        figures["folds"] = evaluate_folds(folds, *parts, **how)
+    return figures
 
 
-def learned_encoder(run: Run) -> torch.nn.Module:
-    """The run's encoder with its learned weights, on the CPU.
+def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:
+    """What the encoder is measured against: random weights, and the weights that learning started from if others."""
+    seed, size_px = weight_seed(recipe.seed), recipe.data.image_size_px
+    plain, _ = build_encoder(without_initial_weights(recipe.model), seed=seed, image_size_px=size_px)
+    found = {"untrained": (UNTRAINED, plain)}
+    if recipe.model.init == "random":
+        return found
+    words = "ImageNet weights" if recipe.model.init == "imagenet" else f"weights of {recipe.model.init_file}"
+    try:
+        if recipe_hash(result_keys(recipe), run.environment["images"]) != run.hash:
+            raise InputError(f"model.init_file {recipe.model.init_file} is not the file that learning started from")
+        start, _ = build_encoder(recipe.model, seed=seed, image_size_px=size_px)
+    except InputError as error:
+        # A finished run needs them for this figure alone; it may be evaluated where they cannot be had.
+        _log.warning("left out: figures of the weights that learning started from: %s", error)
+        return found
+    return found | {"start": (f"the same encoder as learning started from it, {words}", start)}
+
+
+def learned_encoder(run: Run) -> nn.Module:
+    """The run's encoder with its learned weights, on the CPU; what it started from is not needed again.
 
     Raises:
-        InputError: The run has not finished.
+        InputError: The run has not finished, or it collapsed.
     """
     if not run.encoder_file.exists():
-        raise InputError(
-            f"{run.path} has no encoder yet: go on with byolt pretrain {run.path / 'recipe.yaml'} --resume {run.path}"
-        )
+        result = run.result
+        if result is not None and result["state"] == "collapsed":
+            raise InputError(
+                f"{run.path} collapsed by step {result['step']} and left no encoder; a collapsed run cannot go on: "
+                "change the recipe and learn again"
+            )
+        resolved = run.path / "recipe.resolved.yaml"
+        raise InputError(f"{run.path} has no encoder yet: go on with byolt pretrain {resolved} --resume {run.path}")
     recipe = run.recipe
-    encoder, _ = build_encoder(recipe.model, seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px)
+    model = without_initial_weights(recipe.model)
+    encoder, _ = build_encoder(model, seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px)
     load_encoder(encoder, run.encoder_file)
     return encoder.eval()
 
@@ -91,7 +144,7 @@ def evaluation_store(source: ImageSource, recipe: Recipe) -> ImageStore:
     )
 
 
-def embed_store(encoder: torch.nn.Module, images: Any, recipe: Recipe) -> torch.Tensor:
+def embed_store(encoder: nn.Module, images: Any, recipe: Recipe) -> Tensor:
     """Features (N, D) on the recipe's device."""
     device = pick_device(recipe.machine.device)
     return embed(encoder.to(device), images, mean=recipe.data.mean, std=recipe.data.std, device=device)

@@ -1,5 +1,6 @@
 """kNN and linear probe of any features as figures that say how they were made."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,4 +80,40 @@ def evaluate_features(
             "protocol": "standardised frozen features, multinomial logistic regression by L-BFGS; l2 chosen on a "
             "stratified validation part of the training split, refit on all of it, one look at the test split",
         },
+    }
+
+
+def evaluate_folds(
+    folds: Sequence[Labels],
+    train_features: Float32[Tensor, "N D"],
+    train_labels: Labels,
+    test_features: Float32[Tensor, "M D"],
+    test_labels: Labels,
+    **how: Any,
+) -> dict[str, Any]:
+    """kNN and linear probe from each official fold of the training images alone, on the whole test split.
+
+    Args:
+        folds: Indices into the training images, a fold each; at least two.
+        train_features, train_labels: All training images.
+        test_features, test_labels: What the figures are of.
+        how: The keywords of ``evaluate_features``.
+
+    Returns:
+        JSON-able ``{"knn": {...}, "linear": {...}}``, each with the accuracies in the folds' order, their mean, and
+        their sample standard deviation (divisor: folds - 1).
+    """
+    each = [
+        evaluate_features(train_features[fold], train_labels[fold], test_features, test_labels, **how) for fold in folds
+    ]
+    figures: dict[str, Any] = {"images": [len(fold) for fold in folds], "n_test": len(test_labels)}
+    for kind in ("knn", "linear"):
+        accuracies = [figure[kind]["accuracy"] for figure in each]
+        figures[kind] = {
+            "mean": float(np.mean(accuracies)),
+            "std": float(np.std(accuracies, ddof=1)),
+            "accuracies": accuracies,
+        }
+    return figures | {
+        "protocol": "the set's official folds: gallery and probe from one fold at a time, all test images"
     }

@@ -137,8 +137,9 @@ def finetune(
             "probe": {**figure(start), "l2": probe.l2},
             "finetuned": figure(finetuned),
             "scratch": figure(scratch),
-            "protocol": "linear probe on frozen features, then all weights from that head; scratch: the untrained "
-            "encoder, same images, epochs, schedule and augmentation; last epoch, one look at the test split",
+            "protocol": "linear probe on frozen features, then all weights from that head; scratch: the encoder "
+            "from random weights, same images, epochs, schedule and augmentation; last epoch, one look at the test "
+            "split",
             "train_share": share,
             "n_train": len(chosen),
             "train_indices": chosen.tolist(),

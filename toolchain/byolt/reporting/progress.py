@@ -1,5 +1,6 @@
 """The one live line of a run; plain lines where there is no terminal."""
 
+import sys
 import time
 from types import TracebackType
 from typing import Any
@@ -9,6 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 PLAIN_EVERY_S = 15.0
+QUIET_S = 2.0
+"""Decoding that takes less time than this is not told of."""
 
 
 class Progress:
@@ -82,3 +85,26 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Decoding:
+    """One line on stderr while images are decoded or checked: renewed in a terminal, else a plain line now and then."""
+
+    def __init__(self, name: str) -> None:
+        """``name``: what to call the set."""
+        self.name = name
+        self._in_terminal = sys.stderr.isatty()
+        self._every_s = 0.25 if self._in_terminal else PLAIN_EVERY_S
+        self._shown_s = time.monotonic() - self._every_s + QUIET_S
+        self._shown = False
+
+    def __call__(self, done: int, of: int) -> None:
+        """``done`` of ``of`` images are decoded; the last call ends the line."""
+        now_s = time.monotonic()
+        if now_s - self._shown_s < self._every_s and not (self._shown and done == of):
+            return
+        self._shown_s, self._shown = now_s, True
+        line = f"decoding {self.name}: {done:,}/{of:,} images"
+        ends = "\n" if done == of or not self._in_terminal else ""
+        sys.stderr.write(f"\r\x1b[K{line}{ends}" if self._in_terminal else f"{line}\n")
+        sys.stderr.flush()

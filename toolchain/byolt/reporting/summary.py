@@ -11,6 +11,7 @@ from byolt.run import Run, read_json
 FEATURES = {
     "encoder": "learned encoder",
     "untrained": "untrained encoder",
+    "start": "where learning started",
     "pixels": "raw pixels",
     "colours": "colour histogram",
 }
@@ -21,8 +22,9 @@ def summarise(run: Run) -> dict[str, Any]:
     known: dict[str, Any] = {"run": str(run.path)}
     parts = {
         "learning": run.result,
-        **{name: run.figures(name) for name in (*FEATURES, "finetune")},
+        **{name: run.figures(name) for name in ("collapse", *FEATURES, "finetune")},
         "parity": read_json(run.bundle / "parity.json"),
+        "classifier_parity": read_json(run.classifier_bundle / "parity.json"),
     }
     return known | {name: part for name, part in parts.items() if part is not None}
 
@@ -37,12 +39,18 @@ def print_summary(run: Run, *, next_command: str) -> None:
             f"RankMe {result['rankme']:.1f} of {result['features']}",
         ]
         click.echo(f"verdict  {result['verdict']}  ({', '.join(figures)})")
+    for name, measures in (run.figures("collapse") or {}).items():
+        click.echo(f"frozen   {FEATURES[name]}: {_collapse(measures)}")
     rows = {name: run.figures(name) for name in FEATURES}
     if any(rows.values()):
         _print_accuracies(rows)
-    manifest = read_json(run.bundle / "manifest.json") or {}
-    for file in (*manifest.get("files", []), *manifest.get("engines", [])):
-        click.echo(f"parity   {file['name']} {file['verdict']}")
+    for name, row in rows.items():
+        if row and "folds" in row:
+            click.echo(f"folds    {FEATURES[name]}: {_folds(row['folds'])}")
+    for bundle in (run.bundle, run.classifier_bundle):
+        manifest = read_json(bundle / "manifest.json") or {}
+        for file in (*manifest.get("files", []), *manifest.get("engines", [])):
+            click.echo(f"parity   {bundle.name}/{file['name']} {file['verdict']}")
     click.echo(f"next     {next_command}")
 
 
@@ -106,6 +114,20 @@ def _print_accuracies(rows: dict[str, dict[str, Any] | None]) -> None:
         if figures:
             table.add_row(FEATURES[name], _percent(figures["knn"]), _percent(figures["linear"]))
     Console().print(table, highlight=False)
+
+
+def _collapse(figures: dict[str, Any]) -> str:
+    return (
+        f"RankMe {figures['rankme']:.1f} of {min(figures['images'], figures['features'])}, "
+        f"spread {figures['z_std_ratio']:.2f}, alignment {figures['alignment']:.2f}, "
+        f"uniformity {figures['uniformity']:.2f}"
+    )
+
+
+def _folds(folds: dict[str, Any]) -> str:
+    kinds = (("kNN", folds["knn"]), ("linear", folds["linear"]))
+    parts = [f"{name} {figure['mean']:.1%} +/- {figure['std']:.1%}" for name, figure in kinds]
+    return f"{', '.join(parts)} over {len(folds['images'])} folds"
 
 
 def _percent(figure: dict[str, Any]) -> str:

@@ -1,13 +1,20 @@
 """Listings for people."""
 
+import json
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from byolt.explain import Row
 
-def print_explanation(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
-    """The keys of a recipe: name, type and default, whether it changes the result, meaning."""
-    for key, kind, default, marked, meaning in rows:
-        click.echo(f"{key}  ({kind}; {'required' if default == 'required' else f'default {default}'}; {marked})")
-        click.echo(textwrap.fill(meaning, width=100, initial_indent="    ", subsequent_indent="    "))
+
+def print_explanation(rows: Sequence["Row"], *, with_values: bool) -> None:
+    """The keys of a recipe: name, value where a recipe is told of, type and default, result or machine, meaning."""
+    for row in rows:
+        value = f" = {json.dumps(row.value)}" if with_values else ""
+        default = "required" if row.default == "required" else f"default {row.default}"
+        click.echo(f"{row.key}{value}  ({row.type}; {default}; {row.kind})")
+        click.echo(textwrap.fill(row.meaning, width=100, initial_indent="    ", subsequent_indent="    "))

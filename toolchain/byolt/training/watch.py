@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from byolt.data import ImageStore, Splits, open_store
-from byolt.data.subsets import stratified_subset
+from byolt.data.subsets import spread, stratified_subset
 from byolt.evaluation.collapse import CollapseMonitor, Verdict, alignment, rankme, uniformity, z_std_ratio
 from byolt.evaluation.features import Subset, embed
 from byolt.evaluation.knn import knn_predict
@@ -28,7 +28,7 @@ class Watch:
         """Pick the probe set and, where there are labels, a gallery and queries from the training images."""
         self.recipe, self.store = recipe, store
         self.monitor = CollapseMonitor(warmup_epochs=recipe.schedule.warmup_epochs)
-        self.probe = _Squares(store, _spread(len(store), recipe.evaluation.probe_images), recipe.data.image_size_px)
+        self.probe = _Squares(store, spread(len(store), recipe.evaluation.probe_images), recipe.data.image_size_px)
         self.gallery: Subset | None = None
         if splits.train is not None:
             self._split_labelled(splits, recipe)
@@ -48,7 +48,7 @@ class Watch:
         assert labels is not None
         held_out = stratified_subset(labels, recipe.evaluation.validation_share, recipe.seed)
         rest = np.setdiff1d(np.arange(len(labels)), held_out)
-        gallery, queries = rest[_spread(len(rest), GALLERY_IMAGES)], held_out[_spread(len(held_out), QUERY_IMAGES)]
+        gallery, queries = rest[spread(len(rest), GALLERY_IMAGES)], held_out[spread(len(held_out), QUERY_IMAGES)]
         self.gallery, self.gallery_labels = Subset(labelled, gallery), labels[gallery]
         self.queries, self.query_labels = Subset(labelled, queries), labels[queries]
         self.classes = len(labelled.classes)
@@ -112,8 +112,3 @@ class _Squares:
         scaled = F.interpolate(pixels, (self.size_px, self.size_px), mode="bilinear", antialias=True)
         pixels_last: np.ndarray = scaled.permute(0, 2, 3, 1).numpy()
         return pixels_last
-
-
-def _spread(images: int, wanted: int) -> np.ndarray:
-    """At most ``wanted`` indices, spread evenly over ``images``."""
-    return np.unique(np.linspace(0, images - 1, min(images, wanted)).round().astype(np.int64))

@@ -1,0 +1,198 @@
+"""A run's figures: which baselines stand beside it, the official folds, and the collapse measures without labels."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tests.conftest import tiny_recipe
+from tests.data.tiny_sets import write_stl10
+from tests.evaluation.arrays import ArrayImages
+from tests.test_command_line import draw_folder
+
+from byolt.data import open_splits
+from byolt.evaluation.collapse import rankme, uniformity, z_std_ratio
+from byolt.evaluation.downstream import finetune_run, load_classifier
+from byolt.evaluation.evaluate import embed_store, evaluate_run, evaluation_store, learned_encoder
+from byolt.evaluation.features import embed
+from byolt.evaluation.figures import evaluate_features, evaluate_folds
+from byolt.evaluation.frozen import frozen_collapse
+from byolt.networks import build_encoder
+from byolt.run import Run
+from byolt.schema import Recipe
+from byolt.training.learner import weight_seed
+from byolt.training.loop import pretrain
+from byolt_export.errors import InputError
+
+
+def learn(tmp_path: Path, **sections: Any) -> Run:
+    """A tiny run that has learned for one epoch."""
+    if "data" not in sections:
+        root = draw_folder(tmp_path / "images", classes=2, images=80, size_px=16)
+        sections["data"] = {"name": "folder", "root": root}
+    sections["data"]["cache_dir"] = tmp_path / "cache"
+    sections["schedule"] = {"epochs": 1}
+    sections["machine"] = {"runs_dir": tmp_path / "runs", "threads": 1}
+    return pretrain(tiny_recipe(**sections), "", resume=None, console=Console(quiet=True))
+
+
+def weights_file(tmp_path: Path, recipe: Recipe, seed: int) -> Path:
+    """Initial weights as another run would have left them."""
+    from safetensors.torch import save_file
+
+    encoder, _ = build_encoder(recipe.model, seed=seed, image_size_px=recipe.data.image_size_px)
+    path = tmp_path / f"start-{seed}.safetensors"
+    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, path)
+    return path
+
+
+def test_what_learning_started_from_stands_beside_random_weights(tmp_path: Path, recipe: Recipe) -> None:
+    start = weights_file(tmp_path, recipe, seed=77)
+    run = learn(tmp_path, model={"init": "file", "init_file": start})
+    evaluate_run(run)
+    collapse = run.figures("collapse")
+    assert collapse is not None
+    probe = evaluation_store(open_splits(run.recipe.data, 0).learn, run.recipe)
+    for name, seed in {"untrained": weight_seed(0), "start": 77}.items():
+        encoder, _ = build_encoder(recipe.model, seed=seed, image_size_px=16)
+        features = embed_store(encoder, probe, run.recipe)
+        assert collapse[name]["rankme"] == pytest.approx(rankme(features), rel=1e-4)
+    figures = run.figures("start")
+    assert figures is not None
+    assert figures["knn"]["features"] == f"the same encoder as learning started from it, weights of {start}"
+    assert "random weights" in (run.figures("untrained") or {})["knn"]["features"]
+
+
+def test_a_finished_run_needs_its_initial_weights_no_more(
+    tmp_path: Path, recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = weights_file(tmp_path, recipe, seed=77)
+    run = learn(tmp_path, model={"init": "file", "init_file": start})
+    before = learned_encoder(run).state_dict()
+    start.unlink()
+    assert all(torch.equal(value, before[name]) for name, value in learned_encoder(run).state_dict().items())
+    with caplog.at_level(logging.WARNING, "byolt"):
+        evaluate_run(run)
+    assert "left out: figures of the weights that learning started from" in caplog.text
+    assert run.figures("untrained") is not None
+    assert run.figures("start") is None
+    start.write_bytes(weights_file(tmp_path, recipe, seed=78).read_bytes())
+    evaluate_run(run)
+    assert "is not the file that learning started from" in caplog.text
+    assert run.figures("start") is None
+
+
+def test_a_run_that_started_from_imagenet_is_loaded_without_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resolved recipe says `imagenet`; from there on nothing may reach for the network."""
+    run = learn(tmp_path)
+    resolved = run.path / "recipe.resolved.yaml"
+    text = resolved.read_text()
+    assert "init: random" in text
+    resolved.write_text(text.replace("init: random", "init: imagenet"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", None)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", None)
+    learned_encoder(run)
+    finetune_run(run, tmp_path / "images", None, 1.0, ["finetune.epochs=1"], lambda *_: None)
+    assert load_classifier(run)[1] == ("class-0", "class-1")
+
+
+def test_the_hash_is_the_runs_own_whatever_its_folder_and_images_are_now(tmp_path: Path) -> None:
+    run = learn(tmp_path)
+    name = run.path.name
+    moved = Run(run.path.rename(tmp_path / "elsewhere"))
+    assert moved.hash == name.removeprefix("tiny-")
+    (moved.path / "environment.json").unlink()
+    with pytest.raises(InputError, match=r"environment\.json does not name the run's hash"):
+        _ = moved.hash
+
+
+def test_a_collapsed_run_is_not_told_to_resume(tmp_path: Path) -> None:
+    run = learn(tmp_path)
+    run.encoder_file.unlink()
+    result = run.path / "result.json"
+    result.write_text(result.read_text().replace('"finished"', '"collapsed"'))
+    with pytest.raises(
+        InputError, match="collapsed by step 4 and left no encoder; a collapsed run cannot go on"
+    ) as said:
+        learned_encoder(run)
+    assert "--resume" not in str(said.value)
+    result.unlink()
+    with pytest.raises(InputError, match=r"has no encoder yet: go on with byolt pretrain .*resolved.yaml --resume"):
+        learned_encoder(run)
+
+
+def test_stl10_is_measured_on_its_official_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("byolt.evaluation.linear.MAX_ITERATIONS", 10)  # Noise has no minimum that is soon found.
+    folder = write_stl10(tmp_path / "set", monkeypatch, train=40, unlabeled=30, test=20)
+    folds = [np.sort(np.random.default_rng(k).permutation(40)[:20]) for k in range(10)]
+    (folder / "fold_indices.txt").write_text("".join(" ".join(map(str, fold)) + "\n" for fold in folds))
+    data = {"name": "stl10", "root": tmp_path / "set", "image_size_px": 8}
+    run = learn(tmp_path, data=data)
+    evaluate_run(run)
+    for name in ("encoder", "untrained", "pixels", "colours"):
+        figures = (run.figures(name) or {})["folds"]
+        assert figures["images"] == [20] * 10
+        assert len(set(figures["linear"]["accuracies"])) > 1
+    recipe = run.recipe
+    splits = open_splits(recipe.data, recipe.seed)
+    assert splits.train is not None
+    assert splits.test is not None
+    train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
+    encoder = learned_encoder(run)
+    features, queries = embed_store(encoder, train, recipe), embed_store(encoder, test, recipe)
+    assert train.labels is not None
+    assert test.labels is not None
+    how = {"features": "", "classes": 10, "knn_k": 200, "knn_temperature": 0.07, "validation_share": 0.1, "seed": 0}
+    third = evaluate_features(features[folds[3]], train.labels[folds[3]], queries, test.labels, **how)
+    kept = (run.figures("encoder") or {})["folds"]
+    assert kept["knn"]["accuracies"][3] == third["knn"]["accuracy"]
+    assert kept["linear"]["accuracies"][3] == third["linear"]["accuracy"]
+
+
+def test_folds_are_told_by_mean_and_sample_deviation() -> None:
+    """A gallery of one class a fold: 1/4, 1/4 and 2/4; mean 1/3, deviation sqrt((2 (1/12)^2 + (1/6)^2) / 2)."""
+    train, labels = torch.eye(3).repeat_interleave(2, 0), np.array([0, 0, 1, 1, 2, 2])
+    test, test_labels = torch.eye(3)[[0, 1, 2, 2]], np.array([0, 1, 2, 2])
+    how = {"features": "", "classes": 3, "knn_k": 2, "knn_temperature": 0.07, "validation_share": 0.5, "seed": 0}
+    figures = evaluate_folds([np.array([2 * k, 2 * k + 1]) for k in range(3)], train, labels, test, test_labels, **how)
+    assert figures["knn"]["accuracies"] == [0.25, 0.25, 0.5]
+    assert figures["knn"]["mean"] == pytest.approx(1 / 3)
+    assert figures["knn"]["std"] == pytest.approx(((2 / 144 + 1 / 36) / 2) ** 0.5)
+
+
+def test_collapse_measures_are_of_the_frozen_features(recipe: Recipe) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), dtype=np.uint8)
+    images = ArrayImages(pixels)
+    encoder, width = build_encoder(recipe.model, seed=0, image_size_px=16)
+    figures = frozen_collapse(encoder, images, recipe, torch.device("cpu"))
+    assert (figures["images"], figures["features"]) == (64, width)  # probe_images of the recipe.
+    chosen = ArrayImages(pixels[sorted(images.fetched)])
+    features = embed(encoder, chosen, mean=recipe.data.mean, std=recipe.data.std, device="cpu")
+    assert figures["rankme"] == pytest.approx(rankme(features), rel=1e-5)
+    assert figures["z_std_ratio"] == pytest.approx(z_std_ratio(features), rel=1e-5)
+    assert figures["uniformity"] == pytest.approx(uniformity(features), rel=1e-5)
+    assert 0 < figures["alignment"] < 4
+
+
+def test_views_that_do_nothing_align_and_a_constant_encoder_is_a_point(recipe: Recipe) -> None:
+    still = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0), "flip": 0, "jitter": 0, "grey": 0, "blur": 0}
+    same = tiny_recipe(views={"view_1": still, "view_2": still | {"solarize": 0}})
+    images = ArrayImages(np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8))
+    encoder, _ = build_encoder(recipe.model, seed=0, image_size_px=16)
+    device = torch.device("cpu")
+    assert frozen_collapse(encoder, images, same, device)["alignment"] == pytest.approx(0, abs=1e-6)
+    assert frozen_collapse(encoder, images, recipe, device)["alignment"] > 1e-3
+
+    class Point(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(batch), 8)
+
+    figures = frozen_collapse(Point(), images, recipe, device)
+    assert figures["rankme"] == pytest.approx(1, abs=1e-3)
+    assert figures["z_std_ratio"] == pytest.approx(0, abs=1e-6)
+    assert figures["uniformity"] == pytest.approx(0, abs=1e-6)
