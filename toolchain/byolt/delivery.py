@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from byolt.data import FolderSource, ImageStore
 from byolt.evaluation.downstream import load_classifier
-from byolt.evaluation.evaluate import embed_store, learned_encoder
+from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
 from byolt.evidence import gather_evidence
 from byolt.recipe import with_overrides
 from byolt.run import Run, open_run
