@@ -12,8 +12,8 @@ import torch
 
 from byolt_export.errors import ByoltError, InputError
 
-FORMAT = 1
-KEYS = {"format", "step", "result_keys", "images", "method", "optimizer", "monitor"}
+FORMAT = 2
+KEYS = {"format", "step", "result_keys", "images", "method", "optimizer", "watch"}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:

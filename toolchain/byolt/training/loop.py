@@ -57,7 +57,7 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
         state = load_checkpoint(run.checkpoints)
         refuse_other_recipe(state, identity["result_keys"], identity["images"], resume)
         parts.learner.restore(state)
-        watch.monitor.restore(state["monitor"])
+        watch.restore(state["watch"])
         parts.plan.start_step = state["step"]
         run.forget_after(state["step"])
     result = run.result
@@ -106,6 +106,7 @@ def learn(parts: Parts, journal: Journal) -> None:
     plan, learner, step = parts.plan, parts.learner, parts.plan.start_step
     with StopSignals() as signals, journal:
         journal.save(step)  # Step 0 too, so that every run can be resumed.
+        end_if_collapsed(journal, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
         for epoch, view_1, view_2 in view_stream(plan, parts.store, parts.recipe, learner.device):
             journal.waited(time.monotonic() - waiting_s)
@@ -115,11 +116,9 @@ def learn(parts: Parts, journal: Journal) -> None:
             if journal.log_is_due(step):
                 journal.log(step, epoch, outcome)
             if journal.evaluation_is_due(step):
-                verdict = journal.evaluate(step, epoch, outcome)
+                journal.evaluate(step, epoch, outcome)
                 journal.save(step)
-                if verdict.state == "complete":
-                    journal.end("collapsed", step)
-                    raise TrainingFault(f"the representation collapsed by step {step}: {verdict.advice}")
+                end_if_collapsed(journal, step)
             elif journal.checkpoint_is_due() or signals.received:
                 journal.save(step)
             if signals.received:
@@ -131,6 +130,18 @@ def learn(parts: Parts, journal: Journal) -> None:
             waiting_s = time.monotonic()
         write_encoder(journal.run, parts)
         journal.end("finished", step)
+
+
+def end_if_collapsed(journal: Journal, step: int) -> None:
+    """End a run whose verdict is complete collapse.
+
+    Raises:
+        TrainingFault: It is; the message says what to change.
+    """
+    verdict = journal.watch.monitor.verdict
+    if verdict.state == "complete":
+        journal.end("collapsed", step)
+        raise TrainingFault(f"the representation collapsed by step {step}: {verdict.advice}")
 
 
 def write_encoder(run: Run, parts: Parts) -> None:
