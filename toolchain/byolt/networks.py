@@ -6,7 +6,7 @@ into that module again (``load_snippet`` gives the lines).
 
 import difflib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, not_written
 
 if TYPE_CHECKING:
     from byolt.schema import Head, Model
@@ -83,6 +83,26 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise InputError(f"encoder weights {path} are of another backbone: {first}") from error
+
+
+def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """A module's weights as a safetensors file, whole or not at all.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    weights = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+    beside = path.with_name(path.name + ".part")
+    try:
+        save_file(weights, beside, metadata=metadata)
+        beside.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors has a kind of its own for a full disk.
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise not_written(path, error) from error
 
 
 def load_snippet(model: "Model") -> str:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from byolt import __version__
 from byolt.recipe import dump_recipe, load_recipe, recipe_hash, result_keys
 from byolt.schema import Recipe
-from byolt_export.errors import ByoltError, InputError
+from byolt_export.errors import ByoltError, InputError, not_written
 
 _PACKAGES = ("torch", "torchvision", "timm", "albumentations", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
 
@@ -69,23 +70,33 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+        _append(self.path / "metrics.jsonl", json.dumps(record) + "\n")
 
     def say(self, text: str) -> None:
         """Append one dated line to ``train.log``."""
-        with open(self.path / "train.log", "a", encoding="utf-8") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        _append(self.path / "train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line of ``metrics.jsonl``."""
+        """Every whole line of ``metrics.jsonl``; a kill or a full disk can leave half a last one.
+
+        Raises:
+            InputError: A line before the last is no JSON.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        records: list[dict[str, Any]] = []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise InputError(f"{path}:{number}: {error.msg}; remove that line") from error
+        return records
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that a resumed run will take again."""
+        """Drop metrics of steps that a resumed run will take again, and half a line at the end."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -191,8 +202,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file beside and rename it, so that a reader never sees half of it.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
+    """
     beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise not_written(path, error) from error
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise not_written(path, error) from error

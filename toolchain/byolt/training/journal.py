@@ -1,6 +1,7 @@
 """What a run writes down, and when: metrics, evaluations, checkpoints, the end."""
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from byolt.training.checkpoint import save_checkpoint
 from byolt.training.learner import Learner
 from byolt.training.stream import Plan
 from byolt.training.watch import NonFiniteFeatures, Watch
-from byolt_export.errors import TrainingFault
+from byolt_export.errors import ByoltError, TrainingFault
 
 
 class Journal:
@@ -56,8 +57,9 @@ class Journal:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.__exit__(kind, fault, trace)
-        self.events.close()
-        self.run.say(f"ended: {fault or 'finished'}")
+        with suppress(OSError, ByoltError):  # A full disk: what ended the loop says more than a log that cannot.
+            self.events.close()
+            self.run.say(f"ended: {fault or 'finished'}")
 
     def waited(self, seconds: float) -> None:
         """Count time in which the device had no batch."""

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from byolt.data import ImageStore, Splits, open_splits, open_store
-from byolt.networks import load_snippet
+from byolt.networks import load_snippet, save_weights
 from byolt.recipe import result_keys
 from byolt.run import Run, create_run, run_of
 from byolt.schema import Recipe
@@ -146,9 +146,4 @@ def end_if_collapsed(journal: Journal, step: int) -> None:
 
 def write_encoder(run: Run, parts: Parts) -> None:
     """The online encoder alone, under the plain module's names, with the lines that load it in its metadata."""
-    from safetensors.torch import save_file
-
-    weights = {name: value.contiguous().cpu() for name, value in parts.learner.method.encoder.state_dict().items()}
-    beside = run.encoder_file.with_name("encoder.safetensors.part")
-    save_file(weights, beside, metadata={"load": load_snippet(parts.recipe.model)})
-    beside.replace(run.encoder_file)
+    save_weights(parts.learner.method.encoder, run.encoder_file, {"load": load_snippet(parts.recipe.model)})
