@@ -1,6 +1,8 @@
 """The loop in one process: what a run leaves, and how it ends when it was killed or goes wrong."""
 
+import errno
 import json
+import os
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -8,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from tests.conftest import tiny_recipe
 
-from byolt.run import Run
+from byolt.run import Run, create_run, open_run, run_of
 from byolt.schema import Recipe
 from byolt.training.learner import Learner
 from byolt.training.loop import pretrain
-from byolt_export.errors import TrainingFault
+from byolt_export.errors import ByoltError, InputError, TrainingFault
 
 
 def recipe_in(folder: Path, **sections: Any) -> Recipe:
@@ -94,3 +97,80 @@ def test_a_moment_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     assert learner.is_finite()
     next(iter(learner.optimizer.state.values()))["exp_avg_sq"][0] = torch.inf
     assert not learner.is_finite()
+
+
+def test_what_fails_before_the_first_checkpoint_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_in(tmp_path)
+
+    def full_disk(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for broken in ("PIL.Image.Image.save", "torch.save", "os.replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, full_disk)
+            with pytest.raises(ByoltError, match="No space left") as fault:
+                learn(recipe)
+        assert fault.value.exit_code == 1
+        assert "resume" not in str(fault.value)
+        assert list((tmp_path / "runs").iterdir()) == []
+    assert learn(recipe).result is not None
+
+
+def test_a_run_killed_while_it_was_made_is_neither_in_the_way_nor_the_latest(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path)
+    run = learn(recipe)
+    left = run.path.with_name(f".{run.path.name}.1.part")
+    run.path.rename(left)
+    (left / "result.json").unlink()
+    again = learn(recipe)
+    os.utime(left / "metrics.jsonl", (2e9, 2e9))
+    assert again.result is not None
+    assert open_run(None, tmp_path / "runs").path == again.path
+
+
+def test_of_two_that_start_at_once_one_makes_the_run(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path)
+    final = run_of(recipe, "images")
+
+    def late() -> None:
+        with create_run(recipe, "images", "text"):
+            (final.path / "checkpoints").mkdir(parents=True)  # The other is quicker.
+
+    with pytest.raises(InputError, match="was started before and has not ended; go on with --resume"):
+        late()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [final.path.name]
+
+
+def test_a_run_begins_with_the_weights_of_a_file(tmp_path: Path) -> None:
+    first = learn(recipe_in(tmp_path))
+    start = recipe_in(tmp_path, model={"init": "file", "init_file": first.encoder_file})
+    second = learn(start)
+    assert second.path != first.path
+    before = torch.load(second.checkpoints / "step-00000000.pt", weights_only=True)["method"]
+    for name, value in load_file(first.encoder_file).items():
+        assert torch.equal(before[f"encoder.{name}"], value)
+        assert torch.equal(before[f"target.0.{name}"], value), "the target starts as a copy"
+
+
+def test_a_file_of_weights_counts_by_its_content_and_must_fit(tmp_path: Path) -> None:
+    first = learn(recipe_in(tmp_path))
+    weights = load_file(first.encoder_file)
+    path = tmp_path / "start.safetensors"
+    start = recipe_in(tmp_path, model={"init": "file", "init_file": path})
+    save_file(weights, path)
+    one = run_of(start, "images").path
+    save_file({name: value + 1 for name, value in weights.items()}, path)
+    assert run_of(start, "images").path != one
+    save_file(weights | {"conv1.weight": torch.full_like(weights["conv1.weight"], torch.nan)}, path)
+    with pytest.raises(InputError, match=r"start\.safetensors hold numbers that are not finite, in conv1"):
+        learn(start)
+    del weights["conv1.weight"]
+    save_file(weights, path)
+    with pytest.raises(InputError, match=r"start\.safetensors are of another backbone: .*conv1\.weight"):
+        learn(start)
+    path.write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"start\.safetensors cannot be read"):
+        learn(start)
+    assert [run.name for run in (tmp_path / "runs").iterdir()] == [first.path.name]

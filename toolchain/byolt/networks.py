@@ -71,18 +71,22 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     """Load an ``encoder.safetensors`` strictly: every name and shape must fit.
 
     Raises:
-        InputError: The file is missing, damaged, or of another backbone.
+        InputError: The file is missing, damaged, or of another backbone, or holds NaN or infinity.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        encoder.load_state_dict(load_file(path), strict=True)
+        weights = load_file(path)
+        encoder.load_state_dict(weights, strict=True)
     except (OSError, SafetensorError) as error:
         raise InputError(f"encoder weights {path} cannot be read: {error}") from error
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise InputError(f"encoder weights {path} are of another backbone: {first}") from error
+    odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
+    if odd is not None:
+        raise InputError(f"encoder weights {path} hold numbers that are not finite, in {odd}; take another file")
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:

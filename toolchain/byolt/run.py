@@ -3,6 +3,7 @@
 Imports no torch, so that finding a run and printing what is known of it is quick.
 """
 
+import errno
 import json
 import os
 import platform
@@ -10,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -85,15 +87,10 @@ class Run:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        records: list[dict[str, Any]] = []
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                if number < len(lines):
-                    raise InputError(f"{path}:{number}: {error.msg}; remove that line") from error
-        return records
+        last = len(lines)
+        records = (_record(line, f"{path}:{number}", last=number == last) for number, line in enumerate(lines, start=1))
+        return [record for record in records if record is not None]
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will take again, and half a line at the end."""
@@ -101,25 +98,40 @@ class Run:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Run:
-    """Make the folder of a new run and write down what it is made of.
+@contextmanager
+def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[Run]:
+    """A new run with what it is made of written down; its folder gets its name when the context is left.
+
+    So a run's folder that is there has all that the caller wrote into it, its first checkpoint too: what fails or is
+    killed before that is not in the way of the next start.
 
     Raises:
-        InputError: The folder is there already: the run was started before and has not ended.
+        InputError: The run's folder is there already: it was started before and has not ended.
+        ByoltError: The folder cannot be made.
     """
     run = run_of(recipe, fingerprint)
+    if run.path.exists():
+        raise _started_before(run)
+    beside = Run(run.path.with_name(f".{run.path.name}.{os.getpid()}.part"))
     try:
-        run.checkpoints.mkdir(parents=True)
-    except FileExistsError as error:
-        raise InputError(
-            f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
-        ) from error
+        beside.checkpoints.mkdir(parents=True)
+        write_text(beside.path / "recipe.yaml", recipe_text)
+        write_text(beside.path / "recipe.resolved.yaml", dump_recipe(recipe))
+        write_json(beside.path / "environment.json", environment() | {"images": fingerprint})
+        yield beside
+        beside.path.rename(run.path)
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # Another process was quicker.
+            raise _started_before(run) from error
         raise ByoltError(f"{run.path} cannot be made: {error.strerror}") from error
-    (run.path / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
-    (run.path / "recipe.resolved.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    write_json(run.path / "environment.json", environment() | {"images": fingerprint})
-    return run
+    finally:
+        shutil.rmtree(beside.path, ignore_errors=True)
+
+
+def _started_before(run: Run) -> InputError:
+    return InputError(
+        f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
+    )
 
 
 def run_of(recipe: Recipe, fingerprint: str) -> Run:
@@ -137,7 +149,8 @@ def open_run(path: Path | None, runs_dir: Path = Path("runs")) -> Run:
         if not (path / "recipe.resolved.yaml").is_file():
             raise InputError(f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {runs_dir}`")
         return Run(path)
-    found = [file.parent for file in runs_dir.glob("*/recipe.resolved.yaml")]
+    # One with a leading dot was killed while it was made.
+    found = [f.parent for f in runs_dir.glob("*/recipe.resolved.yaml") if not f.parent.name.startswith(".")]
     if not found:
         raise InputError(f"no run in {runs_dir}; start one with: byolt pretrain recipes/quickstart.yaml")
     return Run(max(found, key=_last_touched))
@@ -216,6 +229,16 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise not_written(path, error) from error
+
+
+def _record(line: str, where: str, *, last: bool) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError as error:
+        if last:
+            return None
+        raise InputError(f"{where}: {error.msg}; remove that line") from error
+    return record
 
 
 def _append(path: Path, text: str) -> None:

@@ -127,7 +127,7 @@ class Journal:
             ByoltError: The disk is full; the checkpoint before stays.
         """
         self._refuse_non_finite(step, weights=True)
-        state = self.identity | self.learner.state() | {"step": step, "watch": self.watch.state()}
+        state = checkpoint_state(self.identity, self.learner, self.watch, step)
         save_checkpoint(self.run.checkpoints, state, keep=self.recipe.machine.keep_checkpoints)
         self.saved_s = time.monotonic()
 
@@ -147,3 +147,8 @@ class Journal:
             f"{what} not finite by step {step}; lower optim.base_lr (now {self.recipe.optim.base_lr:g}) "
             f"or lengthen schedule.warmup_epochs; what {self.run.checkpoints} holds is from before"
         )
+
+
+def checkpoint_state(identity: dict[str, Any], learner: Learner, watch: Watch, step: int) -> dict[str, Any]:
+    """What ``save_checkpoint`` takes: all that exact resume needs."""
+    return identity | learner.state() | {"step": step, "watch": watch.state()}

@@ -14,8 +14,8 @@ from byolt.recipe import result_keys
 from byolt.run import Run, create_run, run_of
 from byolt.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
-from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe
-from byolt.training.journal import Journal
+from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
+from byolt.training.journal import Journal, checkpoint_state
 from byolt.training.learner import Learner, pick_device
 from byolt.training.signals import StopSignals
 from byolt.training.stream import Plan, view_stream
@@ -50,8 +50,9 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
     if resume is None:
         run = run_of(recipe, parts.store.fingerprint)
         if run.result is None:
-            run = create_run(recipe, parts.store.fingerprint, recipe_text)
-            watch.write_grid(run.path / "plots" / "views.png")
+            with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
+                watch.write_grid(made.path / "plots" / "views.png")
+                save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, watch, step=0), keep=1)
     else:
         run = Run(resume)
         state = load_checkpoint(run.checkpoints)
@@ -105,7 +106,6 @@ def learn(parts: Parts, journal: Journal) -> None:
     """The loop: views, step, and at their times the log, the evaluation and the checkpoint."""
     plan, learner, step = parts.plan, parts.learner, parts.plan.start_step
     with StopSignals() as signals, journal:
-        journal.save(step)  # Step 0 too, so that every run can be resumed.
         end_if_collapsed(journal, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
         for epoch, view_1, view_2 in view_stream(plan, parts.store, parts.recipe, learner.device):
