@@ -56,7 +56,7 @@ def export_run(run: Run, *, classifier: bool, overrides: Sequence[str]) -> Repor
         max_batch=recipe.export.max_batch,
         classes=classes,
         normalize=recipe.export.normalize and not classifier,
-        recipe_hash=recipe_hash(result_keys(recipe), learned.source.fingerprint),
+        recipe_hash=recipe_hash(result_keys(recipe), learned.fingerprint),
         metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
     )
 

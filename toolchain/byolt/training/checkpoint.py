@@ -93,7 +93,7 @@ def refuse_other_recipe(state: dict[str, Any], keys: dict[str, Any], images: str
         if then.get(key) != now.get(key)
     ]
     if state["images"] != images:
-        differ.append("the images: other files or another order than the run was started with")
+        differ.append("the images: other files, other content or another order than the run was started with")
     if differ:
         raise InputError(f"{folder} was learned with other settings and cannot go on with these: " + "; ".join(differ))
 
