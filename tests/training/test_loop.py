@@ -7,16 +7,20 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tests.conftest import tiny_recipe
 
 from byolt.run import Run, create_run, open_run, run_of
 from byolt.schema import Recipe
+from byolt.training.checkpoint import load_checkpoint
 from byolt.training.learner import Learner
 from byolt.training.loop import pretrain
+from byolt.training.stream import Plan
 from byolt_export.errors import ByoltError, InputError, TrainingFault
 
 
@@ -174,3 +178,67 @@ def test_a_file_of_weights_counts_by_its_content_and_must_fit(tmp_path: Path) ->
     with pytest.raises(InputError, match=r"start\.safetensors cannot be read"):
         learn(start)
     assert [run.name for run in (tmp_path / "runs").iterdir()] == [first.path.name]
+
+
+def images_in(folder: Path) -> list[Path]:
+    generator = np.random.default_rng(0)
+    paths = [folder / "images" / f"{index:02d}.bmp" for index in range(64)]
+    (folder / "images").mkdir()
+    for path in paths:
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def test_a_vanished_image_put_back_the_run_goes_on_to_the_same_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = images_in(tmp_path)
+    data = {"name": "folder", "root": tmp_path / "images", "cache_budget_gb": 0.0}
+    straight = learn(recipe_in(tmp_path, data=data, machine={"runs_dir": tmp_path / "straight"}))
+    recipe = recipe_in(tmp_path, data=data, machine={"checkpoint_every_s": 1e-9})
+    lost = paths[int(list(Plan(64, 16, 2, recipe.seed))[1].indices[0])]  # In the second batch.
+    content = lost.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("byolt.views.grid.write_view_grid", lambda *_: lost.unlink())  # The set is listed by then.
+        with pytest.raises(InputError, match=f"image {lost} is gone since the folder was listed; put it back"):
+            learn(recipe)
+    run = only_run(tmp_path)
+    assert load_checkpoint(run.checkpoints)["step"] == 1
+    lost.write_bytes(content)
+    learn(recipe, resume=run.path)
+    assert run.encoder_file.read_bytes() == straight.encoder_file.read_bytes()
+
+
+def test_resume_on_an_edited_image_is_refused(tmp_path: Path) -> None:
+    path = images_in(tmp_path)[5]
+    recipe = recipe_in(tmp_path, data={"name": "folder", "root": tmp_path / "images"})
+    run = learn(recipe)
+    (run.path / "result.json").unlink()
+    before = path.read_bytes()
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(path)  # As many bytes as before.
+    assert path.stat().st_size == len(before)
+    with pytest.raises(InputError, match="cannot go on with these: the images: other files, other content or another"):
+        learn(recipe, resume=run.path)
+    path.write_bytes(before)
+    os.utime(path, ns=(0, 1))
+    assert learn(recipe, resume=run.path).result is not None
+
+
+def test_event_files_hold_the_figures_of_the_metrics(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = recipe_in(tmp_path, machine={"tensorboard": True, "checkpoint_every_s": 1e-9, "keep_checkpoints": 9})
+    run = learn(recipe)
+    (run.path / "result.json").unlink()  # Killed after step 7, resumed from the checkpoint of step 5.
+    (run.checkpoints / "step-00000005.pt").replace(run.checkpoints / "last.pt")
+    learn(recipe, resume=run.path)
+    events = EventAccumulator(str(run.path))
+    events.Reload()
+    metrics = run.metrics()
+    for name, times in (("loss", 5), ("lr", 4), ("rankme", 1)):
+        told = [(record["step"], record[name]) for record in metrics if name in record]
+        kept = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in kept] == [step for step, _ in told]
+        np.testing.assert_allclose([value for _, value in kept], [value for _, value in told], rtol=1e-5)
+        assert len(kept) == times
+    assert "verdict" not in events.Tags()["scalars"]  # It is a word.

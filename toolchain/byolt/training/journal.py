@@ -44,7 +44,7 @@ class Journal:
             batch_size=recipe.optim.batch_size,
             start_step=plan.start_step,
         )
-        self.events = EventWriter(run.path, on=recipe.machine.tensorboard)
+        self.events = EventWriter(run.path, on=recipe.machine.tensorboard, start_step=plan.start_step)
         self.started_s = self.saved_s = time.monotonic()
         self.finite = torch.ones((), dtype=torch.bool, device=learner.device)
 
