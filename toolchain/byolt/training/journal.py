@@ -41,6 +41,7 @@ class Journal:
             epochs=recipe.schedule.epochs,
             steps=plan.steps,
             steps_per_epoch=plan.steps_per_epoch,
+            steps_per_evaluation=recipe.evaluation.every_epochs * plan.steps_per_epoch,
             batch_size=recipe.optim.batch_size,
             start_step=plan.start_step,
         )
@@ -109,6 +110,7 @@ class Journal:
         Raises:
             TrainingFault: A loss since the start, a weight or a feature is not finite.
         """
+        started_s = time.monotonic()
         self._refuse_non_finite(step, weights=True)
         try:
             figures = self.watch.look(self.learner, outcome, epoch + 1)
@@ -117,7 +119,7 @@ class Journal:
         self.run.log({"step": step, "epoch": epoch + 1} | figures)
         self.events.write(step, figures)
         self.run.say(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
-        self.progress.remark(figures)
+        self.progress.remark(figures, time.monotonic() - started_s)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step.
