@@ -4,7 +4,7 @@ The order is a permutation keyed by (seed, epoch), a view's parameters a hash of
 the stream can start at any step, with any number of workers, and gives the same batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ class _Reader(Dataset[Fetched | ByoltError]):
 
 def view_stream(
     plan: Plan, store: "ImageStore", recipe: "Recipe", device: torch.device
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+) -> Generator[tuple[int, Tensor, Tensor], None, None]:
     """(epoch, view 1, view 2) a step; views are (B, 3, H, W), float32, normalised, channels-last, on ``device``.
 
     Raises:
