@@ -29,7 +29,7 @@ class Watch:
     """The fixed images that a run is measured on, and the verdict's memory."""
 
     def __init__(self, recipe: Recipe, splits: Splits, store: ImageStore) -> None:
-        """Pick the probe set and, where there are labels, a gallery and queries from the training images."""
+        """Pick the probe set and, where there are labels enough, a gallery and queries from the training images."""
         self.recipe, self.store = recipe, store
         self.monitor = CollapseMonitor(warmup_epochs=recipe.schedule.warmup_epochs)
         self.figures: dict[str, Any] = {}
@@ -53,6 +53,8 @@ class Watch:
         assert labels is not None
         held_out = stratified_subset(labels, recipe.evaluation.validation_share, recipe.seed)
         rest = np.setdiff1d(np.arange(len(labels)), held_out)
+        if len(rest) == 0:
+            return  # One image a class: with the queries taken none is left to compare with, and there is no figure.
         gallery, queries = rest[_spread(len(rest), GALLERY_IMAGES)], held_out[_spread(len(held_out), QUERY_IMAGES)]
         self.gallery, self.gallery_labels = Subset(labelled, gallery), labels[gallery]
         self.queries, self.query_labels = Subset(labelled, queries), labels[queries]
@@ -68,7 +70,10 @@ class Watch:
         self.figures = dict(state["figures"])
 
     def glance(self, outcome: Outcome) -> dict[str, Any]:
-        """Figures that cost nothing: loss, spread of the projections, alignment and uniformity of the two views."""
+        """Loss, spread of the projections, alignment and uniformity of the two views.
+
+        From what the step computed anyway; but it waits for the device, and uniformity looks at each pair of the batch.
+        """
         return {
             "loss": round(float(outcome.loss), 6),
             "z_std_ratio": round(z_std_ratio(outcome.z_1.cpu()), 4),
@@ -77,7 +82,7 @@ class Watch:
         }
 
     def look(self, learner: Learner, outcome: Outcome, epoch: int) -> dict[str, Any]:
-        """RankMe on the probe set, kNN on the validation split where there are labels, and the verdict.
+        """RankMe on the probe set, kNN on queries of the validation split where there is a gallery, and the verdict.
 
         Raises:
             NonFiniteFeatures: Nothing can be measured, and the figures of the look before stay.
