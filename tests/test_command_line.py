@@ -202,20 +202,19 @@ def test_a_non_finite_loss_ends_with_exit_3_and_no_checkpoint_of_it(tmp_path: Pa
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path: Path, workers: int) -> None:
     root = draw_folder(tmp_path / "images", classes=0, images=160)
-    recipe = write_recipe(
-        tmp_path, root, TINY.replace("log_every_steps: 2", "log_every_steps: 2, checkpoint_every_s: 0.001")
-    )
+    recipe = write_recipe(tmp_path, root)
     settings = [
         "--set",
         f"machine.workers={workers}",
         "--set",
-        "schedule.epochs=30",
+        "schedule.epochs=15",
         "--set",
         "evaluation.every_epochs=10",
     ]
     straight = byolt("pretrain", recipe, *settings, "--set", "machine.runs_dir=straight", folder=tmp_path)
     assert straight.returncode == 0, straight.stderr
-    command = [sys.executable, "-m", "byolt", "pretrain", str(recipe), *settings]
+    each_step = ["--set", "machine.checkpoint_every_s=1e-9"]
+    command = [sys.executable, "-m", "byolt", "pretrain", str(recipe), *settings, *each_step]
     killed = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )

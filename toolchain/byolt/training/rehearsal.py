@@ -142,7 +142,7 @@ def _shares(events: EventList, elapsed_s: float, device: torch.device) -> dict[s
 
     Waiting for data is always the host's time: it can pass while the GPU still computes.
     """
-    spans = [event for event in events if event.name in PHASES and event.device_type == torch.autograd.DeviceType.CPU]
+    spans = [event for event in events if event.name in PHASES and event.device_type.name == "CPU"]
     spent_us = {phase: sum(e.time_range.elapsed_us() for e in spans if e.name == phase) for phase in PHASES}
     if device.type == "cuda":
         spent_us |= dict.fromkeys(PHASES[1:], 0.0)
