@@ -8,11 +8,19 @@ ByoltError            exit 1   a machine fault: disk, memory, an engine that doe
 `-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
 """
 
+from pathlib import Path
+
 
 class ByoltError(Exception):
     """A fault that ends the command with one sentence on stderr and an exit code, never a traceback."""
 
     exit_code = 1
+
+
+def not_written(path: Path, error: Exception) -> ByoltError:
+    """The fault of a file that could not be written: the system's own words without its number."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ByoltError(f"{path} could not be written ({why}); make room, and give the command again")
 
 
 class InputError(ByoltError):
