@@ -9,6 +9,8 @@ ByoltError            exit 1   a machine fault: disk, memory
 `-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
 """
 
+from pathlib import Path
+
 
 class ByoltError(Exception):
     """A fault that ends the command with one sentence on stderr and an exit code, never a traceback."""
@@ -18,6 +20,12 @@ class ByoltError(Exception):
 
 class EngineFault(ByoltError):
     """TensorRT does not take a graph, or does not build, load or run an engine; the message holds its own reason."""
+
+
+def not_written(path: Path, error: Exception) -> ByoltError:
+    """The fault of a file that could not be written: the system's own words without its number."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ByoltError(f"{path} could not be written ({why}); make room, and give the command again")
 
 
 class InputError(ByoltError):

@@ -2,6 +2,7 @@ import logging
 import os
 import pickle
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +228,49 @@ def test_parts_of_a_source_have_their_own_cache(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened(first, tmp_path)[0], whole.read(0))
     np.testing.assert_array_equal(opened(second, tmp_path)[0], whole.read(1))
     assert second.path(1) == whole.path(3)
+
+
+def test_the_fingerprint_is_of_the_content_on_any_machine_cached_or_streamed(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images")
+    first = opened(FolderSource(root), tmp_path)
+    shutil.copytree(root, tmp_path / "elsewhere" / "copy", copy_function=shutil.copyfile)  # Other times too.
+    elsewhere = FolderSource(tmp_path / "elsewhere" / "copy")
+    assert elsewhere.cache_key != first.source.cache_key
+    others = [opened(elsewhere, tmp_path / "elsewhere", size_px=size, budget_gb=gb) for size in (4, 8) for gb in (0, 1)]
+    assert {store.fingerprint for store in others} == {first.fingerprint}
+    warm = opened(elsewhere, tmp_path / "elsewhere")
+    assert warm.fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize("budget_gb", [0, 1])
+def test_an_edited_image_is_another_set_and_the_old_content_the_old_one(tmp_path: Path, budget_gb: float) -> None:
+    root = folder(tmp_path / "images")
+    path = root / "class1" / "3.bmp"
+    whole, kept = path.read_bytes(), PartOf(FolderSource(root), np.array([0, 1]), "part")
+
+    def prints() -> tuple[str, str]:
+        source = FolderSource(root)
+        part = PartOf(source, np.array([0, 4]), "part")  # 3.bmp is the fifth: class0 comes first.
+        return opened(source, tmp_path, budget_gb=budget_gb).fingerprint, opened(part, tmp_path).fingerprint
+
+    before = prints()
+    untouched = opened(kept, tmp_path).fingerprint
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # One bit of one pixel; the size stays.
+    os.utime(path, ns=(0, 1))  # Whatever the clock's grain.
+    edited = prints()
+    assert edited[0] != before[0]
+    assert edited[1] != before[1]
+    assert opened(PartOf(FolderSource(root), np.array([0, 1]), "part"), tmp_path).fingerprint == untouched
+    path.write_bytes(whole)
+    assert prints() == before
+
+
+def test_an_unreadable_file_counts_by_its_content_and_a_link_to_nothing_by_its_name(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images")
+    (root / "class0" / "bad.bmp").write_bytes(b"no image")
+    (root / "class0" / "link.bmp").symlink_to(tmp_path / "nowhere")
+    first = opened(FolderSource(root), tmp_path, limit=0.5)
+    assert len(first) == 6
+    (root / "class0" / "bad.bmp").write_bytes(b"no IMAGE")
+    os.utime(root / "class0" / "bad.bmp", ns=(0, 1))
+    assert opened(FolderSource(root), tmp_path, limit=0.5).fingerprint != first.fingerprint

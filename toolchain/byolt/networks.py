@@ -6,7 +6,7 @@ into that module again (``load_snippet`` gives the lines).
 
 import difflib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, not_written
 
 if TYPE_CHECKING:
     from byolt.schema import Head, Model
@@ -76,18 +76,42 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     """Load an ``encoder.safetensors`` strictly: every name and shape must fit.
 
     Raises:
-        InputError: The file is missing, damaged, or of another backbone.
+        InputError: The file is missing, damaged, or of another backbone, or holds NaN or infinity.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        encoder.load_state_dict(load_file(path), strict=True)
+        weights = load_file(path)
+        encoder.load_state_dict(weights, strict=True)
     except (OSError, SafetensorError) as error:
         raise InputError(f"encoder weights {path} cannot be read: {error}") from error
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise InputError(f"encoder weights {path} are of another backbone: {first}") from error
+    odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
+    if odd is not None:
+        raise InputError(f"encoder weights {path} hold numbers that are not finite, in {odd}; take another file")
+
+
+def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """A module's weights as a safetensors file, whole or not at all.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    weights = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+    beside = path.with_name(path.name + ".part")
+    try:
+        save_file(weights, beside, metadata=metadata)
+        beside.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors has a kind of its own for a full disk.
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise not_written(path, error) from error
 
 
 def load_snippet(model: "Model") -> str:

@@ -3,6 +3,7 @@
 Imports no torch, so that finding a run and printing what is known of it is quick.
 """
 
+import errno
 import json
 import os
 import platform
@@ -10,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Any
 from byolt import __version__
 from byolt.recipe import dump_recipe, load_recipe, recipe_hash, result_keys
 from byolt.schema import Recipe
-from byolt_export.errors import ByoltError, InputError
+from byolt_export.errors import ByoltError, InputError, not_written
 
 _PACKAGES = ("torch", "torchvision", "timm", "albumentations", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
 
@@ -90,49 +93,67 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+        _append(self.path / "metrics.jsonl", json.dumps(record) + "\n")
 
     def say(self, text: str) -> None:
         """Append one dated line to ``train.log``."""
-        with open(self.path / "train.log", "a", encoding="utf-8") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        _append(self.path / "train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line of ``metrics.jsonl``."""
+        """Every whole line of ``metrics.jsonl``; a kill or a full disk can leave half a last one.
+
+        Raises:
+            InputError: A line before the last is no JSON.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        last = len(lines)
+        records = (_record(line, f"{path}:{number}", last=number == last) for number, line in enumerate(lines, start=1))
+        return [record for record in records if record is not None]
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that a resumed run will take again."""
+        """Drop metrics of steps that a resumed run will take again, and half a line at the end."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Run:
-    """Make the folder of a new run and write down what it is made of.
+@contextmanager
+def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[Run]:
+    """A new run with what it is made of written down; its folder gets its name when the context is left.
+
+    So a run's folder that is there has all that the caller wrote into it, its first checkpoint too: what fails or is
+    killed before that is not in the way of the next start.
 
     Raises:
-        InputError: The folder is there already: the run was started before and has not ended.
+        InputError: The run's folder is there already: it was started before and has not ended.
+        ByoltError: The folder cannot be made.
     """
     run = run_of(recipe, fingerprint)
+    if run.path.exists():
+        raise _started_before(run)
+    beside = Run(run.path.with_name(f".{run.path.name}.{os.getpid()}.part"))
     try:
-        run.checkpoints.mkdir(parents=True)
-    except FileExistsError as error:
-        raise InputError(
-            f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
-        ) from error
+        beside.checkpoints.mkdir(parents=True)
+        write_text(beside.path / "recipe.yaml", recipe_text)
+        write_text(beside.path / "recipe.resolved.yaml", dump_recipe(recipe))
+        known = {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)}
+        write_json(beside.path / "environment.json", environment() | known)
+        yield beside
+        beside.path.rename(run.path)
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # Another process was quicker.
+            raise _started_before(run) from error
         raise ByoltError(f"{run.path} cannot be made: {error.strerror}") from error
-    (run.path / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
-    (run.path / "recipe.resolved.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    write_json(
-        run.path / "environment.json",
-        environment() | {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)},
+    finally:
+        shutil.rmtree(beside.path, ignore_errors=True)
+
+
+def _started_before(run: Run) -> InputError:
+    return InputError(
+        f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
     )
-    return run
 
 
 def run_of(recipe: Recipe, fingerprint: str) -> Run:
@@ -150,7 +171,8 @@ def open_run(path: Path | None, runs_dir: Path = Path("runs")) -> Run:
         if not (path / "recipe.resolved.yaml").is_file():
             raise InputError(f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {runs_dir}`")
         return Run(path)
-    found = [file.parent for file in runs_dir.glob("*/recipe.resolved.yaml")]
+    # One with a leading dot was killed while it was made.
+    found = [f.parent for f in runs_dir.glob("*/recipe.resolved.yaml") if not f.parent.name.startswith(".")]
     if not found:
         raise InputError(f"no run in {runs_dir}; start one with: byolt pretrain recipes/quickstart.yaml")
     return Run(max(found, key=_last_touched))
@@ -215,8 +237,35 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file beside and rename it, so that a reader never sees half of it.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
+    """
     beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise not_written(path, error) from error
+
+
+def _record(line: str, where: str, *, last: bool) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError as error:
+        if last:
+            return None
+        raise InputError(f"{where}: {error.msg}; remove that line") from error
+    return record
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise not_written(path, error) from error

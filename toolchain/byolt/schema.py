@@ -317,20 +317,20 @@ class Export(Section):
 
 
 class Machine(Section):
-    """The machine at hand; none of it changes what is learned."""
+    """The machine at hand; it may change between runs of one result, which then agree within rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = machine("auto")
     """Where it runs; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = machine("auto")
-    """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it, else fp32."""
+    """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it, else fp32. bf16 rounds more coarsely."""
     workers: Annotated[int, Field(ge=0)] = machine(0)
     """Processes that read and decode images; 0 reads in the main process."""
     threads: PositiveInt | None = machine(None)
-    """CPU threads of torch; left out, one a core."""
+    """CPU threads of torch; left out, as many as torch itself takes."""
     channels_last: bool = machine(True)
     """Keep images and convolution weights channels-last."""
     compile: bool = machine(False)
-    """torch.compile the encoder; the first steps are slow."""
+    """torch.compile encoder, heads and loss; the first steps are slow."""
     deterministic: bool = machine(False)
     """Bit-equal results on a GPU, at some cost in speed; CPU runs always are, at the same thread count."""
     log_every_steps: PositiveInt = machine(20)

@@ -81,6 +81,17 @@ class FolderSource:
         """Decode image ``index``; see ``read_image``."""
         return read_image(Path(self.path(index)), at_least_px)
 
+    def digest(self, index: int) -> bytes:
+        """SHA-256 of the file, not of its pixels, which another version of a decoder may round otherwise."""
+        path = Path(self.path(index))
+        try:
+            return hashlib.sha256(path.read_bytes()).digest()
+        except OSError as error:
+            fault = _system_fault(path, error)
+            if isinstance(fault, UnreadableImage):
+                return b""  # A link to nothing.
+            raise fault from error
+
     def path(self, index: int) -> str:
         """The file's path."""
         return str(self.root / os.fsdecode(self._paths[index]))

@@ -139,6 +139,10 @@ class _Joined:
         part, below = self._find(index)
         return part.read(below, at_least_px)
 
+    def digest(self, index: int) -> bytes:
+        part, below = self._find(index)
+        return part.digest(below)
+
     def path(self, index: int) -> str:
         part, below = self._find(index)
         return part.path(below)

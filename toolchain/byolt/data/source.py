@@ -27,7 +27,7 @@ class ImageSource(Protocol):
     labels: Labels | None
     """Class of each image, (N,); None where there are no labels."""
     fingerprint: str
-    """Identity of the content and its order, the same on every machine; part of the run's hash."""
+    """Identity of the images and their order as far as it is known without reading them, the same on every machine."""
     cache_key: str
     """Changes too when a file was rewritten on this machine; decoded images are kept by it."""
 
@@ -38,6 +38,14 @@ class ImageSource(Protocol):
 
         Raises:
             UnreadableImage: The file is damaged, or no image.
+            InputError: The file is gone, or the system cannot read it.
+        """
+        ...
+
+    def digest(self, index: int) -> bytes:
+        """Identity of image ``index`` beyond the ``fingerprint``; empty where that says it all.
+
+        Raises:
             InputError: The file is gone, or the system cannot read it.
         """
         ...
@@ -61,6 +69,10 @@ class ArraySource:
     def read(self, index: int, at_least_px: int | None = None) -> Pixels:
         """Image ``index`` at its own size."""
         return np.ascontiguousarray(self.images[index])
+
+    def digest(self, index: int) -> bytes:
+        """Empty: the fingerprint is of the array's content."""
+        return b""
 
     def path(self, index: int) -> str:
         """The set's name and the image's number."""
@@ -86,6 +98,10 @@ class PartOf:
     def read(self, index: int, at_least_px: int | None = None) -> Pixels:
         """Image ``index`` of this part."""
         return self.source.read(int(self.indices[index]), at_least_px)
+
+    def digest(self, index: int) -> bytes:
+        """That of the image in the whole source."""
+        return self.source.digest(int(self.indices[index]))
 
     def path(self, index: int) -> str:
         """The image's name in the whole source."""

@@ -17,21 +17,30 @@ from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_s
 from byolt.reporting.progress import Decoding
 from byolt_export.errors import ByoltError, InputError
 
-FORMAT = 2  # Any change of a decoded pixel is a new format.
+FORMAT = 3  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
 Progress = Callable[[int, int], None]
 _WAITING_BYTES = 64e6  # Decoded squares that wait to be written, in order, at a time.
 _log = logging.getLogger("byolt")
 
 
 class ImageStore:
-    """Squares (S, S, 3) of the readable images of a source, by number."""
+    """Squares (S, S, 3) of the readable images of a source, by number.
 
-    def __init__(self, source: ImageSource, size_px: int, resize: str, kept: Labels, cache: Path | None) -> None:
-        """``kept`` are the source's readable images; ``cache`` holds their squares, or None to decode each time."""
+    ``fingerprint`` is the identity of the images' content and order, the same on every machine and for every size,
+    cached or streamed; part of the run's hash.
+    """
+
+    def __init__(
+        self, source: ImageSource, size_px: int, resize: str, kept: Labels, content: str, cache: Path | None
+    ) -> None:
+        """``kept`` are the source's readable images, ``content`` the digest of all its images' own digests.
+
+        ``cache`` holds the squares, or None to decode each time.
+        """
         self.source, self.size_px, self.resize, self.kept, self.cache = source, size_px, resize, kept, cache
         self.classes = source.classes
         self.labels: Labels | None = None if source.labels is None else source.labels[kept]
-        self.fingerprint = source.fingerprint
+        self.fingerprint = hashlib.sha256(f"{source.fingerprint} {content}".encode()).hexdigest()
         self.images = _mapped(cache)
 
     def __len__(self) -> int:
@@ -93,42 +102,48 @@ def open_store(
             cache_dir.mkdir(parents=True, exist_ok=True)
             progress = progress or Decoding(source.name)
             _check_room(cache_dir, len(source) * square_bytes if cached else 0)
-            faults = _decode(source, size_px, resize, pixels if cached else None, progress)
-            _write(told, {"source": source.name, "unreadable": faults})
+            _write(told, _decode(source, size_px, resize, pixels if cached else None, progress))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
+    known = json.loads(told.read_text(encoding="utf-8"))
     # Keys are the numbers of the unreadable images; JSON makes them strings.
-    faults = {int(index): fault for index, fault in json.loads(told.read_text(encoding="utf-8"))["unreadable"].items()}
+    faults = {int(index): fault for index, fault in known["unreadable"].items()}
     _tell(source, list(faults.values()), corrupt_limit)
     kept = np.setdiff1d(np.arange(len(source)), np.array(list(faults), np.int64))
-    return ImageStore(source, size_px, resize, kept, pixels if cached else None)
+    return ImageStore(source, size_px, resize, kept, known["content"], pixels if cached else None)
 
 
 def _decode(
     source: ImageSource, size_px: int, resize: str, cache: Path | None, progress: Progress | None
-) -> dict[int, str]:
-    """Decode every image, into ``cache`` where one is given; the faults of the unreadable ones, by number."""
+) -> dict[str, Any]:
+    """Decode every image, into ``cache`` where one is given; what to keep of them beside it."""
     if cache is None:
         return _decode_into(None, source, size_px, resize, progress)
     beside = cache.with_suffix(f".{os.getpid()}.part")
     try:
         # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
         with open(beside, "wb") as file:
-            faults = _decode_into(file, source, size_px, resize, progress)
+            known = _decode_into(file, source, size_px, resize, progress)
         os.replace(beside, cache)
     finally:
         beside.unlink(missing_ok=True)
-    return faults
+    return known
 
 
 def _decode_into(
     file: BinaryIO | None, source: ImageSource, size_px: int, resize: str, progress: Progress | None
-) -> dict[int, str]:
-    """Squares of the readable images one after the other, as one ``.npy`` file; the faults of the others."""
+) -> dict[str, Any]:
+    """Squares of the readable images one after the other, as one ``.npy`` file.
+
+    Returns:
+        JSON-able: the set's name, the faults of the unreadable images by number, the digest of all images' content.
+    """
     faults: dict[int, str] = {}
+    content = hashlib.sha256()
     if file is not None:
         _write_header(file, len(source), size_px)
-    for index, square in _squares(source, size_px, resize, kept=file is not None):
+    for index, (square, digest) in _squares(source, size_px, resize, kept=file is not None):
+        content.update(digest)
         if isinstance(square, str):
             faults[index] = square
         elif file is not None and square is not None:
@@ -138,20 +153,21 @@ def _decode_into(
     if file is not None and faults:
         file.seek(0)
         _write_header(file, len(source) - len(faults), size_px)
-    return faults
+    return {"source": source.name, "unreadable": faults, "content": content.hexdigest()}
 
 
 def _squares(
     source: ImageSource, size_px: int, resize: str, *, kept: bool
-) -> Iterator[tuple[int, Pixels | str | None]]:
-    """(number, square or fault) of every image in order, decoded on all cores; None for squares not ``kept``."""
+) -> Iterator[tuple[int, tuple[Pixels | str | None, bytes]]]:
+    """Square or fault, and digest, of every image by number, in order, on all cores; None for squares not ``kept``."""
 
-    def attempt(index: int) -> Pixels | str | None:
+    def attempt(index: int) -> tuple[Pixels | str | None, bytes]:
+        digest = source.digest(index)  # The file is then in memory for the decoder.
         try:
             square = _square(source, index, size_px, resize)
         except UnreadableImage as error:
-            return str(error)
-        return square if kept else None
+            return str(error), digest
+        return square if kept else None, digest
 
     window = max(16, int(_WAITING_BYTES / (size_px * size_px * 3)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales outside Python's lock.

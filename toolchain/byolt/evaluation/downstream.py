@@ -8,7 +8,7 @@ from typing import Any
 from byolt.data import open_splits
 from byolt.evaluation.evaluate import evaluation_store, learned_encoder
 from byolt.evaluation.finetune import Classifier, Progress, finetune
-from byolt.networks import build_encoder, without_initial_weights
+from byolt.networks import build_encoder, save_weights, without_initial_weights
 from byolt.recipe import with_overrides
 from byolt.run import Run
 from byolt.training.learner import pick_device, weight_seed
@@ -86,9 +86,4 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
 
 
 def _write_classifier(run: Run, classifier: Classifier, classes: tuple[str, ...]) -> None:
-    from safetensors.torch import save_file
-
-    weights = {name: value.contiguous().cpu() for name, value in classifier.state_dict().items()}
-    beside = run.classifier_file.with_name("classifier.safetensors.part")
-    save_file(weights, beside, metadata={"classes": json.dumps(classes)})
-    beside.replace(run.classifier_file)
+    save_weights(classifier, run.classifier_file, {"classes": json.dumps(classes)})

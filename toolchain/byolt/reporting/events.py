@@ -9,8 +9,8 @@ from byolt_export.errors import MissingPart
 class EventWriter:
     """Writes numbers to event files, or does nothing where it is off."""
 
-    def __init__(self, folder: Path, *, on: bool) -> None:
-        """Open the event file in ``folder``.
+    def __init__(self, folder: Path, *, on: bool, start_step: int = 0) -> None:
+        """Open an event file in ``folder``; what older ones hold of steps after ``start_step`` no longer counts.
 
         Raises:
             MissingPart: TensorBoard is asked for and not installed.
@@ -23,7 +23,7 @@ class EventWriter:
                 raise MissingPart(
                     'machine.tensorboard: TensorBoard is not installed; pip install "byolt[tensorboard]"'
                 ) from error
-            self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """Write the numbers among ``figures``."""

@@ -1,5 +1,6 @@
 """The one live line of a run; plain lines where there is no terminal."""
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -15,14 +16,27 @@ QUIET_S = 2.0
 
 
 class Progress:
-    """Shows where a run is. Rates are of the last report interval, so that they follow the machine."""
+    """Shows where a run is.
+
+    Rates are of the last report interval, so that they follow the machine, and of its steps alone; the time left is
+    that of the steps and of the evaluations to come.
+    """
 
     def __init__(
-        self, console: Console, *, epochs: int, steps: int, steps_per_epoch: int, batch_size: int, start_step: int
+        self,
+        console: Console,
+        *,
+        epochs: int,
+        steps: int,
+        steps_per_epoch: int,
+        steps_per_evaluation: int,
+        batch_size: int,
+        start_step: int,
     ) -> None:
         """Prepare the line; nothing is shown before the context is entered."""
         self.console = console
         self.epochs, self.steps, self.steps_per_epoch, self.batch_size = epochs, steps, steps_per_epoch, batch_size
+        self.steps_per_evaluation, self.evaluation_s = steps_per_evaluation, 0.0
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self.remarks: dict[str, str] = {}
         self._last_s, self._last_step, self._wait_s, self._shown_s = time.monotonic(), start_step, 0.0, 0.0
@@ -44,12 +58,13 @@ class Progress:
         """Count time in which the device had no batch."""
         self._wait_s += seconds
 
-    def remark(self, figures: dict[str, Any]) -> None:
-        """Keep the figures of an evaluation in the line; the time it took is not the loop's."""
+    def remark(self, figures: dict[str, Any], seconds: float) -> None:
+        """Keep the figures of an evaluation in the line; the ``seconds`` it took are not the steps'."""
         self.remarks = {"verdict": str(figures["verdict"])}
         if "knn" in figures:
             self.remarks["kNN"] = f"{figures['knn']:.1%}"
-        self._last_s, self._wait_s = time.monotonic(), 0.0
+        self.evaluation_s = seconds
+        self._last_s += seconds
 
     def report(self, step: int, figures: dict[str, Any]) -> None:
         """Measure the interval since the last report and renew the line."""
@@ -65,13 +80,20 @@ class Progress:
             self._shown_s = now_s
             self.console.print(line, highlight=False, soft_wrap=True)
 
+    def left_s(self, step: int) -> float:
+        """Seconds from ``step`` to the end: its steps at the last rate, its evaluations as long as the last one."""
+        if not self.images_per_s:
+            return 0.0
+        # The last step has an evaluation whatever its number; that of ``step`` itself comes after the report.
+        evaluations = math.ceil(self.steps / self.steps_per_evaluation) - max(0, step - 1) // self.steps_per_evaluation
+        return (self.steps - step) * self.batch_size / self.images_per_s + evaluations * self.evaluation_s
+
     def _line(self, step: int, figures: dict[str, Any]) -> str:
-        left_s = (self.steps - step) * self.batch_size / self.images_per_s if self.images_per_s else 0.0
         parts = [
             f"epoch {min(step // self.steps_per_epoch + 1, self.epochs)}/{self.epochs}",
             f"step {step}/{self.steps}",
             f"{self.images_per_s:,.0f} images/s",
-            f"ETA {duration(left_s)}",
+            f"ETA {duration(self.left_s(step))}",
             f"data wait {self.data_wait:.0%}",
             f"loss {figures['loss']:.3f}",
             f"z-std {figures['z_std_ratio']:.2f}",

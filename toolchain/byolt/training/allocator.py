@@ -1,8 +1,9 @@
 """glibc's allocator told to keep what is freed, for learning on a CPU.
 
-Each step frees and takes the same large blocks. By default glibc maps blocks above 32 MB anew each time and gives freed
-memory back to the system: millions of page faults a step. Kept instead, a step takes about 15 % less time and the
-process some 20 % more memory (docs/results.md).
+Each step frees and takes the same large blocks. By default glibc maps blocks above its threshold (at most 32 MB on a
+64-bit system) anew each time and gives freed memory at the top of the heap back to the system, so that the next step
+meets a fault on each page again. Kept instead, a step takes about 15 % less time (docs/results.md, "glibc keeps freed
+memory"), and the process holds on to the most that it ever used.
 """
 
 import ctypes

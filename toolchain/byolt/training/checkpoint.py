@@ -5,6 +5,7 @@ step and the verdict's memory are everything.
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 
 from byolt_export.errors import ByoltError, InputError
 
-FORMAT = 1
-KEYS = {"format", "step", "result_keys", "images", "method", "optimizer", "monitor"}
+FORMAT = 2
+KEYS = {"format", "step", "result_keys", "images", "method", "optimizer", "watch"}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
@@ -29,18 +30,31 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        numbered = folder / f"step-{state['step']:08d}.pt"
-        numbered.unlink(missing_ok=True)
-        os.link(beside, numbered)
+        _keep_as(beside, folder / f"step-{state['step']:08d}.pt")
         os.replace(beside, last)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer.
         beside.unlink(missing_ok=True)
+        before = f"the one before it is whole: make room and go on with --resume {folder.parent}"
         raise ByoltError(
             f"checkpoint of step {state['step']} could not be written to {folder} ({_cause(error)}); "
-            f"the one before it is whole: make room and go on with --resume {folder.parent}"
+            f"{before if last.exists() else 'make room and give the command again'}"
         ) from error
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
         old.unlink()
+
+
+def _keep_as(written: Path, numbered: Path) -> None:
+    """A second name for a written file; a copy where the file system has no links (FAT, some network mounts)."""
+    numbered.unlink(missing_ok=True)
+    try:
+        os.link(written, numbered)
+    except OSError:
+        beside = numbered.with_name(numbered.name + ".part")
+        try:
+            shutil.copyfile(written, beside)
+            os.replace(beside, numbered)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
@@ -79,7 +93,7 @@ def refuse_other_recipe(state: dict[str, Any], keys: dict[str, Any], images: str
         if then.get(key) != now.get(key)
     ]
     if state["images"] != images:
-        differ.append("the images: other files or another order than the run was started with")
+        differ.append("the images: other files, other content or another order than the run was started with")
     if differ:
         raise InputError(f"{folder} was learned with other settings and cannot go on with these: " + "; ".join(differ))
 

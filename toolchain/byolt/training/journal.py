@@ -1,13 +1,13 @@
 """What a run writes down, and when: metrics, evaluations, checkpoints, the end."""
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from byolt.evaluation.collapse import Verdict
 from byolt.methods.byol import Outcome
 from byolt.reporting.events import EventWriter
 from byolt.reporting.progress import Progress
@@ -16,8 +16,8 @@ from byolt.schema import Recipe
 from byolt.training.checkpoint import save_checkpoint
 from byolt.training.learner import Learner
 from byolt.training.stream import Plan
-from byolt.training.watch import Watch
-from byolt_export.errors import TrainingFault
+from byolt.training.watch import NonFiniteFeatures, Watch
+from byolt_export.errors import ByoltError, TrainingFault
 
 
 class Journal:
@@ -41,13 +41,13 @@ class Journal:
             epochs=recipe.schedule.epochs,
             steps=plan.steps,
             steps_per_epoch=plan.steps_per_epoch,
+            steps_per_evaluation=recipe.evaluation.every_epochs * plan.steps_per_epoch,
             batch_size=recipe.optim.batch_size,
             start_step=plan.start_step,
         )
-        self.events = EventWriter(run.path, on=recipe.machine.tensorboard)
+        self.events = EventWriter(run.path, on=recipe.machine.tensorboard, start_step=plan.start_step)
         self.started_s = self.saved_s = time.monotonic()
         self.finite = torch.ones((), dtype=torch.bool, device=learner.device)
-        self.last: dict[str, Any] = {}
 
     def __enter__(self) -> "Journal":
         self.progress.__enter__()
@@ -58,8 +58,9 @@ class Journal:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.__exit__(kind, fault, trace)
-        self.events.close()
-        self.run.say(f"ended: {fault or 'finished'}")
+        with suppress(OSError, ByoltError):  # A full disk: what ended the loop says more than a log that cannot.
+            self.events.close()
+            self.run.say(f"ended: {fault or 'finished'}")
 
     def waited(self, seconds: float) -> None:
         """Count time in which the device had no batch."""
@@ -103,35 +104,53 @@ class Journal:
         self.run.log(record | figures)
         self.events.write(step, record | figures)
 
-    def evaluate(self, step: int, epoch: int, outcome: Outcome) -> Verdict:
-        """Measure the encoder, write it down, and say whether it collapses."""
-        figures, verdict = self.watch.look(self.learner, outcome, epoch + 1)
-        self.last = figures
+    def evaluate(self, step: int, epoch: int, outcome: Outcome) -> None:
+        """Measure the encoder and write it down; the verdict is the watch's.
+
+        Raises:
+            TrainingFault: A loss since the start, a weight or a feature is not finite.
+        """
+        started_s = time.monotonic()
+        self._refuse_non_finite(step, weights=True)
+        try:
+            figures = self.watch.look(self.learner, outcome, epoch + 1)
+        except NonFiniteFeatures as error:  # Finite weights can be so large that what they compute is not.
+            raise self._not_finite("the encoder's features are", step) from error
         self.run.log({"step": step, "epoch": epoch + 1} | figures)
         self.events.write(step, figures)
         self.run.say(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
-        self.progress.remark(figures)
-        return verdict
+        self.progress.remark(figures, time.monotonic() - started_s)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step.
 
         Raises:
-            TrainingFault: A loss since the start was not finite; the checkpoint before stays.
+            TrainingFault: A loss since the start or a weight is not finite; the checkpoint before stays.
             ByoltError: The disk is full; the checkpoint before stays.
         """
-        self._refuse_non_finite(step)
-        state = self.identity | self.learner.state() | {"step": step, "monitor": self.watch.monitor.state()}
+        self._refuse_non_finite(step, weights=True)
+        state = checkpoint_state(self.identity, self.learner, self.watch, step)
         save_checkpoint(self.run.checkpoints, state, keep=self.recipe.machine.keep_checkpoints)
         self.saved_s = time.monotonic()
 
     def end(self, state: str, step: int) -> None:
         """Write down that the run has ended and how; the same command again prints it."""
-        write_json(self.run.path / "result.json", {"state": state, "step": step} | self.last)
+        write_json(self.run.path / "result.json", {"state": state, "step": step} | self.watch.figures)
 
-    def _refuse_non_finite(self, step: int) -> None:
+    def _refuse_non_finite(self, step: int, *, weights: bool = False) -> None:
+        """The loss is that before a step: a step can leave ``weights`` that are not finite after one that is."""
         if not bool(self.finite):
-            raise TrainingFault(
-                f"the loss is not finite by step {step}; lower optim.base_lr (now {self.recipe.optim.base_lr:g}) "
-                f"or lengthen schedule.warmup_epochs; what {self.run.checkpoints} holds is from before"
-            )
+            raise self._not_finite("the loss is", step)
+        if weights and not self.learner.is_finite():
+            raise self._not_finite("the weights are", step)
+
+    def _not_finite(self, what: str, step: int) -> TrainingFault:
+        return TrainingFault(
+            f"{what} not finite by step {step}; lower optim.base_lr (now {self.recipe.optim.base_lr:g}) "
+            f"or lengthen schedule.warmup_epochs; what {self.run.checkpoints} holds is from before"
+        )
+
+
+def checkpoint_state(identity: dict[str, Any], learner: Learner, watch: Watch, step: int) -> dict[str, Any]:
+    """What ``save_checkpoint`` takes: all that exact resume needs."""
+    return identity | learner.state() | {"step": step, "watch": watch.state()}

@@ -70,6 +70,13 @@ class Learner:
         """Weights and optimizer, for a checkpoint."""
         return {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
 
+    def is_finite(self) -> bool:
+        """Whether every weight, statistic and moment of the optimizer is a finite number; waits for the device."""
+        moments = (value for state in self.optimizer.state.values() for value in state.values())
+        tensors = [t for t in (*self.method.state_dict().values(), *moments) if isinstance(t, Tensor)]
+        floats = [t for t in tensors if t.is_floating_point()]
+        return bool(torch.stack([torch.isfinite(t).all().to(self.device) for t in floats]).all())
+
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""
         self.method.load_state_dict(state["method"])

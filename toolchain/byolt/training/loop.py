@@ -9,13 +9,13 @@ import torch
 from rich.console import Console
 
 from byolt.data import ImageStore, Splits, open_splits, open_store
-from byolt.networks import load_snippet
+from byolt.networks import load_snippet, save_weights
 from byolt.recipe import result_keys
 from byolt.run import Run, create_run, run_of
 from byolt.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
-from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe
-from byolt.training.journal import Journal
+from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
+from byolt.training.journal import Journal, checkpoint_state
 from byolt.training.learner import Learner, pick_device
 from byolt.training.signals import StopSignals
 from byolt.training.stream import Plan, view_stream
@@ -50,14 +50,15 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
     if resume is None:
         run = run_of(recipe, parts.store.fingerprint)
         if run.result is None:
-            run = create_run(recipe, parts.store.fingerprint, recipe_text)
-            watch.write_grid(run.path / "plots" / "views.png")
+            with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
+                watch.write_grid(made.path / "plots" / "views.png")
+                save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, watch, step=0), keep=1)
     else:
         run = Run(resume)
         state = load_checkpoint(run.checkpoints)
         refuse_other_recipe(state, identity["result_keys"], identity["images"], resume)
         parts.learner.restore(state)
-        watch.monitor.restore(state["monitor"])
+        watch.restore(state["watch"])
         parts.plan.start_step = state["step"]
         run.forget_after(state["step"])
     result = run.result
@@ -105,7 +106,7 @@ def learn(parts: Parts, journal: Journal) -> None:
     """The loop: views, step, and at their times the log, the evaluation and the checkpoint."""
     plan, learner, step = parts.plan, parts.learner, parts.plan.start_step
     with StopSignals() as signals, journal:
-        journal.save(step)  # Step 0 too, so that every run can be resumed.
+        end_if_collapsed(journal, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
         for epoch, view_1, view_2 in view_stream(plan, parts.store, parts.recipe, learner.device):
             journal.waited(time.monotonic() - waiting_s)
@@ -115,11 +116,9 @@ def learn(parts: Parts, journal: Journal) -> None:
             if journal.log_is_due(step):
                 journal.log(step, epoch, outcome)
             if journal.evaluation_is_due(step):
-                verdict = journal.evaluate(step, epoch, outcome)
+                journal.evaluate(step, epoch, outcome)
                 journal.save(step)
-                if verdict.state == "complete":
-                    journal.end("collapsed", step)
-                    raise TrainingFault(f"the representation collapsed by step {step}: {verdict.advice}")
+                end_if_collapsed(journal, step)
             elif journal.checkpoint_is_due() or signals.received:
                 journal.save(step)
             if signals.received:
@@ -133,11 +132,18 @@ def learn(parts: Parts, journal: Journal) -> None:
         journal.end("finished", step)
 
 
+def end_if_collapsed(journal: Journal, step: int) -> None:
+    """End a run whose verdict is complete collapse.
+
+    Raises:
+        TrainingFault: It is; the message says what to change.
+    """
+    verdict = journal.watch.monitor.verdict
+    if verdict.state == "complete":
+        journal.end("collapsed", step)
+        raise TrainingFault(f"the representation collapsed by step {step}: {verdict.advice}")
+
+
 def write_encoder(run: Run, parts: Parts) -> None:
     """The online encoder alone, under the plain module's names, with the lines that load it in its metadata."""
-    from safetensors.torch import save_file
-
-    weights = {name: value.contiguous().cpu() for name, value in parts.learner.method.encoder.state_dict().items()}
-    beside = run.encoder_file.with_name("encoder.safetensors.part")
-    save_file(weights, beside, metadata={"load": load_snippet(parts.recipe.model)})
-    beside.replace(run.encoder_file)
+    save_weights(parts.learner.method.encoder, run.encoder_file, {"load": load_snippet(parts.recipe.model)})

@@ -2,32 +2,52 @@
 
 import resource
 import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
+from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
 from byolt.reporting.progress import duration
 from byolt.schema import Recipe
 from byolt.training.loop import Parts, prepare
-from byolt.training.stream import view_stream
+from byolt.training.stream import Plan, view_stream
 
 WARMUP_STEPS, STEPS = 3, 20
 PHASES = ("data", "views", "forward", "backward", "optimizer", "target")
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """What a few steps say of the whole run."""
+class Stage:
+    """Epochs one after the other whose views are of one size, and so whose steps take one time."""
 
+    view_size_px: int
+    epochs: int
+    steps: int
+    images_per_s: float
+    shares: dict[str, float]
+    """Share of a step's time by phase; empty without ``--profile``."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a few steps of each stage say of the whole run."""
+
+    device: str
     images: int
     steps: int
     images_per_s: float
+    """Over the whole run: each stage weighs by its steps."""
     peak_memory_mb: float
     finish_s: float
     shares: dict[str, float]
-    """Share of a step's time by phase; empty without ``--profile``."""
+    """Share of the whole run's time by phase; empty without ``--profile``."""
+    stages: tuple[Stage, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -35,55 +55,111 @@ class Rehearsal:
 
     def to_text(self) -> str:
         """Lines for people."""
+        memory = "of the GPU" if self.device == "cuda" else "of the process"
         lines = [
+            f"device         {self.device}",
             f"images         {self.images:,}",
             f"speed          {self.images_per_s:,.0f} images/s",
-            f"peak memory    {self.peak_memory_mb:,.0f} MB",
+            f"peak memory    {self.peak_memory_mb:,.0f} MB {memory}",
             f"whole run      {self.steps:,} steps, {duration(self.finish_s)} without evaluations",
         ]
+        if len(self.stages) > 1:
+            lines += [
+                f"at {s.view_size_px:>4} px     {s.images_per_s:,.0f} images/s, {s.epochs:,} epochs"
+                for s in self.stages
+            ]
         lines += [f"{phase:<14} {share:.1%} of a step" for phase, share in self.shares.items()]
         return "\n".join(lines)
 
 
 def rehearse(recipe: Recipe, *, profiled: bool) -> Rehearsal:
-    """Take some steps of the recipe on its own images; writes nothing but the cache of decoded images.
+    """Take some steps of each stage of the recipe on its own images; writes nothing but the cache of decoded images.
 
     Raises:
         InputError: Images, model or batch size do not fit.
     """
     parts = prepare(recipe)
-    stream = iter(view_stream(parts.plan, parts.store, recipe, parts.learner.device))
-    warmup = min(WARMUP_STEPS, parts.plan.steps - 1)
-    _take(parts, stream, warmup)
-    steps = min(STEPS, parts.plan.steps - warmup)
+    stages = tuple(_rehearse_stage(parts, *stage, profiled=profiled) for stage in _stages(recipe))
+    seconds = [stage.steps * recipe.optim.batch_size / stage.images_per_s for stage in stages]
+    finish_s = sum(seconds)
+    shares = {
+        phase: sum(stage.shares[phase] * part_s for stage, part_s in zip(stages, seconds, strict=True)) / finish_s
+        for phase in stages[0].shares
+    }
+    return Rehearsal(
+        parts.learner.device.type,
+        len(parts.store),
+        parts.plan.steps,
+        parts.plan.steps * recipe.optim.batch_size / finish_s,
+        _peak_memory_mb(parts.learner.device),
+        finish_s,
+        shares,
+        stages,
+    )
+
+
+def _stages(recipe: Recipe) -> Iterator[tuple[int, int, int]]:
+    """View size, first epoch and number of epochs of each stage."""
+    for size_px, epochs in groupby(range(recipe.schedule.epochs), recipe.view_size_px_of):
+        first, *others = epochs
+        yield size_px, first, 1 + len(others)
+
+
+def _rehearse_stage(parts: Parts, size_px: int, first_epoch: int, epochs: int, *, profiled: bool) -> Stage:
+    recipe, plan, device = parts.recipe, parts.plan, parts.learner.device
+    start, of_stage = first_epoch * plan.steps_per_epoch, epochs * plan.steps_per_epoch
+    plan = Plan(plan.images, plan.batch_size, first_epoch + epochs, plan.seed, start_step=start)
+    warmup = min(WARMUP_STEPS, of_stage - 1)
+    steps = min(STEPS, of_stage - warmup)
     shares: dict[str, float] = {}
-    if profiled:
-        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-        with profile(activities=activities) as profiler:
-            elapsed_s = _take(parts, stream, steps)
-        total_us = {event.key: event.cpu_time_total for event in profiler.key_averages()}
-        shares = {phase: total_us.get(phase, 0.0) / (elapsed_s * 1e6) for phase in PHASES}
-        shares["host"] = max(0.0, 1 - sum(shares.values()))
-    else:
-        elapsed_s = _take(parts, stream, steps)
-    images_per_s = steps * recipe.optim.batch_size / elapsed_s
-    finish_s = parts.plan.steps * recipe.optim.batch_size / images_per_s
-    return Rehearsal(len(parts.store), parts.plan.steps, images_per_s, _peak_memory_mb(), finish_s, shares)
+    with closing(view_stream(plan, parts.store, recipe, device)) as stream:
+        _take(parts, stream, start, warmup)
+        if profiled:
+            activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+            with profile(activities=activities) as profiler:
+                elapsed_s = _take(parts, stream, start + warmup, steps)
+            shares = _shares(profiler.events(), elapsed_s, device)
+        else:
+            elapsed_s = _take(parts, stream, start + warmup, steps)
+    return Stage(size_px, epochs, of_stage, steps * recipe.optim.batch_size / elapsed_s, shares)
 
 
-def _take(parts: Parts, stream: Any, steps: int) -> float:
-    """Seconds that ``steps`` steps took, the device's work included."""
+def _take(parts: Parts, stream: Iterator[Any], start: int, steps: int) -> float:
+    """Seconds that ``steps`` steps from ``start`` on took, the device's work included."""
+    if parts.learner.device.type == "cuda":
+        torch.cuda.synchronize(parts.learner.device)
     started_s = time.monotonic()
-    for step in range(steps):
+    for step in range(start, start + steps):
         _, view_1, view_2 = next(stream)
         parts.learner.step(step, view_1, view_2)
     if parts.learner.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(parts.learner.device)
     return time.monotonic() - started_s
 
 
-def _peak_memory_mb() -> float:
-    """Largest device memory in use, or on the CPU the largest resident size of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
+def _shares(events: EventList, elapsed_s: float, device: torch.device) -> dict[str, float]:
+    """Share of the time by phase: on a GPU of its kernels, by the phase that launched them.
+
+    Waiting for data is always the host's time: it can pass while the GPU still computes.
+    """
+    spans = [event for event in events if event.name in PHASES and event.device_type.name == "CPU"]
+    spent_us = {phase: sum(e.time_range.elapsed_us() for e in spans if e.name == phase) for phase in PHASES}
+    if device.type == "cuda":
+        spent_us |= dict.fromkeys(PHASES[1:], 0.0)
+        spans.sort(key=lambda span: span.time_range.start)
+        starts = [span.time_range.start for span in spans]
+        # A phase's own event may carry its span on the GPU once more, idle time included.
+        for event in (event for event in events if event.name not in PHASES):
+            # Backward's launches come from a thread of their own while its span is open, so the clock decides.
+            before = bisect_right(starts, event.time_range.start) - 1
+            if event.kernels and before >= 0 and spans[before].name != "data":
+                spent_us[spans[before].name] += sum(kernel.duration for kernel in event.kernels)
+    shares = {phase: us / (elapsed_s * 1e6) for phase, us in spent_us.items()}
+    return shares | {"host": max(0.0, 1 - sum(shares.values()))}
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Largest memory in use on a GPU, or on the CPU the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

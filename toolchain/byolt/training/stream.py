@@ -4,7 +4,7 @@ The order is a permutation keyed by (seed, epoch), a view's parameters a hash of
 the stream can start at any step, with any number of workers, and gives the same batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
-from byolt_export.errors import InputError
+from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
     from byolt.data import ImageStore
@@ -65,8 +65,14 @@ def epoch_order(images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(images)
 
 
-class _Reader(Dataset[tuple[int, Tensor, Tensor, Tensor | None]]):
-    """Fetches one whole batch: decoded squares, or with albumentations both views of each image."""
+Fetched = tuple[int, Tensor, Tensor, Tensor | None]
+
+
+class _Reader(Dataset[Fetched | ByoltError]):
+    """Fetches one whole batch: decoded squares, or with albumentations both views of each image.
+
+    A fault is returned, not raised: what a worker raises arrives with its traceback in place of the one sentence.
+    """
 
     def __init__(self, store: "ImageStore", recipe: "Recipe") -> None:
         self.store = store
@@ -76,7 +82,13 @@ class _Reader(Dataset[tuple[int, Tensor, Tensor, Tensor | None]]):
 
             self.views = AlbumentationsViews(recipe.views, size_px=recipe.view_size_px, seed=recipe.seed)
 
-    def __getitem__(self, batch: Batch) -> tuple[int, Tensor, Tensor, Tensor | None]:
+    def __getitem__(self, batch: Batch) -> Fetched | ByoltError:
+        try:
+            return self._fetch(batch)
+        except ByoltError as error:
+            return error
+
+    def _fetch(self, batch: Batch) -> Fetched:
         index = torch.from_numpy(batch.indices)
         if self.views is None:
             return batch.epoch, index, torch.from_numpy(self.store.batch(batch.indices)), None
@@ -87,8 +99,12 @@ class _Reader(Dataset[tuple[int, Tensor, Tensor, Tensor | None]]):
 
 def view_stream(
     plan: Plan, store: "ImageStore", recipe: "Recipe", device: torch.device
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(epoch, view 1, view 2) a step; views are (B, 3, H, W), float32, normalised, channels-last, on ``device``."""
+) -> Generator[tuple[int, Tensor, Tensor], None, None]:
+    """(epoch, view 1, view 2) a step; views are (B, 3, H, W), float32, normalised, channels-last, on ``device``.
+
+    Raises:
+        InputError: An image is gone or has become unreadable (streamed sets only).
+    """
     from byolt.views import batched_views, normalise
 
     data = recipe.data
@@ -119,7 +135,7 @@ def view_stream(
         yield epoch, *views
 
 
-def _timed(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None]]:
+def _timed(loader: DataLoader[Any]) -> Iterator[Fetched]:
     """The loader's batches, each wait for one under its own name in a profile."""
     batches = iter(loader)
     while True:
@@ -127,4 +143,6 @@ def _timed(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, Tensor, Tenso
             batch = next(batches, None)
         if batch is None:
             return
+        if isinstance(batch, ByoltError):
+            raise batch
         yield batch

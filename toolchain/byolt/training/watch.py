@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from byolt.data import ImageStore, Splits, open_store
 from byolt.data.subsets import spread, stratified_subset
-from byolt.evaluation.collapse import CollapseMonitor, Verdict, alignment, rankme, uniformity, z_std_ratio
+from byolt.evaluation.collapse import CollapseMonitor, alignment, rankme, uniformity, z_std_ratio
 from byolt.evaluation.features import Subset, embed
 from byolt.evaluation.knn import knn_predict
 from byolt.methods.byol import Outcome
@@ -21,13 +21,18 @@ GALLERY_IMAGES = 10_000
 QUERY_IMAGES = 1_000
 
 
+class NonFiniteFeatures(Exception):
+    """The encoder gives NaN or infinity for an image."""
+
+
 class Watch:
     """The fixed images that a run is measured on, and the verdict's memory."""
 
     def __init__(self, recipe: Recipe, splits: Splits, store: ImageStore) -> None:
-        """Pick the probe set and, where there are labels, a gallery and queries from the training images."""
+        """Pick the probe set and, where there are labels enough, a gallery and queries from the training images."""
         self.recipe, self.store = recipe, store
         self.monitor = CollapseMonitor(warmup_epochs=recipe.schedule.warmup_epochs)
+        self.figures: dict[str, Any] = {}
         self.probe = _Squares(store, spread(len(store), recipe.evaluation.probe_images), recipe.data.image_size_px)
         self.gallery: Subset | None = None
         if splits.train is not None:
@@ -48,13 +53,27 @@ class Watch:
         assert labels is not None
         held_out = stratified_subset(labels, recipe.evaluation.validation_share, recipe.seed)
         rest = np.setdiff1d(np.arange(len(labels)), held_out)
+        if len(rest) == 0:
+            return  # One image a class: with the queries taken none is left to compare with, and there is no figure.
         gallery, queries = rest[spread(len(rest), GALLERY_IMAGES)], held_out[spread(len(held_out), QUERY_IMAGES)]
         self.gallery, self.gallery_labels = Subset(labelled, gallery), labels[gallery]
         self.queries, self.query_labels = Subset(labelled, queries), labels[queries]
         self.classes = len(labelled.classes)
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold: the verdict's memory and the figures of the last look."""
+        return {"monitor": self.monitor.state(), "figures": dict(self.figures)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from the ``state()`` of an interrupted run."""
+        self.monitor.restore(state["monitor"])
+        self.figures = dict(state["figures"])
+
     def glance(self, outcome: Outcome) -> dict[str, Any]:
-        """Figures that cost nothing: loss, spread of the projections, alignment and uniformity of the two views."""
+        """Loss, spread of the projections, alignment and uniformity of the two views.
+
+        From what the step computed anyway; but it waits for the device, and uniformity looks at each pair of the batch.
+        """
         return {
             "loss": round(float(outcome.loss), 6),
             "z_std_ratio": round(z_std_ratio(outcome.z_1.cpu()), 4),
@@ -62,12 +81,19 @@ class Watch:
             "uniformity": round(uniformity(outcome.z_1.cpu()), 4),
         }
 
-    def look(self, learner: Learner, outcome: Outcome, epoch: int) -> tuple[dict[str, Any], Verdict]:
-        """RankMe on the probe set, kNN on the validation split where there are labels, and the verdict."""
+    def look(self, learner: Learner, outcome: Outcome, epoch: int) -> dict[str, Any]:
+        """RankMe on the probe set, kNN on queries of the validation split where there is a gallery, and the verdict.
+
+        Raises:
+            NonFiniteFeatures: Nothing can be measured, and the figures of the look before stay.
+        """
         data, knn = self.recipe.data, self.recipe.evaluation
 
         def features(images: Any) -> torch.Tensor:
-            return embed(learner.method.encoder, images, mean=data.mean, std=data.std, device=learner.device)
+            embedded = embed(learner.method.encoder, images, mean=data.mean, std=data.std, device=learner.device)
+            if not bool(torch.isfinite(embedded).all()):
+                raise NonFiniteFeatures
+            return embedded
 
         figures = self.glance(outcome)
         probe = features(self.probe)
@@ -85,7 +111,8 @@ class Watch:
             figures["knn"] = round(float((predicted == self.query_labels).mean()), 4)
         verdict = self.monitor.update(epoch, figures["z_std_ratio"], figures["rankme"], *probe.shape)
         figures["verdict"] = verdict.state
-        return figures, verdict
+        self.figures = figures
+        return figures
 
     def write_grid(self, path: Path) -> None:
         """A picture of sample images and their views, for the eye at the start of a run."""

@@ -39,7 +39,7 @@ def _views(images: np.ndarray, indices: np.ndarray, epoch: int, recipe: "Recipe"
         epoch=epoch,
         seed=recipe.seed,
         views=recipe.views,
-        size_px=recipe.view_size_px,
+        size_px=recipe.view_size_px_of(epoch),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )

@@ -1,0 +1,68 @@
+"""What a few steps say of the whole run: each size of the views by its epochs, and the run's own device."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import tiny_recipe
+
+from byolt.schema import Recipe
+from byolt.training.learner import Learner
+from byolt.training.rehearsal import rehearse
+
+
+def growing(folder: Path) -> Recipe:
+    """4 steps an epoch; 7 of 10 epochs see views of 8 px, the last 3 of 32 px."""
+    return tiny_recipe(
+        data={"cache_dir": folder},
+        views={"size_px": 32, "early_size_px": 8},
+        schedule={"epochs": 10, "warmup_epochs": 0},
+        machine={"device": "cpu", "threads": 1},
+    )
+
+
+def test_early_and_late_views_weigh_by_their_epochs(tmp_path: Path) -> None:
+    told = rehearse(growing(tmp_path), profiled=False)
+    assert [(s.view_size_px, s.epochs, s.steps) for s in told.stages] == [(8, 7, 28), (32, 3, 12)]
+    early, late = told.stages
+    assert early.images_per_s > late.images_per_s  # 16 times the pixels.
+    assert told.finish_s == pytest.approx(28 * 16 / early.images_per_s + 12 * 16 / late.images_per_s)
+    assert told.images_per_s == pytest.approx(40 * 16 / told.finish_s)
+    assert "at   32 px" in told.to_text()
+
+
+def test_each_stage_takes_steps_of_its_own_size_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    step = Learner.step
+
+    def noted(self: Learner, number: int, view_1: torch.Tensor, view_2: torch.Tensor) -> Any:
+        seen.append((number, view_1.shape[-1]))
+        return step(self, number, view_1, view_2)
+
+    monkeypatch.setattr(Learner, "step", noted)
+    rehearse(growing(tmp_path), profiled=False)
+    assert seen == [(k, 8) for k in range(23)] + [(28 + k, 32) for k in range(12)]
+
+
+def test_memory_is_that_of_the_runs_device_on_a_machine_with_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 0)
+    told = rehearse(growing(tmp_path), profiled=True)
+    assert told.device == "cpu"
+    assert told.peak_memory_mb > 100  # torch alone is more.
+    assert "MB of the process" in told.to_text()
+    assert sum(told.shares.values()) == pytest.approx(1, abs=0.05)
+    assert told.shares["forward"] > 0.05
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_shares_are_of_its_kernels(tmp_path: Path) -> None:
+    recipe = growing(tmp_path)
+    recipe = recipe.model_copy(update={"machine": recipe.machine.model_copy(update={"device": "cuda"})})
+    told = rehearse(recipe, profiled=True)
+    assert told.device == "cuda"
+    assert 0 < told.shares["forward"] + told.shares["backward"] < 1
+    assert told.shares["backward"] > 0  # Its kernels are launched from a thread of autograd's.
