@@ -266,6 +266,7 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
 def doctor(as_json: bool) -> None:
     """What this machine can do, and the line that mends what is missing."""
     from byolt.doctor import examine, to_json, to_text
+    from byolt.machine import survey
 
-    findings = examine()
+    findings = examine(survey())
     _print(to_json(findings), as_json, lambda: click.echo(to_text(findings)))
