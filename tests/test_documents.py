@@ -40,21 +40,20 @@ def test_the_readmes_python_lines_run(tmp_path: Path, monkeypatch: pytest.Monkey
     from byolt.networks import build_encoder
     from byolt.schema import Model
     from byolt_export.graph import export_onnx, torch_outputs
+    from byolt_export.manifest import Input
 
     model = Model(backbone="timm/resnet18", args={"layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]}, stem="half")
     encoder, _ = build_encoder(model, seed=0, image_size_px=32)
-    how = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    pixels = Input(size_px=32, resize="crop", max_batch=4, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     (tmp_path / "export").mkdir()
-    export_onnx(
-        encoder, tmp_path / "export" / "encoder.onnx", image_size_px=32, max_batch=4, output_name="embedding", **how
-    )
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "part.png")
+    export_onnx(encoder, tmp_path / "export" / "encoder.onnx", output_name="embedding", pixels=pixels)
+    photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "part.png")
     monkeypatch.chdir(tmp_path)
     lines = re.findall(r"```python\n(import numpy.*?)```", README, flags=re.DOTALL)[0]
     names: dict[str, np.ndarray] = {}
     exec(lines, names)
-    expected = torch_outputs(encoder, to_square(pixels, 32, "crop")[None], **how)
+    expected = torch_outputs(encoder, to_square(photo, 32, "crop")[None], pixels=pixels)
     assert np.linalg.norm(names["embedding"] - expected) / np.linalg.norm(expected) < 0.01
 
 

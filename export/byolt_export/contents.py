@@ -42,7 +42,8 @@ def precision_fault(path: Path, precision: str) -> str:
     kernels = read_kernels(path)
     total = sum(kernel.elements for kernel in kernels)
     shares = {
-        name: sum(k.elements for k in kernels if k.precision == name) / max(total, 1) for name in ("fp32", "fp16", "int8")
+        name: sum(k.elements for k in kernels if k.precision == name) / max(total, 1)
+        for name in ("fp32", "fp16", "int8")
     }
     if not kernels:
         return "no product with a constant kernel was found in the file"
@@ -66,7 +67,9 @@ def read_kernels(path: Path) -> list[Kernel]:
         raise InputError(f"{path} cannot be read as ONNX: {error}; export it again") from error
     outside = [name for name, (_, _, external) in weights.items() if external]
     if outside:
-        raise InputError(f"{path} keeps `{outside[0]}` in a file outside of itself, which no bundle does: export it again")
+        raise InputError(
+            f"{path} keeps `{outside[0]}` in a file outside of itself, which no bundle does: export it again"
+        )
     makers = {output: node for node in nodes for output in node.outputs}
     casts = [k for k, node in enumerate(nodes) if node.operator == "Cast" and node.cast_to == _FLOAT16]
     first = casts[0] if casts else 0  # Camera frames are resized by products in fp32, before the cast.
@@ -98,9 +101,7 @@ def read_opset(path: Path) -> int:
     return versions[0]
 
 
-def _kernel(
-    name: str, makers: dict[str, _Node], weights: dict[str, tuple[int, int, bool]]
-) -> tuple[str, int] | None:
+def _kernel(name: str, makers: dict[str, _Node], weights: dict[str, tuple[int, int, bool]]) -> tuple[str, int] | None:
     """Type that an operand is multiplied in and its elements; ``None`` when it is no constant."""
     kind = 0
     for _ in range(16):

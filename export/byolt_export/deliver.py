@@ -17,7 +17,17 @@ from byolt_export import bundle
 from byolt_export.contents import read_opset
 from byolt_export.errors import InputError
 from byolt_export.layers import bisect
-from byolt_export.manifest import CONTRACT_KEY, Calibration, Contract, Golden, Input, Manifest, Onnx, Output, first_fault
+from byolt_export.manifest import (
+    CONTRACT_KEY,
+    Calibration,
+    Contract,
+    Golden,
+    Input,
+    Manifest,
+    Onnx,
+    Output,
+    first_fault,
+)
 from byolt_export.measures import Crowd, Images, Labels, Outputs
 from byolt_export.parity import GATES, Parity, tighten
 from byolt_export.runtime import runtime_version
@@ -169,14 +179,13 @@ def _contract(pixels: Input, recipe_hash: str, classes: Sequence[str], *, dim: i
         raise InputError(f"export: {first_fault(error)}") from error
 
 
-def _crowd(
-    evidence: Evidence, outputs_of: Callable[[Images], Outputs], say: Callable[[str], None]
-) -> Crowd | None:
+def _crowd(evidence: Evidence, outputs_of: Callable[[Images], Outputs], say: Callable[[str], None]) -> Crowd | None:
     if evidence.gallery is None:
         return None
     labelled = evidence.gallery_labels is not None and evidence.queries is not None
     queries = evidence.queries if labelled else None
-    say(f"PyTorch's outputs of {len(evidence.gallery)} gallery images and {0 if queries is None else len(queries)} queries")
+    asked = "" if queries is None else f" and {len(queries)} queries"
+    say(f"PyTorch's outputs of {len(evidence.gallery)} gallery images{asked}")
     return Crowd(
         evidence.gallery,
         outputs_of(evidence.gallery),
@@ -212,9 +221,7 @@ def _quantise(
             half.unlink()
 
 
-def _judge(
-    path: Path, precision: str, contract: Contract, golden: bundle.GoldenVectors, crowd: Crowd | None
-) -> Parity:
+def _judge(path: Path, precision: str, contract: Contract, golden: bundle.GoldenVectors, crowd: Crowd | None) -> Parity:
     """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged again."""
     parity = prove_onnx(path, precision, CPU, contract, golden, gates=GATES[precision], crowd=crowd)
     if precision != "int8" or parity.golden is None:

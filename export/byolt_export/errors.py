@@ -1,6 +1,7 @@
 """The one error tree of both packages. Each error is one sentence: where, what, the way out.
 
-ByoltError            exit 1   a machine fault: disk, memory, an engine that does not build
+ByoltError            exit 1   a machine fault: disk, memory
+|-- EngineFault       exit 1   TensorRT does not take a graph, or does not build, load or run an engine
 |-- InputError        exit 2   what the user gave does not fit: recipe, folder, bundle
 |-- TrainingFault     exit 3   collapse, or a loss that is not finite
 |-- ParityFault       exit 4   an export that does not compute what the model computes
@@ -13,6 +14,10 @@ class ByoltError(Exception):
     """A fault that ends the command with one sentence on stderr and an exit code, never a traceback."""
 
     exit_code = 1
+
+
+class EngineFault(ByoltError):
+    """TensorRT does not take a graph, or does not build, load or run an engine; the message holds its own reason."""
 
 
 class InputError(ByoltError):

@@ -1,6 +1,5 @@
 """Run a delivered file on arrays: numpy and the backend alone, on whichever machine holds the bundle."""
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from byolt_export.device import MissingGpu, find_gpu
 from byolt_export.errors import ByoltError, InputError, MissingPart
 
 _FATAL = 4  # ONNX Runtime's severity: what is below arrives as an exception, or is chatter about absent GPUs.
@@ -106,18 +106,14 @@ def usable_providers() -> tuple[str, ...]:
         built_with = _onnxruntime().get_available_providers()
     except MissingPart:
         return ("CPUExecutionProvider",)
-    cuda = ("CUDAExecutionProvider",) if "CUDAExecutionProvider" in built_with and gpu_count() else ()
-    return (*cuda, "CPUExecutionProvider")
-
-
-def gpu_count() -> int:
-    """GPUs that the CUDA driver finds; 0 without a driver."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+    if "CUDAExecutionProvider" in built_with:
+        try:
+            find_gpu("ONNX Runtime's CUDA provider runs on a GPU")
+        except MissingGpu:
+            pass
+        else:
+            return ("CUDAExecutionProvider", "CPUExecutionProvider")
+    return ("CPUExecutionProvider",)
 
 
 def runtime_version() -> str:

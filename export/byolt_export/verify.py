@@ -7,9 +7,10 @@ from typing import Any
 
 from byolt_export.bundle import PARITY, GoldenVectors, open_file, read_golden, read_manifest
 from byolt_export.contents import precision_fault
-from byolt_export.errors import InputError, MissingPart
+from byolt_export.engine_runner import open_engine
+from byolt_export.errors import EngineFault, InputError, MissingPart
 from byolt_export.layers import Bisection
-from byolt_export.manifest import CONTRACT_KEY, Contract, Manifest
+from byolt_export.manifest import CONTRACT_KEY, Contract, Engine, Manifest
 from byolt_export.measures import Crowd
 from byolt_export.parity import GATES, Gates, Parity, Run, Verdict, batch_sizes, prove, tighten
 from byolt_export.runtime import OnnxRunner, usable_providers
@@ -96,12 +97,9 @@ def verify_bundle(path: Path, providers: Sequence[str] = (), *, threads: int | N
         onnx = open_file(path, file.name, file.sha256)
         gates = tighten(GATES[file.precision], file.gates)
         for provider in providers or usable_providers():
-            parity = prove_onnx(
-                onnx, file.precision, provider, manifest.contract, golden, gates=gates, threads=threads
-            )
+            parity = prove_onnx(onnx, file.precision, provider, manifest.contract, golden, gates=gates, threads=threads)
             reports.append(FileReport(file.name, file.precision, provider, parity))
-    reports += [_prove_engine(path, manifest, golden, k) for k in range(len(manifest.engines))]
-    return Report(path, tuple(reports))
+    return Report(path, (*reports, *prove_engines(path, manifest, golden)))
 
 
 def prove_onnx(
@@ -129,22 +127,33 @@ def prove_onnx(
     return _prove(run, contract, golden, gates, crowd, fault)
 
 
-def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, index: int) -> FileReport:
-    from byolt_export.device import EngineRunner
+def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tuple[FileReport, ...]:
+    """Judge every engine of a bundle; ``not run here`` where this machine cannot run it.
 
-    engine = manifest.engines[index]
-    plan = open_file(path, engine.name, engine.sha256)
+    Raises:
+        InputError: An engine is missing or damaged, or was built from another ONNX file.
+    """
+    return tuple(_prove_engine(path, manifest, golden, engine) for engine in manifest.engines)
+
+
+def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, engine: Engine) -> FileReport:
+    open_file(path, engine.name, engine.sha256)
     source = next((file for file in manifest.files if file.name == engine.onnx), None)
-    if source is None or source.sha256 != engine.onnx_sha256:
+    if source is None or source.sha256 != engine.onnx_sha256 or source.precision != engine.precision:
         raise InputError(f"{path / engine.name} was built from another {engine.onnx}: byolt build-engine {path}")
     gates = tighten(GATES[engine.precision], source.gates)
-    provider = f"{engine.flavour} {engine.version}"
+
+    def told(parity: Parity) -> FileReport:
+        return FileReport(engine.name, engine.precision, f"{engine.flavour} {engine.version}", parity)
+
     try:
-        run = EngineRunner(plan, engine)
+        runner = open_engine(path, engine)
     except MissingPart as error:
-        return FileReport(engine.name, engine.precision, provider, Parity("not run here", (str(error),), gates))
-    parity = _prove(run, manifest.contract, golden, gates, None, "")
-    return FileReport(engine.name, engine.precision, provider, parity)
+        return told(Parity("not run here", (str(error),), gates))
+    except EngineFault as error:
+        return told(Parity("failed", (str(error),), gates))
+    with runner:
+        return told(_prove(runner, manifest.contract, golden, gates, None, ""))
 
 
 def _prove(

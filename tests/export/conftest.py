@@ -9,7 +9,7 @@ from byolt_export.verify import Report
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The small encoder's bundle; tests that change it copy it first."""
-    return small.build(tmp_path_factory.mktemp("export") / "bundle")
+    return small.build(tmp_path_factory.mktemp("export") / "bundle", precisions=("fp32", "fp16"))
 
 
 @pytest.fixture

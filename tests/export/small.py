@@ -17,6 +17,7 @@ from byolt_export.verify import Report
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE_PX, MAX_BATCH = 32, 10
 PIXELS = Input(size_px=SIZE_PX, resize="crop", max_batch=MAX_BATCH, mean=MEAN, std=STD)
+HOW: dict[str, Any] = {"pixels": PIXELS}
 
 
 def images(count: int = 24, size_px: int = SIZE_PX, seed: int = 0) -> npt.NDArray[np.uint8]:

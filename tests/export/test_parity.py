@@ -1,25 +1,28 @@
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from byolt_export.errors import ByoltError
-from byolt_export.parity import (
-    GATES,
-    Gates,
+from byolt_export.measures import (
+    Crowd,
     Images,
     Outputs,
-    batch_sizes,
     centred_cosine,
-    faults,
+    judge_difference,
+    knn_predict,
+    linear_predict,
     measure,
+    measure_task,
     neighbour_overlap,
-    prove,
+    paired_difference,
     relative_l2,
-    tighten,
     top_1_agreement,
 )
+from byolt_export.parity import GATES, Gates, batch_sizes, faults, prove, tighten
 
 FP32 = GATES["fp32"]
 
@@ -132,15 +135,18 @@ def test_logits_are_judged_by_their_largest_and_embeddings_by_their_neighbours()
 
 
 def test_gates_can_only_be_tightened() -> None:
-    asked = {"relative_l2_worst": 1.0, "centred_cosine_worst": 0.0, "overlap_at_1": 1.0}
-    assert tighten(FP32, asked) == Gates(1e-4, 0.99999, 1.0, 0.99, 0.99)
-    assert tighten(FP32, {"relative_l2_worst": 1e-6}).relative_l2_worst == 1e-6
+    asked = {"relative_l2_worst_max": 1.0, "centred_cosine_worst": 0.0, "overlap_at_1": 1.0}
+    assert tighten(FP32, asked) == Gates(1e-4, 1e-4, 0.99999, 1.0, 0.99, 0.99, 0.0)
+    assert tighten(FP32, {"relative_l2_worst_max": 1e-6}).relative_l2_worst_max == 1e-6
+    assert tighten(GATES["int8"], {"unnoticed_perturbation_max": 0.8}).unnoticed_perturbation_max == 0.4
 
 
 def test_batch_sizes() -> None:
-    assert [batch_sizes(n) for n in (1, 4, 7, 64)] == [[1], [1, 2, 4], [1, 2, 7], [1, 2, 7, 64]]
+    assert [batch_sizes(1, n) for n in (1, 4, 7, 64)] == [(1,), (1, 2, 4), (1, 2, 7), (1, 2, 7, 64)]
+    assert batch_sizes(8, 64) == (1, 2, 7, 8, 64)
 
 
+BATCHES = (1, 2, 7, 8)
 IMAGES = np.random.default_rng(3).integers(0, 256, (24, 2, 2, 3), dtype=np.uint8)
 KERNEL = np.random.default_rng(4).normal(size=(12, 6))
 
@@ -159,9 +165,9 @@ def test_a_right_function_passes_and_each_call_has_exactly_the_stated_rows() -> 
         calls.append(len(images))
         return linear(images)
 
-    gallery = (IMAGES[::-1], linear(IMAGES[::-1]))
+    crowd = Crowd(IMAGES[::-1], linear(IMAGES[::-1]))
     controls = {**WRONG, "no_normalisation": None}
-    parity = prove(run, IMAGES, linear(IMAGES), controls, gates=FP32, max_batch=50, logits=False, gallery=gallery)
+    parity = prove(run, IMAGES, linear(IMAGES), controls, gates=FP32, batches=(1, 2, 7, 50), logits=False, crowd=crowd)
     assert (parity.verdict, parity.reasons) == ("passed", ())
     assert calls == [1] * 24 + [2] * 12 + [7] * 4 + [50] + [50]
     assert [c.state for c in parity.controls] == ["fails", "fails", "not applicable"]
@@ -171,7 +177,7 @@ def test_a_right_function_passes_and_each_call_has_exactly_the_stated_rows() -> 
 
 def test_a_control_that_passes_the_gate_fails_the_verdict() -> None:
     controls = {"perturbed_kernel": linear(IMAGES, KERNEL * (1 + 1e-6))}
-    parity = prove(linear, IMAGES, linear(IMAGES), controls, gates=FP32, max_batch=8, logits=False)
+    parity = prove(linear, IMAGES, linear(IMAGES), controls, gates=FP32, batches=BATCHES, logits=False)
     assert parity.verdict == "failed"
     assert parity.reasons == ("the wrong model `perturbed_kernel` was not noticed",)
 
@@ -181,7 +187,7 @@ def test_outputs_that_depend_on_the_batch_fail() -> None:
         outputs = linear(images)
         return outputs - outputs.mean(axis=0) if len(images) == 7 else outputs
 
-    parity = prove(run, IMAGES, linear(IMAGES), WRONG, gates=FP32, max_batch=8, logits=False)
+    parity = prove(run, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False)
     assert parity.verdict == "failed"
     assert [reason[:10] for reason in parity.reasons] == ["at batch 7", "at batch 7"]
 
@@ -193,13 +199,13 @@ def test_a_batch_that_does_not_run_fails(refused: int) -> None:
             raise ByoltError("no such batch")
         return linear(images)
 
-    parity = prove(run, IMAGES, linear(IMAGES), WRONG, gates=FP32, max_batch=8, logits=False)
+    parity = prove(run, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False)
     assert (parity.verdict, parity.reasons) == ("failed", (f"at batch {refused}, no such batch",))
 
 
 def test_outputs_of_another_width_fail_with_all_batches() -> None:
     parity = prove(
-        lambda images: linear(images)[:, :3], IMAGES, linear(IMAGES), WRONG, gates=FP32, max_batch=8, logits=False
+        lambda images: linear(images)[:, :3], IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False
     )
     assert parity.verdict == "failed"
     assert parity.reasons[0] == "at batch 1, the output is 3 wide, the reference 6"
@@ -207,7 +213,87 @@ def test_outputs_of_another_width_fail_with_all_batches() -> None:
 
 
 def test_a_worse_gallery_fails() -> None:
-    gallery = (IMAGES, linear(IMAGES, KERNEL * 1.01))
-    parity = prove(linear, IMAGES, linear(IMAGES), WRONG, gates=FP32, max_batch=8, logits=False, gallery=gallery)
+    crowd = Crowd(IMAGES, linear(IMAGES, KERNEL * 1.01))
+    parity = prove(linear, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False, crowd=crowd)
     assert parity.verdict == "failed"
     assert parity.reasons[0].startswith("in the gallery, relative L2 0.0099")
+
+
+def test_a_file_of_another_precision_fails_whatever_it_computes() -> None:
+    fault = "it is named fp16, and its kernels are 100% fp32"
+    parity = prove(
+        linear, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False, precision_fault=fault
+    )
+    assert (parity.verdict, parity.reasons) == ("failed", (fault,))
+
+
+def test_small_perturbations_may_go_unnoticed_in_int8_alone_and_set_the_detection_limit() -> None:
+    # The candidate is 1 % off; a model that is 1 % off the same way is nothing it could tell from the right one.
+    candidate = linear(IMAGES, KERNEL * 1.01)
+    controls = {"perturbed_kernel": candidate, "perturbed_kernel_10": linear(IMAGES, -KERNEL)}
+    how: dict[str, Any] = {"batches": (1,), "logits": False}
+
+    def run(images: Images) -> Outputs:
+        return linear(images, KERNEL * 1.01)
+
+    parity = prove(run, IMAGES, linear(IMAGES), controls, gates=GATES["int8"], **how)
+    assert parity.verdict == "passed"
+    assert [control.state for control in parity.controls] == ["below the limit", "fails"]
+    assert parity.detection_limit == 0.1
+    strict = prove(
+        run, IMAGES, linear(IMAGES), controls, gates=replace(GATES["int8"], unnoticed_perturbation_max=0.0), **how
+    )
+    assert strict.reasons == ("the wrong model `perturbed_kernel` was not noticed",)
+
+
+def test_paired_difference_by_hand() -> None:
+    # Of 98 images the candidate gains 1 and loses 3. Agresti and Min: n = 100, b = 1.5, c = 3.5, so the centre is -0.02
+    # and the half width 1.959964 * sqrt(5 - 4 / 100) / 100.
+    reference, candidate = np.ones(98, bool), np.ones(98, bool)
+    reference[0] = candidate[1] = candidate[2] = candidate[3] = False
+    difference, (low, high) = paired_difference(candidate, reference)
+    assert difference == pytest.approx(-2 / 98)
+    assert (low, high) == pytest.approx((-0.02 - 0.043650, -0.02 + 0.043650), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "verdict"),
+    [
+        (0.0, (-0.009, 0.009), "not worse"),
+        (0.0, (-0.02, 0.02), "undecided"),
+        (-0.02, (-0.05, 0.01), "worse"),
+        (-0.012, (-0.015, -0.009), "worse"),
+        (-0.006, (-0.011, -0.001), "worse"),
+    ],
+)
+def test_non_inferiority(difference: float, interval: tuple[float, float], verdict: str) -> None:
+    assert judge_difference(difference, interval, 0.01) == verdict
+
+
+def test_knn_votes_are_weighted_by_likeness() -> None:
+    # One neighbour of class 1 at 0 degrees, two of class 0 at 40: exp((1 - cos 40) / 0.07) = 28 to 2.
+    gallery = on_circle(0, 40, 40.1)
+    labels = np.array([1, 0, 0])
+    assert knn_predict(gallery, labels, on_circle(0.5), k=3).tolist() == [1]
+    assert knn_predict(gallery, labels, on_circle(39), k=3).tolist() == [0]
+
+
+def test_linear_prediction_separates_what_a_plane_separates() -> None:
+    rng = np.random.default_rng(5)
+    outputs = rng.normal(size=(200, 6)).astype(np.float32) * np.array([1, 1, 1, 1, 1e-3, 1e3], np.float32)
+    labels = (outputs[:, 4] > 0).astype(np.int64)
+    assert (linear_predict(outputs[:100], labels[:100], outputs[100:]) == labels[100:]).mean() > 0.95
+
+
+def test_the_task_is_measured_where_there_are_labels() -> None:
+    labels = np.arange(24) % 2
+    reference = linear(IMAGES)
+    crowd = Crowd(IMAGES, reference, labels, IMAGES, reference, labels)
+    task = measure_task(crowd, reference, reference)
+    assert task is not None
+    assert (task.knn_difference, task.knn_agreement, task.linear_difference) == (0, 1, 0)
+    # Queries that answer for another image: what kNN knew is gone.
+    worse = measure_task(crowd, reference, reference[np.random.default_rng(0).permutation(24)])
+    assert worse is not None
+    assert worse.knn_agreement < 1
+    assert measure_task(Crowd(IMAGES, reference), reference, reference) is None

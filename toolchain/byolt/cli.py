@@ -225,8 +225,8 @@ def export(
     report = export_run(
         run,
         classifier=classifier,
-        precisions=(precision or ("fp32,fp16" if trt else "fp32")).replace(" ", "").split(","),
-        targets=(targets or ("default",)) if trt or targets else (),
+        precisions=_listed(precision or ("fp32,fp16" if trt else "fp32")),
+        targets=targets if trt or targets else None,
         bisects=bisect,
         overrides=overrides,
         say=lambda line: click.echo(line, err=True),
@@ -249,11 +249,63 @@ def export(
 def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
     from byolt.reporting.summary import print_parity
+    from byolt_export.equip import record_verdicts
     from byolt_export.verify import verify_bundle
 
     report = verify_bundle(bundle, providers)
+    record_verdicts(bundle, report.files)
     _print(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     _refuse_failed(report.verdict, report.reason, bundle)
+
+
+@cli.command("build-engine")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="here, rtx, rtx20, rtx30, rtx40, rtx50 or smXX.  [default: here; with TensorRT for RTX: rtx]",
+)
+@click.option("--precision", metavar="fp32,fp16,int8", help="Which of the bundle's files.  [default: all]")
+@click.option("--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Which TensorRT, where both are here.")
+@click.option("--workspace-mib", type=click.IntRange(1), default=1024, show_default=True, help="Most scratch memory.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where timings are kept for the next build.")
+@JSON
+def build_engine(
+    bundle: Path,
+    targets: tuple[str, ...],
+    precision: str | None,
+    flavour: Any,
+    workspace_mib: int,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Build a bundle's engines on the device that will run them; needs no torch."""
+    from byolt.reporting.progress import build_line
+    from byolt.reporting.summary import print_parity
+    from byolt_export.equip import add_engines, choose_targets
+    from byolt_export.verify import Report
+
+    chosen, gpus = choose_targets(targets, flavour)
+    with build_line() as progress:
+        engines = add_engines(
+            bundle,
+            chosen,
+            gpus,
+            precisions=_listed(precision),
+            workspace_mib=workspace_mib,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+    report = Report(bundle, engines)
+    _print(report.to_json(), as_json, lambda: print_parity(report.to_json()))
+    if report.verdict == "failed":
+        raise ParityFault(f"{bundle}: {report.reason}")
+
+
+def _listed(names: str | None) -> tuple[str, ...]:
+    return tuple(name for name in (names or "").replace(" ", "").split(",") if name)
 
 
 def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from byolt.run import Run, open_run
 from byolt.schema import Recipe
 from byolt_export.bundle import MANIFEST, read_manifest
 from byolt_export.deliver import Evidence, build_bundle
-from byolt_export.errors import InputError
+from byolt_export.equip import add_engines, choose_targets
+from byolt_export.errors import InputError, MissingPart
+from byolt_export.flavour import Flavour, Target
 from byolt_export.manifest import Input, first_fault
 from byolt_export.runtime import OnnxRunner
 from byolt_export.verify import Report, verify_bundle
@@ -32,6 +35,7 @@ def export_run(
     *,
     classifier: bool = False,
     precisions: Sequence[str] = ("fp32",),
+    targets: Sequence[str] | None = None,
     bisects: bool = False,
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
@@ -41,18 +45,22 @@ def export_run(
     Golden images and queries are held-out images of the run where it has labels, else images it learned from; the
     gallery that neighbours are looked for in is of images it learned from, and so are INT8's calibration images.
 
+    With ``targets`` TensorRT engines are built too, of the files that passed; none of them named, those that the
+    TensorRT at hand builds first. Without a TensorRT the bundle is complete but for its engines, and then it is told.
+
     Raises:
-        InputError: The run has no encoder or classifier yet, or it cannot be exported.
-        MissingPart: onnx or onnxruntime is not installed.
+        InputError: The run has no encoder or classifier yet, it cannot be exported, or a target cannot be served.
+        MissingPart: onnx, onnxruntime or, with ``targets``, TensorRT is not installed.
     """
     recipe = with_overrides(run.recipe, overrides)
+    order, missing = _order(targets, precisions)
     classes: tuple[str, ...] = ()
     module = learned_encoder(run)
     if classifier:
         module, classes = load_classifier(run)
     say("reading images")
     evidence, fingerprint = _evidence(recipe, calibrated="int8" in precisions, labelled=not classifier)
-    return build_bundle(
+    report = build_bundle(
         module,
         run.bundle,
         pixels=_pixels(recipe),
@@ -65,6 +73,35 @@ def export_run(
         bisects=bisects,
         say=say,
     )
+    if missing is not None:
+        raise MissingPart(f"{run.bundle} is complete but for its engines: {missing}") from missing
+    passed = [file.precision for file in report.files if file.parity.verdict == "passed"]
+    if order is None or not passed:
+        return report
+    say(f"building engines with {order[0]}")
+    engines = add_engines(
+        run.bundle,
+        *order,
+        precisions=passed,
+        workspace_mib=recipe.export.workspace_mib,
+        cache_dir=recipe.data.cache_dir / "timings",
+    )
+    return replace(report, files=(*report.files, *engines))
+
+
+def _order(
+    targets: Sequence[str] | None, precisions: Sequence[str]
+) -> tuple[tuple[Flavour, tuple[Target, ...]] | None, MissingPart | None]:
+    """What to build engines with and for, or why it cannot be; a target that nothing serves is refused at once."""
+    if targets is None:
+        return None, None
+    try:
+        flavour, chosen = choose_targets(targets)
+        for precision in precisions:
+            flavour.check_precision(precision)
+    except MissingPart as error:
+        return None, error
+    return (flavour, chosen), None
 
 
 def _pixels(recipe: Recipe) -> Input:

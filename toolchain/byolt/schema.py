@@ -16,9 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], Strict(False)]
 Rgb = Annotated[tuple[float, float, float], Strict(False)]
 FolderPath = Annotated[Path, Strict(False)]
-CameraSize = Annotated[
-    tuple[Annotated[int, Field(ge=8, le=8192)], Annotated[int, Field(ge=8, le=8192)]], Strict(False)
-]
+CameraSize = Annotated[tuple[Annotated[int, Field(ge=8, le=8192)], Annotated[int, Field(ge=8, le=8192)]], Strict(False)]
 
 
 def machine(default: Any = ..., **constraints: Any) -> Any:

@@ -40,8 +40,8 @@ def print_summary(run: Run, *, next_command: str) -> None:
     rows = {name: run.figures(name) for name in FEATURES}
     if any(rows.values()):
         _print_accuracies(rows)
-    files = (read_json(run.bundle / "manifest.json") or {}).get("files", [])
-    for file in files:
+    manifest = read_json(run.bundle / "manifest.json") or {}
+    for file in (*manifest.get("files", []), *manifest.get("engines", [])):
         click.echo(f"parity   {file['name']} {file['verdict']}")
     click.echo(f"next     {next_command}")
 
@@ -59,33 +59,41 @@ def print_finetune(figures: dict[str, Any], next_command: str) -> None:
 
 
 def print_parity(report: dict[str, Any]) -> None:
-    """A row a file and provider: the worst differences that were seen, and the negative controls."""
+    """A row a file and provider: what was measured, and the negative controls; then why a file is not green."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in (
-        "file",
-        "provider",
-        "relative L2, worst",
-        "centred cosine, worst",
-        "overlap@1",
-        "controls",
-        "verdict",
-    ):
+    for heading in ("file", "run by", "relative L2, mean", "worst", "overlap@1", "kNN", "controls", "verdict"):
         table.add_column(heading)
     for file in report["files"]:
-        golden, controls = file["golden"], file["controls"]
-        caught = sum(control["state"] == "fails" for control in controls)
-        meant = sum(control["state"] != "not applicable" for control in controls)
-        figures = ["-"] * 3
-        if golden:
-            overlap = golden["overlap_at_1"]
-            figures = [
-                f"{golden['relative_l2_worst']:.1e} (image {golden['worst_image']})",
-                f"{golden['centred_cosine_worst']:.7f}",
-                "-" if overlap is None else f"{overlap:.1%}",
-            ]
+        told = [control["state"] for control in file["controls"]]
+        caught = f"{told.count('fails')} of {len(told) - told.count('not applicable')}" if told else "-"
         provider = file["provider"].removesuffix("ExecutionProvider")
-        table.add_row(file["name"], provider, *figures, f"{caught} of {meant} caught", file["verdict"])
-    Console().print(table, highlight=False)
+        table.add_row(file["name"], provider, *_measured(file), caught, file["verdict"])
+    Console().print(table, highlight=False, soft_wrap=True)
+    for file in report["files"]:
+        if "bisection" in file:
+            bad = file["bisection"]["first_bad"]
+            found = f"node `{bad['name']}` ({bad['operator']}), {bad['share']:.0%} of all" if bad else "no node"
+            click.echo(f"bisect   {file['name']}: the error jumps at {found}")
+    for name, reason in {
+        file["name"]: "; ".join(file["reasons"]) for file in report["files"] if file["reasons"]
+    }.items():
+        click.echo(f"why      {name}: {reason}")
+
+
+def _measured(file: dict[str, Any]) -> list[str]:
+    golden, gallery, task = file["golden"], file["gallery"], file["task"]
+    if not golden:
+        return ["-"] * 4
+    seen = [measures for measures in (golden, gallery) if measures]
+    overlap = (gallery or golden)["overlap_at_1"]
+    return [
+        f"{max(m['relative_l2_mean'] for m in seen):.1e}",
+        f"{max(m['relative_l2_worst'] for m in seen):.1e}",
+        "-" if overlap is None else f"{overlap:.1%}",
+        "-"
+        if task is None
+        else f"{task['knn_difference']:+.2%} \\[{task['knn_interval_95'][0]:+.2%}, {task['knn_interval_95'][1]:+.2%}]",
+    ]
 
 
 def _print_accuracies(rows: dict[str, dict[str, Any] | None]) -> None:

@@ -1,0 +1,112 @@
+"""Engines for a bundle: built beside its ONNX files, named in its manifest, proven where a GPU runs them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from byolt_export.bundle import FILES, MANIFEST, dump_json, read_golden, read_manifest
+from byolt_export.engine import WORKSPACE_MIB, build_engines, profile_of
+from byolt_export.errors import InputError
+from byolt_export.flavour import Flavour, FlavourName, Target, choose_flavour, resolve_target
+from byolt_export.manifest import Manifest
+from byolt_export.trace import Progress
+from byolt_export.verify import FileReport, prove_engines
+
+
+def choose_targets(names: Sequence[str], flavour: FlavourName | None = None) -> tuple[Flavour, tuple[Target, ...]]:
+    """The TensorRT that is installed here and the GPUs to build for; without names, what the flavour builds first.
+
+    Raises:
+        MissingPart: No TensorRT is installed, or ``here`` has no GPU.
+        InputError: The flavour cannot build for a target; the message says what can.
+    """
+    chosen = choose_flavour(flavour)
+    return chosen, tuple(resolve_target(chosen, name) for name in dict.fromkeys(names or (chosen.default_target,)))
+
+
+def add_engines(
+    path: Path,
+    flavour: Flavour,
+    targets: Sequence[Target],
+    *,
+    precisions: Sequence[str] = (),
+    workspace_mib: int = WORKSPACE_MIB,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[FileReport, ...]:
+    """Build engines into a bundle and judge all of its engines; an earlier one of the same name is replaced.
+
+    Only files whose verdict is ``passed`` become engines. A fault leaves the bundle as it was.
+
+    Args:
+        path: The bundle's folder.
+        flavour: Of ``choose_targets``.
+        targets: Of ``choose_targets``.
+        precisions: Which of the bundle's ONNX files; left out, all of them.
+        workspace_mib: Most scratch memory that a layer may use on the GPU.
+        cache_dir: Folder of timing caches; left out, none is kept.
+        progress: Told the step and the share done; ``False`` stops the build.
+
+    Raises:
+        InputError: The bundle is missing or damaged, or holds no such file that passed.
+        MissingPart: This version of TensorRT cannot build one of them.
+        EngineFault: TensorRT does not take a graph, or does not build it.
+        Stopped: ``progress`` said so.
+    """
+    manifest = read_manifest(path)
+    present = {file.precision for file in manifest.files}
+    if absent := [name for name in precisions if name not in present]:
+        raise InputError(
+            f"{path} holds no {absent[0]} file: byolt export --precision {','.join([*FILES])}, then build its engines"
+        )
+    files = [f for f in manifest.files if f.precision in (precisions or present)]
+    for file in files:
+        if file.verdict != "passed":
+            raise InputError(f"{path / file.name} has not passed ({file.reason}): no engine is built from it")
+    built = build_engines(
+        path,
+        files,
+        profile_of(manifest.contract.input),
+        flavour=flavour,
+        targets=targets,
+        workspace_mib=workspace_mib,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    entries = {engine.name: engine for engine in (*manifest.engines, *(each.entry for each in built))}
+    manifest = manifest.model_copy(update={"engines": tuple(entries.values())})
+    _replace(path, manifest)
+    reports = prove_engines(path, manifest, read_golden(path, manifest))
+    record_verdicts(path, reports)
+    return reports
+
+
+def record_verdicts(path: Path, reports: Sequence[FileReport]) -> None:
+    """Write down what was found of engines that really ran here, so that the device's own runtime may trust them.
+
+    An engine runs on one kind of GPU and one version of TensorRT alone, so its verdict holds wherever it loads.
+    """
+    manifest = read_manifest(path)
+    ran = {f.name: f for f in reports if f.is_engine and f.parity.verdict != "not run here"}
+    engines = tuple(
+        engine.model_copy(
+            update={
+                "verdict": ran[engine.name].parity.verdict,
+                "reason": "; ".join(ran[engine.name].parity.reasons) or f"ran by {ran[engine.name].provider}",
+            }
+        )
+        if engine.name in ran
+        else engine
+        for engine in manifest.engines
+    )
+    if engines != manifest.engines:
+        _replace(path, manifest.model_copy(update={"engines": engines}))
+
+
+def _replace(path: Path, manifest: Manifest) -> None:
+    beside = path / f".{MANIFEST}.{os.getpid()}"
+    try:
+        beside.write_bytes(dump_json(manifest.model_dump(mode="json")))
+        os.replace(beside, path / MANIFEST)
+    finally:
+        beside.unlink(missing_ok=True)
