@@ -198,6 +198,12 @@ def test_this_machine_is_seen_as_it_is() -> None:
     assert {finding["what"] for finding in to_json(examine(here))["findings"]} >= {"GPU", "ONNX Runtime", "TensorRT"}
 
 
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-cu12-bindings", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings"])
+def test_tensorrt_is_found_by_each_of_its_distributions(name: str) -> None:
+    words = "TensorRT for RTX" if "rtx" in name else "TensorRT"
+    assert state(replace(HEALTHY, packages={name: "9.8.7"}), "TensorRT").startswith(f"{words} 9.8.7 ({name}); ")
+
+
 def test_each_mend_stands_below_what_it_mends() -> None:
     lines = to_text([Finding("misfit", "a and b", "pip install c"), Finding("GPU", "none")]).splitlines()
     assert lines == ["misfit         a and b", "               -> pip install c", "GPU            none"]

@@ -20,7 +20,8 @@ _PARTS = {
     "export": (("onnx", "onnxscript"), 'pip install "byolt[export]"'),
     "TensorBoard": (("tensorboard",), 'pip install "byolt[tensorboard]"'),
 }
-_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+# Each flavour's distributions: the wheels count without the package that only asks for them.
+_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
 _RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
 _RTX_CAPABILITIES = (75, 80, 86, 89, 120, 121)
 _JETSON_CAPABILITIES = (53, 62, 72, 87, 110)
@@ -144,11 +145,12 @@ def _tensorrt_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
             f"{name} {runtime} does not know TensorRT {tensorrt}: its TensorRT provider does not load",
             f'pip install -U "{name}>={_dotted(least)}"',
         )
-    wheel = next((name for name in ("tensorrt-cu13", "tensorrt-cu12") if name in machine.packages), None)
+    wheel = next((name for name in _TENSORRT[1:] if name in machine.packages), None)
     if machine.jetson and wheel is not None:
+        base = wheel.removesuffix("-bindings")
         yield (
             f"{wheel} {machine.packages[wheel]} is for data-centre GPUs; a Jetson has TensorRT from its JetPack",
-            f"pip uninstall -y tensorrt {wheel} {wheel}-bindings {wheel}-libs && sudo apt install python3-libnvinfer",
+            f"pip uninstall -y tensorrt {base} {base}-bindings {base}-libs && sudo apt install python3-libnvinfer",
         )
 
 

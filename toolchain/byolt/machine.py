@@ -15,8 +15,9 @@ from byolt.run import package_version
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "albumentations", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-    *("tensorboard", "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx"),
-    *("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"),
+    *("tensorboard", "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    *("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
+    *("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"),
 )
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
