@@ -57,7 +57,8 @@ def test_the_table_has_every_row_and_says_how_it_was_measured(delivered: Path, m
     assert done.returncode == 0, done.stderr
     assert "fp32 in ONNX Runtime, CPU" in done.stdout
     assert "fp16 in ONNX Runtime, CPU" in done.stdout
-    assert "PyTorch, eager" not in done.stdout  # A bundle that was copied away has no run beside it.
+    assert "PyTorch, eager" not in done.stdout
+    assert "PyTorch is not timed: the bundle lies in no run's folder; name its run with --run" in done.stderr
     for said in ("p50 ms", "p99 ms", "images/s", "overlap@1", "warm-up: 3 calls", "cores; threads: as each", "memory "):
         assert said in done.stdout
 

@@ -66,7 +66,7 @@ class Row:
     latency_ms_p99: float | None = None
     images_per_s: float | None = None
     relative_speed: float | None = None
-    """Images/s over the baseline's: the median of the rounds, each compared within itself."""
+    """Of the baseline's median latency over this one's in the same round, the median of the rounds."""
     relative_speed_range: tuple[float, float] | None = None
     memory_mib: float | None = None
     file_mib: float | None = None
@@ -197,8 +197,8 @@ def _figures(taken: list[list[float]], baseline: list[list[float]] | None, batch
 
 
 def relative_speeds(taken: list[list[float]], baseline: list[list[float]]) -> list[float]:
-    """Calls a second over the baseline's, one ratio a round."""
-    return [len(a) / sum(a) * sum(b) / len(b) for a, b in zip(taken, baseline, strict=True)]
+    """The baseline's median latency over a candidate's, one ratio a round: a call that was held up moves no median."""
+    return [median(b) / median(a) for a, b in zip(taken, baseline, strict=True)]
 
 
 def percentile(latencies: Sequence[float], share: float) -> float:

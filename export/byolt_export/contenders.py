@@ -1,6 +1,6 @@
 """What a bundle brings to the bench: its files on this machine's backends, each with its accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +11,9 @@ from byolt_export.bench import Accuracy, Candidate
 from byolt_export.bundle import PARITY, open_file, read_golden, read_manifest
 from byolt_export.engine_runner import open_engine
 from byolt_export.errors import InputError, ParityFault
-from byolt_export.manifest import Manifest, first_fault
+from byolt_export.manifest import Engine, Manifest, Onnx, first_fault
 from byolt_export.measures import Images, Measures, Outputs, Task
+from byolt_export.parity import Run
 from byolt_export.runtime import OnnxRunner
 from byolt_export.verify import FileReport, verify_bundle
 
@@ -73,9 +74,10 @@ def enter_bundle(path: Path, *, providers: Sequence[str] = (), threads: int | No
         ParityFault: A file failed, here or where it was made: the speed of wrong outputs says nothing.
     """
     manifest = read_manifest(path)
-    for file in (*manifest.files, *manifest.engines):
-        if file.verdict == "failed":
-            raise _refused(path, file.name, f"failed when it was made ({file.reason})")
+    listed: tuple[Onnx | Engine, ...] = (*manifest.files, *manifest.engines)
+    for entry in listed:
+        if entry.verdict == "failed":
+            raise _refused(path, entry.name, f"failed when it was made ({entry.reason})")
     report = verify_bundle(path, providers, threads=threads)
     for judged in report.files:
         if judged.parity.verdict == "failed":
@@ -118,6 +120,7 @@ def _candidate(
 ) -> Candidate:
     """A file that passed here, or whose opening tells why it does not run here."""
     entry = next((engine for engine in manifest.engines if engine.name == file.name), None)
+    opened: Callable[[], Run]
     if entry is None:
         opened = partial(OnnxRunner, path / file.name, file.provider, threads)
     else:

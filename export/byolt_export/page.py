@@ -79,7 +79,8 @@ def render_page(report: Report, manifest: Manifest, golden: GoldenVectors) -> st
     template = environment.from_string(resources.files("byolt_export").joinpath("page.html.jinja").read_text("utf-8"))
     shown = [_file(file, manifest, golden) for file in report.files]
     reported = {file.name: file.parity for file in report.files}
-    absent = [file.name for file in (*manifest.files, *manifest.engines) if file.name not in reported]
+    listed = [*(file.name for file in manifest.files), *(engine.name for engine in manifest.engines)]
+    absent = [name for name in listed if name not in reported]
     return template.render(
         report=report,
         manifest=manifest,
@@ -217,7 +218,8 @@ def _digests(manifest: Manifest) -> list[tuple[str, str]]:
     content = dump_json(manifest.model_dump(mode="json"))
     return [
         (MANIFEST, hashlib.sha256(content).hexdigest()),
-        *((file.name, file.sha256) for file in (*manifest.files, *manifest.engines)),
+        *((file.name, file.sha256) for file in manifest.files),
+        *((engine.name, engine.sha256) for engine in manifest.engines),
         (GOLDEN, manifest.golden.sha256),
         (PARITY, manifest.parity_sha256),
     ]

@@ -26,6 +26,7 @@ from byolt_export.bench import (
 )
 from byolt_export.bundle import dump_json, sha256
 from byolt_export.contenders import choose_batches, enter_bundle
+from byolt_export.equip import add_engines, choose_targets
 from byolt_export.errors import ByoltError, InputError, ParityFault
 from byolt_export.measures import Images, Measures, Outputs, Task
 from byolt_export.runtime import OnnxRunner
@@ -103,7 +104,7 @@ def test_the_front_is_what_no_other_beats() -> None:
 def test_speeds_are_compared_within_the_round() -> None:
     # The machine is three times slower in the second round, for both alike.
     assert relative_speeds([[1, 1], [3, 3]], [[2], [6]]) == [2, 2]
-    assert relative_speeds([[1, 3]], [[1]]) == [0.5]  # A slower second call counts.
+    assert relative_speeds([[2, 2, 90]], [[1]]) == [0.5]  # One call that was held up does not count.
 
 
 def test_candidates_take_turns_after_a_warm_up() -> None:
@@ -203,6 +204,22 @@ def test_every_candidate_has_a_row_at_every_batch(crowded: Path) -> None:
         assert row.file_mib == pytest.approx((crowded / file_of(row.precision)).stat().st_size / MIB)
         json.dumps(row.to_json(), allow_nan=False)
     assert [row.relative_speed for row in rows if row.name == contest.baseline] == [1, 1]
+
+
+def test_an_engine_that_does_not_run_here_says_so(report: Report, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    folder = Path(shutil.copytree(report.path, tmp_path / "bundle"))
+    (judged,) = add_engines(folder, *choose_targets(("rtx30",), "tensorrt_rtx"), precisions=("fp16",))
+    contest = enter_bundle(folder, threads=1)
+    engine = contest.candidates[-1]
+    assert engine.name.startswith("fp16.rtx30 in tensorrt_rtx 1.")
+    assert engine.file_bytes == (folder / judged.name).stat().st_size
+    (row,) = bench([engine], contest.images, (4,), baseline=contest.baseline, seconds=0.01)
+    if judged.parity.verdict == "not run here":
+        assert (row.calls, row.reason, row.accuracy) == (0, judged.parity.reasons[0], None)
+    else:
+        assert row.calls >= 10
+        assert row.accuracy is not None
 
 
 def file_of(precision: str) -> str:

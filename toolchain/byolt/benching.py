@@ -51,7 +51,9 @@ def bench_bundle(
     contest = enter_bundle(bundle, providers=providers, threads=threads)
     sizes = choose_batches(batches, contest.manifest.contract.input.max_batch)
     candidates = contest.candidates
-    if run is not None:
+    if run is None:
+        say("PyTorch is not timed: the bundle lies in no run's folder; name its run with --run")
+    else:
         candidates = [*_torch_candidates(run, contest, compiled=compiled, threads=threads), *candidates]
     rows = bench(candidates, contest.images, sizes, baseline=contest.baseline, seconds=seconds, say=say)
     made = environment()

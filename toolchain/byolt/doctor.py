@@ -138,12 +138,12 @@ def _tensorrt_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
         least = _dotted(_LEAST["tensorrt"])
         mend = "update JetPack to 6.1 or later" if machine.jetson else f'pip install -U "tensorrt>={least}"'
         yield f"TensorRT {tensorrt} is older than {least}: it builds no strongly typed engine of these files", mend
-    runtime, least = machine.version("onnxruntime-gpu", "onnxruntime"), _LEAST["onnxruntime for tensorrt 11"]
-    if runtime is not None and _release(tensorrt) >= (11, 0) and _release(runtime) < least:
+    runtime, knows_11 = machine.version("onnxruntime-gpu", "onnxruntime"), _LEAST["onnxruntime for tensorrt 11"]
+    if runtime is not None and _release(tensorrt) >= (11, 0) and _release(runtime) < knows_11:
         name = "onnxruntime-gpu" if "onnxruntime-gpu" in machine.packages else "onnxruntime"
         yield (
             f"{name} {runtime} does not know TensorRT {tensorrt}: its TensorRT provider does not load",
-            f'pip install -U "{name}>={_dotted(least)}"',
+            f'pip install -U "{name}>={_dotted(knows_11)}"',
         )
     wheel = next((name for name in _TENSORRT[1:] if name in machine.packages), None)
     if machine.jetson and wheel is not None:

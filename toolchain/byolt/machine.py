@@ -62,9 +62,8 @@ def survey() -> Machine:
     """Look at this machine; takes well under a second."""
     packages = {name: version for name in PACKAGES if (version := package_version(name))}
     driver, gpus = _cuda()
-    built, usable, cuda, fault = (), (), None, ""
-    if packages.keys() & {"onnxruntime", "onnxruntime-gpu"}:
-        built, usable, cuda, fault = _onnxruntime()
+    installed = bool(packages.keys() & {"onnxruntime", "onnxruntime-gpu"})
+    built, usable, cuda, fault = _onnxruntime() if installed else ((), (), None, "")
     return Machine(
         byolt=__version__,
         python=platform.python_version(),
@@ -95,8 +94,8 @@ def torch_cuda(version: str, requirements: list[str]) -> int | None:
 
 def _licence(name: str) -> str | None:
     about = metadata.metadata(name)
-    said = about.get("License-Expression") or about.get("License")
-    return said.strip().splitlines()[0] if said and said.strip() else None
+    said = [about[key].strip() for key in ("License-Expression", "License") if key in about]
+    return next((words.splitlines()[0] for words in said if words), None)
 
 
 def _requirements(name: str) -> list[str]:

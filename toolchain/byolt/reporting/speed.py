@@ -36,7 +36,7 @@ def print_speed(found: dict[str, Any]) -> None:
     click.echo(
         f"timed     {found['rounds']} rounds in turn, {found['seconds']:g} s each in all; warm-up: {found['warm_up']}"
     )
-    click.echo(f"speed     images/s over `{found['baseline']}`: median of the rounds and their range")
+    click.echo(f"speed     over `{found['baseline']}`, by the p50 within each round: the rounds' median and range")
     click.echo(f"memory    {found['memory']}")
     click.echo("*         no other is both faster and closer to PyTorch")
 
