@@ -6,8 +6,8 @@ Axes: B batch, N images, H W pixels of what comes in, S side of the square that 
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -302,6 +302,30 @@ def torch_outputs(module: nn.Module, images: Images, *, pixels: Input, normalize
                 outputs = outputs / outputs.norm(dim=1, keepdim=True)
             parts.append(outputs.float().cpu().numpy())
     return np.concatenate(parts)
+
+
+def torch_runner(
+    module: nn.Module, *, pixels: Input, normalize: bool = False, device: str = "cpu", compiled: bool = False
+) -> Callable[[Images], Outputs]:
+    """The module with its preprocessing as a function from images (B, H, W, 3) to outputs (B, D): what a speed is of.
+
+    It computes in float32, and with ``compiled`` through ``torch.compile``, anew for each batch size.
+    """
+    model = _FromPixels(_plain_copy(module), pixels, normalize, torch.float32).eval().to(device)
+    function = torch.compile(model, dynamic=False) if compiled else model
+
+    def run(images: Images) -> Outputs:
+        raw = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+        try:
+            # Setting what is set already would be timed too: TF32 is the GPU's, noise the compiler's.
+            exact = nullcontext() if device == "cpu" else _full_float32()
+            with torch.inference_mode(), exact, _quiet() if compiled else nullcontext():
+                outputs: Outputs = function(raw.to(device)).cpu().numpy()
+        except Exception as error:  # The compiler's own errors and those of the tools it calls share no base class.
+            raise ByoltError(f"PyTorch does not run a batch of {len(images)}: {str(error).splitlines()[0]}") from error
+        return outputs
+
+    return run
 
 
 def _resized(x: Tensor, pixels: Input) -> Tensor:

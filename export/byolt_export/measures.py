@@ -21,6 +21,8 @@ MARGIN = 0.01  # Accuracy that a delivered file may lose: one point.
 # Neighbours closer together than this in cosine are one rank: float32 embeddings cannot tell them apart.
 _TIE = 1e-6
 _TINY = float(np.finfo(np.float32).tiny)
+# Bins of the histogram of relative L2: four a decade. What lies beyond the ends is counted in the first or last bin.
+HISTOGRAM_EDGES: tuple[float, ...] = tuple(10 ** (exponent / 4) for exponent in range(-32, 5))
 _Z_95 = 1.959964
 
 
@@ -32,6 +34,8 @@ class Measures:
     finite: bool
     relative_l2_mean: float
     relative_l2_worst: float
+    relative_l2_histogram: tuple[int, ...]
+    """Images in each bin of ``HISTOGRAM_EDGES``."""
     worst_image: int
     centred_cosine_mean: float
     centred_cosine_worst: float
@@ -81,6 +85,12 @@ def relative_l2(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float6
     r, c = reference.astype(np.float64), candidate.astype(np.float64)
     error: npt.NDArray[np.float64] = np.linalg.norm(c - r, axis=1) / np.maximum(np.linalg.norm(r, axis=1), _TINY)
     return error
+
+
+def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """How many of the errors (N,) lie in each bin of ``HISTOGRAM_EDGES``, the lower edge in the bin; they sum to N."""
+    bins = np.searchsorted(HISTOGRAM_EDGES[1:-1], error, side="right")
+    return tuple(np.bincount(bins, minlength=len(HISTOGRAM_EDGES) - 1).tolist())
 
 
 def centred_cosine(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float64]:
@@ -139,6 +149,7 @@ def measure(reference: Outputs, candidate: Outputs, *, logits: bool = False) -> 
         finite=finite,
         relative_l2_mean=float(error.mean()),
         relative_l2_worst=float(error.max()),
+        relative_l2_histogram=error_histogram(error),
         worst_image=int(error.argmax()),
         centred_cosine_mean=float(cosine.mean()),
         centred_cosine_worst=float(cosine.min()),

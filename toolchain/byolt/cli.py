@@ -11,7 +11,7 @@ import click
 
 from byolt import __version__
 from byolt.faults import as_ours
-from byolt_export.errors import ParityFault
+from byolt_export.errors import InputError, MissingPart, ParityFault
 
 P = ParamSpec("P")
 
@@ -333,8 +333,66 @@ def _listed(names: str | None) -> tuple[Any, ...]:
 
 
 def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
+    if verdict == "failed":
+        raise ParityFault(f"{bundle}: parity failed: {reason}")
     if verdict != "passed":
-        raise ParityFault(f"{bundle}: parity {verdict}: {reason}")
+        raise MissingPart(f"{bundle}: nothing of it could be run here: {reason}")
+
+
+@cli.command()
+@click.argument("bundle", metavar="[BUNDLE]", required=False, type=click.Path(path_type=Path))
+@RUNS_DIR
+@click.option("--batch", metavar="1,8,32", help="Batch sizes.  [default: those of 1,8,32 that the bundle takes]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of one call.  [default: each library's choice]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Timed seconds a candidate and batch size.",
+)
+@click.option(
+    "--run", "run_path", type=click.Path(path_type=Path), help="Run of the PyTorch rows.  [default: BUNDLE's]"
+)
+@click.option("--compile", "compiled", is_flag=True, help="Time PyTorch through torch.compile too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for bench.json and bench.svg.")
+@JSON
+def bench(
+    bundle: Path | None,
+    runs_dir: Path,
+    batch: str | None,
+    threads: int | None,
+    seconds: float,
+    run_path: Path | None,
+    compiled: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Speed, memory and size of each backend and precision of a bundle, with its accuracy beside them."""
+    from byolt.benching import bench_bundle, run_of_bundle
+    from byolt.reporting.speed import print_speed, write_speed
+    from byolt.run import open_run
+
+    bundle = open_run(None, runs_dir).bundle if bundle is None else bundle
+    found = bench_bundle(
+        bundle,
+        run_of_bundle(bundle) if run_path is None else open_run(run_path, runs_dir),
+        batches=_numbers("--batch", batch),
+        threads=threads,
+        seconds=seconds,
+        compiled=compiled,
+        say=lambda line: click.echo(line, err=True),
+    )
+    if output is not None:
+        write_speed(found, output)
+    _print(found, as_json, lambda: print_speed(found))
+
+
+def _numbers(option: str, listed: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in _listed(listed))
+    except ValueError as error:
+        raise InputError(f"{option} {listed}: whole numbers with commas between them, for example 1,8,32") from error
 
 
 @cli.command()
@@ -342,6 +400,7 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
 def doctor(as_json: bool) -> None:
     """What this machine can do, and the line that mends what is missing."""
     from byolt.doctor import examine, to_json, to_text
+    from byolt.machine import survey
 
-    findings = examine()
+    findings = examine(survey())
     _print(to_json(findings), as_json, lambda: click.echo(to_text(findings)))
