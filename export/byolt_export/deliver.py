@@ -30,6 +30,7 @@ from byolt_export.manifest import (
     first_fault,
 )
 from byolt_export.measures import Crowd, Images, Labels, Outputs
+from byolt_export.page import write_page
 from byolt_export.parity import GATES, Parity, tighten
 from byolt_export.runtime import runtime_version
 from byolt_export.verify import FileReport, Report, prove_onnx
@@ -251,7 +252,7 @@ def _write(
     made: Sequence[_Made],
     report: Report,
 ) -> None:
-    """Everything but the ONNX files, which lie there already; the manifest comes last and holds all digests."""
+    """Everything but the ONNX files, which lie there already; the manifest holds all digests, the page the manifest's."""
     bundle.write_golden(folder / bundle.GOLDEN, golden)
     (folder / bundle.PARITY).write_bytes(bundle.dump_json(report.to_json()))
     files = tuple(
@@ -276,3 +277,4 @@ def _write(
         tools=tools | {"onnxruntime": runtime_version(), "python": platform.python_version()},
     )
     bundle.write_manifest(folder, manifest)
+    write_page(folder / bundle.PAGE, report, manifest, golden)

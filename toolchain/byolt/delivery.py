@@ -16,12 +16,13 @@ from byolt.evidence import gather_evidence
 from byolt.recipe import with_overrides
 from byolt.run import Run, open_run
 from byolt.schema import Data, Recipe, Schedule
-from byolt_export.bundle import MANIFEST, read_manifest
+from byolt_export.bundle import MANIFEST, PAGE, read_golden, read_manifest
 from byolt_export.deliver import build_bundle
 from byolt_export.equip import add_engines, choose_targets
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.flavour import Flavour, Target
 from byolt_export.manifest import Input, Precision, first_fault
+from byolt_export.page import write_page
 from byolt_export.runtime import OnnxRunner
 from byolt_export.verify import Report, verify_bundle
 
@@ -80,7 +81,10 @@ def export_run(
         workspace_mib=recipe.export.workspace_mib,
         cache_dir=recipe.data.cache_dir / "timings",
     )
-    return replace(report, files=(*report.files, *engines))
+    report = replace(report, files=(*report.files, *engines))
+    manifest = read_manifest(bundle)
+    write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))
+    return report
 
 
 def _order(
