@@ -252,7 +252,7 @@ def _write(
     made: Sequence[_Made],
     report: Report,
 ) -> None:
-    """Everything but the ONNX files, which lie there already; the manifest holds all digests, the page the manifest's."""
+    """Everything but the ONNX files, which lie there already; the manifest holds the digests of all but the page."""
     bundle.write_golden(folder / bundle.GOLDEN, golden)
     (folder / bundle.PARITY).write_bytes(bundle.dump_json(report.to_json()))
     files = tuple(

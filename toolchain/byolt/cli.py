@@ -322,6 +322,8 @@ def build_engine(
     _print(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     if report.verdict == "failed":
         raise ParityFault(f"{bundle}: {report.reason}")
+    if not as_json:
+        click.echo(f"next     byolt verify {shlex.quote(str(bundle))}")
 
 
 def _listed(names: str | None) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """What is known of a run, in one table: what it learned, whether it collapsed, whether its export is proven."""
 
+import sys
 from typing import Any
 
 import click
@@ -69,14 +70,14 @@ def print_finetune(figures: dict[str, Any], next_command: str) -> None:
 def print_parity(report: dict[str, Any]) -> None:
     """A row a file and provider: what was measured, and the negative controls; then why a file is not green."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("file", "run by", "relative L2, mean", "worst", "overlap@1", "kNN", "controls", "verdict"):
-        table.add_column(heading)
+    for heading in ("file", "run by", "rel. L2 mean", "worst", "overlap@1", "kNN, points", "controls", "verdict"):
+        table.add_column(heading, no_wrap=True)
     for file in report["files"]:
         told = [control["state"] for control in file["controls"]]
         caught = f"{told.count('fails')} of {len(told) - told.count('not applicable')}" if told else "-"
         provider = file["provider"].removesuffix("ExecutionProvider")
         table.add_row(file["name"], provider, *_measured(file), caught, file["verdict"])
-    Console().print(table, highlight=False, soft_wrap=True)
+    Console(width=None if sys.stdout.isatty() else 132).print(table, highlight=False)
     for file in report["files"]:
         if "bisection" in file:
             bad = file["bisection"]["first_bad"]
@@ -94,13 +95,12 @@ def _measured(file: dict[str, Any]) -> list[str]:
         return ["-"] * 4
     seen = [measures for measures in (golden, gallery) if measures]
     overlap = (gallery or golden)["overlap_at_1"]
+    low, high = (100 * bound for bound in task["knn_interval_95"]) if task else (0.0, 0.0)
     return [
         f"{max(m['relative_l2_mean'] for m in seen):.1e}",
         f"{max(m['relative_l2_worst'] for m in seen):.1e}",
         "-" if overlap is None else f"{overlap:.1%}",
-        "-"
-        if task is None
-        else f"{task['knn_difference']:+.2%} \\[{task['knn_interval_95'][0]:+.2%}, {task['knn_interval_95'][1]:+.2%}]",
+        "-" if task is None else f"{100 * task['knn_difference']:+.2f} \\[{low:+.2f}, {high:+.2f}]",
     ]
 
 
