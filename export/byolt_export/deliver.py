@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from byolt_export import bundle
 from byolt_export.contents import read_opset
 from byolt_export.errors import InputError
-from byolt_export.layers import bisect
+from byolt_export.bisect import bisect
 from byolt_export.manifest import (
     CONTRACT_KEY,
     Calibration,
