@@ -165,7 +165,9 @@ def prove(
         if crowd.queries is not None:
             task = measure_task(crowd, outputs, _run_filled(run, crowd.queries, batches[-1])[0][: len(crowd.queries)])
         if task is not None and task.verdict == "worse":
-            reasons.append(f"kNN accuracy changes by {task.knn_difference:+.2%}, beyond the margin of {task.margin:.0%}")
+            reasons.append(
+                f"kNN accuracy changes by {task.knn_difference:+.2%}, beyond the margin of {task.margin:.0%}"
+            )
     judged = tuple(_judge(name, wrong, candidate, gates, logits) for name, wrong in controls.items())
     reasons += [f"the wrong model `{c.name}` was not noticed" for c in judged if c.state == "not noticed"]
     return Parity("failed" if reasons else "passed", tuple(reasons), gates, golden, gallery, task, checks, judged)
