@@ -143,7 +143,7 @@ def _keep(damage: Mapping[str, float], layers: Sequence[Layer], total: int, leas
 def _parts(
     layers: Sequence[Layer], tensors: Mapping[str, Seen], moments: Mapping[str, Moments], rule: Rule
 ) -> dict[str, _Part]:
-    """By name, what makes each tensor int8, and what computes each layer from it."""
+    """By name of what comes out: each tensor after int8, and each layer computed from it."""
     parts: dict[str, _Part] = {}
     for name, seen in tensors.items():
         readers = [layer for layer in layers if layer.input == name]
@@ -152,10 +152,10 @@ def _parts(
             levels = widest_levels(seen.low, seen.high, dtype)
         else:
             kernels = [reader.as_matrices() for reader in readers]
-            # What a shift takes away at the edge of an image depends on its size: see `_edge_part`.
+            # What a shift takes away at the edge of an image depends on its size: see `_layer_part`.
             may_shift = all(not any(reader.pads) or all(reader.in_shape[2:]) for reader in readers)
             levels = best_levels(rows, seen.low, seen.high, kernels, dtype, may_shift=may_shift)
-        parts[name] = _tensor_part(name, levels, readers[0])
+        parts[_back(name)] = _tensor_part(name, levels, readers[0])
         moved = (levels.restored(rows) - rows * levels.gain).mean(axis=0)
         for reader in readers:
             whole, scales, correction = _rounded(reader, levels, moved, moments[reader.name], rule)
@@ -241,6 +241,7 @@ def _layer_part(layer: Layer, levels: Levels, whole: Reals, scales: Reals, corre
 
 
 def _back(name: str) -> str:
+    """A tensor after int8."""
     return f"{name}.back"
 
 
@@ -268,7 +269,7 @@ def _assemble(model: Any, layers: Collection[Layer], parts: Mapping[str, _Part])
         if not node.output or node.output[0] not in names:
             graph.node.append(node)
             continue
-        for key in (node.input[0], node.output[0]):
+        for key in (_back(node.input[0]), node.output[0]):
             if key not in done:  # One tensor may feed two layers.
                 done.add(key)
                 graph.node.extend(parts[key].nodes)

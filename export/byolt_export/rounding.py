@@ -161,16 +161,18 @@ def _round_group(kernel: Reals, scales: Reals, gram: Reals) -> Reals:
     strength = np.diag(gram)
     order = np.argsort(-strength, kind="stable")
     damped = gram[np.ix_(order, order)] + (_DAMPING * strength.mean() or 1.0) * np.eye(len(gram))
-    follow = np.linalg.cholesky(np.linalg.inv(damped)).T
-    left, rounded = kernel[:, order], np.empty_like(kernel)
-    for start in range(0, len(gram), _BLOCK):  # Weights beyond the block follow once a block: one product of matrices.
+    # With gram = M M^T and M upper triangular, an error e costs |M^T e|^2: its k-th term is that of e_k and of the
+    # errors before it alone, and is least when weight k takes up what `follow` says. GPTQ's steps, without its inverse.
+    upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    follow = upper / np.diag(upper)
+    wanted, errors, rounded = kernel[:, order], np.zeros_like(kernel), np.empty_like(kernel)
+    for start in range(0, len(gram), _BLOCK):  # What comes before a block reaches it by one product of matrices.
         end = min(start + _BLOCK, len(gram))
-        errors = np.empty((len(kernel), end - start))
+        wanted[:, start:end] += errors[:, :start] @ follow[:start, start:end]
         for k in range(start, end):
-            rounded[:, k] = np.clip(np.round(left[:, k] / scales), -127, 127)
-            errors[:, k - start] = (left[:, k] - rounded[:, k] * scales) / follow[k, k]
-            left[:, k + 1 : end] -= errors[:, k - start, None] * follow[k, k + 1 : end]
-        left[:, end:] -= errors @ follow[start:end, end:]
+            target = wanted[:, k] + errors[:, start:k] @ follow[start:k, k]
+            rounded[:, k] = np.clip(np.round(target / scales), -127, 127)
+            errors[:, k] = kernel[:, order[k]] - rounded[:, k] * scales
     result = np.empty_like(kernel)
     result[:, order] = rounded
     return result
