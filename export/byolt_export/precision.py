@@ -58,9 +58,8 @@ def quantise(
 
     Convolutions and products with a constant kernel get int8 inputs (one scale a tensor) and stored int8 kernels (one
     scale an output channel); what else there is, or is not understood, keeps the type that it has. By ``least error``
-    scales and rounding are those that move the layers' outputs least, the mean error goes into the bias, and layers
-    whose int8 moves the model's outputs by more than their share of the multiply-adds stay as they are, within
-    ``least_share``. ``min-max`` is the plain rule, to compare with.
+    scales and rounding are those that move the layers' outputs least, the mean error goes into the bias, and the layers
+    whose int8 moves the model's outputs most for their multiply-adds stay as they are, within ``least_share``. ``min-max`` is the plain rule, to compare with.
 
     Args:
         fp16_path: A file of ``export_onnx``.
@@ -129,12 +128,11 @@ def _outputs(model: Any, images: Images) -> Outputs:
 
 
 def _keep(damage: Mapping[str, float], layers: Sequence[Layer], total: int, least_share: float) -> set[str]:
-    """Layers to leave as they are: most damage for their work first, while it is more than the average layer's."""
+    """Layers to leave as they are: those of most damage for their work first, as many as the share allows."""
     left = sum(layer.macs for layer in layers) - least_share * total
-    average = sum(damage.values()) / total
     kept: set[str] = set()
     for layer in sorted(layers, key=lambda layer: -damage[layer.name] / layer.macs):
-        if layer.macs <= left and damage[layer.name] > average * layer.macs:
+        if layer.macs <= left:
             kept.add(layer.name)
             left -= layer.macs
     return kept
