@@ -82,7 +82,8 @@ class Layer:
     def rows(self, x: Array) -> npt.NDArray[np.float32]:
         """An input of the layer as rows (N, C)."""
         last = np.moveaxis(x, 1, -1) if self.is_conv else x
-        return last.reshape(-1, last.shape[-1]).astype(np.float32)
+        rows: npt.NDArray[np.float32] = last.reshape(-1, last.shape[-1]).astype(np.float32)
+        return rows
 
     def windows(self, x: Array, most: int) -> npt.NDArray[np.float32]:
         """What the kernel meets in an input, (G, S, K), at no more than ``most`` places spread evenly over it."""

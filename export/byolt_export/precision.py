@@ -59,7 +59,8 @@ def quantise(
     Convolutions and products with a constant kernel get int8 inputs (one scale a tensor) and stored int8 kernels (one
     scale an output channel); what else there is, or is not understood, keeps the type that it has. By ``least error``
     scales and rounding are those that move the layers' outputs least, the mean error goes into the bias, and the layers
-    whose int8 moves the model's outputs most for their multiply-adds stay as they are, within ``least_share``. ``min-max`` is the plain rule, to compare with.
+    whose int8 moves the model's outputs most for their multiply-adds stay as they are, within ``least_share``.
+    ``min-max`` is the plain rule, to compare with.
 
     Args:
         fp16_path: A file of ``export_onnx``.

@@ -79,10 +79,10 @@ def best_levels(
     widest = np.maximum(widest, max(1e-4 * float(widest.max()), 1e-12))
     best, chosen = np.inf, widest_levels(low, high, dtype)
     for evened in _EVENED:
-        gain = widest**-evened
-        gain = storable(gain / np.exp(np.log(gain).mean()), dtype).astype(np.float32)
+        wanted = widest**-evened
+        gain: Rows = storable(wanted / np.exp(np.log(wanted).mean()), dtype).astype(np.float32)
         scaled = rows * gain
-        energy = sum(_energy(k, gain) for k in kernels)
+        energy = np.sum([_energy(k, gain) for k in kernels], axis=0)
         kernel_error = _CARRIED * sum(_kernel_error(k, gain, scaled) for k in kernels)
         bottom, top = min(float((low * gain).min()), 0.0), max(float((high * gain).max()), 0.0)
         for clipped in _CLIPPED:
