@@ -101,7 +101,8 @@ class Layer:
         z = place[:, None] % across * strides[1] + np.arange(width) * dilations[1]
         found = x.transpose(0, 2, 3, 1)[image[:, None, None], y[:, :, None], z[:, None, :]]  # (S, h, w, C)
         found = found.reshape(len(image), height * width, self.groups, -1).transpose(2, 0, 3, 1)
-        return found.reshape(self.groups, len(image), -1).astype(np.float32)
+        windows: npt.NDArray[np.float32] = found.reshape(self.groups, len(image), -1).astype(np.float32)
+        return windows
 
 
 def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
