@@ -1,0 +1,112 @@
+"""What real images show of a graph's tensors, through ONNX Runtime: values for scales, moments for rounding.
+
+Axes: N rows, C channels, G groups of a convolution, K inputs of one output.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from byolt_export.errors import InputError, MissingPart
+from byolt_export.layers import Layer
+from byolt_export.measures import Images
+from byolt_export.rounding import Reals, Rows
+
+_BATCH = 16
+_VALUES = 2**18  # Values of a tensor that its scale is chosen on, at least 1,024 rows.
+_WINDOWS = 2**23  # Values of a layer's windows that its moments are taken over.
+
+
+@dataclass
+class Seen:
+    """Some rows (N, C) of a tensor, and the bounds (C,) of all of them."""
+
+    parts: list[Rows]
+    low: Rows
+    high: Rows
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of all batches."""
+        return np.concatenate(self.parts)
+
+
+@dataclass
+class Moments:
+    """Sums over the windows that a layer's kernel met: how many, (G, K) and (G, K, K)."""
+
+    count: int
+    total: Reals
+    gram: Reals
+
+    def times(self, gain: Reals) -> tuple[Reals, Reals]:
+        """Mean (G, K) and covariance (G, K, K) of the windows times a gain (G, K)."""
+        mean = self.total / self.count * gain
+        second = self.gram / self.count * gain[:, :, None] * gain[:, None]
+        return mean, second - mean[:, :, None] * mean[:, None]
+
+
+def run(model: Any, images: Images) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """All outputs of a model in memory, batch by batch.
+
+    Raises:
+        MissingPart: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPart('ONNX Runtime is not installed: pip install "byolt[export]"') from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # Fatal: what is below arrives as an exception, or is chatter about absent GPUs.
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for start in range(0, len(images), _BATCH):
+        batch = np.ascontiguousarray(images[start : start + _BATCH])
+        yield dict(zip(names, session.run(names, {model.graph.input[0].name: batch}), strict=True))
+
+
+def observe(model: Any, layers: Sequence[Layer], images: Images) -> tuple[dict[str, Seen], dict[str, Moments]]:
+    """Inputs of the layers by tensor, and the moments of their windows by layer, in one pass over the images.
+
+    Raises:
+        InputError: A value is not finite.
+    """
+    readers = {layer.input: layer for layer in layers}
+    probed = type(model)()
+    probed.CopyFrom(model)
+    del probed.graph.output[:]
+    for name in readers:
+        probed.graph.output.add(name=name)
+    tensors: dict[str, Seen] = {}
+    moments: dict[str, Moments] = {}
+    batches = -(-len(images) // _BATCH)
+    for values in run(probed, images):
+        for name, layer in readers.items():
+            _look(tensors, name, layer.rows(values[name]), batches)
+        for layer in layers:
+            _add(moments, layer, values[layer.input], batches)
+    return tensors, moments
+
+
+def _look(tensors: dict[str, Seen], name: str, rows: Rows, batches: int) -> None:
+    if not np.isfinite(rows).all():
+        raise InputError(
+            f"`{name}` is not finite on the calibration images: fp16 does not hold what this model computes"
+        )
+    wanted = max(1, max(_VALUES // rows.shape[1], 1024) // batches)
+    some, low, high = rows[:: max(1, len(rows) // wanted)], rows.min(axis=0), rows.max(axis=0)
+    seen = tensors.setdefault(name, Seen([], low, high))
+    seen.parts.append(some)
+    seen.low, seen.high = np.minimum(seen.low, low), np.maximum(seen.high, high)
+
+
+def _add(moments: dict[str, Moments], layer: Layer, x: npt.NDArray[Any], batches: int) -> None:
+    groups, inputs = layer.groups, layer.kernel.size // layer.outputs
+    windows = layer.windows(x, max(1, _WINDOWS // (groups * inputs) // batches))
+    sums = moments.setdefault(layer.name, Moments(0, np.zeros((groups, inputs)), np.zeros((groups, inputs, inputs))))
+    sums.count += windows.shape[1]
+    sums.total += windows.sum(axis=1, dtype=np.float64)
+    sums.gram += windows.transpose(0, 2, 1) @ windows
