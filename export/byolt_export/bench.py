@@ -5,11 +5,13 @@ each runs for a slice of time, and speeds are compared within the round.
 """
 
 import gc
-import multiprocessing
+import json
+import os
+import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -221,26 +223,40 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def peak_memory_mib(open_run: Callable[[], Run], images: Images, batches: Sequence[int]) -> list[float | None]:
-    """See ``MEMORY_IS``: a figure a batch size; ``None`` where the system does not tell, or that process ended early.
+    """See ``MEMORY_IS``: a figure a batch size; ``None`` where the system does not tell, or that process fails.
 
     ``open_run`` goes to the other process and must be picklable; batches run from the smallest to the largest there,
     since a peak never falls.
     """
     ascending = sorted(batches)
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            peaks = dict(zip(ascending, fresh.submit(_peaks, open_run, images, ascending).result(), strict=True))
-    except (ByoltError, BrokenProcessPool):
+        task = pickle.dumps((open_run, images, ascending))
+    except (pickle.PicklingError, AttributeError, TypeError):  # A function within a function, for one.
         return [None] * len(batches)
+    # Not `multiprocessing`, which would run the caller's own script again in the new process.
+    program = f"from {__name__} import _weigh; _weigh()"
+    places = os.pathsep.join(place or os.curdir for place in sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=task,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": places},
+        check=False,
+    )
+    if done.returncode != 0:
+        return [None] * len(batches)
+    peaks = dict(zip(ascending, json.loads(done.stdout.splitlines()[-1]), strict=True))
     return [peaks[batch] for batch in batches]
 
 
-def _peaks(open_run: Callable[[], Run], images: Images, batches: Sequence[int]) -> list[float | None]:
+def _weigh() -> None:
+    """What the other process does: peaks in MiB as JSON, the last line of its output."""
+    open_run, images, batches = pickle.load(sys.stdin.buffer)  # Of the process that started this one.
     run, peaks = open_run(), []
     for batch in batches:
         run(filled(images, batch))
         peaks.append(_peak_mib())
-    return peaks
+    sys.stdout.write(f"\n{json.dumps(peaks)}\n")
 
 
 def _peak_mib() -> float | None:

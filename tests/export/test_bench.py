@@ -162,6 +162,7 @@ def test_memory_is_that_of_a_process_of_its_own(crowded: Path) -> None:
     assert 300 < grown[0] < 500
     assert grown[1] < grown[0] - 200  # Batch 1 ran first, though it was asked for last.
     assert peak_memory_mib(absent, small.images(2), (1, 2)) == [None, None]
+    assert peak_memory_mib(lambda: Hungry(1), small.images(2), (1,)) == [None]  # It cannot go to another process.
 
 
 def test_a_bundle_brings_each_file_with_its_accuracy(crowded: Path) -> None:

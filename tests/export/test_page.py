@@ -120,9 +120,15 @@ def test_figures_equal_the_reports(parts: tuple[Report, Manifest, GoldenVectors]
     expected |= {check.from_batch_1_worst for check in file.parity.batches}
     assert expected <= shown
     assert f"{file.parity.golden.relative_l2_worst:.2e}" in [text for _, text in page.texts]
-    bars = [int(text.split()[0]) for _, text in page.texts if " images from " in text]
-    assert bars == [count for count in file.parity.golden.relative_l2_histogram if count]
-    assert sum(bars) == len(parts[2].images)
+    bars = [text.split() for _, text in page.texts if " images from " in text]
+    lows = [float(attributes["x"] or "nan") / 11 / 4 - 8 for tag, attributes in page.tags if tag == "rect"]
+    counts = file.parity.golden.relative_l2_histogram
+    assert [int(bar[0]) for bar in bars] == [count for count in counts if count]
+    assert sum(counts) == len(parts[2].images)
+    # A bar 11 px further right is a quarter of a decade more, and its title says so.
+    assert [(bar[3], bar[5]) for bar in bars] == [(f"{10**low:.1e}", f"{10 ** (low + 0.25):.1e}") for low in lows]
+    worst = np.log10(file.parity.golden.relative_l2_worst)
+    assert lows[-1] <= worst < lows[-1] + 0.25
 
 
 def test_what_is_signed_holds_every_digest(report: Report, parts: tuple[Report, Manifest, GoldenVectors]) -> None:
