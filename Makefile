@@ -4,6 +4,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 BYOLT := $(VENV)/bin/byolt
 INSTALLED := $(VENV)/.installed
+UV := $(VENV)/bin/uv
+RTX14 := .venv-rtx14
+LIGHT := .venv-light
+PYTHON310 ?= PYENV_VERSION=3.10 python3.10
 
 .PHONY: install quickstart test test-full check lock clean
 
@@ -27,8 +31,24 @@ quickstart: install
 test: install
 	$(RUN) pytest -m "not full and not gpu"
 
-test-full: install
+test-full: install $(RTX14)/.installed $(LIGHT)/.installed
+	BYOLT_RTX14_PYTHON=$(abspath $(RTX14)/bin/python) BYOLT_PYTHON310=$(wildcard $(abspath $(LIGHT)/bin/python)) \
+	  $(RUN) pytest -m full
 	$(RUN) tests.mutations
+
+# A device's environments, without torch: TensorRT for RTX 1.4, whose API is TensorRT 10's, and Python 3.10 as on JetPack 6.
+$(RTX14)/.installed: requirements.lock pyproject.toml | install
+	$(UV) venv --quiet --allow-existing --python $(VENV)/bin/python $(RTX14)
+	VIRTUAL_ENV=$(RTX14) $(UV) pip install --quiet . onnxruntime \
+	  tensorrt-rtx-cu13-bindings==1.4.0.76 tensorrt-rtx-cu13-libs==1.4.0.76
+	touch $@
+
+$(LIGHT)/.installed: requirements.lock pyproject.toml | install
+	@mkdir -p $(LIGHT)
+	@if $(PYTHON310) --version >/dev/null 2>&1; then set -ex; \
+	  $(PYTHON310) -m venv $(LIGHT); VIRTUAL_ENV=$(LIGHT) $(UV) pip install --quiet ".[rtx]"; \
+	else echo "$(PYTHON310) is not here: the light group is not tested on Python 3.10"; fi
+	touch $@
 
 check: install
 	$(VENV)/bin/ruff format --check .
@@ -43,4 +63,4 @@ lock:
 	  --no-annotate --no-header --extra all --group dev --no-emit-package byolt --upgrade pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .cache dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(RTX14) $(LIGHT) .cache dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,6 +1,5 @@
 """The commands as a user types them: from images to a proven bundle, faults in one sentence, and exact resume."""
 
-import importlib
 import json
 import os
 import re
@@ -457,33 +456,6 @@ def test_doctor_names_what_is_here() -> None:
     found = {finding["what"]: finding["state"] for finding in json.loads(done.stdout)["findings"]}
     assert "CPU" in found["ONNX Runtime"]
     assert "torch" in found["learning"]
-
-
-@pytest.mark.parametrize(
-    ("distribution", "state"),
-    [
-        ("tensorrt", "TensorRT (NVIDIA licence; on a Jetson it comes with JetPack) 9.8.7"),
-        ("tensorrt_rtx", "TensorRT for RTX (NVIDIA licence) 9.8.7"),
-        ("tensorrt_rtx_cu13_bindings", "TensorRT for RTX (NVIDIA licence) 9.8.7"),
-    ],
-)
-def test_doctor_finds_tensorrt_by_each_of_its_distributions(tmp_path: Path, distribution: str, state: str) -> None:
-    """Metadata as a wheel leaves it, in an otherwise empty place for distributions."""
-    from byolt.doctor import _tensorrt
-
-    before = sys.path[:]
-    try:
-        sys.path[:] = [str(tmp_path)]
-        missing = [finding.state for finding in _tensorrt()]
-        info = tmp_path / f"{distribution}-9.8.7.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.8.7\n")
-        importlib.invalidate_caches()
-        found = [finding.state for finding in _tensorrt()]
-    finally:
-        sys.path[:] = before
-    assert missing == ["missing; needed for engines alone"]
-    assert found == [state]
 
 
 def test_recipe_explain_takes_a_recipe_a_key_both_or_neither(tmp_path: Path) -> None:

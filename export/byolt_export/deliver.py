@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from byolt_export import bundle
+from byolt_export.bisect import bisect
 from byolt_export.contents import read_opset
 from byolt_export.errors import InputError
-from byolt_export.bisect import bisect
 from byolt_export.manifest import (
     CONTRACT_KEY,
     Calibration,

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from byolt_export.bisect import Bisection
 from byolt_export.bundle import PARITY, GoldenVectors, open_file, read_golden, read_manifest
 from byolt_export.contents import precision_fault
 from byolt_export.engine_runner import open_engine
 from byolt_export.errors import EngineFault, InputError, MissingPart
-from byolt_export.bisect import Bisection
 from byolt_export.manifest import CONTRACT_KEY, Contract, Engine, Manifest
 from byolt_export.measures import Crowd
 from byolt_export.parity import GATES, Gates, Parity, Run, Verdict, batch_sizes, prove, tighten

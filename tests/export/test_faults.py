@@ -146,6 +146,22 @@ def test_a_wrong_class_order_is_told(tmp_path: Path) -> None:
     assert "made for another contract" in told(report.path)
 
 
+def test_calibration_on_ten_images_is_told(tmp_path: Path) -> None:
+    """Ten images of one kind, shown again and again so that their number looks right."""
+    right = images(400, seed=1)
+    calibrated = {"precisions": ("int8",), "golden": images(200, seed=2), "calibration_source": "drawn"}
+    report = build(tmp_path / "right", calibration=right, **calibrated)
+    assert report.verdict == "passed", report.reason
+    dark = np.tile(right[:10] // 8, (40, 1, 1, 1))
+    report = build(tmp_path / "wrong", calibration=dark, **calibrated)
+    assert report.verdict == "failed"
+    assert "overlap at 1" in report.reason
+    assert "mean relative L2" in report.reason
+    few = images(10, seed=1)
+    with pytest.raises(InputError, match="10 images are too few to calibrate INT8"):
+        build(tmp_path / "few", calibration=few, **calibrated)
+
+
 def test_the_document_lists_every_fault() -> None:
     table = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", DOCUMENT.read_text(), flags=re.MULTILINE)
     listed = {fault.strip(): measure.strip() for fault, measure in table}

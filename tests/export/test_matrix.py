@@ -1,0 +1,111 @@
+"""Edge and server networks through the whole export: each precision proven, each an engine of TensorRT for RTX."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.export.small import images
+
+from byolt_export.deliver import Evidence, build_bundle
+from byolt_export.equip import add_engines, choose_targets
+from byolt_export.manifest import Input
+from byolt_export.verify import Report
+
+pytestmark = pytest.mark.full
+
+# Backbone of timm, side of its images, images that are shown: what two cores do in a minute or two.
+NETWORKS = {
+    "resnet18": (96, 64),
+    "resnet50": (224, 40),
+    "mobilenetv3_small_100": (96, 64),
+    "efficientnet_b0": (96, 64),
+    "regnety_004": (96, 64),
+    "convnext_tiny": (96, 48),
+    "vit_small_patch16_224": (224, 40),
+}
+# Random weights amplify rounding, deep ones a hundredfold: what is asked is that nothing is wrong, not how exact it is.
+RELATIVE_L2 = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.5}
+
+
+def network(name: str) -> torch.nn.Module:
+    """Random weights, and BatchNorm with the statistics of images, as training would leave them."""
+    import timm
+
+    torch.manual_seed(0)
+    size_px, _ = NETWORKS[name]
+    model: torch.nn.Module = timm.create_model(name, num_classes=0)
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+    model.train()
+    with torch.no_grad():
+        shown = torch.from_numpy(images(16, size_px, seed=3)).permute(0, 3, 1, 2).float()
+        model((shown / 255 - 0.45) / 0.22)
+    return model.eval()
+
+
+def bundle_of(name: str, folder: Path) -> Report:
+    size_px, count = NETWORKS[name]
+    pixels = Input(
+        size_px=size_px, resize="crop", opt_batch=4, max_batch=8, mean=(0.45, 0.45, 0.45), std=(0.22, 0.22, 0.22)
+    )
+    shown = Evidence(
+        golden=images(16, size_px),
+        golden_kind="synthetic",
+        calibration=images(count, size_px, seed=1),
+        calibration_source="drawn",
+    )
+    how = {"pixels": pixels, "evidence": shown, "recipe_hash": "0123abcd", "precisions": ("fp32", "fp16", "int8")}
+    return build_bundle(network(name), folder, **how)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_becomes_files_and_engines(name: str, tmp_path: Path) -> None:
+    report = bundle_of(name, tmp_path / "bundle")
+    for file in report.files:
+        measures = file.parity.golden
+        assert measures is not None, report.reason
+        assert measures.finite
+        assert measures.relative_l2_worst < RELATIVE_L2[file.precision], file
+        # Distances are those of random weights; whatever else fails the gates would be a fault of the file.
+        assert [
+            r for r in file.parity.reasons if "relative L2" not in r and "below" not in r and "wrong" not in r
+        ] == []
+    bless(report.path)
+    flavour, targets = choose_targets(["rtx"], "tensorrt_rtx")
+    engines = add_engines(report.path, flavour, targets)
+    assert [engine.parity.verdict for engine in engines] == ["not run here"] * 3
+    sizes = {e.precision: (report.path / e.name).stat().st_size for e in engines}
+    assert sizes["fp16"] < 0.75 * sizes["fp32"]
+    assert sizes["int8"] < 0.75 * sizes["fp32"]
+    older(report.path)
+
+
+def bless(folder: Path) -> None:
+    """Engines are built of files that passed: random weights need not, and the builder is what is asked here."""
+    import json
+
+    tree = json.loads((folder / "manifest.json").read_text())
+    for file in tree["files"]:
+        file["verdict"] = "passed"
+    (folder / "manifest.json").write_text(json.dumps(tree))
+
+
+def older(folder: Path) -> None:
+    """The same by TensorRT for RTX 1.4, whose API is that of TensorRT 10, in an environment without torch."""
+    python = Path(os.environ["BYOLT_RTX14_PYTHON"])
+    command = [str(python), "-m", "byolt", "build-engine", str(folder), "--precision", "fp32,fp16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("not run here") == 2 + 1  # The INT8 engine of 1.7 is still in the bundle.
+    refused = subprocess.run([*command[:-1], "int8"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 5
+    assert "does not build INT8" in refused.stderr
+
+
+def test_images_are_not_all_alike() -> None:
+    shown = images(16, 96)
+    assert np.std(shown.reshape(16, -1).mean(axis=1)) > 10
