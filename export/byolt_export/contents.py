@@ -13,7 +13,7 @@ _FLOAT, _INT8, _FLOAT16 = 1, 3, 10  # TensorProto.DataType
 _NAMES = {_FLOAT: "fp32", _INT8: "int8", _FLOAT16: "fp16"}
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSING = ("Transpose", "Reshape", "Identity", "Mul")  # A kernel stays what it is behind these.
-_LEAST_INT8 = 0.5  # Of the kernels' elements; the share of the multiply-adds stands in the manifest.
+_LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 
 
 @dataclass
@@ -26,11 +26,14 @@ class _Node:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The constant operand of one product: the operator, the type it is multiplied in, and its elements."""
+    """The constant operand of one product: the operator, the type it is multiplied in, and the multiply-adds.
+
+    Those of one image, where the file states the shape of what comes out, as INT8 files do; else of one place.
+    """
 
     operator: str
     precision: str
-    elements: int
+    multiply_adds: int
 
 
 def precision_fault(path: Path, precision: str) -> str:
@@ -40,9 +43,9 @@ def precision_fault(path: Path, precision: str) -> str:
         InputError: The file is not ONNX, or keeps data outside of itself.
     """
     kernels = read_kernels(path)
-    total = sum(kernel.elements for kernel in kernels)
+    total = sum(kernel.multiply_adds for kernel in kernels)
     shares = {
-        name: sum(k.elements for k in kernels if k.precision == name) / max(total, 1)
+        name: sum(k.multiply_adds for k in kernels if k.precision == name) / max(total, 1)
         for name in ("fp32", "fp16", "int8")
     }
     if not kernels:
@@ -51,8 +54,8 @@ def precision_fault(path: Path, precision: str) -> str:
         return ""
     if precision != "int8" and shares[precision] == 1:
         return ""
-    found = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share) or "unknown"
-    return f"it is named {precision}, and its kernels are {found}"
+    found = ", ".join(f"{share:.0%} in {name}" for name, share in shares.items() if share) or "in no known type"
+    return f"it is named {precision}, and it multiplies {found}"
 
 
 def read_kernels(path: Path) -> list[Kernel]:
@@ -62,7 +65,7 @@ def read_kernels(path: Path) -> list[Kernel]:
         InputError: The file is not ONNX, or keeps data outside of itself.
     """
     try:
-        nodes, weights = _read_graph(memoryview(path.read_bytes()))
+        nodes, weights, places = _read_graph(memoryview(path.read_bytes()))
     except (ValueError, IndexError) as error:
         raise InputError(f"{path} cannot be read as ONNX: {error}; export it again") from error
     outside = [name for name, (_, _, external) in weights.items() if external]
@@ -77,11 +80,11 @@ def read_kernels(path: Path) -> list[Kernel]:
     for node in nodes[first:]:
         if node.operator not in _PRODUCTS:
             continue
-        for operand in reversed(node.inputs[:2]):
-            kernel = _kernel(operand, makers, weights)
-            if kernel is not None:
-                found.append(Kernel(node.operator, *kernel))
-                break
+        kernels = [_kernel(operand, makers, weights) for operand in node.inputs[:2]]
+        constant = [kernel for kernel in kernels if kernel is not None]
+        if len(constant) == 1:  # Two of them are folded before anything runs.
+            precision, elements = constant[0]
+            found.append(Kernel(node.operator, precision, elements * places.get(node.outputs[0], 1)))
     return found
 
 
@@ -122,9 +125,11 @@ def _kernel(name: str, makers: dict[str, _Node], weights: dict[str, tuple[int, i
     return None
 
 
-def _read_graph(model: memoryview) -> tuple[list[_Node], dict[str, tuple[int, int, bool]]]:
+def _read_graph(model: memoryview) -> tuple[list[_Node], dict[str, tuple[int, int, bool]], dict[str, int]]:
+    """Nodes; type, elements and whereabouts of the constants by name; places of an image by the tensor's name."""
     nodes: list[_Node] = []
     weights: dict[str, tuple[int, int, bool]] = {}
+    places: dict[str, int] = {}
     graphs = [value for number, value in _fields(model) if number == 7 and isinstance(value, memoryview)]
     if len(graphs) != 1:
         raise ValueError("it holds no graph")
@@ -134,7 +139,10 @@ def _read_graph(model: memoryview) -> tuple[list[_Node], dict[str, tuple[int, in
         elif number == 5:
             name, tensor = _read_tensor(_bytes(value))
             weights[name] = tensor
-    return nodes, weights
+        elif number == 13:
+            name, places_of_it = _read_places(_bytes(value))
+            places[name] = places_of_it
+    return nodes, weights, places
 
 
 def _read_node(message: memoryview) -> _Node:
@@ -152,6 +160,22 @@ def _read_node(message: memoryview) -> _Node:
             if _text(attribute.get(1, memoryview(b""))) == "to" and isinstance(target, int):
                 node.cast_to = target
     return node
+
+
+def _read_places(message: memoryview) -> tuple[str, int]:
+    """Name of a tensor, and how many places of one image it has: height by width, or 1."""
+    name, sides = "", []
+    for number, value in _fields(message):
+        if number == 1:
+            name = _text(value)
+        elif number == 2:
+            shape = [part for _, kind in _fields(_bytes(value)) for n, part in _fields(_bytes(kind)) if n == 2]
+            dims = [dict(_fields(_bytes(dim))).get(1, 1) for part in shape for _, dim in _fields(_bytes(part))]
+            sides = [dim for dim in dims[2:] if isinstance(dim, int)] if len(dims) == 4 else []
+    places = 1
+    for side in sides:
+        places *= side
+    return name, places
 
 
 def _read_tensor(message: memoryview) -> tuple[str, tuple[int, int, bool]]:

@@ -21,7 +21,7 @@ def open_engine(folder: Path, entry: Engine) -> "EngineRunner":
     """The engine of a bundle, after its digest, its TensorRT and its GPU were compared with the manifest.
 
     Raises:
-        InputError: The file is missing, or not the one that the manifest names.
+        InputError: The file is missing, not the one that the manifest names, or no plan.
         MissingPart: This machine lacks the TensorRT that built it; ``MissingGpu`` where it lacks the GPU.
         EngineFault: TensorRT does not load it.
     """
@@ -32,6 +32,7 @@ def open_engine(folder: Path, entry: Engine) -> "EngineRunner":
             f"{path.name} was built by version {entry.version}, and {flavour} is installed: plans fit one version "
             "alone, build it again with `byolt build-engine`"
         )
+    _read_plan(path, flavour)  # What is no plan is told on a machine without a GPU too.
     gpu = find_gpu(f"{flavour} runs engines on a GPU")
     if gpu.capability not in entry.compute_capabilities:
         raise MissingGpu(

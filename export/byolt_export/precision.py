@@ -92,6 +92,7 @@ def quantise(
         kept = _keep(_damage(model, layers, parts, judges), layers, total, least_share)
     int8 = [layer for layer in layers if layer.name not in kept]
     result = _assemble(model, int8, parts)
+    _state_shapes(result)
     onnx.checker.check_model(result, full_check=True)
     int8_path.write_bytes(result.SerializeToString(deterministic=True))
     return Calibration(
@@ -111,6 +112,16 @@ def _raise_opset(model: Any) -> None:
             opset.version = max(opset.version, _OPSET)
     model.ir_version = max(model.ir_version, _IR)
     del model.graph.value_info[:]
+
+
+def _state_shapes(model: Any) -> None:
+    """Write down what shape each product gives, so that a reader can weigh its precision without inference."""
+    import onnx
+
+    products = {node.output[0] for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(value for value in inferred if value.name in products)
 
 
 def _damage(model: Any, layers: Sequence[Layer], parts: Mapping[str, _Part], images: Images) -> dict[str, float]:

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.export import small
 from tests.export.planting import edited, reseal, weight
 from tests.export.small import build, encoder, images
 
@@ -195,6 +197,17 @@ def unknown_operator(model: onnx.ModelProto) -> None:
     model.graph.node[-1].op_type = "NoSuchOperator"
 
 
+def double_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
+def external_data(model: onnx.ModelProto) -> None:
+    kernel = next(weight for weight in model.graph.initializer if weight.name == "module.conv1.weight")
+    kernel.ClearField("raw_data")
+    kernel.data_location = onnx.TensorProto.EXTERNAL
+    kernel.external_data.add(key="location", value="weights.bin")
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "holds no bundle: manifest.json is missing"),
     "truncated manifest": (shorten("manifest.json"), "does not fit: the file: Invalid JSON"),
@@ -233,6 +246,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "zero-byte onnx, sealed": (sealed(set_bytes("encoder.onnx", b"")), "cannot be read as ONNX"),
     "truncated onnx, sealed": (sealed(shorten("encoder.onnx")), "cannot be read as ONNX"),
     "unknown operator": (onnx_with(unknown_operator), "cannot be read as ONNX"),
+    "double input": (onnx_with(double_input), "is not an encoder of a bundle"),
+    "missing external data": (onnx_with(external_data), "keeps `module.conv1.weight` in a file outside of itself"),
+    "a folder for a file": (
+        lambda f: ((f / "encoder.onnx").unlink(), (f / "encoder.onnx").mkdir()),
+        "encoder.onnx is missing from the bundle",
+    ),
     "fixed batch": (onnx_with(fixed_batch), "accepts batches of 2 alone"),
     "other names": (onnx_with(lambda m: onnx.compose.add_prefix_graph(m.graph, "x", inplace=True)), "not an encoder"),
     "other metadata": (onnx_with(lambda m: m.ClearField("metadata_props")), "made for another contract"),
@@ -256,6 +275,7 @@ def test_a_damaged_bundle_is_told_in_one_sentence(damage: str, copy: Path, capfd
     assert expected in message
     assert "\n" not in message
     assert message.startswith(str(copy))
+    assert raised.value.exit_code == 2
     assert capfd.readouterr().err == ""
 
 
@@ -311,6 +331,24 @@ def test_arguments_that_do_not_fit_are_refused(changes: Tree, fault: str, tmp_pa
     with pytest.raises(InputError, match=fault):
         build(tmp_path / "bundle", **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_a_number_fail(copy: Path) -> None:
+    weight("module.conv1.weight", lambda kernel: kernel * np.float32("nan"))(copy)
+    assert "outputs are not finite" in verify_bundle(copy).reason
+
+
+@pytest.mark.parametrize("moment", ["encoder.onnx", "encoder.fp16.onnx", "golden.safetensors"])
+def test_a_killed_export_leaves_no_bundle(moment: str, tmp_path: Path) -> None:
+    """Killed when the named file has just appeared beside where the bundle is to be."""
+    command = [sys.executable, "-m", "tests.export.small", str(tmp_path / "bundle")]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": ":".join(sys.path)}) as process:
+        while not list(tmp_path.glob(f".bundle.*/new/{moment}")):
+            assert process.poll() is None, "the export ended before it was killed"
+            time.sleep(0.002)
+        process.kill()
+    assert not (tmp_path / "bundle").exists()
+    assert small.build(tmp_path / "bundle").verdict == "passed"  # What is left beside it is in nobody's way.
 
 
 def test_an_error_leaves_the_earlier_bundle_and_nothing_else(copy: Path) -> None:

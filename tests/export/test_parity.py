@@ -220,7 +220,7 @@ def test_a_worse_gallery_fails() -> None:
 
 
 def test_a_file_of_another_precision_fails_whatever_it_computes() -> None:
-    fault = "it is named fp16, and its kernels are 100% fp32"
+    fault = "it is named fp16, and it multiplies 100% in fp32"
     parity = prove(
         linear, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False, precision_fault=fault
     )

@@ -245,7 +245,7 @@ def export(
     report = export_run(
         run,
         classifier=classifier,
-        precisions=_listed(precision or ("fp32,fp16" if trt else "fp32")),
+        precisions=_precisions(precision or ("fp32,fp16" if trt else "fp32")),
         targets=targets if trt or targets else None,
         bisects=bisect,
         overrides=overrides,
@@ -313,7 +313,7 @@ def build_engine(
             bundle,
             chosen,
             gpus,
-            precisions=_listed(precision),
+            precisions=_precisions(precision),
             workspace_mib=workspace_mib,
             cache_dir=cache_dir,
             progress=progress,
@@ -326,7 +326,7 @@ def build_engine(
         click.echo(f"next     byolt verify {shlex.quote(str(bundle))}")
 
 
-def _listed(names: str | None) -> tuple[Any, ...]:
+def _precisions(names: str | None) -> tuple[Any, ...]:
     """Names of precisions between commas."""
     known, found = ("fp32", "fp16", "int8"), [name.strip() for name in (names or "").split(",") if name.strip()]
     if unknown := [name for name in found if name not in known]:
@@ -392,7 +392,7 @@ def bench(
 
 def _numbers(option: str, listed: str | None) -> tuple[int, ...]:
     try:
-        return tuple(int(number) for number in _listed(listed))
+        return tuple(int(number) for number in (listed or "").split(",") if number.strip())
     except ValueError as error:
         raise InputError(f"{option} {listed}: whole numbers with commas between them, for example 1,8,32") from error
 

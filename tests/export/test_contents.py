@@ -1,0 +1,103 @@
+"""What a file says it computes in, read without the onnx package."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from byolt_export.contents import Kernel, precision_fault, read_kernels, read_opset
+from byolt_export.errors import InputError
+
+
+def write(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], **shapes: list[int]) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        value_info=[
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *s]) for name, s in shapes.items()
+        ],
+    )
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)]).SerializeToString())
+    return path
+
+
+def cast(given: str, made: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [given], [made], to=kind)
+
+
+KERNEL = np.ones((4, 3, 3, 3), np.float32)
+
+
+def test_a_kernel_counts_in_the_type_that_it_is_multiplied_in(tmp_path: Path) -> None:
+    plain = write(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "k"], ["y"])], {"k": KERNEL})
+    assert read_kernels(plain) == [Kernel("Conv", "fp32", 108)]
+    # Stored in half, multiplied in single: an FP32 "fp16".
+    nodes = [cast("k", "k32", TensorProto.FLOAT), helper.make_node("Conv", ["x", "k32"], ["y"])]
+    stored = write(tmp_path / "b.onnx", nodes, {"k": KERNEL.astype(np.float16)})
+    assert [kernel.precision for kernel in read_kernels(stored)] == ["fp32"]
+    assert precision_fault(stored, "fp16") == "it is named fp16, and it multiplies 100% in fp32"
+    assert precision_fault(stored, "fp32") == ""
+    assert read_opset(stored) == 19
+
+
+def test_preprocessing_before_the_cast_to_half_is_left_out(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["rows", "x"], ["resized"]),
+        cast("resized", "half", TensorProto.FLOAT16),
+        helper.make_node("Conv", ["half", "k"], ["y"]),
+    ]
+    constants = {"rows": np.ones((8, 8), np.float32), "k": KERNEL.astype(np.float16)}
+    assert precision_fault(write(tmp_path / "a.onnx", nodes, constants), "fp16") == ""
+    constants["k"] = KERNEL
+    assert "100% in fp32" in precision_fault(write(tmp_path / "b.onnx", nodes, constants), "fp16")
+
+
+@pytest.mark.parametrize(
+    ("side", "fault"), [(8, ""), (1, "it is named int8, and it multiplies 75% in fp16, 25% in int8")]
+)
+def test_int8_is_weighed_by_multiply_adds(side: int, fault: str, tmp_path: Path) -> None:
+    # An INT8 kernel of 108 elements at 64 places outweighs an FP16 one of 324 at one; at one place it does not.
+    nodes = [
+        cast("x", "half", TensorProto.FLOAT16),
+        helper.make_node("DequantizeLinear", ["k8", "s"], ["k"]),
+        helper.make_node("Conv", ["half", "k"], ["a"]),
+        helper.make_node("Conv", ["a", "k16"], ["y"]),
+    ]
+    constants = {
+        "k8": KERNEL.astype(np.int8),
+        "s": np.array(1, np.float16),
+        "k16": np.ones((9, 4, 3, 3), np.float16),
+    }
+    path = write(tmp_path / "a.onnx", nodes, constants, a=[4, side, side], y=[9, 1, 1])
+    assert precision_fault(path, "int8") == fault
+
+
+def test_external_data_and_rubbish_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "k"], ["y"])], {"k": KERNEL})
+    model = onnx.load(path)
+    (kernel,) = model.graph.initializer
+    kernel.ClearField("raw_data")
+    kernel.data_location = TensorProto.EXTERNAL
+    kernel.external_data.add(key="location", value="../../etc/passwd")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="keeps `k` in a file outside of itself"):
+        read_kernels(path)
+    for content in (b"", b"\xff" * 40, b"\x3a\x05ab", b"GIF89a" * 10):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read as ONNX"):
+            read_kernels(path)
+
+
+def test_no_truncation_raises_anything_else(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "k"], ["y"])], {"k": KERNEL})
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with contextlib.suppress(InputError):  # A cut between two fields is a shorter message.
+            read_kernels(path)
