@@ -108,6 +108,20 @@ def test_the_readmes_lines_load_the_weights_into_the_plain_model(
     assert own in readmes_python("safetensors")
 
 
+def test_the_readmes_lines_deliver_any_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.export.small import encoder, images
+
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"module": encoder(), "images": images(640, 96)}
+    (lines,) = re.findall(r"```python\n(from pathlib.*?)```", README, flags=re.DOTALL)
+    exec(lines, names)
+    assert {file.precision: file.parity.verdict for file in names["report"].files} == {
+        "fp32": "passed",
+        "fp16": "passed",
+        "int8": "passed",
+    }
+
+
 def test_make_quickstart_evaluates_and_exports_its_own_run(tmp_path: Path) -> None:
     """With a small recipe in the place of the shipped one, beside another run that is later than any."""
     (tmp_path / "recipes").mkdir()
