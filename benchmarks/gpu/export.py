@@ -4,9 +4,9 @@
     python benchmarks/gpu/export.py --out OUT --run runs/stl10-1234    # an encoder that is there
 
 Steps: the machine (`byolt doctor`), the bundle in three precisions, an engine of each for this GPU where a TensorRT is
-installed, parity on every provider of ONNX Runtime that works here and of each engine, then latency with accuracy beside
-it over a grid of batches, PyTorch eager and compiled too. A step that fails is noted and the next is taken. OUT gets one
-JSON file a step, the bench's plot, and `summary.md`, which goes into docs/results.md as it is.
+installed, parity on every provider of ONNX Runtime that works here and of each engine, then latency with accuracy
+beside it over a grid of batches, PyTorch eager and compiled too. A step that fails is noted and the next is taken. OUT
+gets one JSON file a step, the bench's plot, and `summary.md`, which goes into docs/results.md as it is.
 """
 
 import argparse

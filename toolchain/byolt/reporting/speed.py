@@ -6,10 +6,10 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import click
-from rich.console import Console
 from rich.markup import escape as plain
 from rich.table import Table
 
+from byolt.reporting.tables import wide_console
 from byolt.run import write_json, write_text
 
 _COLOURS = ("#1b6ca8", "#c2571a", "#2e7d4f", "#8a3f8f", "#a8891b", "#5b5b5b", "#b3344a", "#2a8f94")
@@ -27,7 +27,7 @@ def print_speed(found: dict[str, Any]) -> None:
     for row in found["rows"]:
         if row["calls"]:
             table.add_row(("* " if id(row) in front else "  ") + plain(row["name"]), *_cells(row))
-    Console().print(table, highlight=False)
+    wide_console().print(table, highlight=False)
     refused = {row["name"]: row["reason"] for row in found["rows"] if not row["calls"]}
     for name, reason in refused.items():
         click.echo(f"not run   {name}: {reason}")

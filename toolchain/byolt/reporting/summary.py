@@ -1,12 +1,11 @@
 """What is known of a run, in one table: what it learned, whether it collapsed, whether its export is proven."""
 
-import sys
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from byolt.reporting.tables import wide_console
 from byolt.run import Run, read_json
 
 FEATURES = {
@@ -63,7 +62,7 @@ def print_finetune(figures: dict[str, Any], next_command: str) -> None:
     names = {"probe": "linear probe", "finetuned": "fine-tuned", "scratch": "from scratch"}
     for key, name in names.items():
         table.add_row(name, _percent(figures[key]))
-    Console().print(table)
+    wide_console().print(table)
     click.echo(f"next     {next_command}")
 
 
@@ -77,7 +76,7 @@ def print_parity(report: dict[str, Any]) -> None:
         caught = f"{told.count('fails')} of {len(told) - told.count('not applicable')}" if told else "-"
         provider = file["provider"].removesuffix("ExecutionProvider")
         table.add_row(file["name"], provider, *_measured(file), caught, file["verdict"])
-    Console(width=None if sys.stdout.isatty() else 132).print(table, highlight=False)
+    wide_console().print(table, highlight=False)
     for file in report["files"]:
         if "bisection" in file:
             bad = file["bisection"]["first_bad"]
@@ -113,7 +112,7 @@ def _print_accuracies(rows: dict[str, dict[str, Any] | None]) -> None:
     for name, figures in rows.items():
         if figures:
             table.add_row(FEATURES[name], _percent(figures["knn"]), _percent(figures["linear"]))
-    Console().print(table, highlight=False)
+    wide_console().print(table, highlight=False)
 
 
 def _collapse(figures: dict[str, Any]) -> str:

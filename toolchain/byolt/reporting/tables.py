@@ -1,14 +1,21 @@
 """Listings for people."""
 
 import json
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
 if TYPE_CHECKING:
     from byolt.explain import Row
+
+
+def wide_console() -> Console:
+    """The terminal, or where there is none a page that takes a wide table whole: no one reads figures cut in two."""
+    return Console(width=None if sys.stdout.isatty() else 132)
 
 
 def print_explanation(rows: Sequence["Row"], *, with_values: bool) -> None:
