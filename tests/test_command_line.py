@@ -194,6 +194,57 @@ def test_another_seed_is_another_run(labelled_run: Path, tmp_path: Path) -> None
     assert (run / "encoder.safetensors").read_bytes() != (only_run(labelled_run) / "encoder.safetensors").read_bytes()
 
 
+def test_two_exports_differ_in_their_engines_alone(labelled_run: Path) -> None:
+    """Three precisions and engines of a run, whole camera frames in: the same bytes from one export to the next."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    folder, bundle = labelled_run, only_run(labelled_run) / "export"
+    settings = ("--set", "export.camera_px=[20,24]", "--set", "export.calibration_images=32")
+    command = ("export", "--trt", "--target", "rtx40", "--precision", "fp32,fp16,int8", *settings, "--json")
+    found = []
+    for _ in range(2):
+        done = byolt(*command, folder=folder)
+        report = json.loads(done.stdout)
+        assert done.returncode == 0, report["reason"]
+        verdicts = {file["name"]: file["verdict"] for file in report["files"]}
+        assert list(verdicts.values()) == ["passed"] * 3 + ["not run here"] * 3
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        assert manifest["contract"]["input"]["camera_px"] == [20, 24]
+        engines = manifest.pop("engines")
+        assert [engine["target"] for engine in engines] == ["rtx40"] * 3
+        plain = {path.name: path.read_bytes() for path in bundle.iterdir() if path.suffix in (".onnx", ".safetensors")}
+        found.append((manifest, plain, (bundle / "parity.json").read_bytes()))
+        assert all(name in (bundle / "parity.html").read_text() for name in verdicts)
+    assert found[0] == found[1]
+    assert len(found[0][1]) == 4
+    frames = byolt("export", "--set", "export.camera_px=[24,20]", folder=folder)
+    assert "is 24 x 20 px, but export.camera_px says that frames of 20 x 24 px come in" in last(frames, 2)
+
+
+def test_without_tensorrt_the_bundle_is_complete_and_the_install_line_told(labelled_run: Path) -> None:
+    """Neither flavour can be imported; the ONNX bundle is there all the same."""
+    folder, run = labelled_run, only_run(labelled_run)
+    program = f"""if True:
+        import sys
+        for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+            sys.modules[name] = None
+        from byolt.cli import main
+        main(["export", {str(run)!r}, "--trt", "--precision", "fp32"])
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "is complete but for its engines: TensorRT is not installed: pip install" in done.stderr
+    manifest = json.loads((run / "export" / "manifest.json").read_text())
+    assert [(f["name"], f["verdict"]) for f in manifest["files"]] == [("encoder.onnx", "passed")]
+    assert manifest["engines"] == []
+
+
+def last(done: Done, code: int) -> str:
+    """The sentence on stderr, after lines of progress."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
 def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=80))
     done = byolt("pretrain", recipe, folder=tmp_path)

@@ -69,9 +69,10 @@ class _Reader:
         self._batch: Callable[[Labels], Pixels] = store.batch
         self._camera_px, side = recipe.export.camera_px, recipe.data.image_size_px
         if self._camera_px is not None:
-            self._batch, self.labels, self.size, self._source = self._frames, source.labels, len(source), source
+            self._batch, self._source, self._kept = self._frames, source, store.kept
         height, width = self._camera_px or (side, side)
         self._most = _EVIDENCE_BYTES // (height * width * 3)
+        self._at_once = max(1, min(256, self._most // 4))
 
     def take(self, wanted: int, seed: int, seen: set[bytes]) -> tuple[Pixels, Labels | None]:
         """At most ``wanted`` images in an order drawn by ``seed``, none that was ``seen``, which they are added to."""
@@ -79,10 +80,10 @@ class _Reader:
         chosen: list[int] = []
         parts: list[Pixels] = []
         wanted = min(wanted, self._most)
-        for start in range(0, len(order), 256):
+        for start in range(0, len(order), self._at_once):
             if len(chosen) >= wanted:
                 break
-            rows = order[start : start + 256]
+            rows = order[start : start + self._at_once]
             images = self._batch(rows)
             fresh = []
             for k, image in enumerate(images):
@@ -96,8 +97,8 @@ class _Reader:
         return taken, None if self.labels is None else self.labels[np.array(chosen, dtype=np.int64)]
 
     def _frames(self, rows: Labels) -> Pixels:
-        frames = [self._source.read(int(row)) for row in rows]
-        for row, frame in zip(rows, frames, strict=True):
+        frames = [self._source.read(int(row)) for row in self._kept[rows]]
+        for row, frame in zip(self._kept[rows], frames, strict=True):
             if frame.shape[:2] != self._camera_px:
                 (height, width), (high, wide) = self._camera_px or (0, 0), frame.shape[:2]
                 raise InputError(

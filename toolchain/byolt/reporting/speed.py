@@ -19,7 +19,7 @@ _LEFT, _TOP, _WIDTH, _HEIGHT = 70, 46, 560, 300  # Of the plot's inside, px.
 def print_speed(found: dict[str, Any]) -> None:
     """A row a candidate and batch size; what did not run says why."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("candidate")
+    table.add_column("candidate", no_wrap=True)
     heads = ("batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed", "memory MiB", "file MiB", found["agreement"])
     for head in (*heads, "relative L2", "kNN"):
         table.add_column(head, justify="right")
