@@ -89,14 +89,14 @@ class Layer:
         """What the kernel meets in an input, (G, S, K), at no more than ``most`` places spread evenly over it."""
         if not self.is_conv:
             rows = self.rows(x)
-            return rows[_spread(len(rows), most)][None]
+            return rows[spread(len(rows), most)][None]
         how, (height, width) = self.attributes, self.kernel.shape[2:]
         strides, dilations = how.get("strides", [1, 1]), how.get("dilations", [1, 1])
         top, left, bottom, right = self.pads
         x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
         down = (x.shape[2] - dilations[0] * (height - 1) - 1) // strides[0] + 1
         across = (x.shape[3] - dilations[1] * (width - 1) - 1) // strides[1] + 1
-        image, place = np.divmod(_spread(len(x) * down * across, most), down * across)
+        image, place = np.divmod(spread(len(x) * down * across, most), down * across)
         y = place[:, None] // across * strides[0] + np.arange(height) * dilations[0]
         z = place[:, None] % across * strides[1] + np.arange(width) * dilations[1]
         found = x.transpose(0, 2, 3, 1)[image[:, None, None], y[:, :, None], z[:, None, :]]  # (S, h, w, C)
@@ -105,7 +105,7 @@ class Layer:
         return windows
 
 
-def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+def spread(count: int, most: int) -> npt.NDArray[np.int64]:
     """At most ``most`` of the numbers 0 to ``count`` - 1, evenly spread."""
     chosen = min(count, most)
     return np.arange(chosen, dtype=np.int64) * count // chosen

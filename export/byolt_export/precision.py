@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from byolt_export.calibrate import Moments, Seen, observe, run
 from byolt_export.errors import InputError, MissingPart
-from byolt_export.layers import Layer, find_layers
+from byolt_export.layers import Layer, find_layers, spread
 from byolt_export.manifest import Calibration
 from byolt_export.measures import Images, Outputs
 from byolt_export.rounding import (
@@ -34,7 +34,8 @@ Rule = Literal["least error", "min-max"]
 LEAST_IMAGES = 32
 LEAST_SHARE = 0.8  # Of the multiply-adds that become int8, whatever the measured sensitivity says.
 _OPSET, _IR = 19, 9  # The first whose Q/DQ take fp16 scales, and the file version that goes with it.
-_JUDGES = 128  # Images that the sensitivity of each layer is measured on.
+# Images that the sensitivity of each layer is measured on, once a layer: fewer of large ones, 24 at 224 px.
+_JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def quantise(
     parts = _parts(layers, *observe(model, layers, images), rule)
     kept: set[str] = set()
     if rule == "least error":
-        judges = images[np.arange(min(_JUDGES, len(images))) * len(images) // min(_JUDGES, len(images))]
+        wanted = np.clip(_JUDGED_PIXELS // (images.shape[1] * images.shape[2]), _FEWEST_JUDGES, _JUDGES)
+        judges = images[spread(len(images), int(wanted))]
         kept = _keep(_damage(model, layers, parts, judges), layers, total, least_share)
     int8 = [layer for layer in layers if layer.name not in kept]
     result = _assemble(model, int8, parts)
