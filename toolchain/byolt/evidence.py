@@ -13,6 +13,7 @@ from byolt.schema import Recipe
 from byolt_export.deliver import Evidence
 from byolt_export.errors import InputError
 from byolt_export.manifest import Input
+from byolt_export.precision import LEAST_IMAGES
 
 _EVIDENCE_BYTES = 2**30  # Most that one set of images may take: whole camera frames are large.
 
@@ -45,7 +46,9 @@ def gather_evidence(recipe: Recipe, pixels: Input, *, calibrated: bool, labelled
     else:
         golden, golden_labels = held_out.take(export.golden_images, seed, seen)
     queries, query_labels = test.take(export.query_images, seed + 1, seen) if test and labelled else (None, None)
-    calibration = learn.take(export.calibration_images, seed + 2, seen)[0] if calibrated else None
+    # Of few images most are left to be measured on.
+    most = min(export.calibration_images, max(LEAST_IMAGES, learn.size // 4))
+    calibration = learn.take(most, seed + 2, seen)[0] if calibrated else None
     crowd, crowd_labels = gallery.take(export.gallery_images, seed + 3, seen)
     return Evidence(
         golden=golden,

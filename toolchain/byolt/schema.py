@@ -311,7 +311,7 @@ class Export(Section):
     query_images: Annotated[int, Field(ge=0)] = machine(2_000)
     """Most held-out labelled images that the task is measured on at export; they do not travel."""
     calibration_images: PositiveInt = machine(512)
-    """Images that INT8 scales are found on; nothing is measured on them."""
+    """Images that INT8 scales are found on, at most a quarter of those there are; nothing is measured on them."""
     workspace_mib: PositiveInt = machine(1024)
     """Most GPU memory that an engine's layers may use for scratch, in MiB."""
 
