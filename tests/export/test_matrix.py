@@ -78,9 +78,11 @@ def test_a_network_becomes_files_and_engines(name: str, tmp_path: Path) -> None:
     flavour, targets = choose_targets(["rtx"], "tensorrt_rtx")
     engines = add_engines(report.path, flavour, targets)
     assert [engine.parity.verdict for engine in engines] == ["not run here"] * 3
-    sizes = {e.precision: (report.path / e.name).stat().st_size for e in engines}
-    assert sizes["fp16"] < 0.75 * sizes["fp32"]
-    assert sizes["int8"] < 0.75 * sizes["fp32"]
+    # A plan's size tells of FP16; that of INT8 holds code for three GPUs beside a quarter of the weights.
+    plans = {engine.precision: (report.path / engine.name).stat().st_size for engine in engines}
+    assert plans["fp16"] < 0.75 * plans["fp32"]
+    files = {file.precision: (report.path / file.name).stat().st_size for file in report.files}
+    assert files["int8"] < 0.6 * files["fp32"]
     older(report.path)
 
 
