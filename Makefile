@@ -34,7 +34,7 @@ test: install
 
 test-full: install $(RTX14)/.installed $(LIGHT)/.installed
 	BYOLT_RTX14_PYTHON=$(abspath $(RTX14)/bin/python) BYOLT_PYTHON310=$(wildcard $(abspath $(LIGHT)/bin/python)) \
-	  $(RUN) pytest -m full
+	  OMP_NUM_THREADS=1 $(RUN) pytest -m full --numprocesses 2
 	$(RUN) tests.mutations
 
 # A device's environments, without torch: TensorRT for RTX 1.4, whose API is TensorRT 10's, and Python 3.10 as on JetPack 6.
