@@ -28,13 +28,12 @@ quickstart: install
 	run=$$($(VENV)/bin/python -c "import json; print(json.load(open('.cache/quickstart.json'))['run'])") \
 	  && $(BYOLT) evaluate "$$run" && $(BYOLT) export "$$run" --onnx
 
-# Two processes of one thread each: most of the time goes into small steps, which two threads do not make quicker.
 test: install
-	OMP_NUM_THREADS=1 $(RUN) pytest -m "not full and not gpu" --numprocesses 2 --dist loadfile
+	$(RUN) pytest -m "not full and not gpu"
 
 test-full: install $(RTX14)/.installed $(LIGHT)/.installed
 	BYOLT_RTX14_PYTHON=$(abspath $(RTX14)/bin/python) BYOLT_PYTHON310=$(wildcard $(abspath $(LIGHT)/bin/python)) \
-	  OMP_NUM_THREADS=1 $(RUN) pytest -m full --numprocesses 2
+	  $(RUN) pytest -m full
 	$(RUN) tests.mutations
 
 # A device's environments, without torch: TensorRT for RTX 1.4, whose API is TensorRT 10's, and Python 3.10 as on JetPack 6.

@@ -87,7 +87,8 @@ def test_a_network_becomes_files_and_engines(name: str, tmp_path: Path) -> None:
     assert plans["fp16"] < 0.75 * plans["fp32"]
     files = {file.precision: (report.path / file.name).stat().st_size for file in report.files}
     assert files.get("int8", 0) < 0.6 * files["fp32"]
-    older(report.path)
+    if name not in NO_INT8:  # Nor built by 1.4 yet.
+        older(report.path)
 
 
 def bless(folder: Path) -> None:
@@ -107,8 +108,6 @@ def older(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("not run here") >= 2
-    if not (folder / "encoder.int8.onnx").exists():
-        return
     refused = subprocess.run([*command[:-1], "int8"], capture_output=True, text=True, check=False)
     assert refused.returncode == 5
     assert "does not build INT8" in refused.stderr
