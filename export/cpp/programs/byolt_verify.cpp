@@ -1,0 +1,123 @@
+// byolt-verify BUNDLE: does each file of a bundle still compute on this machine what PyTorch computed?
+
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "arguments.hpp"
+#include "verify.hpp"
+#include "words.hpp"
+
+namespace {
+
+using byolt::Code;
+using byolt::Error;
+using json = nlohmann::ordered_json;
+
+constexpr const char* kUsage = "usage: byolt-verify BUNDLE [--provider CPU|CUDA] [--threads N] [--json]";
+
+json to_json(const std::optional<double>& value) { return value ? json(*value) : json(nullptr); }
+
+json to_json(const byolt::Gates& gates) {
+  return {{"relative_l2_mean_max", gates.relative_l2_mean_max},
+          {"relative_l2_worst_max", gates.relative_l2_worst_max},
+          {"centred_cosine_worst", gates.centred_cosine_worst},
+          {"overlap_at_1", gates.overlap_at_1},
+          {"overlap_at_10", gates.overlap_at_10},
+          {"top_1_agreement", gates.top_1_agreement},
+          {"unnoticed_perturbation_max", gates.unnoticed_perturbation_max}};
+}
+
+json to_json(const byolt::Measures& measures) {
+  return {{"images", measures.images},
+          {"finite", measures.finite},
+          {"relative_l2_mean", measures.relative_l2_mean},
+          {"relative_l2_worst", measures.relative_l2_worst},
+          {"relative_l2_histogram", measures.relative_l2_histogram},
+          {"worst_image", measures.worst_image},
+          {"centred_cosine_mean", measures.centred_cosine_mean},
+          {"centred_cosine_worst", measures.centred_cosine_worst},
+          {"overlap_at_1", to_json(measures.overlap_at_1)},
+          {"overlap_at_10", to_json(measures.overlap_at_10)},
+          {"top_1_agreement", to_json(measures.top_1_agreement)}};
+}
+
+json to_json(const byolt::FileReport& file) {
+  json batches = json::array(), controls = json::array();
+  for (const byolt::BatchCheck& check : file.parity.batches) {
+    batches.push_back({{"batch", check.batch},
+                       {"relative_l2_worst", to_json(check.relative_l2_worst)},
+                       {"from_batch_1_worst", to_json(check.from_batch_1_worst)},
+                       {"fault", check.fault}});
+  }
+  for (const byolt::Control& control : file.parity.controls) {
+    controls.push_back({{"name", control.name},
+                        {"state", control.state},
+                        {"relative_l2_worst", to_json(control.relative_l2_worst)}});
+  }
+  return {{"name", file.name},
+          {"precision", file.precision},
+          {"provider", file.provider},
+          {"verdict", file.parity.verdict},
+          {"reasons", file.parity.reasons},
+          {"gates", to_json(file.parity.gates)},
+          {"golden", file.parity.golden ? to_json(*file.parity.golden) : json(nullptr)},
+          {"gallery", nullptr},  // A crowd is measured where the bundle is made; it does not travel.
+          {"task", nullptr},
+          {"batches", batches},
+          {"controls", controls},
+          {"detection_limit", to_json(file.parity.detection_limit())}};
+}
+
+void print(const byolt::Report& report) {
+  std::printf("%-40s %-24s %-13s %12s %12s %10s\n", "file", "ran by", "verdict", "relative L2", "cosine", "neighbours");
+  for (const byolt::FileReport& file : report.files) {
+    const auto& golden = file.parity.golden;
+    const auto neighbours = !golden ? std::nullopt : golden->overlap_at_1 ? golden->overlap_at_1 : golden->top_1_agreement;
+    std::printf("%-40s %-24s %-13s %12s %12s %10s\n", file.name.c_str(), file.provider.c_str(),
+                file.parity.verdict.c_str(), golden ? byolt::short_number(golden->relative_l2_worst).c_str() : "-",
+                golden ? byolt::long_number(golden->centred_cosine_worst).c_str() : "-",
+                neighbours ? byolt::long_number(*neighbours).c_str() : "-");
+  }
+}
+
+void run(byolt::Arguments& arguments) {
+  const bool as_json = arguments.flag("--json");
+  const int threads = arguments.number("--threads", 0, 1);
+  const std::string provider = arguments.value("--provider");
+  if (!provider.empty() && provider != "CPU" && provider != "CUDA") {
+    throw Error(Code::input, "--provider is CPU or CUDA; " + std::string(kUsage));
+  }
+  const byolt::Bundle bundle(arguments.rest(1, 1)[0]);
+  const auto providers = provider.empty() ? std::vector<std::string>{} : std::vector<std::string>{provider};
+  const byolt::Report report = byolt::verify(bundle, providers, threads);
+  bundle.record(byolt::findings_of(report));
+  if (as_json) {
+    json files = json::array();
+    for (const byolt::FileReport& file : report.files) files.push_back(to_json(file));
+    std::cout << json{{"verdict", report.verdict()}, {"reason", report.reason()}, {"files", files}}.dump(2) << '\n';
+  } else {
+    print(report);
+  }
+  std::cout.flush();
+  if (report.verdict() == "failed") throw Error(Code::parity, bundle.folder() + ": parity failed: " + report.reason());
+  if (report.verdict() != "passed") {
+    throw Error(Code::missing, bundle.folder() + ": nothing of it could be run here: " + report.reason());
+  }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  try {
+    byolt::Arguments arguments(count, words, kUsage);
+    run(arguments);
+    return 0;
+  } catch (const Error& error) {
+    std::cerr << error.what() << '\n';
+    return error.exit_code();
+  } catch (const std::exception& error) {  // No memory, or no room to print into.
+    std::cerr << "byolt-verify could not go on: " << error.what() << '\n';
+    return static_cast<int>(Code::machine);
+  }
+}

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace byolt {
+
+/// ONNX Runtime called as its own documentation does it: what byolt's calls are compared with.
+class PlainOnnxRuntime {
+ public:
+  PlainOnnxRuntime(const std::string& path, std::size_t height, std::size_t width, int threads);
+  ~PlainOnnxRuntime();
+
+  /// Run `batch` images (batch, height, width, 3).
+  void run(const std::uint8_t* images, std::size_t batch);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace byolt

@@ -1,0 +1,161 @@
+#include "chooser.hpp"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "device.hpp"
+
+namespace byolt {
+namespace {
+
+// What serves best where nothing is asked for: half precision costs a GPU nothing, and a CPU has none.
+constexpr std::array<const char*, 3> kOnGpu = {"fp16", "fp32", "int8"}, kOnCpu = {"fp32", "fp16", "int8"};
+
+class Choice {
+ public:
+  Choice(const Bundle& bundle, const Options& options) : bundle_(bundle), options_(options) {}
+
+  Opened make() {
+    check_options();
+    const Runtime asked = options_.runtime;
+    const bool any = asked == Runtime::automatic;
+    Opened opened;
+    const bool found = (asked == Runtime::tensorrt && try_engines(opened)) || (any && try_engines(opened)) ||
+                       ((any || asked == Runtime::cuda) && try_onnx("CUDA", opened)) ||
+                       ((any || asked == Runtime::cpu) && try_onnx("CPU", opened));
+    if (found) return opened;
+    std::string why;
+    for (const std::string& refusal : refusals_) why += (why.empty() ? "" : "; ") + refusal;
+    throw Error(Code::missing, bundle_.folder() + " holds nothing that may run here: " + why);
+  }
+
+ private:
+  void check_options() const {
+    const std::string& precision = options_.precision;
+    const bool known = std::find(kOnCpu.begin(), kOnCpu.end(), precision) != kOnCpu.end();
+    if (!precision.empty() && !known) {
+      throw Error(Code::input, "precision `" + precision + "` is not known: it is one of fp32, fp16, int8");
+    }
+    if (options_.threads < 0) throw Error(Code::input, "threads must be 1 or more, or 0 for one a core");
+  }
+
+  /// Entries of the precision asked for, or of all, the best first.
+  template <typename Entry>
+  std::vector<const Entry*> ranked(const std::vector<Entry>& entries, const std::array<const char*, 3>& order) {
+    std::vector<const Entry*> found;
+    for (const char* precision : order) {
+      if (!options_.precision.empty() && options_.precision != precision) continue;
+      for (const Entry& entry : entries) {
+        if (entry.precision == precision) found.push_back(&entry);
+      }
+    }
+    return found;
+  }
+
+  template <typename Entry>
+  bool proven(const Entry& entry) {
+    if (entry.verdict == "passed" || options_.allow_unproven) return true;
+    refusals_.push_back(entry.name + " is not proven (verdict `" + entry.verdict + "`): run byolt-verify " +
+                        bundle_.folder() + " on this device, or allow unproven files");
+    return false;
+  }
+
+  bool try_engines(Opened& opened) {
+#ifdef BYOLT_TENSORRT
+    const auto entries = ranked(bundle_.manifest().engines, kOnGpu);
+    for (const EngineEntry* entry : entries) {
+      if (const std::string misfit = engine_misfit(*entry); !misfit.empty()) {
+        refusals_.push_back(misfit);
+      } else if (proven(*entry)) {
+        Tensors tensors = tensors_of(bundle_.manifest().contract);
+        tensors.max_batch = std::min(tensors.max_batch, entry->max_batch);
+        opened.backend = open_tensorrt(bundle_.open_engine(*entry), tensors);
+        opened.description = describe(*opened.backend, entry->name, entry->precision, tensors);
+        return true;
+      }
+    }
+    if (entries.empty()) refusals_.push_back("it has no engine: build one with byolt-build-engine " + bundle_.folder());
+#else
+    (void)opened;
+    refusals_.emplace_back("this byolt was built without TensorRT (-DBYOLT_TENSORRT=ON)");
+#endif
+    return false;
+  }
+
+  bool try_onnx(const std::string& provider, Opened& opened) {
+    const bool on_gpu = provider == "CUDA";
+    if (on_gpu && !gpu_capability()) {
+      refusals_.emplace_back("no GPU answers on this machine");
+      return false;
+    }
+    const auto entries = ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu);
+    if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
+    const Tensors tensors = tensors_of(bundle_.manifest().contract);
+    for (const OnnxEntry* entry : entries) {
+      if (!proven(*entry)) continue;
+      const std::string path = bundle_.open_onnx(*entry);
+      try {
+        opened.backend = open_onnxruntime(path, tensors, provider, options_.threads);
+      } catch (const Error& error) {
+        if (error.code() != Code::missing || options_.runtime != Runtime::automatic) throw;
+        refusals_.emplace_back(error.what());  // Another runtime may be here: that is what automatic means.
+        return false;
+      }
+      opened.description = describe(*opened.backend, entry->name, entry->precision, tensors);
+      return true;
+    }
+    return false;
+  }
+
+  Description describe(const Backend& backend, const std::string& file, const std::string& precision,
+                       const Tensors& tensors) {
+    const Contract& contract = bundle_.manifest().contract;
+    Description description;
+    description.runtime = backend.name();
+    description.file = file;
+    description.precision = precision;
+    description.width = tensors.width;
+    description.height = tensors.height;
+    description.whole_frames = contract.input.camera_px.has_value();
+    description.logits = contract.logits();
+    description.normalized = contract.normalized;
+    description.dim = contract.dim;
+    description.max_batch = tensors.max_batch;
+    description.classes = contract.classes;
+    return description;
+  }
+
+  const Bundle& bundle_;
+  const Options& options_;
+  std::vector<std::string> refusals_;
+};
+
+}  // namespace
+
+Opened open_best(const Bundle& bundle, const Options& options) { return Choice(bundle, options).make(); }
+
+Tensors tensors_of(const Contract& contract) {
+  return {contract.input.height(), contract.input.width(), contract.dim, contract.input.max_batch};
+}
+
+std::string engine_misfit(const EngineEntry& entry) {
+#ifdef BYOLT_TENSORRT
+  const std::string again = ": build it again on this device with byolt-build-engine";
+  if (entry.flavour != "tensorrt") return entry.name + " is for TensorRT for RTX, and this byolt is linked to TensorRT" + again;
+  if (entry.version != tensorrt_version()) {
+    return entry.name + " was built by TensorRT " + entry.version + ", and " + tensorrt_version() + " is here" + again;
+  }
+  const auto capability = gpu_capability();
+  if (!capability) return entry.name + " runs on a GPU, and none answers on this machine";
+  const auto& built_for = entry.compute_capabilities;
+  if (std::find(built_for.begin(), built_for.end(), *capability) == built_for.end()) {
+    return entry.name + " was built for another GPU than this one of SM " + std::to_string(*capability) + again;
+  }
+  return "";
+#else
+  return entry.name + " needs TensorRT, and this byolt was built without it (-DBYOLT_TENSORRT=ON)";
+#endif
+}
+
+}  // namespace byolt

@@ -1,0 +1,223 @@
+#include "manifest.hpp"
+
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "byolt/error.hpp"
+#include "json_fields.hpp"
+
+namespace byolt {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::int64_t kBatchBytes = 1 << 30;  // A bundle is somebody else's file: nothing larger is run in one batch.
+constexpr std::int64_t kLargestBatch = 65536, kMostPositive = INT64_MAX;
+constexpr std::size_t kMostFiles = 16, kMostEngines = 64, kMostCapabilities = 16;
+
+std::size_t size_of(const Fields& fields, const std::string& key, std::int64_t most) {
+  return static_cast<std::size_t>(fields.integer(key, 1, most));
+}
+
+std::array<double, 3> read_rgb(const Fields& fields, const std::string& key) {
+  std::array<double, 3> rgb{};
+  const json& values = to_array(fields.need(key), fields.at(key), rgb.size(), rgb.size());
+  for (std::size_t k = 0; k < rgb.size(); ++k) rgb[k] = to_number(values[k], fields.at(key));
+  return rgb;
+}
+
+void expect(const Fields& fields, const std::string& key, const char* only) {
+  if (fields.find(key) != nullptr) (void)fields.one_of(key, {only});
+}
+
+Input read_input(const json& value, const std::string& where) {
+  const Fields fields(value, where,
+                      {"name", "dtype", "layout", "colour_order", "size_px", "camera_px", "resize", "opt_batch",
+                       "max_batch", "mean", "std"});
+  expect(fields, "name", "images");
+  expect(fields, "dtype", "uint8");
+  expect(fields, "layout", "NHWC");
+  expect(fields, "colour_order", "RGB");
+  Input input;
+  input.size_px = size_of(fields, "size_px", 4096);
+  if (const json* camera = fields.find("camera_px"); camera != nullptr && !camera->is_null()) {
+    const json& sides = to_array(*camera, fields.at("camera_px"), 2, 2);
+    const auto side = [&](std::size_t k) {
+      return static_cast<std::size_t>(to_integer(sides[k], fields.at("camera_px"), 1, 8192));
+    };
+    input.camera_px = {side(0), side(1)};
+  }
+  input.resize = fields.one_of("resize", {"crop", "squash"}) == "crop" ? Rule::crop : Rule::squash;
+  if (fields.find("opt_batch") != nullptr) input.opt_batch = size_of(fields, "opt_batch", kLargestBatch);
+  input.max_batch = size_of(fields, "max_batch", kLargestBatch);
+  input.mean = read_rgb(fields, "mean");
+  input.std = read_rgb(fields, "std");
+  if (input.max_batch * input.image_bytes() > kBatchBytes) throw Misfit(where, "a batch of max_batch images is more than 1 GiB");
+  if (input.opt_batch > input.max_batch) throw Misfit(where, "opt_batch is above max_batch");
+  if (*std::min_element(input.std.begin(), input.std.end()) <= 0) throw Misfit(where, "std must be positive");
+  return input;
+}
+
+Contract read_contract(const json& value, const std::string& where) {
+  const Fields fields(value, where, {"input", "output", "classes", "recipe_hash"});
+  Contract contract;
+  contract.input = read_input(fields.need("input"), fields.at("input"));
+  const Fields output(fields.need("output"), fields.at("output"), {"name", "dim", "normalized"});
+  contract.output_name = output.one_of("name", {"embedding", "logits"});
+  contract.dim = size_of(output, "dim", kBatchBytes / 4);
+  contract.normalized = output.boolean("normalized");
+  contract.classes = fields.texts("classes");
+  contract.recipe_hash = fields.text("recipe_hash");
+  if (contract.dim * contract.input.max_batch > kBatchBytes / 4) {
+    throw Misfit(where, "the outputs of max_batch images are more than 1 GiB");
+  }
+  if (contract.logits() == contract.classes.empty()) throw Misfit(where, "classes go with logits, and logits need them");
+  if (contract.logits() && contract.classes.size() != contract.dim) {
+    throw Misfit(where, std::to_string(contract.classes.size()) + " classes for " + std::to_string(contract.dim) + " logits");
+  }
+  return contract;
+}
+
+std::string read_verdict(const Fields& fields) { return fields.one_of("verdict", {"passed", "failed", "not run here"}); }
+
+void check_calibration(const json& value, const std::string& where) {
+  const Fields fields(value, where, {"images", "source", "sha256", "rule", "int8_share", "fp16_layers"});
+  (void)size_of(fields, "images", kMostPositive);
+  (void)fields.text("source");
+  (void)fields.sha256("sha256");
+  (void)fields.text("rule");
+  (void)fields.texts("fp16_layers");
+  const double share = to_number(fields.need("int8_share"), fields.at("int8_share"));
+  if (share < 0 || share > 1) throw Misfit(fields.at("int8_share"), "it must be from 0 to 1");
+}
+
+OnnxEntry read_onnx(const json& value, const std::string& where) {
+  const Fields fields(value, where,
+                      {"name", "precision", "opset", "sha256", "verdict", "reason", "gates", "calibration"});
+  OnnxEntry entry;
+  entry.name = fields.file_name("name", ".onnx");
+  entry.precision = fields.one_of("precision", {"fp32", "fp16", "int8"});
+  (void)size_of(fields, "opset", kMostPositive);
+  entry.sha256 = fields.sha256("sha256");
+  entry.verdict = read_verdict(fields);
+  entry.reason = fields.text("reason");
+  const Fields gates(fields.need("gates"), fields.at("gates"),
+                     {"relative_l2_mean_max", "relative_l2_worst_max", "centred_cosine_worst", "overlap_at_1",
+                      "overlap_at_10", "top_1_agreement", "unnoticed_perturbation_max"});
+  for (const auto& item : fields.need("gates").items()) {
+    entry.gates[item.key()] = to_number(item.value(), gates.at(item.key()));
+  }
+  if (const json* calibration = fields.find("calibration"); calibration != nullptr && !calibration->is_null()) {
+    check_calibration(*calibration, fields.at("calibration"));
+  }
+  return entry;
+}
+
+EngineEntry read_engine(const json& value, const std::string& where) {
+  const Fields fields(value, where,
+                      {"name", "precision", "onnx", "onnx_sha256", "flavour", "version", "target",
+                       "compute_capabilities", "profile", "workspace_mib", "sha256", "verdict", "reason"});
+  EngineEntry entry;
+  entry.name = fields.file_name("name", ".engine");
+  entry.precision = fields.one_of("precision", {"fp32", "fp16", "int8"});
+  entry.onnx = fields.file_name("onnx", ".onnx");
+  entry.onnx_sha256 = fields.sha256("onnx_sha256");
+  entry.flavour = fields.one_of("flavour", {"tensorrt", "tensorrt_rtx"});
+  entry.version = fields.text("version");
+  entry.target = fields.text("target");
+  const std::string where_capabilities = fields.at("compute_capabilities");
+  for (const json& one : to_array(fields.need("compute_capabilities"), where_capabilities, 0, kMostCapabilities)) {
+    entry.compute_capabilities.push_back(to_integer(one, where_capabilities, 1, kMostPositive));
+  }
+  const Fields profile(fields.need("profile"), fields.at("profile"), {"min_batch", "opt_batch", "max_batch"});
+  entry.min_batch = size_of(profile, "min_batch", kLargestBatch);
+  entry.opt_batch = size_of(profile, "opt_batch", kLargestBatch);
+  entry.max_batch = size_of(profile, "max_batch", kLargestBatch);
+  (void)size_of(fields, "workspace_mib", kMostPositive);
+  entry.sha256 = fields.sha256("sha256");
+  entry.verdict = read_verdict(fields);
+  entry.reason = fields.text("reason");
+  return entry;
+}
+
+template <typename Read>
+auto read_list(const json& list, const std::string& where, Read read) {
+  std::vector<decltype(read(list, where))> entries;
+  for (const json& value : list) entries.push_back(read(value, where + "." + std::to_string(entries.size())));
+  return entries;
+}
+
+Manifest read_manifest(const json& value) {
+  // Another schema version explains every other fault.
+  if (value.is_object() && value.contains("schema_version") && value["schema_version"] != json(1)) {
+    throw Misfit("schema_version", "this byolt reads version 1 alone");
+  }
+  const Fields fields(value, "",
+                      {"schema_version", "contract", "files", "engines", "golden", "parity_sha256", "tools"});
+  Manifest manifest;
+  manifest.contract = read_contract(fields.need("contract"), "contract");
+  manifest.files = read_list(to_array(fields.need("files"), "files", 1, kMostFiles), "files", read_onnx);
+  if (const json* engines = fields.find("engines"); engines != nullptr) {
+    manifest.engines = read_list(to_array(*engines, "engines", 0, kMostEngines), "engines", read_engine);
+  }
+  const Fields golden(fields.need("golden"), "golden", {"kind", "images", "sha256"});
+  (void)golden.one_of("kind", {"dataset", "synthetic"});
+  manifest.golden_images = size_of(golden, "images", kBatchBytes * 2);
+  manifest.golden_sha256 = golden.sha256("sha256");
+  manifest.parity_sha256 = fields.sha256("parity_sha256");
+  const json& tools = fields.need("tools");
+  if (!tools.is_object()) throw Misfit("tools", "it must be an object");
+  for (const auto& item : tools.items()) (void)to_text(item.value(), "tools");
+  std::set<std::string> names;
+  for (const OnnxEntry& file : manifest.files) names.insert(file.name);
+  for (const EngineEntry& engine : manifest.engines) names.insert(engine.name);
+  if (names.size() != manifest.files.size() + manifest.engines.size()) throw Misfit("files", "a name stands twice");
+  return manifest;
+}
+
+}  // namespace
+
+bool Input::operator==(const Input& other) const {
+  const auto all = [](const Input& i) {
+    return std::tie(i.size_px, i.camera_px, i.resize, i.opt_batch, i.max_batch, i.mean, i.std);
+  };
+  return all(*this) == all(other);
+}
+
+bool Contract::operator==(const Contract& other) const {
+  const auto all = [](const Contract& c) {
+    return std::tie(c.input, c.output_name, c.dim, c.normalized, c.classes, c.recipe_hash);
+  };
+  return all(*this) == all(other);
+}
+
+Manifest parse_manifest(const std::string& text, const std::string& where) {
+  try {
+    return read_manifest(parse_json(text));
+  } catch (const Misfit& misfit) {
+    throw Error(Code::input, where + " does not fit: " + misfit.what() + "; export it again");
+  }
+}
+
+Contract parse_contract(const std::string& text, const std::string& where) {
+  try {
+    return read_contract(parse_json(text), "contract");
+  } catch (const Misfit& misfit) {
+    throw Error(Code::input, where + " carries a contract that does not fit: " + misfit.what() + "; export it again");
+  }
+}
+
+std::string with_verdicts(const std::string& text, const std::vector<Finding>& findings) {
+  auto manifest = nlohmann::ordered_json::parse(text);
+  for (auto& engine : manifest["engines"]) {
+    for (const Finding& finding : findings) {
+      if (engine["name"] != finding.engine) continue;
+      engine["verdict"] = finding.verdict;
+      engine["reason"] = finding.reason;
+    }
+  }
+  return manifest.dump(2) + "\n";
+}
+
+}  // namespace byolt

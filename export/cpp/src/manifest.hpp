@@ -1,0 +1,79 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "resize.hpp"
+
+// What `manifest.json` says, every field checked: the same bounds as byolt_export/manifest.py.
+namespace byolt {
+
+inline constexpr const char* kManifest = "manifest.json";
+
+/// What goes in, and how the graph makes it ready. `camera` (height, width): whole frames of that size go in.
+struct Input {
+  std::size_t size_px = 0;
+  std::optional<std::array<std::size_t, 2>> camera_px;
+  Rule resize = Rule::crop;
+  std::size_t opt_batch = 1, max_batch = 0;
+  std::array<double, 3> mean{}, std{};
+
+  [[nodiscard]] std::size_t height() const { return camera_px ? (*camera_px)[0] : size_px; }
+  [[nodiscard]] std::size_t width() const { return camera_px ? (*camera_px)[1] : size_px; }
+  [[nodiscard]] std::size_t image_bytes() const { return height() * width() * 3; }
+  bool operator==(const Input& other) const;
+};
+
+/// What the device has to know. It stands in the manifest and, as JSON, inside each ONNX file.
+struct Contract {
+  Input input;
+  std::string output_name;  // "embedding" or "logits"
+  std::size_t dim = 0;
+  bool normalized = false;
+  std::vector<std::string> classes;
+  std::string recipe_hash;
+
+  [[nodiscard]] bool logits() const { return output_name == "logits"; }
+  bool operator==(const Contract& other) const;
+};
+
+struct OnnxEntry {
+  std::string name, precision, sha256, verdict, reason;
+  std::map<std::string, double> gates;
+};
+
+struct EngineEntry {
+  std::string name, precision, onnx, onnx_sha256, flavour, version, target, sha256, verdict, reason;
+  std::vector<std::int64_t> compute_capabilities;
+  std::size_t min_batch = 1, opt_batch = 1, max_batch = 1;
+};
+
+struct Manifest {
+  Contract contract;
+  std::vector<OnnxEntry> files;
+  std::vector<EngineEntry> engines;
+  std::size_t golden_images = 0;
+  std::string golden_sha256, parity_sha256;
+};
+
+/// @param text the bytes of manifest.json
+/// @param where opens an error's sentence: the file's path
+/// @throws Error(input) it is damaged, hostile, or of another version
+Manifest parse_manifest(const std::string& text, const std::string& where);
+
+/// The contract that an ONNX file carries in its metadata.
+/// @throws Error(input) it is no contract
+Contract parse_contract(const std::string& text, const std::string& where);
+
+/// manifest.json with another verdict and reason for some of its engines, by name; everything else as it was.
+struct Finding {
+  std::string engine, verdict, reason;
+};
+std::string with_verdicts(const std::string& text, const std::vector<Finding>& findings);
+
+}  // namespace byolt

@@ -1,0 +1,173 @@
+#include "measures.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "words.hpp"
+
+namespace byolt {
+namespace {
+
+constexpr std::size_t kQueries = 1'000, kGallery = 10'000;
+constexpr double kTie = 1e-6;  // Neighbours closer together than this in cosine are one rank: float32 cannot tell them.
+constexpr double kTiny = std::numeric_limits<float>::min();
+
+double length(const std::vector<double>& row) {
+  return std::sqrt(std::inner_product(row.begin(), row.end(), row.begin(), 0.0));
+}
+
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+/// A bin of four a decade; what lies beyond the ends is counted in the first or last.
+std::size_t bin_of(double error, std::size_t bins) {
+  std::size_t bin = 0;
+  while (bin + 1 < bins && error >= std::pow(10.0, (static_cast<double>(bin) - 31) / 4)) ++bin;
+  return bin;
+}
+
+/// Cosine of each row after the reference's mean was taken off both; two rows that are both the mean agree.
+std::vector<double> centred_cosine(const Rows& reference, const Rows& candidate) {
+  const std::size_t dim = reference.dim;
+  std::vector<double> centre(dim), r(dim), c(dim), cosines(reference.count);
+  for (std::size_t n = 0; n < reference.count; ++n) {
+    for (std::size_t d = 0; d < dim; ++d) centre[d] += reference[n][d];
+  }
+  for (double& value : centre) value /= static_cast<double>(reference.count);
+  for (std::size_t n = 0; n < reference.count; ++n) {
+    for (std::size_t d = 0; d < dim; ++d) {
+      r[d] = reference[n][d] - centre[d];
+      c[d] = candidate[n][d] - centre[d];
+    }
+    const double r_length = length(r), c_length = length(c);
+    const double product = std::inner_product(r.begin(), r.end(), c.begin(), 0.0);
+    cosines[n] = r_length == 0 && c_length == 0 ? 1 : product / std::max(r_length * c_length, kTiny);
+  }
+  return cosines;
+}
+
+/// Rows of length 1, (N, D) in double.
+std::vector<double> unit_rows(const Rows& rows, std::size_t count) {
+  std::vector<double> unit(rows.values, rows.values + count * rows.dim);
+  for (std::size_t n = 0; n < count; ++n) {
+    double* row = unit.data() + n * rows.dim;
+    const double norm = std::max(std::sqrt(std::inner_product(row, row + rows.dim, row, 0.0)), kTiny);
+    std::for_each(row, row + rows.dim, [norm](double& value) { value /= norm; });
+  }
+  return unit;
+}
+
+/// Cosines of one row with every row; minus infinity with itself.
+void similarities(const std::vector<double>& unit, std::size_t dim, std::size_t query, std::vector<double>& cosines) {
+  const double* row = unit.data() + query * dim;
+  for (std::size_t n = 0; n < cosines.size(); ++n) {
+    cosines[n] = std::inner_product(row, row + dim, unit.data() + n * dim, 0.0);
+  }
+  cosines[query] = -std::numeric_limits<double>::infinity();
+}
+
+double top_1_agreement(const Rows& reference, const Rows& candidate) {
+  std::size_t agreed = 0;
+  for (std::size_t n = 0; n < reference.count; ++n) {
+    const float *r = reference[n], *c = candidate[n];
+    const std::size_t chosen = static_cast<std::size_t>(std::max_element(c, c + candidate.dim) - c);
+    agreed += r[chosen] == *std::max_element(r, r + reference.dim) ? 1 : 0;
+  }
+  return static_cast<double>(agreed) / static_cast<double>(reference.count);
+}
+
+}  // namespace
+
+std::vector<double> relative_l2(const Rows& reference, const Rows& candidate) {
+  std::vector<double> errors(reference.count);
+  for (std::size_t n = 0; n < reference.count; ++n) {
+    double distance = 0, norm = 0;
+    for (std::size_t d = 0; d < reference.dim; ++d) {
+      const double r = reference[n][d], difference = candidate[n][d] - r;
+      distance += difference * difference;
+      norm += r * r;
+    }
+    errors[n] = std::sqrt(distance) / std::max(std::sqrt(norm), kTiny);
+  }
+  return errors;
+}
+
+std::optional<double> neighbour_overlap(const Rows& reference, const Rows& candidate, std::size_t k) {
+  const std::size_t rows = std::min(reference.count, kGallery), queries = std::min(rows, kQueries);
+  if (rows < k + 2) return std::nullopt;
+  const std::vector<double> wanted = unit_rows(reference, rows), given = unit_rows(candidate, rows);
+  std::vector<double> expected(rows), found(rows), ranked(rows);
+  std::vector<std::size_t> order(rows);
+  std::size_t kept = 0;
+  const auto last = static_cast<std::ptrdiff_t>(k - 1);
+  for (std::size_t q = 0; q < queries; ++q) {
+    const std::size_t query = q * rows / queries;
+    similarities(wanted, reference.dim, query, expected);
+    similarities(given, candidate.dim, query, found);
+    ranked = expected;
+    std::nth_element(ranked.begin(), ranked.begin() + last, ranked.end(), std::greater<>());
+    const double kth = ranked[k - 1];
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::nth_element(order.begin(), order.begin() + last, order.end(),
+                     [&](std::size_t a, std::size_t b) { return found[a] > found[b]; });
+    for (std::size_t n = 0; n < k; ++n) kept += expected[order[n]] >= kth - kTie ? 1 : 0;
+  }
+  return static_cast<double>(kept) / static_cast<double>(queries * k);
+}
+
+Measures measure(const Rows& reference, const Rows& candidate, bool logits) {
+  const std::size_t size = candidate.count * candidate.dim;
+  std::vector<float> filled(candidate.values, candidate.values + size);
+  Measures found;
+  found.images = reference.count;
+  // A NaN must not hide the worst image or reach the JSON file; `finite` alone decides then.
+  for (float& value : filled) {
+    if (std::isfinite(value)) continue;
+    found.finite = false;
+    value = 0;
+  }
+  const Rows clean = {filled.data(), candidate.count, candidate.dim};
+  const std::vector<double> error = relative_l2(reference, clean), cosine = centred_cosine(reference, clean);
+  const auto worst = std::max_element(error.begin(), error.end());
+  found.relative_l2_mean = mean(error);
+  found.relative_l2_worst = *worst;
+  found.worst_image = static_cast<std::size_t>(worst - error.begin());
+  for (const double one : error) ++found.relative_l2_histogram[bin_of(one, found.relative_l2_histogram.size())];
+  found.centred_cosine_mean = mean(cosine);
+  found.centred_cosine_worst = *std::min_element(cosine.begin(), cosine.end());
+  if (logits) {
+    found.top_1_agreement = top_1_agreement(reference, clean);
+  } else {
+    found.overlap_at_1 = neighbour_overlap(reference, clean, 1);
+    found.overlap_at_10 = neighbour_overlap(reference, clean, 10);
+  }
+  return found;
+}
+
+std::vector<std::string> faults(const Measures& measures, const Gates& gates) {
+  std::vector<std::string> found;
+  if (!measures.finite) found.emplace_back("outputs are not finite");
+  if (measures.relative_l2_worst > gates.relative_l2_worst_max) {
+    found.push_back("relative L2 " + short_number(measures.relative_l2_worst) + " of image " +
+                    std::to_string(measures.worst_image) + " is above " + short_number(gates.relative_l2_worst_max));
+  }
+  if (measures.relative_l2_mean > gates.relative_l2_mean_max) {
+    found.push_back("mean relative L2 " + short_number(measures.relative_l2_mean) + " is above " +
+                    short_number(gates.relative_l2_mean_max));
+  }
+  const auto at_least = [&](const char* name, std::optional<double> value, double limit) {
+    if (value && *value < limit) {
+      found.push_back(std::string(name) + " " + long_number(*value) + " is below " + long_number(limit));
+    }
+  };
+  at_least("centred cosine worst", measures.centred_cosine_worst, gates.centred_cosine_worst);
+  at_least("overlap at 1", measures.overlap_at_1, gates.overlap_at_1);
+  at_least("overlap at 10", measures.overlap_at_10, gates.overlap_at_10);
+  at_least("top 1 agreement", measures.top_1_agreement, gates.top_1_agreement);
+  return found;
+}
+
+}  // namespace byolt

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "byolt/image.hpp"
+
+namespace byolt {
+
+/// How a frame becomes a square: `crop` cuts out the centre square of the shorter side, `squash` takes all of it.
+enum class Rule { crop, squash };
+
+/// Weights of one axis: output k is the sum of `weights[k * taps + i] * source[first[k] + i]`, i < count[k], in fixed
+/// point of `kWeightBits` bits, rounded to nearest. The CUDA kernel takes the same table, so both give the same bytes.
+struct Axis {
+  std::size_t taps = 0;
+  std::vector<std::int32_t> first, count, weights;
+};
+
+inline constexpr int kWeightBits = 22;
+
+/// Antialiased triangle filter of Pillow's BILINEAR from `from` to `to` pixels, in its fixed point.
+void fill_axis(Axis& axis, std::size_t from, std::size_t to);
+
+/// The part of a frame that the rule keeps.
+struct Window {
+  std::size_t left, top, width, height;
+};
+Window window_of(std::size_t width, std::size_t height, Rule rule);
+
+/// Y, U and V of BT.601, video range, as RGB: integer arithmetic, the same on host and device.
+void yuv_to_rgb(std::uint8_t y, std::uint8_t u, std::uint8_t v, std::uint8_t* rgb);
+
+/// Frames into squares (size, size, 3), RGB, as the training saw them: byte for byte what Pillow gives. One a thread;
+/// buffers and weights are kept, so that the second frame of a size allocates nothing.
+class Resizer {
+ public:
+  Resizer(std::size_t size_px, Rule rule) : size_(size_px), rule_(rule) {}
+
+  /// @throws Error(input) for a frame that cannot be
+  void operator()(const Image& image, std::uint8_t* square);
+
+ private:
+  void narrow(const std::uint8_t* pixels, std::size_t stride, std::size_t rows, bool swap);
+  void shorten(std::uint8_t* square);
+
+  std::size_t size_;
+  Rule rule_;
+  std::size_t width_ = 0, height_ = 0;  // Of the window that the weights are for.
+  Axis across_, down_;
+  std::vector<std::uint8_t> converted_, narrowed_;
+  std::vector<std::int32_t> sums_;
+};
+
+/// A frame as RGB (height, width, 3) without a gap, in its own size.
+/// @throws Error(input) for a frame that cannot be
+void copy_rgb(const Image& image, std::uint8_t* rgb);
+
+}  // namespace byolt

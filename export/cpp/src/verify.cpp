@@ -1,0 +1,120 @@
+#include "verify.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "byolt/error.hpp"
+#include "chooser.hpp"
+#include "device.hpp"
+
+namespace byolt {
+namespace {
+
+constexpr const char* kParity = "parity.json";
+
+Parity not_run(const Gates& gates, const std::string& reason) {
+  Parity parity;
+  parity.verdict = "not run here";
+  parity.reasons = {reason};
+  parity.gates = gates;
+  return parity;
+}
+
+FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::string& provider, const Golden& golden,
+                      int threads) {
+  const Contract& contract = bundle.manifest().contract;
+  const Gates gates = gates_of(entry.precision, entry.gates);
+  std::string fault;
+  const std::string path = bundle.open_onnx(entry, &fault);
+  FileReport report{entry.name, entry.precision, provider + "ExecutionProvider", false, {}};
+  try {
+    const auto backend = open_onnxruntime(path, tensors_of(contract), provider, threads);
+    report.parity = prove(*backend->session(), golden, contract, gates, fault);
+  } catch (const Error& error) {
+    if (error.code() != Code::missing) throw;
+    report.parity = not_run(gates, error.what());
+  }
+  return report;
+}
+
+FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Golden& golden) {
+  const std::string path = bundle.open_engine(entry);
+  const auto& files = bundle.manifest().files;
+  const auto source = std::find_if(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.name == entry.onnx; });
+  const Gates gates = gates_of(entry.precision, source->gates);
+  FileReport report{entry.name, entry.precision, entry.flavour + " " + entry.version, true, {}};
+  if (const std::string misfit = engine_misfit(entry); !misfit.empty()) {
+    report.parity = not_run(gates, misfit);
+    return report;
+  }
+#ifdef BYOLT_TENSORRT
+  try {
+    const Contract& contract = bundle.manifest().contract;
+    const auto backend = open_tensorrt(path, tensors_of(contract));
+    report.parity = prove(*backend->session(), golden, contract, gates, "");
+  } catch (const Error& error) {
+    if (error.code() == Code::input) throw;
+    report.parity = not_run(gates, error.what());
+    if (error.code() == Code::machine) report.parity.verdict = "failed";
+  }
+#else
+  (void)golden;
+#endif
+  return report;
+}
+
+}  // namespace
+
+std::string Report::verdict() const {
+  std::set<std::string> wanted, passed, all;
+  for (const FileReport& file : files) {
+    if (file.parity.verdict == "failed") return "failed";
+    if (file.parity.verdict == "passed") passed.insert(file.name);
+    if (!file.is_engine) wanted.insert(file.name);
+    all.insert(file.name);
+  }
+  if (wanted.empty()) wanted = all;
+  const bool every = std::includes(passed.begin(), passed.end(), wanted.begin(), wanted.end());
+  return !wanted.empty() && every ? "passed" : "not run here";
+}
+
+std::string Report::reason() const {
+  if (verdict() == "passed") return "";
+  std::string all;
+  for (const FileReport& file : files) {
+    for (const std::string& reason : file.parity.reasons) {
+      all += (all.empty() ? "" : "; ") + file.name + " (" + file.provider + "): " + reason;
+    }
+  }
+  return all;
+}
+
+Report verify(const Bundle& bundle, std::vector<std::string> providers, int threads) {
+  const Golden golden = bundle.golden();
+  (void)bundle.open_file(kParity, bundle.manifest().parity_sha256);
+  if (providers.empty()) {
+    providers = {"CPU"};
+    if (gpu_capability() && has_provider("CUDA")) providers.insert(providers.begin(), "CUDA");
+  }
+  Report report;
+  for (const OnnxEntry& entry : bundle.manifest().files) {
+    for (const std::string& provider : providers) {
+      report.files.push_back(prove_onnx(bundle, entry, provider, golden, threads));
+    }
+  }
+  for (const EngineEntry& entry : bundle.manifest().engines) report.files.push_back(prove_engine(bundle, entry, golden));
+  return report;
+}
+
+std::vector<Finding> findings_of(const Report& report) {
+  std::vector<Finding> findings;
+  for (const FileReport& file : report.files) {
+    if (!file.is_engine || file.parity.verdict == "not run here") continue;
+    std::string reason;
+    for (const std::string& one : file.parity.reasons) reason += (reason.empty() ? "" : "; ") + one;
+    findings.push_back({file.name, file.parity.verdict, reason.empty() ? "ran by " + file.provider : reason});
+  }
+  return findings;
+}
+
+}  // namespace byolt

@@ -1,0 +1,6 @@
+#pragma once
+
+#include <cstddef>
+
+/// How often anything in this process has called `operator new`.
+std::size_t allocations();

@@ -1,0 +1,201 @@
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "bundle.hpp"
+#include "check.hpp"
+#include "contents.hpp"
+#include "safetensors.hpp"
+#include "sample.hpp"
+
+using byolt::Bundle;
+using byolt::Code;
+using nlohmann::json;
+using sample::field;
+
+namespace {
+
+/// A safetensors file of two images whose outputs are all 1; `change` may spoil header and data.
+std::string golden_file(const std::function<void(json&, std::string&)>& change = [](json&, std::string&) {}) {
+  json header;
+  std::string data;
+  const auto add = [&](const std::string& name, const char* dtype, const json& shape, const std::string& bytes) {
+    header[name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {data.size(), data.size() + bytes.size()}}};
+    data += bytes;
+  };
+  std::string pixels(2 * 4 * 4 * 3, '\0'), ones;
+  for (std::size_t k = 0; k < pixels.size(); ++k) pixels[k] = static_cast<char>(k);
+  const float one = 1;
+  for (int k = 0; k < 6; ++k) ones.append(reinterpret_cast<const char*>(&one), sizeof one);
+  add("images", "U8", {2, 4, 4, 3}, pixels);
+  add("outputs.reference", "F32", {2, 3}, ones);
+  for (const char* control : byolt::kControls) add("outputs.control." + std::string(control), "F32", {2, 3}, ones);
+  change(header, data);
+  const std::string text = header.dump();
+  std::string length(8, '\0');
+  for (std::size_t k = 0; k < 8; ++k) length[k] = static_cast<char>(text.size() >> (8 * k));
+  return length + text + data;
+}
+
+byolt::Golden read(const std::string& content) {
+  return byolt::read_golden(content, "golden", byolt::parse_manifest(sample::manifest().dump(), "m"));
+}
+
+}  // namespace
+
+TEST(a_file_is_what_the_manifest_says) {
+  const sample::Folder folder;
+  folder.write_bundle(sample::manifest(), sample::onnx(sample::contract().dump()));
+  const Bundle bundle(folder.path() + "//");
+  std::string fault;
+  CHECK(bundle.open_onnx(bundle.manifest().files[0], &fault) == folder.path() + "/encoder.onnx");
+  CHECK(fault.empty());
+  folder.write("encoder.onnx", "other");
+  CHECK_ERROR(Code::input, "is not the file that manifest.json names", bundle.open_onnx(bundle.manifest().files[0]));
+  std::filesystem::remove(folder.path() + "/encoder.onnx");
+  CHECK_ERROR(Code::input, "is missing from the bundle", bundle.open_onnx(bundle.manifest().files[0]));
+}
+
+TEST(no_way_out_of_the_bundle) {
+  const sample::Folder folder, other;
+  const std::string content = sample::onnx(sample::contract().dump());
+  folder.write_bundle(sample::manifest(), content);
+  const Bundle bundle(folder.path());
+  other.write("encoder.onnx", content);
+  std::filesystem::remove(folder.path() + "/encoder.onnx");
+  std::filesystem::create_symlink(other.path() + "/encoder.onnx", folder.path() + "/encoder.onnx");
+  CHECK_ERROR(Code::input, "is missing from the bundle", bundle.open_onnx(bundle.manifest().files[0]));
+  std::filesystem::remove(folder.path() + "/encoder.onnx");
+  std::filesystem::create_directory(folder.path() + "/encoder.onnx");
+  CHECK_ERROR(Code::input, "is missing from the bundle", bundle.open_onnx(bundle.manifest().files[0]));
+}
+
+TEST(no_bundle) {
+  const sample::Folder folder;
+  CHECK_ERROR(Code::input, "holds no bundle", Bundle(folder.path()));
+  CHECK_ERROR(Code::input, "holds no bundle", Bundle(folder.path() + "/none"));
+  folder.write(byolt::kManifest, std::string((4 << 20) + 1, ' '));
+  CHECK_ERROR(Code::input, "larger than a manifest may be", Bundle(folder.path()));
+}
+
+TEST(verdicts_are_recorded_once) {
+  const sample::Folder folder;
+  folder.write_bundle(sample::manifest(), "");
+  const std::string before = folder.read(byolt::kManifest);
+  Bundle(folder.path()).record({{"encoder.fp32.here.engine", "not run here", "no GPU"}});
+  CHECK(folder.read(byolt::kManifest) == before);
+  Bundle(folder.path()).record({{"encoder.fp32.here.engine", "passed", "ran by tensorrt 10.3.0"}});
+  CHECK(Bundle(folder.path()).manifest().engines[0].verdict == "passed");
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 2);
+}
+
+TEST(an_engine_of_another_file) {
+  const sample::Folder folder;
+  json manifest = sample::manifest();
+  manifest["engines"][0]["sha256"] = sample::sha256("plan");
+  folder.write("encoder.fp32.here.engine", "plan");
+  folder.write_bundle(manifest, "content");
+  const Bundle bundle(folder.path());
+  CHECK_ERROR(Code::input, "was built from another encoder.onnx", bundle.open_engine(bundle.manifest().engines[0]));
+}
+
+TEST(an_onnx_of_another_contract) {
+  json other = sample::contract();
+  other["recipe_hash"] = "another";
+  for (const std::string& text : {other.dump(), std::string("{}"), std::string()}) {
+    const sample::Folder folder;
+    folder.write_bundle(sample::manifest(), sample::onnx(text));
+    const Bundle bundle(folder.path());
+    CHECK_ERROR(Code::input, "contract", bundle.open_onnx(bundle.manifest().files[0]));
+  }
+}
+
+TEST(data_outside_of_an_onnx_file) {
+  const std::string outside = sample::tensor("hidden", 1) + field(13, field(1, std::string("location")) + field(2, std::string("/etc/passwd")));
+  const std::string located = sample::tensor("hidden", 1) + field(14, 1);
+  const auto node_with = [](const std::string& attribute) { return field(1, field(4, std::string("Constant")) + field(5, attribute)); };
+  const std::vector<std::string> hidden = {field(5, outside), field(5, located), field(15, field(1, outside)),
+                                           node_with(field(5, outside)), node_with(field(10, outside)),
+                                           node_with(field(22, field(2, outside))), node_with(field(6, field(5, outside))),
+                                           node_with(field(11, node_with(field(5, outside))))};
+  for (const std::string& extra : hidden) {
+    CHECK_ERROR(Code::input, "outside of itself", byolt::read_onnx_contents(sample::onnx("{}", 1, extra), "m"));
+  }
+  CHECK_ERROR(Code::input, "more than a graph", byolt::read_onnx_contents(sample::onnx("{}") + field(25, outside), "m"));
+  std::string nested;
+  for (int depth = 0; depth < 40; ++depth) nested = node_with(field(6, nested));
+  CHECK_ERROR(Code::input, "nested too deeply", byolt::read_onnx_contents(sample::onnx("{}", 1, nested), "m"));
+}
+
+TEST(what_is_no_onnx) {
+  const std::string good = sample::onnx("{}");
+  for (std::size_t size = 0; size < good.size(); ++size) {
+    try {
+      (void)byolt::read_onnx_contents(good.substr(0, size), "m");
+    } catch (const byolt::Error& error) {
+      CHECK(error.code() == Code::input);
+    }
+  }
+  CHECK_ERROR(Code::input, "holds no graph", byolt::read_onnx_contents("", "m"));
+  CHECK_ERROR(Code::input, "wire type 3", byolt::read_onnx_contents("\x0b", "m"));
+  CHECK_ERROR(Code::input, "without end", byolt::read_onnx_contents(std::string(12, '\xff'), "m"));
+  CHECK_ERROR(Code::input, "ends early", byolt::read_onnx_contents("\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "m"));
+}
+
+TEST(precision_of_an_onnx_file) {
+  const auto fault = [](std::uint64_t type, const char* precision) {
+    return byolt::find_precision_fault(byolt::read_onnx_contents(sample::onnx("{}", type), "m"), precision);
+  };
+  CHECK(fault(1, "fp32").empty() && fault(10, "fp16").empty());
+  CHECK(fault(1, "fp16") == "it is named fp16, and it multiplies 100% in fp32");
+  CHECK(fault(10, "int8") == "it is named int8, and it multiplies 100% in fp16");
+  CHECK(fault(11, "fp32") == "it is named fp32, and it multiplies in no known type");
+  CHECK(byolt::find_precision_fault({}, "fp32") == "no product with a constant kernel was found in the file");
+}
+
+TEST(golden_vectors) {
+  const byolt::Golden golden = read(golden_file());
+  CHECK(golden.images == 2 && golden.pixels[5] == 5 && golden.reference == std::vector<float>(6, 1));
+  CHECK(golden.controls.size() == 9 && golden.controls[0].first == "swapped_channels" && golden.controls[0].second);
+}
+
+TEST(controls_without_a_meaning) {
+  const std::string grey = golden_file([](json& header, std::string& data) {
+    std::fill_n(data.begin(), 96, '\7');
+    header["outputs.reference"]["data_offsets"] = header["outputs.control.swapped_channels"]["data_offsets"];
+    header.erase("outputs.control.swapped_channels");
+    data.erase(96, 24);  // The one control less.
+    for (auto& item : header.items()) {
+      auto& offsets = item.value()["data_offsets"];
+      if (offsets[0].get<std::size_t>() >= 120) offsets = {offsets[0].get<std::size_t>() - 24, offsets[1].get<std::size_t>() - 24};
+    }
+  });
+  CHECK(!read(grey).controls[0].second && read(grey).controls[1].second);
+}
+
+TEST(faults_of_golden_vectors) {
+  struct Fault {
+    const char* sentence;
+    std::function<void(json&, std::string&)> plant;
+  };
+  const std::vector<Fault> faults = {
+      {"images: it is not the tensor", [](json& h, std::string&) { h["images"]["shape"] = {1, 8, 4, 3}; }},
+      {"data do not fit", [](json& h, std::string&) { h["images"]["shape"] = {2, 4, 4, 4}; }},
+      {"larger than the file", [](json& h, std::string&) { h["images"]["shape"] = {300, 300, 300, 300}; }},
+      {"whole number", [](json& h, std::string&) { h["images"]["shape"] = {-2, 4, 4, 3}; }},
+      {"whole number", [](json& h, std::string&) { h["images"]["data_offsets"] = {0, 1000000}; }},
+      {"whole number", [](json& h, std::string&) { h["images"]["data_offsets"] = {96, 0}; }},
+      {"unknown key", [](json& h, std::string&) { h["images"]["later"] = 1; }},
+      {"a type that no bundle has", [](json& h, std::string&) { h["images"]["dtype"] = "F16"; }},
+      {"outputs.reference: it is not", [](json& h, std::string&) { h["outputs.other"] = h["outputs.reference"], h.erase("outputs.reference"); }},
+      {"do not cover it", [](json&, std::string& data) { data += "more"; }},
+      {"not finite", [](json&, std::string& data) { std::memset(data.data() + 96, 0xff, 4); }},
+  };
+  for (const Fault& fault : faults) CHECK_ERROR(Code::input, fault.sentence, read(golden_file(fault.plant)));
+  for (const std::string& text : {std::string(), std::string(7, '\0'), std::string(8, '\xff'), std::string(8, '\0')}) {
+    CHECK_ERROR(Code::input, "golden does not fit", read(text));
+  }
+  const std::string good = golden_file();
+  for (std::size_t size = 0; size < good.size(); size += 7) CHECK_ERROR(Code::input, "golden", read(good.substr(0, size)));
+}

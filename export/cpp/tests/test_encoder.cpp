@@ -1,0 +1,190 @@
+#include <cmath>
+#include <optional>
+#include <thread>
+
+#include "allocations.hpp"
+#include "byolt/encoder.hpp"
+#include "check.hpp"
+#include "fake_backend.hpp"
+#include "sample.hpp"
+
+using byolt::Code;
+using byolt::Encoder;
+using byolt::Format;
+using byolt::Image;
+using byolt::Options;
+using byolt::Runtime;
+using nlohmann::json;
+
+namespace {
+
+/// A bundle whose one file the fake runs: images of 4 x 4 px, batches of up to 3, 3 values.
+void write(const sample::Folder& folder, const std::function<void(json&)>& change = [](json&) {}) {
+  json manifest = sample::manifest();
+  change(manifest);
+  const json& contract = manifest["contract"];
+  folder.write_bundle(manifest, sample::onnx(contract.dump(), 1, "", contract["output"]["name"].get<std::string>()));
+}
+
+Options with(Runtime runtime, const std::string& precision = "", bool allow_unproven = false) {
+  Options options;
+  options.runtime = runtime;
+  options.precision = precision;
+  options.allow_unproven = allow_unproven;
+  return options;
+}
+
+/// An image of one colour, 8 x 6 px.
+std::vector<std::uint8_t> colour(std::uint8_t red, std::uint8_t green, std::uint8_t blue) {
+  std::vector<std::uint8_t> pixels;
+  for (int k = 0; k < 48; ++k) pixels.insert(pixels.end(), {red, green, blue});
+  return pixels;
+}
+
+Image image_of(const std::vector<std::uint8_t>& pixels, Format format = Format::rgb) {
+  return {pixels.data(), 8, 6, 0, format, nullptr};
+}
+
+}  // namespace
+
+TEST(what_an_encoder_says_of_itself) {
+  const sample::Folder folder;
+  write(folder, [](json& m) {
+    m["contract"]["output"]["name"] = "logits";
+    m["contract"]["classes"] = {"a", "b", "c"};
+  });
+  const Encoder encoder = Encoder::open(folder.path());
+  const byolt::Description& about = encoder.description();
+  CHECK(about.file == "encoder.onnx" && about.precision == "fp32" && about.runtime == "fake" && about.logits);
+  CHECK(about.width == 4 && about.height == 4 && about.dim == 3 && about.max_batch == 3 && about.classes[2] == "c");
+}
+
+TEST(an_image_in_each_order) {
+  const sample::Folder folder;
+  write(folder);
+  const Encoder encoder = Encoder::open(folder.path());
+  const auto pixels = colour(10, 20, 30);
+  CHECK((encoder.run(image_of(pixels)) == std::vector<float>{10, 20, 30}));
+  CHECK((encoder.run(image_of(pixels, Format::bgr)) == std::vector<float>{30, 20, 10}));
+}
+
+TEST(more_images_than_a_batch) {
+  const sample::Folder folder;
+  write(folder);
+  const Encoder encoder = Encoder::open(folder.path());
+  std::vector<std::vector<std::uint8_t>> pixels;
+  std::vector<Image> images;
+  for (std::uint8_t k = 0; k < 8; ++k) pixels.push_back(colour(k, 0, 200));
+  for (const auto& one : pixels) images.push_back(image_of(one));
+  std::vector<float> outputs(8 * 3);
+  encoder.run({images.data(), images.size()}, {outputs.data(), outputs.size()});
+  for (std::size_t k = 0; k < 8; ++k) CHECK(outputs[3 * k] == static_cast<float>(k) && outputs[3 * k + 2] == 200);
+  encoder.run({}, {});
+  const auto short_of_room = [&] { encoder.run({images.data(), 8}, {outputs.data(), 23}); return 0; };
+  CHECK_ERROR(Code::input, "24 values", short_of_room());
+}
+
+TEST(a_context_of_its_own) {
+  const sample::Folder folder;
+  write(folder);
+  std::optional<Encoder> encoder = Encoder::open(folder.path());
+  byolt::Context context = encoder->context();
+  encoder.reset();  // The context keeps the file open.
+  std::fill_n(context.images(), 4 * 4 * 3 * 2, std::uint8_t{9});
+  const byolt::Outputs outputs = context.run_filled(2);
+  CHECK(outputs.rows() == 2 && outputs.dim() == 3 && outputs.values().size() == 6 && outputs[1][2] == 9);
+  CHECK_ERROR(Code::input, "takes 1 to 3 images at once, got 4", context.run_filled(4));
+  CHECK_ERROR(Code::input, "got 0", context.run({}));
+  CHECK_ERROR(Code::missing, "no device memory", context.run_device(nullptr, 1, nullptr));
+}
+
+TEST(whole_frames_have_one_size) {
+  const sample::Folder folder;
+  write(folder, [](json& m) { m["contract"]["input"]["camera_px"] = {6, 8}; });
+  const Encoder encoder = Encoder::open(folder.path());
+  const auto pixels = colour(10, 20, 30);
+  CHECK(encoder.description().whole_frames && encoder.description().width == 8);
+  CHECK(encoder.run(image_of(pixels))[2] == 30);
+  CHECK_ERROR(Code::input, "takes frames of 8 x 6 px alone, got 6 x 8", encoder.run({pixels.data(), 6, 8, 0, Format::rgb, nullptr}));
+}
+
+TEST(what_is_not_proven_is_refused) {
+  for (const char* verdict : {"failed", "not run here"}) {
+    const sample::Folder folder;
+    write(folder, [&](json& m) { m["files"][0]["verdict"] = verdict; });
+    CHECK_ERROR(Code::missing, "is not proven (verdict `" + std::string(verdict), Encoder::open(folder.path()));
+    CHECK_ERROR(Code::missing, "byolt-verify", Encoder::open(folder.path(), with(Runtime::cpu)));
+    CHECK(Encoder::open(folder.path(), with(Runtime::cpu, "", true)).description().file == "encoder.onnx");
+  }
+}
+
+TEST(what_is_asked_for_is_never_replaced) {
+  const sample::Folder folder;
+  write(folder);
+  CHECK_ERROR(Code::missing, "holds nothing that may run here", Encoder::open(folder.path(), with(Runtime::tensorrt)));
+  CHECK_ERROR(Code::missing, "it has no int8 file", Encoder::open(folder.path(), with(Runtime::cpu, "int8")));
+  CHECK_ERROR(Code::input, "precision `fp8` is not known", Encoder::open(folder.path(), with(Runtime::cpu, "fp8")));
+  Options options;
+  options.threads = -1;
+  CHECK_ERROR(Code::input, "threads must be", Encoder::open(folder.path(), options));
+}
+
+TEST(damage_is_told_and_nothing_else_opened) {
+  const sample::Folder folder;
+  write(folder, [](json& m) {
+    json second = m["files"][0];
+    second["name"] = "encoder.fp16.onnx";
+    second["precision"] = "fp16";
+    m["files"].push_back(second);
+  });
+  folder.write("encoder.onnx", "damaged");
+  CHECK_ERROR(Code::input, "encoder.onnx is not the file", Encoder::open(folder.path(), with(Runtime::cpu)));
+}
+
+TEST(threads_share_an_encoder) {
+  const sample::Folder folder;
+  write(folder);
+  const Encoder encoder = Encoder::open(folder.path());
+  const int before = fake().sessions;
+  std::atomic<int> wrong{0};
+  const auto work = [&](std::uint8_t own) {
+    const auto pixels = colour(own, 7, 7);
+    for (int k = 0; k < 200; ++k) wrong += encoder.run(image_of(pixels))[0] == static_cast<float>(own) ? 0 : 1;
+  };
+  std::vector<std::thread> threads;
+  for (std::uint8_t own = 0; own < 4; ++own) threads.emplace_back(work, own);
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0);
+  CHECK(fake().sessions - before <= 4);  // Contexts come back and are used again.
+}
+
+TEST(no_allocation_in_the_steady_state) {
+  const sample::Folder folder;
+  write(folder);
+  const Encoder encoder = Encoder::open(folder.path());
+  const auto first = colour(1, 2, 3), second = colour(4, 5, 6);
+  const std::vector<Image> images = {image_of(first), image_of(second, Format::bgr), image_of(first), image_of(second)};
+  std::vector<float> outputs(images.size() * 3);
+  byolt::Context context = encoder.context();
+  const auto both = [&] {
+    encoder.run({images.data(), images.size()}, {outputs.data(), outputs.size()});
+    (void)context.run({images.data(), 2});
+  };
+  both();
+  const std::size_t before = allocations();
+  for (int k = 0; k < 100; ++k) both();
+  CHECK(allocations() == before);
+}
+
+TEST(what_broke_is_not_used_again) {
+  const sample::Folder folder;
+  write(folder);
+  const Encoder encoder = Encoder::open(folder.path());
+  const auto pixels = colour(1, 2, 3);
+  (void)encoder.run(image_of(pixels));
+  const int before = fake().sessions;
+  fake().broken = true;
+  CHECK_ERROR(Code::machine, "broken", encoder.run(image_of(pixels)));
+  fake().broken = false;
+  CHECK(encoder.run(image_of(pixels))[0] == 1 && fake().sessions == before + 1);
+}

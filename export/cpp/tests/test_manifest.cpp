@@ -1,0 +1,121 @@
+#include <functional>
+
+#include "check.hpp"
+#include "manifest.hpp"
+#include "sample.hpp"
+
+using byolt::Code;
+using nlohmann::json;
+
+namespace {
+
+byolt::Manifest parse(const json& manifest) { return byolt::parse_manifest(manifest.dump(), "bundle/manifest.json"); }
+
+struct Fault {
+  const char* sentence;
+  std::function<void(json&)> plant;
+};
+
+json& input(json& manifest) { return manifest["contract"]["input"]; }
+
+}  // namespace
+
+TEST(manifest_that_fits) {
+  const byolt::Manifest manifest = parse(sample::manifest());
+  CHECK(manifest.contract.input.size_px == 4 && manifest.contract.input.max_batch == 3);
+  CHECK(manifest.contract.input.std[2] == 0.25 && manifest.contract.dim == 3 && !manifest.contract.logits());
+  CHECK(manifest.files.size() == 1 && manifest.files[0].name == "encoder.onnx");
+  CHECK(manifest.engines.size() == 1 && manifest.engines[0].compute_capabilities[0] == 87);
+  CHECK(manifest.golden_images == 2);
+}
+
+TEST(what_may_be_left_out) {
+  json manifest = sample::manifest();
+  for (const char* key : {"name", "dtype", "layout", "colour_order", "camera_px", "opt_batch"}) input(manifest).erase(key);
+  for (const char* key : {"engines", "schema_version"}) manifest.erase(key);
+  manifest["files"][0].erase("calibration");
+  const byolt::Manifest read = parse(manifest);
+  CHECK(read.contract.input.opt_batch == 1 && !read.contract.input.camera_px && read.engines.empty());
+}
+
+TEST(frames_of_a_camera) {
+  json manifest = sample::manifest();
+  input(manifest)["camera_px"] = {48, 64};
+  const byolt::Input read = parse(manifest).contract.input;
+  CHECK(read.height() == 48 && read.width() == 64 && read.image_bytes() == 48 * 64 * 3);
+}
+
+TEST(faults_of_a_manifest) {
+  const std::vector<Fault> faults = {
+      {"schema_version: this byolt reads version 1 alone", [](json& m) { m["schema_version"] = 2, m["later"] = 1; }},
+      {"later: unknown key", [](json& m) { m["later"] = 1; }},
+      {"contract: it is missing", [](json& m) { m.erase("contract"); }},
+      {"contract.input.size_px", [](json& m) { input(m)["size_px"] = 0; }},
+      {"contract.input.size_px", [](json& m) { input(m)["size_px"] = 4.0; }},
+      {"contract.input.size_px", [](json& m) { input(m)["size_px"] = "4"; }},
+      {"contract.input.size_px", [](json& m) { input(m)["size_px"] = 5000; }},
+      {"contract.input.max_batch", [](json& m) { input(m)["max_batch"] = 18446744073709551615ULL; }},
+      {"contract.input.max_batch", [](json& m) { input(m)["max_batch"] = -1; }},
+      {"contract.input: opt_batch is above", [](json& m) { input(m)["opt_batch"] = 4; }},
+      {"more than 1 GiB", [](json& m) { input(m)["size_px"] = 4096, input(m)["max_batch"] = 100; }},
+      {"the outputs of max_batch images", [](json& m) { m["contract"]["output"]["dim"] = 268435456; }},
+      {"contract.input.camera_px", [](json& m) { input(m)["camera_px"] = {48}; }},
+      {"contract.input.camera_px", [](json& m) { input(m)["camera_px"] = {48, 9000}; }},
+      {"contract.input.colour_order: it must be one of RGB", [](json& m) { input(m)["colour_order"] = "BGR"; }},
+      {"contract.input.resize: it must be one of crop, squash", [](json& m) { input(m)["resize"] = "pad"; }},
+      {"contract.input.mean", [](json& m) { input(m)["mean"] = {0.5, 0.5}; }},
+      {"contract.input.mean", [](json& m) { input(m)["mean"] = {0.5, 0.5, "a"}; }},
+      {"std must be positive", [](json& m) { input(m)["std"] = {0.5, 0, 0.5}; }},
+      {"classes go with logits", [](json& m) { m["contract"]["classes"] = {"a"}; }},
+      {"2 classes for 3 logits",
+       [](json& m) { m["contract"]["output"]["name"] = "logits", m["contract"]["classes"] = {"a", "b"}; }},
+      {"contract.output.normalized", [](json& m) { m["contract"]["output"]["normalized"] = 1; }},
+      {"files: it must be a list", [](json& m) { m["files"] = json::array(); }},
+      {"files: it must be a list", [](json& m) { m["files"] = json::object(); }},
+      {"files.0.name: it must be a plain file name", [](json& m) { m["files"][0]["name"] = "../encoder.onnx"; }},
+      {"files.0.name: it must be a plain file name", [](json& m) { m["files"][0]["name"] = "/etc/encoder.onnx"; }},
+      {"files.0.name: it must be a plain file name", [](json& m) { m["files"][0]["name"] = ".onnx"; }},
+      {"files.0.name: it must be a plain file name",
+       [](json& m) { m["files"][0]["name"] = std::string("a\0/b.onnx", 9); }},
+      {"files.0.name: it must be a plain file name", [](json& m) { m["files"][0]["name"] = std::string(92, 'a') + ".onnx"; }},
+      {"files.0.sha256", [](json& m) { m["files"][0]["sha256"] = std::string(64, 'A'); }},
+      {"files.0.verdict", [](json& m) { m["files"][0]["verdict"] = "green"; }},
+      {"files.0.gates.loose: unknown key", [](json& m) { m["files"][0]["gates"]["loose"] = 1; }},
+      {"files.0.gates.overlap_at_1", [](json& m) { m["files"][0]["gates"]["overlap_at_1"] = nullptr; }},
+      {"files.0.calibration.images", [](json& m) { m["files"][0]["calibration"] = json::object(); }},
+      {"files: a name stands twice", [](json& m) { m["files"].push_back(m["files"][0]); }},
+      {"engines.0.flavour", [](json& m) { m["engines"][0]["flavour"] = "other"; }},
+      {"engines.0.compute_capabilities", [](json& m) { m["engines"][0]["compute_capabilities"] = {0}; }},
+      {"engines.0.profile.max_batch", [](json& m) { m["engines"][0]["profile"]["max_batch"] = 0; }},
+      {"golden.kind", [](json& m) { m["golden"]["kind"] = "drawn"; }},
+      {"tools", [](json& m) { m["tools"] = {{"byolt", 1}}; }},
+  };
+  for (const Fault& fault : faults) {
+    json manifest = sample::manifest();
+    fault.plant(manifest);
+    CHECK_ERROR(Code::input, fault.sentence, parse(manifest));
+    CHECK_ERROR(Code::input, "bundle/manifest.json does not fit: ", parse(manifest));
+  }
+}
+
+TEST(what_is_no_manifest) {
+  for (const std::string text : {"", "{", "[]", "null", "1", "\"a\"", "{} {}", "{\"a\": NaN}", "{\"a\": 1e999}", "\xff\xfe"}) {
+    CHECK_ERROR(Code::input, "does not fit", byolt::parse_manifest(text, "m"));
+  }
+  CHECK_ERROR(Code::input, "nested too deeply", byolt::parse_manifest(std::string(3'000'000, '['), "m"));
+}
+
+TEST(a_key_of_a_stranger_stays_one_plain_line) {
+  json manifest = sample::manifest();
+  manifest["later\n\x1b[31m" + std::string(5000, 'x')] = 1;
+  CHECK_ERROR(Code::input, "later31mxxx", parse(manifest));
+}
+
+TEST(verdicts_written_into_a_manifest) {
+  const std::string text = sample::manifest().dump();
+  const std::string changed = byolt::with_verdicts(text, {{"encoder.fp32.here.engine", "passed", "ran by x"}});
+  json expected = sample::manifest();
+  expected["engines"][0]["verdict"] = "passed";
+  expected["engines"][0]["reason"] = "ran by x";
+  CHECK(json::parse(changed) == expected);
+}
