@@ -9,7 +9,7 @@ RTX14 := .venv-rtx14
 LIGHT := .venv-light
 PYTHON310 ?= PYENV_VERSION=3.10 python3.10
 
-.PHONY: install quickstart test test-full check lock clean
+.PHONY: install quickstart test test-full check cpp-fuzz lock clean
 
 install: $(INSTALLED)
 
@@ -58,9 +58,22 @@ check: install
 	rm -rf dist && $(RUN) build --wheel --no-isolation --outdir dist . >/dev/null
 	$(VENV)/bin/check-wheel-contents dist/*.whl
 
+# Damaged bundles for the C++ library, under AddressSanitizer and UndefinedBehaviorSanitizer, and for Python's reader.
+FUZZ := build/cpp/fuzz
+FUZZ_COUNT ?= 10000
+cpp-fuzz: install
+	bash export/cpp/fetch_deps.sh build/cpp/deps $(VENV)/bin/python
+	cmake -S export/cpp -B $(FUZZ) -DONNXRUNTIME_ROOT=$(abspath build/cpp/deps) -DBYOLT_FUZZ=ON -DBYOLT_PROGRAMS=OFF \
+	  -DBYOLT_SANITIZE=address,undefined -DBYOLT_WERROR=ON
+	cmake --build $(FUZZ) --parallel 2 --target fuzz_bundle
+	PYTHONPATH=. $(RUN) tests.cpp.fuzz_bundles --count $(FUZZ_COUNT) --program $(FUZZ)/fuzz_bundle \
+	  $(if $(shell command -v strace),--trace)
+
+COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --no-header \
+  --no-emit-package byolt pyproject.toml
 lock:
-	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
-	  --no-annotate --no-header --extra all --group dev --no-emit-package byolt --upgrade pyproject.toml -o requirements.lock
+	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.11 --extra all --group dev -o requirements.lock
+	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.10 -o requirements-light.lock
 
 clean:
 	rm -rf $(VENV) $(RTX14) $(LIGHT) .cache dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

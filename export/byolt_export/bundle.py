@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, quoted
 from byolt_export.manifest import Input, Manifest, first_fault
 from byolt_export.measures import Images, Labels, Outputs
 from byolt_export.parity import CONTROLS
@@ -110,7 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         InputError: There is no bundle, or its manifest is damaged, hostile, or of another version.
     """
-    if not (folder / MANIFEST).is_file():
+    if (folder / MANIFEST).is_symlink() or not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} holds no bundle: {MANIFEST} is missing; make one with `byolt export`")
     content = _read(folder / MANIFEST, _JSON_BYTES)
     try:
@@ -149,7 +149,7 @@ def read_golden(folder: Path, manifest: Manifest) -> GoldenVectors:
     try:
         tensors = load(path.read_bytes())
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}; export it again") from error
+        raise InputError(f"{path} cannot be read as safetensors: {quoted(str(error))}; export it again") from error
     count, shape, dim = manifest.golden.images, manifest.contract.input.shape, manifest.contract.output.dim
     absent = not_applicable(tensors["images"], manifest.contract.input) if "images" in tensors else set()
     expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("uint8", (count, *shape))}

@@ -7,13 +7,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, quoted
 
 _FLOAT, _INT8, _FLOAT16 = 1, 3, 10  # TensorProto.DataType
 _NAMES = {_FLOAT: "fp32", _INT8: "int8", _FLOAT16: "fp16"}
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSING = ("Transpose", "Reshape", "Identity", "Mul")  # A kernel stays what it is behind these.
 _LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
+
+# Which fields of a message hold which messages, on every way to a tensor.
+_WAYS_TO_TENSORS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_DEEPEST = 100  # Of messages within messages: what protobuf's own readers take.
 
 
 @dataclass
@@ -65,13 +77,14 @@ def read_kernels(path: Path) -> list[Kernel]:
         InputError: The file is not ONNX, or keeps data outside of itself.
     """
     try:
-        nodes, weights, places = _read_graph(memoryview(path.read_bytes()))
+        model = memoryview(path.read_bytes())
+        outside = next(_kept_outside(model, "model"), None)
+        nodes, weights, places = _read_graph(model)
     except (ValueError, IndexError) as error:
         raise InputError(f"{path} cannot be read as ONNX: {error}; export it again") from error
-    outside = [name for name, (_, _, external) in weights.items() if external]
-    if outside:
+    if outside is not None:
         raise InputError(
-            f"{path} keeps `{outside[0]}` in a file outside of itself, which no bundle does: export it again"
+            f"{path} keeps `{quoted(outside)}` in a file outside of itself, which no bundle does: export it again"
         )
     makers = {output: node for node in nodes for output in node.outputs}
     casts = [k for k, node in enumerate(nodes) if node.operator == "Cast" and node.cast_to == _FLOAT16]
@@ -84,7 +97,7 @@ def read_kernels(path: Path) -> list[Kernel]:
         constant = [kernel for kernel in kernels if kernel is not None]
         if len(constant) == 1:  # Two of them are folded before anything runs.
             precision, elements = constant[0]
-            found.append(Kernel(node.operator, precision, elements * places.get(node.outputs[0], 1)))
+            found.append(Kernel(node.operator, precision, elements * places.get(next(iter(node.outputs), ""), 1)))
     return found
 
 
@@ -104,18 +117,18 @@ def read_opset(path: Path) -> int:
     return versions[0]
 
 
-def _kernel(name: str, makers: dict[str, _Node], weights: dict[str, tuple[int, int, bool]]) -> tuple[str, int] | None:
+def _kernel(name: str, makers: dict[str, _Node], weights: dict[str, tuple[int, int]]) -> tuple[str, int] | None:
     """Type that an operand is multiplied in and its elements; ``None`` when it is no constant."""
     kind = 0
     for _ in range(16):
         if name in weights:
-            stored, elements, _ = weights[name]
+            stored, elements = weights[name]
             return _NAMES.get(kind or stored, "another type"), elements
         maker = makers.get(name)
         if maker is None or not maker.inputs:
             return None
         if maker.operator == "DequantizeLinear":
-            stored = weights.get(maker.inputs[0], (0, 0, False))[0]
+            stored = weights.get(maker.inputs[0], (0, 0))[0]
             kind = kind or (_INT8 if stored == _INT8 else 0)
         elif maker.operator == "Cast":
             kind = kind or maker.cast_to
@@ -125,10 +138,22 @@ def _kernel(name: str, makers: dict[str, _Node], weights: dict[str, tuple[int, i
     return None
 
 
-def _read_graph(model: memoryview) -> tuple[list[_Node], dict[str, tuple[int, int, bool]], dict[str, int]]:
-    """Nodes; type, elements and whereabouts of the constants by name; places of an image by the tensor's name."""
+def _kept_outside(message: memoryview, kind: str, depth: int = 0) -> Iterator[str]:
+    """Names of the tensors, in whichever node, branch or function, whose data lie in another file."""
+    if depth > _DEEPEST:
+        raise ValueError("its graphs lie too deep in one another")
+    for number, value in _fields(message):
+        if kind == "tensor":
+            if number == 13 or (number == 14 and value == 1):
+                yield next((_text(name) for field, name in _fields(message) if field == 8), "")
+        elif (inner := _WAYS_TO_TENSORS[kind].get(number)) is not None:
+            yield from _kept_outside(_bytes(value), inner, depth + 1)
+
+
+def _read_graph(model: memoryview) -> tuple[list[_Node], dict[str, tuple[int, int]], dict[str, int]]:
+    """Nodes; type and elements of the constants by name; places of an image by the tensor's name."""
     nodes: list[_Node] = []
-    weights: dict[str, tuple[int, int, bool]] = {}
+    weights: dict[str, tuple[int, int]] = {}
     places: dict[str, int] = {}
     graphs = [value for number, value in _fields(model) if number == 7 and isinstance(value, memoryview)]
     if len(graphs) != 1:
@@ -178,9 +203,9 @@ def _read_places(message: memoryview) -> tuple[str, int]:
     return name, places
 
 
-def _read_tensor(message: memoryview) -> tuple[str, tuple[int, int, bool]]:
-    """Name, and: data type, elements, whether the data lie in another file."""
-    name, kind, elements, external = "", 0, 1, False
+def _read_tensor(message: memoryview) -> tuple[str, tuple[int, int]]:
+    """Name, and: data type, elements."""
+    name, kind, elements = "", 0, 1
     for number, value in _fields(message):
         if number == 1:
             for dim in [value] if isinstance(value, int) else _packed(value):
@@ -189,9 +214,7 @@ def _read_tensor(message: memoryview) -> tuple[str, tuple[int, int, bool]]:
             kind = value
         elif number == 8:
             name = _text(value)
-        elif number == 13 or (number == 14 and value == 1):
-            external = True
-    return name, (kind, elements, external)
+    return name, (kind, elements)
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -1,14 +1,15 @@
 """Engines for a bundle: built beside its ONNX files, named in its manifest, proven where a GPU runs them."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from byolt_export.bundle import FILES, MANIFEST, dump_json, read_golden, read_manifest
 from byolt_export.engine import WORKSPACE_MIB, build_engines, profile_of
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, quoted
 from byolt_export.flavour import Flavour, FlavourName, Target, choose_flavour, resolve_target
-from byolt_export.manifest import Manifest
+from byolt_export.manifest import Manifest, Onnx
 from byolt_export.trace import Progress
 from byolt_export.verify import FileReport, prove_engines
 
@@ -54,18 +55,9 @@ def add_engines(
         Stopped: ``progress`` said so.
     """
     manifest = read_manifest(path)
-    present = {file.precision for file in manifest.files}
-    if absent := [name for name in precisions if name not in present]:
-        raise InputError(
-            f"{path} holds no {absent[0]} file: byolt export --precision {','.join([*FILES])}, then build its engines"
-        )
-    files = [f for f in manifest.files if f.precision in (precisions or present)]
-    for file in files:
-        if file.verdict != "passed":
-            raise InputError(f"{path / file.name} has not passed ({file.reason}): no engine is built from it")
     built = build_engines(
         path,
-        files,
+        _files_to_build(path, manifest, precisions),
         profile_of(manifest.contract.input),
         flavour=flavour,
         targets=targets,
@@ -79,6 +71,52 @@ def add_engines(
     reports = prove_engines(path, manifest, read_golden(path, manifest))
     record_verdicts(path, reports)
     return reports
+
+
+def trtexec_lines(path: Path, *, precisions: Sequence[str] = (), workspace_mib: int = WORKSPACE_MIB) -> tuple[str, ...]:
+    """The ``trtexec`` lines that build what ``add_engines`` builds with classic TensorRT for the GPU at hand.
+
+    They run NVIDIA's own program instead of byolt, to tell a fault of TensorRT from one of byolt's. The manifest does
+    not name what they save, so nothing proves it.
+
+    Raises:
+        InputError: The bundle is missing or damaged, or holds no such file that passed.
+    """
+    manifest = read_manifest(path)
+    pixels, profile = manifest.contract.input, profile_of(manifest.contract.input)
+    batches = {"min": profile.min_batch, "opt": profile.opt_batch, "max": profile.max_batch}
+    lines = []
+    for file in _files_to_build(path, manifest, precisions):
+        words = [
+            "trtexec",
+            f"--onnx={path / file.name}",
+            "--stronglyTyped",  # TensorRT 10 needs it; 11 knows nothing else and ignores it.
+            "--noTF32",
+            *(f"--{end}Shapes={pixels.name}:{'x'.join(map(str, (n, *pixels.shape)))}" for end, n in batches.items()),
+            f"--memPoolSize=workspace:{workspace_mib}",
+            f"--saveEngine={path / Path(file.name).with_suffix('.trtexec.engine').name}",
+            "--skipInference",
+        ]
+        lines.append(shlex.join(words))
+    return tuple(lines)
+
+
+def _files_to_build(path: Path, manifest: Manifest, precisions: Sequence[str]) -> list[Onnx]:
+    """The bundle's ONNX files of these precisions; without any, all of them.
+
+    Raises:
+        InputError: One is not in the bundle, or has not passed.
+    """
+    present = {file.precision for file in manifest.files}
+    if absent := [name for name in precisions if name not in present]:
+        raise InputError(
+            f"{path} holds no {absent[0]} file: byolt export --precision {','.join([*FILES])}, then build its engines"
+        )
+    files = [file for file in manifest.files if file.precision in (precisions or present)]
+    for file in files:
+        if file.verdict != "passed":
+            raise InputError(f"{path / file.name} has not passed ({quoted(file.reason)}): no engine is built from it")
+    return files
 
 
 def record_verdicts(path: Path, reports: Sequence[FileReport]) -> None:

@@ -28,6 +28,12 @@ def not_written(path: Path, error: Exception) -> ByoltError:
     return ByoltError(f"{path} could not be written ({why}); make room, and give the command again")
 
 
+def quoted(text: str, limit: int = 300) -> str:
+    """Words of somebody else's file as part of a sentence: one line of printable characters, cut at ``limit``."""
+    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:limit])
+    return plain if len(plain) < limit else f"{plain[:limit]}..."
+
+
 class InputError(ByoltError):
     """What the user gave does not fit; the message says where, what, and the way out."""
 

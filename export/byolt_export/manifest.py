@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from byolt_export.errors import quoted
 from byolt_export.parity import Gates, Verdict
 
 CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
@@ -166,8 +167,8 @@ class Manifest(_Part):
 
 
 def first_fault(error: ValidationError) -> str:
-    """One fault of a contract or manifest, as ``where: what``."""
+    """One fault of a contract or manifest, as ``where: what``; both may repeat words of the file."""
     # Another schema version explains every other fault.
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["loc"] != ("schema_version",))
     where = ".".join(map(str, faults[0]["loc"])) or "the file"
-    return f"{where}: {faults[0]['msg'].removeprefix('Value error, ')}"
+    return quoted(f"{where}: {faults[0]['msg'].removeprefix('Value error, ')}")

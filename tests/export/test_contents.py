@@ -101,3 +101,47 @@ def test_no_truncation_raises_anything_else(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with contextlib.suppress(InputError):  # A cut between two fields is a shorter message.
             read_kernels(path)
+
+
+def test_data_outside_of_the_file_are_found_in_every_corner(tmp_path: Path) -> None:
+    """ONNX Runtime loads a file beside the model from each of these, and no digest covers that file."""
+    away = numpy_helper.from_array(KERNEL, "away")
+    away.ClearField("raw_data")
+    away.data_location = TensorProto.EXTERNAL
+    away.external_data.add(key="location", value="beside.bin")
+    branch = helper.make_graph([], "b", [], [helper.make_tensor_value_info("away", TensorProto.FLOAT, [4])], [away])
+    inner = [helper.make_node("If", ["c"], ["k"], then_branch=branch)]
+    nested = helper.make_graph(inner, "n", [], [helper.make_tensor_value_info("k", TensorProto.FLOAT, [4])])
+    corners = [
+        helper.make_node("Constant", [], ["k"], value=away),
+        helper.make_node("Some", [], ["k"], values=[away]),
+        inner[0],
+        helper.make_node("If", ["c"], ["k"], then_branch=nested),
+    ]
+    for corner in corners:
+        path = write(tmp_path / "a.onnx", [corner, helper.make_node("Conv", ["x", "k"], ["y"])], {})
+        with pytest.raises(InputError, match="keeps `away` in a file outside of itself"):
+            read_kernels(path)
+        model = onnx.load(path, load_external_data=False)
+        model.functions.append(helper.make_function("d", "F", [], ["k"], [corner], model.opset_import))
+        del model.graph.node[:]
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(InputError, match="keeps `away` in a file outside of itself"):
+            read_kernels(path)
+
+
+def test_graphs_without_end_in_one_another_are_refused(tmp_path: Path) -> None:
+    path, graph = tmp_path / "a.onnx", b""
+    for _ in range(3):
+        for number in (6, 5, 1):  # Attribute, node, graph.
+            graph = bytes([number << 3 | 2, len(graph)]) + graph
+    path.write_bytes(b"\x3a" + bytes([len(graph)]) + graph)
+    assert read_kernels(path) == []
+    for _ in range(40):
+        for number in (6, 5, 1):
+            length = len(graph)
+            graph = bytes([number << 3 | 2, length & 0x7F | 0x80, length >> 7]) + graph
+    length = len(graph)
+    path.write_bytes(bytes([0x3A, length & 0x7F | 0x80, length >> 7]) + graph)
+    with pytest.raises(InputError, match="cannot be read as ONNX: its graphs lie too deep in one another"):
+        read_kernels(path)

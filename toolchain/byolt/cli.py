@@ -291,6 +291,9 @@ def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
 @click.option("--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Which TensorRT, where both are here.")
 @click.option("--workspace-mib", type=click.IntRange(1), default=1024, show_default=True, help="Most scratch memory.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where timings are kept for the next build.")
+@click.option(
+    "--print-trtexec", is_flag=True, help="Build nothing; print the same build as lines for NVIDIA's trtexec."
+)
 @JSON
 def build_engine(
     bundle: Path,
@@ -299,14 +302,19 @@ def build_engine(
     flavour: Any,
     workspace_mib: int,
     cache_dir: Path | None,
+    print_trtexec: bool,
     as_json: bool,
 ) -> None:
     """Build a bundle's engines on the device that will run them; needs no torch."""
     from byolt.reporting.building import build_line
     from byolt.reporting.summary import print_parity
-    from byolt_export.equip import add_engines, choose_targets
+    from byolt_export.equip import add_engines, choose_targets, trtexec_lines
     from byolt_export.verify import Report
 
+    if print_trtexec:
+        lines = trtexec_lines(bundle, precisions=_precisions(precision), workspace_mib=workspace_mib)
+        _print({"trtexec": lines}, as_json, lambda: click.echo("\n".join(lines)))
+        return
     chosen, gpus = choose_targets(targets, flavour)
     with build_line() as progress:
         engines = add_engines(

@@ -1,6 +1,6 @@
 // fuzz_bundle: opens the bundle folders that it reads from stdin, one a line, and answers each with one line:
 //
-//   ok DIGEST               the proof passed; SHA-256 of what every file gives for fixed images
+//   ok NAME=DIGEST ...      the proof passed; SHA-256 of what each ONNX file gives for a fixed image
 //   refused CODE SENTENCE   of byolt::Error
 //
 // Any other exception, and a crash, ends the process: tests/cpp/fuzz_bundles.py, which asks, counts both as faults.
@@ -19,8 +19,8 @@ namespace {
 
 constexpr std::size_t kWidth = 50, kHeight = 40;
 
-/// Frames of noise, the same in every process.
-std::vector<std::uint8_t> draw_frames(std::size_t bytes) {
+/// Noise, the same in every process.
+std::vector<std::uint8_t> draw_frame(std::size_t bytes) {
   std::vector<std::uint8_t> pixels(bytes);
   std::uint32_t state = 1;
   for (std::uint8_t& pixel : pixels) {
@@ -30,7 +30,7 @@ std::vector<std::uint8_t> draw_frames(std::size_t bytes) {
   return pixels;
 }
 
-void digest_file(const std::string& folder, const std::string& precision, byolt::Sha256& digest) {
+std::string digest_of(const std::string& folder, const std::string& precision) {
   byolt::Options options;
   options.runtime = byolt::Runtime::cpu;
   options.precision = precision;
@@ -39,11 +39,13 @@ void digest_file(const std::string& folder, const std::string& precision, byolt:
   const byolt::Description& about = encoder.description();
   const std::size_t width = about.whole_frames ? about.width : kWidth;
   const std::size_t height = about.whole_frames ? about.height : kHeight;
-  const std::vector<std::uint8_t> pixels = draw_frames(width * height * 3);
+  const std::vector<std::uint8_t> pixels = draw_frame(width * height * 3);
   const byolt::Image image{pixels.data(), width, height, width * 3, byolt::Format::rgb};
   const std::vector<float> output = encoder.run(image);
+  byolt::Sha256 digest;
   digest.update(reinterpret_cast<const char*>(output.data()), output.size() * sizeof(float));
   for (const std::string& name : about.classes) digest.update(name.c_str(), name.size() + 1);
+  return about.file + "=" + digest.hex();
 }
 
 std::string answer(const std::string& folder) {
@@ -54,9 +56,9 @@ std::string answer(const std::string& folder) {
     const byolt::Bundle bundle(folder);
     const byolt::Report report = byolt::verify(bundle, {"CPU"}, 1);
     if (report.verdict() != "passed") return refused(byolt::Code::parity, report.reason());
-    byolt::Sha256 digest;
-    for (const byolt::OnnxEntry& file : bundle.manifest().files) digest_file(folder, file.precision, digest);
-    return "ok " + digest.hex();
+    std::string line = "ok";
+    for (const byolt::OnnxEntry& file : bundle.manifest().files) line += " " + digest_of(folder, file.precision);
+    return line;
   } catch (const byolt::Error& error) {
     return refused(error.code(), error.what());
   }
