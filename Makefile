@@ -29,7 +29,7 @@ quickstart: install
 	  && $(BYOLT) evaluate "$$run" && $(BYOLT) export "$$run" --onnx
 
 test: install
-	$(RUN) pytest -m "not full and not gpu"
+	$(RUN) pytest -m "not full and not gpu and not cpp"
 
 test-full: install $(RTX14)/.installed $(LIGHT)/.installed
 	BYOLT_RTX14_PYTHON=$(abspath $(RTX14)/bin/python) BYOLT_PYTHON310=$(wildcard $(abspath $(LIGHT)/bin/python)) \
@@ -75,5 +75,7 @@ lock:
 	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.11 --extra all --group dev -o requirements.lock
 	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.10 -o requirements-light.lock
 
+include export/cpp/cpp.mk
+
 clean:
-	rm -rf $(VENV) $(RTX14) $(LIGHT) .cache dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(RTX14) $(LIGHT) .cache build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

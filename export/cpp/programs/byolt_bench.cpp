@@ -117,33 +117,43 @@ std::vector<std::uint8_t> draw(std::size_t bytes) {
   return pixels;
 }
 
-Row time_batch(const byolt::Encoder& encoder, byolt::PlainOnnxRuntime* plain, std::size_t batch, const Setting& setting) {
-  const byolt::Description& about = encoder.description();
-  byolt::Context context = encoder.context();
-  const bool frames = setting.frame_width != 0;
-  const std::size_t width = frames ? setting.frame_width : about.width, height = frames ? setting.frame_height : about.height;
-  const std::vector<std::uint8_t> pixels = draw(batch * width * height * 3);
-  std::vector<byolt::Image> images;
-  for (std::size_t k = 0; k < batch; ++k) {
-    images.push_back({pixels.data() + k * width * height * 3, width, height, 0, byolt::Format::rgb, nullptr});
+/// A batch of frames to time, and the pixels that they look at.
+struct Frames {
+  Frames(const byolt::Description& about, const Setting& setting, std::size_t batch) {
+    const bool own_size = setting.frame_width != 0;
+    const std::size_t width = own_size ? setting.frame_width : about.width;
+    const std::size_t height = own_size ? setting.frame_height : about.height;
+    pixels = draw(batch * width * height * 3);
+    for (std::size_t k = 0; k < batch; ++k) {
+      images.push_back({pixels.data() + k * width * height * 3, width, height, 0, byolt::Format::rgb, nullptr});
+    }
   }
-  const auto call = [&] { (void)context.run({images.data(), batch}); };
-  const auto call_plain = [&] { plain->run(pixels.data(), batch); };
+
+  std::vector<std::uint8_t> pixels;
+  std::vector<byolt::Image> images;
+};
+
+/// Calls of byolt, and of `plain` where it is given, in turns: whatever else the machine does falls on both.
+Row time_batch(const byolt::Encoder& encoder, byolt::PlainOnnxRuntime* plain, std::size_t batch, const Setting& setting) {
+  byolt::Context context = encoder.context();
+  const Frames frames(encoder.description(), setting, batch);
+  const auto call = [&] { (void)context.run({frames.images.data(), batch}); };
+  const auto call_plain = [&] { plain->run(frames.pixels.data(), batch); };
   for (int k = 0; k < kWarmups; ++k) {
     call();
     if (plain != nullptr) call_plain();
   }
-  Row row;
-  row.batch = batch;
+  const double turn_s = static_cast<double>(setting.seconds) / kRounds;
   std::vector<double> latencies, ours, theirs, ratios, ignored;
-  // In turns, so that whatever else the machine does falls on both.
   for (int round = 0; round < kRounds; ++round) {
-    ours.push_back(time_calls(call, static_cast<double>(setting.seconds) / kRounds, latencies));
+    ours.push_back(time_calls(call, turn_s, latencies));
     if (plain == nullptr) continue;
-    theirs.push_back(time_calls(call_plain, static_cast<double>(setting.seconds) / kRounds, ignored));
+    theirs.push_back(time_calls(call_plain, turn_s, ignored));
     ratios.push_back(ours.back() / theirs.back());
   }
   std::sort(latencies.begin(), latencies.end());
+  Row row;
+  row.batch = batch;
   row.p50_ms = percentile(latencies, 0.5);
   row.p90_ms = percentile(latencies, 0.9);
   row.p99_ms = percentile(latencies, 0.99);
@@ -182,10 +192,12 @@ void run(byolt::Arguments& arguments) {
     throw Error(Code::input, "--plain compares calls of the CPU on images of the bundle's size: --runtime cpu, no --frame");
   }
   std::unique_ptr<byolt::PlainOnnxRuntime> plain;
+#ifdef BYOLT_ONNXRUNTIME
   if (setting.plain) {
     plain = std::make_unique<byolt::PlainOnnxRuntime>(setting.bundle + "/" + about.file, about.height, about.width,
                                                       setting.options.threads);
   }
+#endif
   if (setting.batches.empty()) {
     for (const std::size_t size : {1, 8, 32}) {
       if (size <= about.max_batch) setting.batches.push_back(size);

@@ -6,6 +6,7 @@
 
 namespace byolt {
 
+#ifdef BYOLT_ONNXRUNTIME
 /// ONNX Runtime called as its own documentation does it: what byolt's calls are compared with.
 class PlainOnnxRuntime {
  public:
@@ -19,5 +20,12 @@ class PlainOnnxRuntime {
   struct State;
   std::unique_ptr<State> state_;
 };
+#else
+/// Never made: without ONNX Runtime nothing runs on the CPU that could be compared.
+class PlainOnnxRuntime {
+ public:
+  void run(const std::uint8_t*, std::size_t) {}
+};
+#endif
 
 }  // namespace byolt

@@ -2,71 +2,24 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <stdexcept>
 #include <string_view>
 
 #include "byolt/error.hpp"
+#include "protobuf.hpp"
 
-// ONNX is protobuf: a message is a row of (field number, wire type, value). Field numbers as in onnx.proto.
+// Field numbers as in onnx.proto.
 namespace byolt {
 namespace {
 
+using protobuf::Damage;
+using protobuf::each_field;
+using protobuf::take_varint;
+using protobuf::Value;
 using std::string_view;
 
 constexpr std::uint64_t kFloat = 1, kInt8 = 3, kFloat16 = 10;  // TensorProto.DataType
 constexpr double kLeastInt8 = 0.5;  // Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 constexpr int kDeepestGraph = 8, kLongestPath = 16;
-
-class Damage : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-struct Value {
-  bool is_number = false;
-  std::uint64_t number = 0;
-  string_view raw;
-
-  [[nodiscard]] string_view bytes() const {
-    if (is_number) throw Damage("a message was expected");
-    return raw;
-  }
-};
-
-std::uint64_t take_varint(string_view& rest) {
-  std::uint64_t value = 0;
-  for (unsigned shift = 0; shift < 70; shift += 7) {
-    if (rest.empty()) throw Damage("it ends early");
-    const auto byte = static_cast<std::uint8_t>(rest.front());
-    rest.remove_prefix(1);
-    if (shift < 64) value |= static_cast<std::uint64_t>(byte & 0x7F) << shift;
-    if (byte < 0x80) return value;
-  }
-  throw Damage("it is no protobuf (a number without end)");
-}
-
-template <typename Visit>
-void each_field(string_view rest, Visit visit) {
-  while (!rest.empty()) {
-    const std::uint64_t key = take_varint(rest), wire = key & 7;
-    Value value;
-    std::uint64_t length = wire == 1 ? 8 : 4;
-    if (wire == 0) {
-      value.is_number = true;
-      value.number = take_varint(rest);
-      length = 0;
-    } else if (wire == 2) {
-      length = take_varint(rest);
-    } else if (wire != 1 && wire != 5) {
-      throw Damage("it is no protobuf (wire type " + std::to_string(wire) + ")");
-    }
-    if (length > rest.size()) throw Damage("it ends early");
-    if (wire == 1 || wire == 5) value.is_number = true;
-    value.raw = rest.substr(0, static_cast<std::size_t>(length));
-    rest.remove_prefix(static_cast<std::size_t>(length));
-    visit(key >> 3, value);
-  }
-}
 
 struct Node {
   string_view op;

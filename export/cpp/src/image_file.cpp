@@ -1,5 +1,12 @@
 #include "byolt/image_file.hpp"
 
+#include <climits>
+#include <fstream>
+#include <iterator>
+#include <memory>
+
+#include "orientation.hpp"
+
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
 #define STB_IMAGE_IMPLEMENTATION
@@ -16,18 +23,25 @@ constexpr int kMostPixels = 100'000'000;  // A file of a few kilobytes can annou
 
 }  // namespace
 
-ImageFile::ImageFile(const std::string& path) : pixels_(nullptr, stbi_image_free) {
+ImageFile::ImageFile(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  const std::string file((std::istreambuf_iterator<char>(stream)), {});
+  if (file.empty() || file.size() > INT_MAX) throw Error(Code::input, path + " cannot be read: name a JPEG or PNG file");
+  const auto* bytes = reinterpret_cast<const stbi_uc*>(file.data());
+  const int size = static_cast<int>(file.size());
   int width = 0, height = 0, channels = 0;
-  const bool known = stbi_info(path.c_str(), &width, &height, &channels) != 0;
+  const bool known = stbi_info_from_memory(bytes, size, &width, &height, &channels) != 0 && width > 0 && height > 0;
   if (known && width > kMostPixels / height) {
     throw Error(Code::input, path + " has more than 100 megapixels: make it smaller");
   }
-  if (known) pixels_.reset(stbi_load(path.c_str(), &width, &height, &channels, 3));
-  if (pixels_ == nullptr) {
+  const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
+      known ? stbi_load_from_memory(bytes, size, &width, &height, &channels, 3) : nullptr, stbi_image_free);
+  if (pixels == nullptr) {
     throw Error(Code::input, path + " cannot be read as JPEG or PNG (" + stbi_failure_reason() + ")");
   }
   width_ = static_cast<std::size_t>(width);
   height_ = static_cast<std::size_t>(height);
+  pixels_ = turned_upright(pixels.get(), width_, height_, exif_orientation(file));
 }
 
 }  // namespace byolt

@@ -1,0 +1,156 @@
+"""The C++ library's own tests, plain and under sanitizers, and what it computes against Python."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tests.cpp.conftest import ROOT, Bundles
+
+from byolt.data.source import to_square
+from byolt_export.bundle import GOLDEN, read_manifest, sha256, write_manifest
+from byolt_export.verify import verify_bundle
+
+pytestmark = pytest.mark.cpp
+
+SHARED = 1e-6  # Both run the same library on the same bytes; the measures differ in the order of sums alone.
+SIZES = [
+    (640, 480, 96),
+    (480, 640, 96),
+    (641, 479, 32),
+    (33, 31, 32),
+    (20, 30, 64),
+    (1, 7, 5),
+    (1920, 1080, 224),
+    (32, 32, 32),
+]
+
+
+def run(program: Path, *words: object, code: int = 0, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    # ONNX Runtime is not instrumented, and keeps memory to the end of the process.
+    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"} | options.pop("env", {})
+    found = subprocess.run([program, *map(str, words)], capture_output=True, env=environment, check=False, **options)
+    assert found.returncode == code, (found.returncode, found.stdout[-2000:], found.stderr[-4000:])
+    return found
+
+
+def assert_close(found: Any, expected: Any, where: str = "") -> None:
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), where
+        for key, value in expected.items():
+            assert_close(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for k, value in enumerate(expected):
+            assert_close(found[k], value, f"{where}.{k}")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=SHARED, rel=0), where
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize("build", ["plain", "address", "thread"])
+def test_the_librarys_own_tests(builds: Path, build: str) -> None:
+    assert b" 0 failures" in run(builds / build / "tests/byolt-test-library").stdout
+
+
+@pytest.mark.parametrize("build", ["plain", "address"])
+def test_onnx_runtime_below_it(builds: Path, bundles: Bundles, build: str) -> None:
+    bundle = {"BYOLT_TEST_BUNDLE": str(bundles.embedding)}
+    assert b" 0 failures" in run(builds / build / "tests/byolt-test-onnxruntime", env=bundle).stdout
+
+
+@pytest.mark.parametrize("build", ["plain", "address"])
+@pytest.mark.parametrize("kind", Bundles._fields)
+def test_verify_gives_pythons_measures_and_verdict(builds: Path, bundles: Bundles, build: str, kind: str) -> None:
+    bundle = getattr(bundles, kind)
+    found = run(builds / build / "programs/byolt-verify", bundle, "--json", "--provider", "CPU", "--threads", "1")
+    expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
+    assert expected.verdict == "passed"
+    assert_close(json.loads(found.stdout), json.loads(json.dumps(expected.to_json())))
+
+
+def test_verify_of_the_quickstart_where_it_was_run(builds: Path) -> None:
+    found = sorted(ROOT.glob("runs/quickstart-*/export"))
+    if not found:
+        pytest.skip("make quickstart was not run here")
+    words = ("--json", "--provider", "CPU", "--threads", "1")
+    expected = verify_bundle(found[-1], ("CPUExecutionProvider",), threads=1).to_json()
+    got = json.loads(run(builds / "plain/programs/byolt-verify", found[-1], *words).stdout)
+    assert_close(got, json.loads(json.dumps(expected)))
+
+
+def test_what_fails_in_python_fails_in_words_and_code(builds: Path, bundles: Bundles, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    golden = load_file(bundle / GOLDEN)
+    golden["outputs.reference"][5] *= 1.2
+    golden["outputs.control.reinitialised"] = golden["outputs.reference"]
+    save_file(golden, bundle / GOLDEN)
+    manifest = read_manifest(bundle)
+    sealed = manifest.golden.model_copy(update={"sha256": sha256(bundle / GOLDEN)})
+    write_manifest(bundle, manifest.model_copy(update={"golden": sealed}))
+    words = ("--json", "--provider", "CPU", "--threads", "1")
+    failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
+    expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
+    assert expected.verdict == "failed"
+    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    assert failed.stderr.decode() == f"{bundle}: parity failed: {expected.reason}\n"
+
+
+def test_without_onnx_runtime_nothing_is_green(builds: Path, bundles: Bundles) -> None:
+    found = run(builds / "thread/programs/byolt-verify", bundles.classes, code=5)
+    assert found.stderr.decode().endswith("this byolt was built without ONNX Runtime (-DBYOLT_ONNXRUNTIME=ON)\n")
+    refused = run(builds / "thread/programs/byolt-bench", bundles.classes, code=5)
+    assert b"holds nothing that may run here" in refused.stderr
+
+
+@pytest.mark.parametrize("build", ["plain", "address"])
+def test_a_damaged_file_is_one_sentence_and_exit_2(builds: Path, bundles: Bundles, tmp_path: Path, build: str) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    (bundle / "encoder.onnx").write_bytes(b"damaged")
+    found = run(builds / build / "programs/byolt-verify", bundle, code=2)
+    assert found.stderr.decode().startswith(f"{bundle}/encoder.onnx is not the file that manifest.json names")
+    assert found.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("build", ["plain", "address"])
+@pytest.mark.parametrize(("width", "height", "size"), SIZES)
+def test_the_resize_is_pillows_byte_for_byte(builds: Path, build: str, width: int, height: int, size: int) -> None:
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    for rule in ("crop", "squash"):
+        found = run(builds / build / "tests/byolt-test-square", width, height, size, rule, input=pixels.tobytes())
+        assert found.stdout == to_square(pixels, size, rule).tobytes(), rule
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "usage: "),
+        (["--speed"], "--speed is not known; usage: "),
+        (["a", "b"], "usage: "),
+        (["a", "--threads", "none"], "--threads needs a whole number of at least 1; usage: "),
+        (["a", "--threads"], "--threads needs a value; usage: "),
+        (["nowhere"], "nowhere holds no bundle: manifest.json is missing"),
+    ],
+)
+@pytest.mark.parametrize("program", ["byolt-verify", "byolt-bench"])
+def test_faults_of_a_command_line(builds: Path, program: str, words: list[str], sentence: str) -> None:
+    found = run(builds / "plain/programs" / program, *words, code=2)
+    assert found.stderr.decode().startswith(sentence)
+    assert found.stdout == b""
+
+
+def test_bench_measures_beside_plain_calls(builds: Path, bundles: Bundles) -> None:
+    words = ("--runtime", "cpu", "--threads", 1, "--seconds", 1, "--batch", "1,8", "--json")
+    found = json.loads(run(builds / "plain/programs/byolt-bench", bundles.embedding, *words, "--plain").stdout)
+    assert [row["batch"] for row in found["rows"]] == [1, 8]
+    for row in found["rows"]:
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["images_per_s"] > 0
+        assert row["peak_mib"] > 1
+        assert row["ratio"] > 0.1  # That it is timed at all: the figure itself is for a quiet machine.
