@@ -9,7 +9,7 @@ RTX14 := .venv-rtx14
 LIGHT := .venv-light
 PYTHON310 ?= PYENV_VERSION=3.10 python3.10
 
-.PHONY: install quickstart test test-full check cpp-fuzz lock clean
+.PHONY: install quickstart test test-full check lock clean
 
 install: $(INSTALLED)
 
@@ -28,8 +28,11 @@ quickstart: install
 	run=$$($(VENV)/bin/python -c "import json; print(json.load(open('.cache/quickstart.json'))['run'])") \
 	  && $(BYOLT) evaluate "$$run" && $(BYOLT) export "$$run" --onnx
 
+# One thread a process: two of them on two cores are done in half the time of one with two threads.
 test: install
-	$(RUN) pytest -m "not full and not gpu and not cpp"
+# One thread a process: two of them on two cores are done in half the time of one with two threads.
+test: install
+	OMP_NUM_THREADS=1 $(RUN) pytest -m "not full and not gpu and not cpp" --numprocesses auto --dist loadfile
 
 test-full: install $(RTX14)/.installed $(LIGHT)/.installed
 	BYOLT_RTX14_PYTHON=$(abspath $(RTX14)/bin/python) BYOLT_PYTHON310=$(wildcard $(abspath $(LIGHT)/bin/python)) \
@@ -57,17 +60,6 @@ check: install
 	$(VENV)/bin/lint-imports
 	rm -rf dist && $(RUN) build --wheel --no-isolation --outdir dist . >/dev/null
 	$(VENV)/bin/check-wheel-contents dist/*.whl
-
-# Damaged bundles for the C++ library, under AddressSanitizer and UndefinedBehaviorSanitizer, and for Python's reader.
-FUZZ := build/cpp/fuzz
-FUZZ_COUNT ?= 10000
-cpp-fuzz: install
-	bash export/cpp/fetch_deps.sh build/cpp/deps $(VENV)/bin/python
-	cmake -S export/cpp -B $(FUZZ) -DONNXRUNTIME_ROOT=$(abspath build/cpp/deps) -DBYOLT_FUZZ=ON -DBYOLT_PROGRAMS=OFF \
-	  -DBYOLT_SANITIZE=address,undefined -DBYOLT_WERROR=ON
-	cmake --build $(FUZZ) --parallel 2 --target fuzz_bundle
-	PYTHONPATH=. $(RUN) tests.cpp.fuzz_bundles --count $(FUZZ_COUNT) --program $(FUZZ)/fuzz_bundle \
-	  $(if $(shell command -v strace),--trace)
 
 COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --no-header \
   --no-emit-package byolt pyproject.toml

@@ -50,7 +50,7 @@ def test_the_latest_bundle_beside_its_pytorch_model(delivered: Path) -> None:
 
 
 def test_the_table_has_every_row_and_says_how_it_was_measured(delivered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)  # Not a terminal, so nothing is cut.
+    monkeypatch.setenv("COLUMNS", "80")  # Not a terminal, so nothing is cut.
     bundle = delivered / "elsewhere"
     shutil.copytree(only_run(delivered) / "export", bundle, dirs_exist_ok=True)
     done = byolt("bench", bundle, "--batch", "2", "--seconds", "0.02", folder=delivered)

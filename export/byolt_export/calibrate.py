@@ -3,7 +3,7 @@
 Axes: N rows, C channels, G groups of a convolution, K inputs of one output.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from byolt_export.errors import InputError, MissingPart
 from byolt_export.layers import Layer
 from byolt_export.measures import Images
 from byolt_export.rounding import Reals, Rows
+
+Values = dict[str, npt.NDArray[Any]]
 
 _BATCH = 16
 _VALUES = 2**18  # Values of a tensor that its scale is chosen on, at least 1,024 rows.
@@ -49,7 +51,13 @@ class Moments:
         return mean, second - mean[:, :, None] * mean[:, None]
 
 
-def run(model: Any, images: Images) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def feed(model: Any, images: Images) -> Iterator[Values]:
+    """Images (N, H, W, 3) as the model's input, batch by batch."""
+    for start in range(0, len(images), _BATCH):
+        yield {model.graph.input[0].name: np.ascontiguousarray(images[start : start + _BATCH])}
+
+
+def run(model: Any, batches: Iterable[Values]) -> Iterator[Values]:
     """All outputs of a model in memory, batch by batch.
 
     Raises:
@@ -63,9 +71,8 @@ def run(model: Any, images: Images) -> Iterator[dict[str, npt.NDArray[Any]]]:
     options.log_severity_level = 4  # Fatal: what is below arrives as an exception, or is chatter about absent GPUs.
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    for start in range(0, len(images), _BATCH):
-        batch = np.ascontiguousarray(images[start : start + _BATCH])
-        yield dict(zip(names, session.run(names, {model.graph.input[0].name: batch}), strict=True))
+    for batch in batches:
+        yield dict(zip(names, session.run(names, batch), strict=True))
 
 
 def observe(model: Any, layers: Sequence[Layer], images: Images) -> tuple[dict[str, Seen], dict[str, Moments]]:
@@ -83,7 +90,7 @@ def observe(model: Any, layers: Sequence[Layer], images: Images) -> tuple[dict[s
     tensors: dict[str, Seen] = {}
     moments: dict[str, Moments] = {}
     batches = -(-len(images) // _BATCH)
-    for values in run(probed, images):
+    for values in run(probed, feed(probed, images)):
         for name, layer in readers.items():
             _look(tensors, name, layer.rows(values[name]), batches)
         for layer in layers:

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.calibrate import Moments, Seen, observe, run
+from byolt_export.calibrate import Moments, Seen, observe
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.layers import Layer, find_layers, spread
 from byolt_export.manifest import Calibration
-from byolt_export.measures import Images, Outputs
+from byolt_export.measures import Images
 from byolt_export.rounding import (
     Levels,
     Reals,
@@ -28,6 +28,7 @@ from byolt_export.rounding import (
     widest_kernel_scales,
     widest_levels,
 )
+from byolt_export.sensitivity import damage_of, most_damaged
 
 Rule = Literal["least error", "min-max"]
 
@@ -91,7 +92,8 @@ def quantise(
     if rule == "least error":
         wanted = np.clip(_JUDGED_PIXELS // (images.shape[1] * images.shape[2]), _FEWEST_JUDGES, _JUDGES)
         judges = images[spread(len(images), int(wanted))]
-        kept = _keep(_damage(model, layers, parts, judges), layers, total, least_share)
+        damage = damage_of(model, layers, lambda rest, layer: _assemble(rest, [layer], parts), judges)
+        kept = most_damaged(damage, layers, sum(layer.macs for layer in layers) - least_share * total)
     int8 = [layer for layer in layers if layer.name not in kept]
     result = _assemble(model, int8, parts)
     _state_shapes(result)
@@ -124,32 +126,6 @@ def _state_shapes(model: Any) -> None:
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
     del model.graph.value_info[:]
     model.graph.value_info.extend(value for value in inferred if value.name in products)
-
-
-def _damage(model: Any, layers: Sequence[Layer], parts: Mapping[str, _Part], images: Images) -> dict[str, float]:
-    """The squared distance by which each layer's int8, alone, moves the outputs of the median image.
-
-    Not of the mean one: a few images beyond the range of the scales would decide.
-    """
-    reference = _outputs(model, images)
-    moved = {layer.name: _outputs(_assemble(model, [layer], parts), images) - reference for layer in layers}
-    return {name: float(np.median((error**2).sum(axis=1))) for name, error in moved.items()}
-
-
-def _outputs(model: Any, images: Images) -> Outputs:
-    name = model.graph.output[0].name
-    return np.concatenate([outputs[name] for outputs in run(model, images)])
-
-
-def _keep(damage: Mapping[str, float], layers: Sequence[Layer], total: int, least_share: float) -> set[str]:
-    """Layers to leave as they are: those of most damage for their work first, as many as the share allows."""
-    left = sum(layer.macs for layer in layers) - least_share * total
-    kept: set[str] = set()
-    for layer in sorted(layers, key=lambda layer: -damage[layer.name] / layer.macs):
-        if layer.macs <= left:
-            kept.add(layer.name)
-            left -= layer.macs
-    return kept
 
 
 def _parts(
