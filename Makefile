@@ -30,8 +30,6 @@ quickstart: install
 
 # One thread a process: two of them on two cores are done in half the time of one with two threads.
 test: install
-# One thread a process: two of them on two cores are done in half the time of one with two threads.
-test: install
 	OMP_NUM_THREADS=1 $(RUN) pytest -m "not full and not gpu and not cpp" --numprocesses auto --dist loadfile
 
 test-full: install $(RTX14)/.installed $(LIGHT)/.installed

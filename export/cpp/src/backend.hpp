@@ -5,6 +5,9 @@
 #include <memory>
 #include <string>
 
+#include "byolt/error.hpp"
+#include "resize.hpp"
+
 // The seam between the library and the runtimes below it.
 namespace byolt {
 
@@ -23,6 +26,11 @@ class Session {
   virtual const float* run(std::size_t batch) = 0;
   /// The same with images and outputs in device memory; throws Error(missing) where the backend has none.
   virtual const float* run_device(const void* device_images, std::size_t batch, void* stream) = 0;
+  /// The same for frames of any size and format whose pixels lie in device memory: they are resized there.
+  virtual const float* run_device_frames(Span<const Image> frames, Rule rule, void* stream) {
+    static_cast<void>(frames), static_cast<void>(rule), static_cast<void>(stream);
+    throw Error(Code::missing, "frames in device memory need TensorRT: open the bundle's engine, or give frames in host memory");
+  }
 };
 
 /// One opened file; thread-safe, and its sessions are cheap.

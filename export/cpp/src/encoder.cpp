@@ -16,7 +16,7 @@ namespace byolt {
 /// A session with the buffers that turn frames into what it is fed.
 struct Context::State {
   State(std::unique_ptr<Session> opened, const Description& about, const Input& input)
-      : session(std::move(opened)), description(about), resizer(input.size_px, input.resize) {}
+      : session(std::move(opened)), description(about), rule(input.resize), resizer(input.size_px, input.resize) {}
 
   Outputs run(Span<const Image> images) {
     const std::size_t bytes = description.width * description.height * 3;
@@ -24,7 +24,8 @@ struct Context::State {
     std::uint8_t* to = session->images();
     for (const Image& image : images) {
       if (description.whole_frames) {
-        copy_frame(image, to);
+        check_size(image);
+        copy_rgb(image, to);
       } else {
         resizer(image, to);
       }
@@ -39,17 +40,26 @@ struct Context::State {
                                  " images at once, got " + std::to_string(batch));
   }
 
-  void copy_frame(const Image& image, std::uint8_t* to) const {
+  Outputs run_device(Span<const Image> frames, void* stream) {
+    check_batch(frames.size());
+    if (description.whole_frames) {
+      for (const Image& frame : frames) check_size(frame);
+    }
+    const Rule how = description.whole_frames ? Rule::squash : rule;  // A frame of that very size stays as it is.
+    return {session->run_device_frames(frames, how, stream), frames.size(), description.dim};
+  }
+
+  void check_size(const Image& image) const {
     if (image.width != description.width || image.height != description.height) {
       throw Error(Code::input, description.file + " takes frames of " + std::to_string(description.width) + " x " +
                                    std::to_string(description.height) + " px alone, got " +
                                    std::to_string(image.width) + " x " + std::to_string(image.height));
     }
-    copy_rgb(image, to);
   }
 
   std::unique_ptr<Session> session;
   const Description& description;
+  Rule rule;
   Resizer resizer;
 };
 
@@ -111,6 +121,8 @@ Outputs Context::run_device(const void* device_images, std::size_t batch, void* 
   state_->check_batch(batch);
   return {state_->session->run_device(device_images, batch, stream), batch, state_->description.dim};
 }
+
+Outputs Context::run_device(Span<const Image> frames, void* stream) { return state_->run_device(frames, stream); }
 
 Encoder::Encoder(std::shared_ptr<State> state) : state_(std::move(state)) {}
 Encoder::Encoder(Encoder&&) noexcept = default;

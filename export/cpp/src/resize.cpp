@@ -12,35 +12,6 @@ namespace {
 
 constexpr std::size_t kLongestSide = 32768;  // Keeps every product of sides and strides far from overflow.
 
-/// A window of a checked frame: its first row and, for NV12, the first row of its chroma.
-struct Rows {
-  const std::uint8_t *pixels, *chroma;
-  std::size_t stride;
-};
-
-Rows check(const Image& image) {
-  const std::size_t bytes = image.format == Format::nv12 ? 1 : 3;
-  const std::string size = std::to_string(image.width) + " x " + std::to_string(image.height);
-  if (image.pixels == nullptr || image.width == 0 || image.height == 0) {
-    throw Error(Code::input, "an image of " + size + " px holds nothing: give pixels, width and height");
-  }
-  if (image.width > kLongestSide || image.height > kLongestSide) {
-    throw Error(Code::input, "an image of " + size + " px is too large: no side may be above 32768 px");
-  }
-  const std::size_t stride = image.stride_bytes == 0 ? image.width * bytes : image.stride_bytes;
-  if (stride < image.width * bytes) {
-    throw Error(Code::input, "a stride of " + std::to_string(stride) + " bytes is too short for rows of " +
-                                 std::to_string(image.width) + " px: give bytes from row to row, or 0");
-  }
-  if (image.format == Format::nv12 && (image.width % 2 != 0 || image.height % 2 != 0)) {
-    throw Error(Code::input, "an NV12 image of " + size + " px cannot be: its sides are even");
-  }
-  const bool follows = image.format == Format::nv12 && image.chroma == nullptr;
-  return {image.pixels, follows ? image.pixels + stride * image.height : image.chroma, stride};
-}
-
-std::uint8_t clip(std::int32_t value) { return static_cast<std::uint8_t>(std::clamp(value, 0, 255)); }
-
 void convert_nv12(const Rows& rows, const Window& window, std::uint8_t* rgb) {
   for (std::size_t y = window.top; y < window.top + window.height; ++y) {
     const std::uint8_t* luma = rows.pixels + y * rows.stride;
@@ -73,6 +44,27 @@ void copy_window(const Image& image, const Rows& rows, const Window& window, std
 
 }  // namespace
 
+Rows rows_of(const Image& image) {
+  const std::size_t bytes = image.format == Format::nv12 ? 1 : 3;
+  const std::string size = std::to_string(image.width) + " x " + std::to_string(image.height);
+  if (image.pixels == nullptr || image.width == 0 || image.height == 0) {
+    throw Error(Code::input, "an image of " + size + " px holds nothing: give pixels, width and height");
+  }
+  if (image.width > kLongestSide || image.height > kLongestSide) {
+    throw Error(Code::input, "an image of " + size + " px is too large: no side may be above 32768 px");
+  }
+  const std::size_t stride = image.stride_bytes == 0 ? image.width * bytes : image.stride_bytes;
+  if (stride < image.width * bytes) {
+    throw Error(Code::input, "a stride of " + std::to_string(stride) + " bytes is too short for rows of " +
+                                 std::to_string(image.width) + " px: give bytes from row to row, or 0");
+  }
+  if (image.format == Format::nv12 && (image.width % 2 != 0 || image.height % 2 != 0)) {
+    throw Error(Code::input, "an NV12 image of " + size + " px cannot be: its sides are even");
+  }
+  const bool follows = image.format == Format::nv12 && image.chroma == nullptr;
+  return {image.pixels, follows ? image.pixels + stride * image.height : image.chroma, stride};
+}
+
 void fill_axis(Axis& axis, std::size_t from, std::size_t to) {
   const double scale = static_cast<double>(from) / static_cast<double>(to);
   const double reach = std::max(scale, 1.0);  // The triangle is as wide as an output pixel, never below one source pixel.
@@ -104,15 +96,8 @@ Window window_of(std::size_t width, std::size_t height, Rule rule) {
   return {(width - side) / 2, (height - side) / 2, side, side};
 }
 
-void yuv_to_rgb(std::uint8_t y, std::uint8_t u, std::uint8_t v, std::uint8_t* rgb) {
-  const std::int32_t luma = 298 * (y - 16) + 128, blue = u - 128, red = v - 128;
-  rgb[0] = clip((luma + 409 * red) >> 8);
-  rgb[1] = clip((luma - 100 * blue - 208 * red) >> 8);
-  rgb[2] = clip((luma + 516 * blue) >> 8);
-}
-
 void Resizer::operator()(const Image& image, std::uint8_t* square) {
-  const Rows rows = check(image);
+  const Rows rows = rows_of(image);
   const Window window = window_of(image.width, image.height, rule_);
   if (window.width == size_ && window.height == size_) return copy_window(image, rows, window, square);
   if (window.width != width_ || window.height != height_) {
@@ -142,7 +127,7 @@ void Resizer::narrow(const std::uint8_t* pixels, std::size_t stride, std::size_t
     for (std::size_t k = 0; k < size_; ++k, out += 3) {
       const std::uint8_t* from = pixels + static_cast<std::size_t>(across_.first[k]) * 3;
       const std::int32_t* weights = &across_.weights[k * across_.taps];
-      std::int32_t r = 1 << (kWeightBits - 1), g = r, b = r;
+      std::int32_t r = kHalf, g = r, b = r;
       for (std::int32_t i = 0; i < across_.count[k]; ++i, from += 3) {
         r += from[red] * weights[i];
         g += from[1] * weights[i];
@@ -158,7 +143,7 @@ void Resizer::shorten(std::uint8_t* square) {
   for (std::size_t k = 0; k < size_; ++k, square += row) {
     const std::uint8_t* from = narrowed_.data() + static_cast<std::size_t>(down_.first[k]) * row;
     const std::int32_t* weights = &down_.weights[k * down_.taps];
-    std::fill(sums_.begin(), sums_.end(), 1 << (kWeightBits - 1));
+    std::fill(sums_.begin(), sums_.end(), kHalf);
     for (std::int32_t i = 0; i < down_.count[k]; ++i, from += row) {
       for (std::size_t x = 0; x < row; ++x) sums_[x] += from[x] * weights[i];
     }
@@ -167,7 +152,7 @@ void Resizer::shorten(std::uint8_t* square) {
 }
 
 void copy_rgb(const Image& image, std::uint8_t* rgb) {
-  copy_window(image, check(image), {0, 0, image.width, image.height}, rgb);
+  copy_window(image, rows_of(image), {0, 0, image.width, image.height}, rgb);
 }
 
 }  // namespace byolt

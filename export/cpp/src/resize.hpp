@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "byolt/image.hpp"
+#include "pixel.hpp"
 
 namespace byolt {
 
@@ -18,8 +19,6 @@ struct Axis {
   std::vector<std::int32_t> first, count, weights;
 };
 
-inline constexpr int kWeightBits = 22;
-
 /// Antialiased triangle filter of Pillow's BILINEAR from `from` to `to` pixels, in its fixed point.
 void fill_axis(Axis& axis, std::size_t from, std::size_t to);
 
@@ -29,8 +28,14 @@ struct Window {
 };
 Window window_of(std::size_t width, std::size_t height, Rule rule);
 
-/// Y, U and V of BT.601, video range, as RGB: integer arithmetic, the same on host and device.
-void yuv_to_rgb(std::uint8_t y, std::uint8_t u, std::uint8_t v, std::uint8_t* rgb);
+/// Where a frame's rows lie.
+struct Rows {
+  const std::uint8_t *pixels, *chroma;  // The first row, and that of the chroma for NV12.
+  std::size_t stride;
+};
+
+/// @throws Error(input) for a frame that cannot be
+Rows rows_of(const Image& image);
 
 /// Frames into squares (size, size, 3), RGB, as the training saw them: byte for byte what Pillow gives. One a thread;
 /// buffers and weights are kept, so that the second frame of a size allocates nothing.

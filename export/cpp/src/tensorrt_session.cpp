@@ -14,7 +14,8 @@ constexpr std::uintptr_t kAlignment = 256;
 
 }  // namespace
 
-TensorRtSession::TensorRtSession(std::shared_ptr<const TensorRtEngine> engine) : engine_(std::move(engine)) {
+TensorRtSession::TensorRtSession(std::shared_ptr<const TensorRtEngine> engine)
+    : engine_(std::move(engine)), resizer_(engine_->tensors().width, engine_->tensors().height) {
   const cuda::Current on(engine_->gpu().device);
   const Tensors& tensors = engine_->tensors();
   const std::size_t output_bytes = tensors.max_batch * tensors.dim * sizeof(float);
@@ -96,6 +97,23 @@ const float* TensorRtSession::run_device(const void* device_images, std::size_t 
   cuda::check(cudaStreamWaitEvent(order, device_done_.get(), 0), "cudaStreamWaitEvent");
   prepare(*plain_, batch, device_images);
   execute(*plain_, batch, order);
+  cuda::check(cudaEventRecord(device_done_.get(), order), "cudaEventRecord");
+  return static_cast<const float*>(outputs_.get());
+}
+
+const float* TensorRtSession::run_device_frames(Span<const Image> frames, Rule rule, void* stream) {
+  check_batch(frames.size());
+  const cuda::Current on(engine_->gpu().device);
+  const auto order = static_cast<cudaStream_t>(stream);
+  Log::shared().clear();
+  cuda::check(cudaStreamWaitEvent(order, device_done_.get(), 0), "cudaStreamWaitEvent");
+  auto* to = static_cast<std::uint8_t*>(images_.get());
+  for (const Image& frame : frames) {
+    resizer_(frame, rule, to, order);
+    to += image_bytes();
+  }
+  prepare(*plain_, frames.size(), images_.get());
+  execute(*plain_, frames.size(), order);
   cuda::check(cudaEventRecord(device_done_.get(), order), "cudaEventRecord");
   return static_cast<const float*>(outputs_.get());
 }

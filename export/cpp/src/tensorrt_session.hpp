@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda_api.hpp"
+#include "device_resizer.hpp"
 #include "tensorrt_engine.hpp"
 
 namespace byolt {
@@ -21,6 +22,7 @@ class TensorRtSession final : public Session {
   /// The images must start at a multiple of 256 bytes, as cudaMalloc gives them. They are read and the outputs, in
   /// device memory, written in `stream`'s order; nothing waits for it here.
   const float* run_device(const void* device_images, std::size_t batch, void* stream) override;
+  const float* run_device_frames(Span<const Image> frames, Rule rule, void* stream) override;
 
  private:
   /// A graph holds on to the state of the context it was recorded from: each has one of its own, never touched again.
@@ -46,6 +48,7 @@ class TensorRtSession final : public Session {
   cuda::Event device_done_;  // Recorded behind the caller's streams: buffers and scratch memory are shared with them.
   cuda::PinnedMemory pinned_images_, pinned_outputs_;
   cuda::Memory images_, outputs_, scratch_;
+  DeviceResizer resizer_;
   std::unique_ptr<nvinfer1::IExecutionContext> plain_;
   std::vector<Recorded> recorded_;
 };

@@ -76,6 +76,10 @@ class Context {
   /// @throws Error(missing) where the runtime has no device memory
   Outputs run_device(const void* device_images, std::size_t batch, void* stream);
 
+  /// The same for frames of any size and format whose pixels lie in device memory, which are resized there. Frames of
+  /// one size follow each other without a wait.
+  Outputs run_device(Span<const Image> frames, void* stream);
+
  private:
   friend class Encoder;
   struct State;

@@ -20,7 +20,7 @@ namespace fake {
   X(cudaMallocHost) X(cudaFreeHost) X(cudaMemcpyAsync) X(cudaStreamCreateWithFlags) X(cudaStreamDestroy)            \
   X(cudaStreamSynchronize) X(cudaStreamWaitEvent) X(cudaStreamBeginCapture) X(cudaStreamEndCapture)                 \
   X(cudaEventCreateWithFlags) X(cudaEventDestroy) X(cudaEventRecord) X(cudaEventSynchronize)                        \
-  X(cudaGraphInstantiateWithFlags) X(cudaGraphLaunch) X(cudaGraphDestroy) X(cudaGraphExecDestroy)                   \
+  X(cudaGraphInstantiateWithFlags) X(cudaGraphLaunch) X(cudaGraphDestroy) X(cudaGraphExecDestroy) X(launch_resize)                   \
   X(createInferRuntime) X(deserializeCudaEngine) X(getIOTensorName) X(createExecutionContext) X(setInputShape)      \
   X(setTensorAddress) X(setDeviceMemoryV2) X(enqueueV3) X(createInferBuilder) X(createNetworkV2) X(createParser)    \
   X(createBuilderConfig) X(createOptimizationProfile) X(setDimensions) X(addOptimizationProfile) X(parse)           \

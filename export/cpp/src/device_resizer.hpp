@@ -1,0 +1,29 @@
+#pragma once
+
+#include "cuda_api.hpp"
+#include "pixel.hpp"
+#include "resize.hpp"
+
+namespace byolt {
+
+/// Frames in device memory into images in device memory, byte for byte as `Resizer` does. One a session; frames of one
+/// size follow each other without a wait or an allocation.
+class DeviceResizer {
+ public:
+  DeviceResizer(std::size_t width, std::size_t height) : width_(width), height_(height) {}
+
+  /// Queue the frame's way to `out` (height, width, 3), RGB, on a stream. What was queued with an earlier frame has to
+  /// come before it in that stream's order.
+  /// @throws Error(input) for a frame that cannot be; Error(machine) where the GPU refuses
+  void operator()(const Image& frame, Rule rule, std::uint8_t* out, cudaStream_t stream);
+
+ private:
+  void fit(const Window& window, cudaStream_t stream);
+
+  std::size_t width_, height_;
+  Window window_{0, 0, 0, 0};  // That the tables are for.
+  cuda::Memory tables_, narrowed_;
+  AxisTable across_{}, down_{};
+};
+
+}  // namespace byolt
