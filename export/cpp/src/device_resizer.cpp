@@ -20,7 +20,7 @@ AxisTable place(const Axis& axis, std::int32_t*& host, const std::int32_t*& devi
 }  // namespace
 
 void DeviceResizer::operator()(const Image& frame, Rule rule, std::uint8_t* out, cudaStream_t stream) {
-  const Rows rows = rows_of(frame);
+  const FrameRows rows = rows_of(frame);
   const Window window = window_of(frame.width, frame.height, rule);
   fit(window, stream);
   const FrameWindow part{rows.pixels, rows.chroma,  rows.stride,   window.left,

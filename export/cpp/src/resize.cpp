@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kLongestSide = 32768;  // Keeps every product of sides and strides far from overflow.
 
-void convert_nv12(const Rows& rows, const Window& window, std::uint8_t* rgb) {
+void convert_nv12(const FrameRows& rows, const Window& window, std::uint8_t* rgb) {
   for (std::size_t y = window.top; y < window.top + window.height; ++y) {
     const std::uint8_t* luma = rows.pixels + y * rows.stride;
     const std::uint8_t* chroma = rows.chroma + y / 2 * rows.stride;
@@ -23,7 +23,7 @@ void convert_nv12(const Rows& rows, const Window& window, std::uint8_t* rgb) {
   }
 }
 
-void copy_interleaved(const Rows& rows, const Window& window, bool swap, std::uint8_t* rgb) {
+void copy_interleaved(const FrameRows& rows, const Window& window, bool swap, std::uint8_t* rgb) {
   for (std::size_t y = window.top; y < window.top + window.height; ++y) {
     const std::uint8_t* from = rows.pixels + y * rows.stride + window.left * 3;
     if (!swap) {
@@ -37,14 +37,14 @@ void copy_interleaved(const Rows& rows, const Window& window, bool swap, std::ui
   }
 }
 
-void copy_window(const Image& image, const Rows& rows, const Window& window, std::uint8_t* rgb) {
+void copy_window(const Image& image, const FrameRows& rows, const Window& window, std::uint8_t* rgb) {
   if (image.format == Format::nv12) return convert_nv12(rows, window, rgb);
   copy_interleaved(rows, window, image.format == Format::bgr, rgb);
 }
 
 }  // namespace
 
-Rows rows_of(const Image& image) {
+FrameRows rows_of(const Image& image) {
   const std::size_t bytes = image.format == Format::nv12 ? 1 : 3;
   const std::string size = std::to_string(image.width) + " x " + std::to_string(image.height);
   if (image.pixels == nullptr || image.width == 0 || image.height == 0) {
@@ -97,7 +97,7 @@ Window window_of(std::size_t width, std::size_t height, Rule rule) {
 }
 
 void Resizer::operator()(const Image& image, std::uint8_t* square) {
-  const Rows rows = rows_of(image);
+  const FrameRows rows = rows_of(image);
   const Window window = window_of(image.width, image.height, rule_);
   if (window.width == size_ && window.height == size_) return copy_window(image, rows, window, square);
   if (window.width != width_ || window.height != height_) {

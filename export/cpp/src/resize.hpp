@@ -29,13 +29,13 @@ struct Window {
 Window window_of(std::size_t width, std::size_t height, Rule rule);
 
 /// Where a frame's rows lie.
-struct Rows {
+struct FrameRows {
   const std::uint8_t *pixels, *chroma;  // The first row, and that of the chroma for NV12.
   std::size_t stride;
 };
 
 /// @throws Error(input) for a frame that cannot be
-Rows rows_of(const Image& image);
+FrameRows rows_of(const Image& image);
 
 /// Frames into squares (size, size, 3), RGB, as the training saw them: byte for byte what Pillow gives. One a thread;
 /// buffers and weights are kept, so that the second frame of a size allocates nothing.
