@@ -65,7 +65,7 @@ lock:
 	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.11 --extra all --group dev -o requirements.lock
 	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.10 -o requirements-light.lock
 
-include export/cpp/cpp.mk
+include $(dir $(lastword $(MAKEFILE_LIST)))export/cpp/cpp.mk
 
 clean:
 	rm -rf $(VENV) $(RTX14) $(LIGHT) .cache build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -156,7 +156,7 @@ def test_what_is_missing_comes_with_the_line_that_installs_it() -> None:
     mends = {finding.what: finding.mend for finding in examine(bare)}
     assert mends["learning"] == 'pip install "byolt[train]"'
     assert mends["export"] == mends["ONNX Runtime"] == 'pip install "byolt[export]"'
-    assert mends["TensorRT"] == 'pip install "byolt[rtx]" or "byolt[trt]"'
+    assert mends["TensorRT"] == 'pip install "byolt[rtx]"'
     assert {f.what: f.mend for f in examine(replace(bare, jetson=True))}["TensorRT"].startswith("sudo apt")
     assert "no CUDA driver" in state(bare, "GPU")
     silent = machine(gpus=())

@@ -88,17 +88,37 @@ def read_kernels(path: Path) -> list[Kernel]:
         )
     makers = {output: node for node in nodes for output in node.outputs}
     casts = [k for k, node in enumerate(nodes) if node.operator == "Cast" and node.cast_to == _FLOAT16]
-    first = casts[0] if casts else 0  # Camera frames are resized by products in fp32, before the cast.
+    first, resizing = (casts[0] if casts else 0), 0
     found = []
-    for node in nodes[first:]:
+    for k, node in enumerate(nodes):
         if node.operator not in _PRODUCTS:
+            continue
+        if k < first and node.operator == "MatMul" and resizing < 2:  # Camera frames are resized by two, in fp32.
+            resizing += 1
             continue
         kernels = [_kernel(operand, makers, weights) for operand in node.inputs[:2]]
         constant = [kernel for kernel in kernels if kernel is not None]
         if len(constant) == 1:  # Two of them are folded before anything runs.
             precision, elements = constant[0]
+            other = node.inputs[kernels.index(None)]
+            if precision == "int8" and not _is_dequantised(other, makers):
+                precision = "another type"  # Kernels alone are int8: the product is not.
             found.append(Kernel(node.operator, precision, elements * places.get(next(iter(node.outputs), ""), 1)))
     return found
+
+
+def _is_dequantised(name: str, makers: dict[str, _Node]) -> bool:
+    """Whether a tensor comes out of int8, its shape apart."""
+    for _ in range(16):
+        maker = makers.get(name)
+        if maker is None or not maker.inputs:
+            return False
+        if maker.operator == "DequantizeLinear":
+            return True
+        if maker.operator not in ("Transpose", "Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze"):
+            return False
+        name = maker.inputs[0]
+    return False
 
 
 def read_opset(path: Path) -> int:

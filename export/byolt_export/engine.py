@@ -271,7 +271,12 @@ def _read_onnx(path: Path) -> bytes:
 
 def _plain(reason: str) -> str:
     """The last part of a parser's error: what comes before it are lines of its source."""
-    return reason.strip().splitlines()[0].rpartition("Assertion failed: ")[2].rpartition(": ")[2].rstrip(". ")
+    return (
+        next(iter(reason.strip().splitlines()), "it does not say why")
+        .rpartition("Assertion failed: ")[2]
+        .rpartition(": ")[2]
+        .rstrip(". ")
+    )
 
 
 def _entry(

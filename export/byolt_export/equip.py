@@ -55,6 +55,7 @@ def add_engines(
         Stopped: ``progress`` said so.
     """
     manifest = read_manifest(path)
+    golden = read_golden(path, manifest)  # What is damaged is told before a build of minutes.
     built = build_engines(
         path,
         _files_to_build(path, manifest, precisions),
@@ -65,10 +66,13 @@ def add_engines(
         cache_dir=cache_dir,
         progress=progress,
     )
-    entries = {engine.name: engine for engine in (*manifest.engines, *(each.entry for each in built))}
-    manifest = manifest.model_copy(update={"engines": tuple(entries.values())})
+    now = read_manifest(path)
+    if now.model_copy(update={"engines": manifest.engines}) != manifest:
+        raise InputError(f"{path} was exported again while its engines were built: byolt build-engine {path}")
+    entries = {engine.name: engine for engine in (*now.engines, *(each.entry for each in built))}
+    manifest = now.model_copy(update={"engines": tuple(entries.values())})
     _replace(path, manifest)
-    reports = prove_engines(path, manifest, read_golden(path, manifest))
+    reports = prove_engines(path, manifest, golden)
     record_verdicts(path, reports)
     return reports
 

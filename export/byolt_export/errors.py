@@ -34,6 +34,11 @@ def quoted(text: str, limit: int = 300) -> str:
     return plain if len(plain) < limit else f"{plain[:limit]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class InputError(ByoltError):
     """What the user gave does not fit; the message says where, what, and the way out."""
 

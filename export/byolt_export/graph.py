@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from byolt_export.errors import ByoltError, InputError, MissingPart
+from byolt_export.errors import ByoltError, InputError, MissingPart, first_line
 from byolt_export.manifest import Input
 from byolt_export.measures import Images, Outputs, relative_l2
 from byolt_export.parity import PERTURBATIONS
@@ -169,7 +169,10 @@ def _attention(
         raise InputError("causal attention is no part of an image encoder: it is exported in fp32 alone")
     q, k, v = q.half(), k.half(), v.half()
     scores = ((q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)).float()
-    scores = scores if attn_mask is None else scores + attn_mask
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
     return scores.softmax(-1).half() @ v
 
 
@@ -323,7 +326,7 @@ def torch_runner(
             with torch.inference_mode(), exact, _quiet() if compiled else nullcontext():
                 outputs: Outputs = function(raw.to(device)).cpu().numpy()
         except Exception as error:  # The compiler's own errors and those of the tools it calls share no base class.
-            raise ByoltError(f"PyTorch does not run a batch of {len(images)}: {str(error).splitlines()[0]}") from error
+            raise ByoltError(f"PyTorch does not run a batch of {len(images)}: {first_line(error)}") from error
         return outputs
 
     return run

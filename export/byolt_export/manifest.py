@@ -14,6 +14,7 @@ _BATCH_BYTES = 2**30  # A bundle is somebody else's file: nothing larger is run 
 # No way out of the folder.
 OnnxName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.onnx$")]
 EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.engine$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,60}$")]
 Precision = Literal["fp32", "fp16", "int8"]
 Side = Annotated[int, Field(ge=1, le=8192)]
 Batch = Annotated[int, Field(ge=1, le=65536)]
@@ -136,8 +137,8 @@ class Engine(_Part):
     onnx: OnnxName
     onnx_sha256: Sha256
     flavour: Literal["tensorrt", "tensorrt_rtx"]
-    version: str
-    target: str
+    version: Word
+    target: Word
     compute_capabilities: Annotated[tuple[PositiveInt, ...], Field(max_length=16)]
     profile: Profile
     workspace_mib: PositiveInt
@@ -150,7 +151,7 @@ class Golden(_Part):
     """``kind`` says whether images of the user's travel in the bundle."""
 
     kind: Literal["dataset", "synthetic"]
-    images: PositiveInt
+    images: Annotated[int, Field(ge=8)]
     sha256: Sha256
 
 

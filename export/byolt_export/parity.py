@@ -3,7 +3,7 @@
 Axes: N images, D output features, B batch. ``reference`` is PyTorch's output, ``candidate`` a delivered file's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -166,11 +166,19 @@ def prove(
             task = measure_task(crowd, outputs, _run_filled(run, crowd.queries, batches[-1])[0][: len(crowd.queries)])
         if task is not None and task.verdict == "worse":
             reasons.append(
-                f"kNN accuracy changes by {task.knn_difference:+.2%}, beyond the margin of {task.margin:.0%}"
+                f"kNN accuracy changes by {task.knn_difference:+.2%}, and all of its 95 % interval down to "
+                f"{task.knn_interval_95[0]:+.2%} is a loss that reaches beyond the margin of {task.margin:.0%}"
             )
     judged = tuple(_judge(name, wrong, candidate, gates, logits) for name, wrong in controls.items())
-    reasons += [f"the wrong model `{c.name}` was not noticed" for c in judged if c.state == "not noticed"]
+    reasons += control_faults(judged)
     return Parity("failed" if reasons else "passed", tuple(reasons), gates, golden, gallery, task, checks, judged)
+
+
+def control_faults(controls: Sequence[Control]) -> list[str]:
+    """What is to be said of wrong models that passed for right."""
+    return [
+        f"the wrong model `{control.name}` was not noticed" for control in controls if control.state == "not noticed"
+    ]
 
 
 def batch_sizes(opt_batch: int, max_batch: int) -> tuple[int, ...]:

@@ -19,17 +19,20 @@ def count_multiply_adds(network: Any, trt: Any) -> dict[str, int]:
     """Multiply-adds of one image in convolutions and matrix products, by the type they are computed in.
 
     Read from a strongly typed network before it is built. The type is that of the operands, or INT8 where both come out
-    of a dequantisation of INT8. Products of camera frames before the cast to the encoder's precision belong to the
-    preprocessing and are left out.
+    of a dequantisation of INT8. The two products that resize camera frames before the cast to the encoder's precision
+    belong to the preprocessing and are left out.
     """
     layers = [network.get_layer(k) for k in range(network.num_layers)]
     makers = {layer.get_output(k).name: layer for layer in layers for k in range(layer.num_outputs)}
     casts = [
         k for k, layer in enumerate(layers) if layer.type.name == "CAST" and layer.get_output(0).dtype.name == "HALF"
     ]
+    first, resizing = (casts[0] if casts else 0), 0
     counts: dict[str, int] = {}
-    for layer in layers[casts[0] if casts else 0 :]:
-        if layer.type.name in _CLASSES:
+    for k, layer in enumerate(layers):
+        if k < first and layer.type.name == "MATRIX_MULTIPLY" and resizing < 2:
+            resizing += 1
+        elif layer.type.name in _CLASSES:
             operands = [layer.get_input(k) for k in range(min(layer.num_inputs, 2))]
             types = {_stored_type(tensor, makers) for tensor in operands if tensor is not None}
             # Of mixed operands: activations alone quantised save nothing, the product is in their plain type.

@@ -65,8 +65,10 @@ def test_int8_is_weighed_by_multiply_adds(side: int, fault: str, tmp_path: Path)
     # An INT8 kernel of 108 elements at 64 places outweighs an FP16 one of 324 at one; at one place it does not.
     nodes = [
         cast("x", "half", TensorProto.FLOAT16),
+        helper.make_node("QuantizeLinear", ["half", "s"], ["whole"]),
+        helper.make_node("DequantizeLinear", ["whole", "s"], ["back"]),
         helper.make_node("DequantizeLinear", ["k8", "s"], ["k"]),
-        helper.make_node("Conv", ["half", "k"], ["a"]),
+        helper.make_node("Conv", ["back", "k"], ["a"]),
         helper.make_node("Conv", ["a", "k16"], ["y"]),
     ]
     constants = {
@@ -145,3 +147,42 @@ def test_graphs_without_end_in_one_another_are_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes([0x3A, length & 0x7F | 0x80, length >> 7]) + graph)
     with pytest.raises(InputError, match="cannot be read as ONNX: its graphs lie too deep in one another"):
         read_kernels(path)
+
+
+def test_a_layer_before_the_first_cast_counts(tmp_path: Path) -> None:
+    """Two products in fp32 resize camera frames there; anything more is the encoder's own."""
+    half = {"h": KERNEL.astype(np.float16)}
+    frame = [helper.make_node("MatMul", ["x", "r"], ["a"]), helper.make_node("MatMul", ["c", "a"], ["b"])]
+    encoder = [
+        helper.make_node("Cast", ["b"], ["d"], to=TensorProto.FLOAT16),
+        helper.make_node("Conv", ["d", "h"], ["y"]),
+    ]
+    side = np.eye(4, dtype=np.float32)
+    plain = write(tmp_path / "a.onnx", [*frame, *encoder], half | {"r": side, "c": side})
+    assert precision_fault(plain, "fp16") == ""
+    early = [helper.make_node("Conv", ["x", "k"], ["b"])]
+    mixed = write(tmp_path / "b.onnx", [*early, *encoder], half | {"k": KERNEL})
+    assert "50% in fp32" in precision_fault(mixed, "fp16")
+    third = [*frame, helper.make_node("MatMul", ["b", "m"], ["e"]), helper.make_node("Identity", ["e"], ["b2"])]
+    cast = helper.make_node("Cast", ["b2"], ["d"], to=TensorProto.FLOAT16)
+    more = write(tmp_path / "c.onnx", [*third, cast, encoder[1]], half | {"r": side, "c": side, "m": side})
+    assert "in fp32" in precision_fault(more, "fp16")
+
+
+def test_kernels_alone_in_int8_are_no_int8(tmp_path: Path) -> None:
+    constants = {"q": np.ones(KERNEL.shape, np.int8), "s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}
+    kernel = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["k"])
+    alone = write(tmp_path / "a.onnx", [kernel, helper.make_node("Conv", ["x", "k"], ["y"])], constants)
+    assert "in no known type" in precision_fault(alone, "int8")
+    both = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["i"]),
+        helper.make_node("DequantizeLinear", ["i", "s", "z"], ["d"]),
+        kernel,
+        helper.make_node("Conv", ["d", "k"], ["y"]),
+    ]
+    assert precision_fault(write(tmp_path / "b.onnx", both, constants), "int8") == ""
+
+
+def test_a_product_that_gives_nothing_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "k"], [])], {"k": KERNEL})
+    assert len(read_kernels(path)) == 1

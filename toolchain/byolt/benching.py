@@ -11,7 +11,7 @@ import numpy as np
 from byolt.run import Run, environment
 from byolt_export.bench import MEMORY_IS, ROUNDS, WARM_UP_CALLS, WARM_UP_S, Candidate, Row, bench, pareto_front
 from byolt_export.contenders import Contest, accuracy_of, choose_batches, enter_bundle
-from byolt_export.errors import InputError, MissingPart
+from byolt_export.errors import InputError, MissingPart, ParityFault
 from byolt_export.manifest import Input
 from byolt_export.measures import Outputs, measure
 from byolt_export.parity import GATES, faults
@@ -87,27 +87,32 @@ def front_of(rows: Sequence[Row]) -> list[int]:
 
 
 def _torch_candidates(run: Run, contest: Contest, *, compiled: bool, threads: int | None) -> list[Candidate]:
-    """The run's model on each device that torch finds, after its outputs were compared with the bundle's own."""
+    """The run's model on each device that torch finds, each after its outputs were compared with the bundle's own."""
     if find_spec("torch") is None:
         return [Candidate(TORCH, "fp32", _without_torch)]
     import torch
 
     contract = contest.manifest.contract
     how = (run.path, contract.output.name == "logits", contract.input, contract.output.normalized, threads)
-    outputs = _outputs(open_torch(*how), contest)
-    found = measure(contest.reference, outputs, logits=contract.output.name == "logits")
-    if broken := faults(found, GATES["fp32"]):
-        raise InputError(f"{run.path} is not the run that the bundle was made from ({broken[0]}): give another --run")
-    return [
-        Candidate(
-            f"{TORCH}, {'compiled' if compiles else 'eager'}, {device.upper()}",
-            "fp32",
-            partial(open_torch, *how, device, compiles),
-            accuracy=accuracy_of(found),
-        )
-        for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ()))
-        for compiles in (False, *((True,) if compiled else ()))
-    ]
+    candidates = []
+    for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
+        for compiles in (False, *((True,) if compiled else ())):
+            name, opened = (
+                f"{'compiled' if compiles else 'eager'}, {device.upper()}",
+                partial(open_torch, *how, device, compiles),
+            )
+            found = measure(contest.reference, _outputs(opened(), contest), logits=contract.output.name == "logits")
+            broken = faults(found, GATES["fp32"])
+            if broken and not candidates:
+                raise InputError(
+                    f"{run.path} is not the run that the bundle was made from ({broken[0]}): give another --run"
+                )
+            if broken:
+                raise ParityFault(
+                    f"{run.path} in PyTorch, {name}, does not compute what it does on the CPU: {broken[0]}"
+                )
+            candidates.append(Candidate(f"{TORCH}, {name}", "fp32", opened, accuracy=accuracy_of(found)))
+    return candidates
 
 
 def open_torch(

@@ -242,7 +242,7 @@ def export(
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
-    report = export_run(
+    report, missing = export_run(
         run,
         classifier=classifier,
         precisions=_precisions(precision or ("fp32,fp16" if trt else "fp32")),
@@ -258,6 +258,8 @@ def export(
 
     _print(report.to_json(), as_json, text)
     _refuse_failed(report.verdict, report.reason, report.path)
+    if missing is not None:
+        raise missing
 
 
 @cli.command()
@@ -339,6 +341,8 @@ def _precisions(names: str | None) -> tuple[Any, ...]:
     known, found = ("fp32", "fp16", "int8"), [name.strip() for name in (names or "").split(",") if name.strip()]
     if unknown := [name for name in found if name not in known]:
         raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(known)}", param_hint="--precision")
+    if names is not None and not found:
+        raise click.BadParameter("names nothing", param_hint="--precision")
     return tuple(found)
 
 

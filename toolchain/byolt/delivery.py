@@ -36,15 +36,18 @@ def export_run(
     bisects: bool = False,
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
-) -> Report:
+) -> tuple[Report, MissingPart | None]:
     """Deliver a run's encoder as the bundle ``<run>/export``, or its classifier as ``<run>/export-classifier``.
 
     With ``targets`` TensorRT engines are built too, of the files that passed; none of them named, those that the
-    TensorRT at hand builds first. Without a TensorRT the bundle is complete but for its engines, and then it is told.
+    TensorRT at hand builds first.
+
+    Returns:
+        What was proven; and where a TensorRT is missing, what to say of the engines that the bundle then lacks.
 
     Raises:
         InputError: The run has no encoder or classifier yet, it cannot be exported, or a target cannot be served.
-        MissingPart: onnx, onnxruntime or, with ``targets``, TensorRT is not installed.
+        MissingPart: onnx or onnxruntime is not installed.
     """
     recipe = with_overrides(run.recipe, overrides)
     order, missing = _order(targets, precisions)
@@ -69,10 +72,10 @@ def export_run(
         say=say,
     )
     if missing is not None:
-        raise MissingPart(f"{bundle} is complete but for its engines: {missing}") from missing
+        return report, MissingPart(f"{bundle} is complete but for its engines: {missing}")
     passed = [file.precision for file in report.files if file.parity.verdict == "passed"]
     if order is None or not passed:
-        return report
+        return report, None
     say(f"building engines with {order[0]}")
     engines = add_engines(
         bundle,
@@ -84,7 +87,7 @@ def export_run(
     report = replace(report, files=(*report.files, *engines))
     manifest = read_manifest(bundle)
     write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))
-    return report
+    return report, None
 
 
 def _order(

@@ -95,8 +95,10 @@ def _tensorrt(machine: Machine) -> list[Finding]:
             found.append(Finding("TensorRT", f"{words} {machine.packages[name]} ({name}); NVIDIA's licence: {licence}"))
     if found:
         return found
-    mend = "sudo apt install python3-libnvinfer" if machine.jetson else 'pip install "byolt[rtx]" or "byolt[trt]"'
-    return [Finding("TensorRT", "missing; needed for engines alone", mend)]
+    if machine.jetson:
+        return [Finding("TensorRT", "missing; needed for engines alone", "sudo apt install python3-libnvinfer")]
+    words = "missing; needed for engines alone: byolt[trt] for this machine's GPU, byolt[rtx] for RTX GPUs elsewhere"
+    return [Finding("TensorRT", words, 'pip install "byolt[rtx]"')]
 
 
 def _learning_misfits(machine: Machine) -> Iterator[tuple[str, str]]:

@@ -154,20 +154,29 @@ class KernelFinder {
     }
   }
 
-  /// Kernels of every product, but for the preprocessing before a first cast to fp16: frames are resized in fp32.
+  /// Kernels of every product, but for two in fp32 before a first cast to fp16, which resize camera frames.
   [[nodiscard]] std::vector<Kernel> find() const {
     const auto casts = [](const Node& node) { return node.op == "Cast" && node.cast_to == kFloat16; };
     const auto& nodes = graph_.nodes;
     auto first = std::find_if(nodes.begin(), nodes.end(), casts);
     if (first == nodes.end()) first = nodes.begin();
     std::vector<Kernel> found;
-    for (auto node = first; node != nodes.end(); ++node) {
+    int resizing = 0;
+    for (auto node = nodes.begin(); node != nodes.end(); ++node) {
       if (!is_product(node->op)) continue;
+      if (node < first && node->op == "MatMul" && resizing++ < 2) continue;
       std::vector<Kernel> constant;
+      bool dequantised = false;
       for (std::size_t k = 0; k < std::min<std::size_t>(node->inputs.size(), 2); ++k) {
         Kernel kernel = trace(node->inputs[k]);
-        if (!kernel.precision.empty()) constant.push_back(kernel);
+        if (kernel.precision.empty()) {
+          dequantised = is_dequantised(node->inputs[k]);
+        } else {
+          constant.push_back(kernel);
+        }
       }
+      // Kernels alone are int8: the product is not.
+      if (constant.size() == 1 && constant[0].precision == "int8" && !dequantised) constant[0].precision = "another type";
       if (constant.size() != 1 || node->outputs.empty()) continue;  // Two of them are folded before anything runs.
       const auto places = graph_.places.find(node->outputs[0]);
       if (places != graph_.places.end()) constant[0].multiply_adds *= places->second;
@@ -182,6 +191,22 @@ class KernelFinder {
   }
   static bool passes(string_view op) {  // A kernel stays what it is behind these.
     return op == "Transpose" || op == "Reshape" || op == "Identity" || op == "Mul";
+  }
+
+  /// Whether a tensor comes out of int8, its shape apart.
+  [[nodiscard]] bool is_dequantised(string_view name) const {
+    for (int step = 0; step < kLongestPath; ++step) {
+      const auto maker = makers_.find(name);
+      if (maker == makers_.end() || maker->second->inputs.empty()) return false;
+      const string_view op = maker->second->op;
+      if (op == "DequantizeLinear") return true;
+      if (op != "Transpose" && op != "Reshape" && op != "Identity" && op != "Flatten" && op != "Squeeze" &&
+          op != "Unsqueeze") {
+        return false;
+      }
+      name = maker->second->inputs[0];
+    }
+    return false;
   }
 
   /// Type that an operand is multiplied in and its elements; no precision where it is no constant.

@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from byolt.reporting.tables import wide_console
@@ -75,7 +76,7 @@ def print_parity(report: dict[str, Any]) -> None:
         told = [control["state"] for control in file["controls"]]
         caught = f"{told.count('fails')} of {len(told) - told.count('not applicable')}" if told else "-"
         provider = file["provider"].removesuffix("ExecutionProvider")
-        table.add_row(file["name"], provider, *_measured(file), caught, file["verdict"])
+        table.add_row(file["name"], escape(provider), *_measured(file), caught, file["verdict"])
     wide_console().print(table, highlight=False)
     for file in report["files"]:
         if "bisection" in file:

@@ -1,0 +1,78 @@
+"""What a whole bundle's verdict is made of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.export import small
+
+from byolt_export import deliver
+from byolt_export.bundle import read_manifest, write_manifest
+from byolt_export.errors import InputError
+from byolt_export.parity import GATES, Control, Parity
+from byolt_export.verify import FileReport, Report, verify_bundle
+
+PASSED, ABSENT = Parity("passed", (), GATES["fp16"]), Parity("not run here", ("no GPU",), GATES["fp16"])
+
+
+def report(*files: tuple[str, Parity]) -> Report:
+    return Report(Path("bundle"), tuple(FileReport(name, "fp16", "somewhere", parity) for name, parity in files))
+
+
+def test_an_engine_that_passed_is_enough_where_onnx_does_not_run() -> None:
+    assert report(("encoder.fp16.onnx", ABSENT), ("encoder.fp16.here.engine", PASSED)).verdict == "passed"
+    assert report(("encoder.fp16.onnx", PASSED), ("encoder.fp16.here.engine", ABSENT)).verdict == "passed"
+    assert report(("encoder.fp16.onnx", ABSENT), ("encoder.fp16.here.engine", ABSENT)).verdict == "not run here"
+    failed = replace(ABSENT, verdict="failed")
+    assert report(("encoder.fp16.onnx", PASSED), ("encoder.fp16.here.engine", failed)).verdict == "failed"
+
+
+def test_what_failed_when_it_was_made_stays_failed(tmp_path: Path) -> None:
+    bundle = small.build(tmp_path / "bundle", precisions=("fp32", "fp16")).path
+    manifest = read_manifest(bundle)
+    worse = manifest.files[1].model_copy(update={"verdict": "failed", "reason": "in the gallery, overlap"})
+    write_manifest(bundle, manifest.model_copy(update={"files": (manifest.files[0], worse)}))
+    found = verify_bundle(bundle)
+    assert [file.parity.verdict for file in found.files] == ["passed", "failed"]
+    assert "failed when it was made (in the gallery, overlap)" in found.reason
+
+
+def test_int8_is_judged_by_the_limits_that_are_delivered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A wrong model that the loose first look misses, and the tightened limits notice, is no reason to fail."""
+    golden = small.build(tmp_path / "bundle").files[0].parity
+    loose = replace(golden, verdict="failed", controls=(Control("reinitialised", "not noticed", 0.03),))
+    loose = replace(loose, reasons=("the wrong model `reinitialised` was not noticed",))
+    looks = iter([loose, golden])
+    monkeypatch.setattr(deliver, "prove_onnx", lambda *_, **__: next(looks))
+    assert deliver._judge(tmp_path, "int8", None, None, None).verdict == "passed"  # type: ignore[arg-type]
+    worse = replace(loose, reasons=("in the gallery, overlap at 1 is 0.9", *loose.reasons))
+    looks = iter([worse, golden])
+    assert deliver._judge(tmp_path, "int8", None, None, None).reasons == worse.reasons[:1]  # type: ignore[arg-type]
+
+
+def test_nothing_is_measured_on_what_was_calibrated_on(tmp_path: Path) -> None:
+    calibration = np.concatenate([small.images(40, seed=5), small.images(24)[:1]])
+    with pytest.raises(InputError, match="an image of the calibration is among the golden images"):
+        small.build(tmp_path / "bundle", calibration=calibration, calibration_source="drawn")
+    with pytest.raises(InputError, match="no precision is named"):
+        small.build(tmp_path / "bundle", precisions=())
+
+
+@pytest.mark.parametrize("word", ["[/red]", "10.3\n", "", "a" * 99])
+def test_versions_and_targets_are_plain_words(tmp_path: Path, word: str) -> None:
+    bundle = small.build(tmp_path / "bundle").path
+    tree = json.loads((bundle / "manifest.json").read_text())
+    file = tree["files"][0]
+    engine = {
+        "name": "encoder.fp32.here.engine", "precision": "fp32", "onnx": file["name"], "onnx_sha256": file["sha256"],
+        "flavour": "tensorrt", "version": "10.3.0", "target": "here", "compute_capabilities": [87],
+        "profile": {"min_batch": 1, "opt_batch": 1, "max_batch": 1}, "workspace_mib": 64, "sha256": "0" * 64,
+        "verdict": "passed", "reason": "",
+    }  # fmt: skip
+    for key in ("version", "target"):
+        tree["engines"] = [engine | {key: word}]
+        (bundle / "manifest.json").write_text(json.dumps(tree))
+        with pytest.raises(InputError, match=rf"engines.0.{key}"):
+            read_manifest(bundle)
