@@ -59,6 +59,35 @@ def test_the_librarys_own_tests(builds: Path, build: str) -> None:
     assert b" 0 failures" in run(builds / build / "tests/byolt-test-library").stdout
 
 
+@pytest.mark.parametrize("program", ["plain/10", "plain/11", "address/10", "thread/10"])
+def test_the_tensorrt_backend_over_its_fake(builds: Path, program: str) -> None:
+    """byolt's own logic, each call that can fail failing in turn; no proof of TensorRT."""
+    build, major = program.split("/")
+    assert b" 0 failures" in run(builds / build / f"tests/byolt-test-tensorrt-{major}").stdout
+
+
+@pytest.mark.parametrize("build", ["plain", "address"])
+def test_engines_are_built_into_a_bundle(builds: Path, bundles: Bundles, tmp_path: Path, build: str) -> None:
+    """Over the fake of TensorRT: what is written down of an engine, and that nothing trusts it before it has run."""
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    contract = read_manifest(bundle).contract
+    height, width, _ = contract.input.shape
+    fake = {"FAKE_NETWORK": f"{height} {width} {contract.output.dim}"}
+    words = ("--precision", "fp16", "--workspace-mib", "64", "--cache-dir", tmp_path / "timings")
+    done = run(builds / build / "tests/byolt-build-engine-over-fake", bundle, *words, env=fake)
+    assert done.stdout.decode().endswith(f"next     byolt-verify {bundle}\n")
+    (engine,) = read_manifest(bundle).engines
+    assert (engine.name, engine.precision, engine.verdict) == ("encoder.fp16.here.engine", "fp16", "not run here")
+    assert (engine.version, engine.compute_capabilities, engine.workspace_mib) == ("10.3.1", (87,), 64)
+    assert sha256(bundle / engine.name) == engine.sha256
+    assert len(list((tmp_path / "timings").iterdir())) == 1
+    refused = run(builds / "plain/programs/byolt-bench", bundle, "--runtime", "tensorrt", code=5)
+    assert b"built without TensorRT" in refused.stderr
+    (bundle / "encoder.onnx").write_bytes(b"damaged")
+    failed = run(builds / build / "tests/byolt-build-engine-over-fake", bundle, "--precision", "fp32", env=fake, code=2)
+    assert b"is not the file that manifest.json names" in failed.stderr
+
+
 @pytest.mark.parametrize("build", ["plain", "address"])
 def test_onnx_runtime_below_it(builds: Path, bundles: Bundles, build: str) -> None:
     bundle = {"BYOLT_TEST_BUNDLE": str(bundles.embedding)}

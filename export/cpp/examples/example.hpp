@@ -1,8 +1,7 @@
 #pragma once
 
-#include <byolt/encoder.hpp>
-
 #include <algorithm>
+#include <byolt/encoder.hpp>
 #include <exception>
 #include <filesystem>
 #include <iostream>
@@ -14,7 +13,8 @@ inline std::vector<std::string> image_files(const std::string& folder) {
   namespace fs = std::filesystem;
   std::error_code trouble;
   std::vector<std::string> found;
-  for (fs::recursive_directory_iterator entry(folder, trouble), end; !trouble && entry != end; entry.increment(trouble)) {
+  for (fs::recursive_directory_iterator entry(folder, trouble), end; !trouble && entry != end;
+       entry.increment(trouble)) {
     std::string suffix = entry->path().extension().string();
     std::transform(suffix.begin(), suffix.end(), suffix.begin(), [](unsigned char c) { return std::tolower(c); });
     if (suffix == ".jpg" || suffix == ".jpeg" || suffix == ".png") found.push_back(entry->path().string());

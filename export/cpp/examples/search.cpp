@@ -2,7 +2,6 @@
 
 #include <byolt/encoder.hpp>
 #include <byolt/image_file.hpp>
-
 #include <cmath>
 #include <utility>
 

@@ -134,7 +134,8 @@ struct Frames {
 };
 
 /// Calls of byolt, and of `plain` where it is given, in turns: whatever else the machine does falls on both.
-Row time_batch(const byolt::Encoder& encoder, byolt::PlainOnnxRuntime* plain, std::size_t batch, const Setting& setting) {
+Row time_batch(const byolt::Encoder& encoder, byolt::PlainOnnxRuntime* plain, std::size_t batch,
+               const Setting& setting) {
   byolt::Context context = encoder.context();
   const Frames frames(encoder.description(), setting, batch);
   const auto call = [&] { (void)context.run({frames.images.data(), batch}); };
@@ -167,8 +168,12 @@ Row time_batch(const byolt::Encoder& encoder, byolt::PlainOnnxRuntime* plain, st
 }
 
 json to_json(const Row& row) {
-  json found = {{"batch", row.batch},   {"p50_ms", row.p50_ms},           {"p90_ms", row.p90_ms},
-                {"p99_ms", row.p99_ms}, {"images_per_s", row.images_per_s}, {"peak_mib", row.peak_mib}};
+  json found = {{"batch", row.batch},
+                {"p50_ms", row.p50_ms},
+                {"p90_ms", row.p90_ms},
+                {"p99_ms", row.p99_ms},
+                {"images_per_s", row.images_per_s},
+                {"peak_mib", row.peak_mib}};
   if (row.ratio) {
     found["plain_images_per_s"] = *row.plain_images_per_s;
     found["ratio"] = *row.ratio;
@@ -189,7 +194,8 @@ void run(byolt::Arguments& arguments) {
   const byolt::Encoder encoder = byolt::Encoder::open(setting.bundle, setting.options);
   const byolt::Description& about = encoder.description();
   if (setting.plain && (setting.frame_width != 0 || setting.options.runtime != byolt::Runtime::cpu)) {
-    throw Error(Code::input, "--plain compares calls of the CPU on images of the bundle's size: --runtime cpu, no --frame");
+    throw Error(Code::input,
+                "--plain compares calls of the CPU on images of the bundle's size: --runtime cpu, no --frame");
   }
   std::unique_ptr<byolt::PlainOnnxRuntime> plain;
 #ifdef BYOLT_ONNXRUNTIME
@@ -215,7 +221,10 @@ void run(byolt::Arguments& arguments) {
     if (!setting.as_json) print(row);
   }
   if (setting.as_json) {
-    std::cout << json{{"file", about.file}, {"runtime", about.runtime}, {"threads", setting.options.threads}, {"rows", rows}}
+    std::cout << json{{"file", about.file},
+                      {"runtime", about.runtime},
+                      {"threads", setting.options.threads},
+                      {"rows", rows}}
                      .dump(2)
               << '\n';
   }

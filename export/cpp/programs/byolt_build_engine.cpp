@@ -41,7 +41,8 @@ class Line {
     const int percent = static_cast<int>(share * 100);
     if (engine != engine_) engine_ = engine, shown_ = -1;
     if (live_ ? percent > shown_ : percent / 10 > shown_ / 10 || shown_ < 0) {
-      std::fprintf(stderr, live_ ? "\r\033[K%s  %3d %%  %.60s" : "%s  %d %%  %s\n", engine.c_str(), percent, phase.c_str());
+      std::fprintf(stderr, live_ ? "\r\033[K%s  %3d %%  %.60s" : "%s  %d %%  %s\n", engine.c_str(), percent,
+                   phase.c_str());
       shown_ = percent;
     }
     return stopped_by == 0;
@@ -73,8 +74,8 @@ int run(byolt::Arguments& arguments) {
     return 128 + stopped_by;
   }
   for (const byolt::Equipped& engine : engines) {
-    std::printf("%-28s %8.1f MB  %6.1f s  timings: %s\n", engine.entry.name.c_str(), static_cast<double>(engine.bytes) / 1e6,
-                engine.seconds, engine.timings.c_str());
+    std::printf("%-28s %8.1f MB  %6.1f s  timings: %s\n", engine.entry.name.c_str(),
+                static_cast<double>(engine.bytes) / 1e6, engine.seconds, engine.timings.c_str());
   }
   std::printf("next     byolt-verify %s\n", folder.c_str());
   return std::fflush(stdout) == 0 ? 0 : static_cast<int>(Code::machine);

@@ -51,9 +51,8 @@ json to_json(const byolt::FileReport& file) {
                        {"fault", check.fault}});
   }
   for (const byolt::Control& control : file.parity.controls) {
-    controls.push_back({{"name", control.name},
-                        {"state", control.state},
-                        {"relative_l2_worst", to_json(control.relative_l2_worst)}});
+    controls.push_back(
+        {{"name", control.name}, {"state", control.state}, {"relative_l2_worst", to_json(control.relative_l2_worst)}});
   }
   return {{"name", file.name},
           {"precision", file.precision},
@@ -73,7 +72,9 @@ void print(const byolt::Report& report) {
   std::printf("%-40s %-24s %-13s %12s %12s %10s\n", "file", "ran by", "verdict", "relative L2", "cosine", "neighbours");
   for (const byolt::FileReport& file : report.files) {
     const auto& golden = file.parity.golden;
-    const auto neighbours = !golden ? std::nullopt : golden->overlap_at_1 ? golden->overlap_at_1 : golden->top_1_agreement;
+    const auto neighbours = !golden                ? std::nullopt
+                            : golden->overlap_at_1 ? golden->overlap_at_1
+                                                   : golden->top_1_agreement;
     std::printf("%-40s %-24s %-13s %12s %12s %10s\n", file.name.c_str(), file.provider.c_str(),
                 file.parity.verdict.c_str(), golden ? byolt::short_number(golden->relative_l2_worst).c_str() : "-",
                 golden ? byolt::long_number(golden->centred_cosine_worst).c_str() : "-",

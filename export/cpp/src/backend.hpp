@@ -29,7 +29,8 @@ class Session {
   /// The same for frames of any size and format whose pixels lie in device memory: they are resized there.
   virtual const float* run_device_frames(Span<const Image> frames, Rule rule, void* stream) {
     static_cast<void>(frames), static_cast<void>(rule), static_cast<void>(stream);
-    throw Error(Code::missing, "frames in device memory need TensorRT: open the bundle's engine, or give frames in host memory");
+    throw Error(Code::missing,
+                "frames in device memory need TensorRT: open the bundle's engine, or give frames in host memory");
   }
 };
 

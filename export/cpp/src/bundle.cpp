@@ -38,7 +38,7 @@ class File {
 
   /// Size of a plain file; nothing where it is none.
   [[nodiscard]] std::optional<std::size_t> size() const {
-    struct stat status {};
+    struct stat status{};
     if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) return std::nullopt;
     return static_cast<std::size_t>(status.st_size);
   }
@@ -127,7 +127,8 @@ std::string Bundle::open_onnx(const OnnxEntry& entry, std::string* precision_fau
 std::string Bundle::open_engine(const EngineEntry& entry) const {
   std::string where = open_file(entry.name, entry.sha256);
   const auto& files = manifest_.files;
-  const auto source = std::find_if(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.name == entry.onnx; });
+  const auto source =
+      std::find_if(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.name == entry.onnx; });
   if (source == files.end() || source->sha256 != entry.onnx_sha256 || source->precision != entry.precision) {
     throw Error(Code::input, where + " was built from another " + entry.onnx + ": byolt build-engine " + folder_);
   }
@@ -157,7 +158,8 @@ void Bundle::record(const std::vector<Finding>& findings) const {
   if (written) return;
   const std::string why = std::strerror(errno);
   std::remove(beside.c_str());
-  throw Error(Code::machine, path(kManifest) + " could not be written (" + why + "); make room, and give the command again");
+  throw Error(Code::machine,
+              path(kManifest) + " could not be written (" + why + "); make room, and give the command again");
 }
 
 }  // namespace byolt

@@ -142,7 +142,8 @@ Tensors tensors_of(const Contract& contract) {
 std::string engine_misfit(const EngineEntry& entry) {
 #ifdef BYOLT_TENSORRT
   const std::string again = ": build it again on this device with byolt-build-engine";
-  if (entry.flavour != "tensorrt") return entry.name + " is for TensorRT for RTX, and this byolt is linked to TensorRT" + again;
+  if (entry.flavour != "tensorrt")
+    return entry.name + " is for TensorRT for RTX, and this byolt is linked to TensorRT" + again;
   if (entry.version != tensorrt_version()) {
     return entry.name + " was built by TensorRT " + entry.version + ", and " + tensorrt_version() + " is here" + again;
   }

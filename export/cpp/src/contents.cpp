@@ -176,7 +176,8 @@ class KernelFinder {
         }
       }
       // Kernels alone are int8: the product is not.
-      if (constant.size() == 1 && constant[0].precision == "int8" && !dequantised) constant[0].precision = "another type";
+      if (constant.size() == 1 && constant[0].precision == "int8" && !dequantised)
+        constant[0].precision = "another type";
       if (constant.size() != 1 || node->outputs.empty()) continue;  // Two of them are folded before anything runs.
       const auto places = graph_.places.find(node->outputs[0]);
       if (places != graph_.places.end()) constant[0].multiply_adds *= places->second;

@@ -25,9 +25,9 @@ void DeviceResizer::operator()(const Image& frame, Rule rule, std::uint8_t* out,
   fit(window, stream);
   const FrameWindow part{rows.pixels, rows.chroma,  rows.stride,   window.left,
                          window.top,  window.width, window.height, frame.format};
-  cuda::check(launch_resize(part, across_, down_, static_cast<std::uint8_t*>(narrowed_.get()), out, width_, height_,
-                            stream),
-              "a resize");
+  cuda::check(
+      launch_resize(part, across_, down_, static_cast<std::uint8_t*>(narrowed_.get()), out, width_, height_, stream),
+      "a resize");
 }
 
 void DeviceResizer::fit(const Window& window, cudaStream_t stream) {

@@ -150,8 +150,9 @@ Context Encoder::context() const { return {state_, state_->make()}; }
 void Encoder::run(Span<const Image> images, Span<float> outputs) const {
   const Description& about = state_->description;
   if (outputs.size() != images.size() * about.dim) {
-    throw Error(Code::input, std::to_string(images.size()) + " images give " + std::to_string(images.size() * about.dim) +
-                                 " values, and there is room for " + std::to_string(outputs.size()));
+    throw Error(Code::input, std::to_string(images.size()) + " images give " +
+                                 std::to_string(images.size() * about.dim) + " values, and there is room for " +
+                                 std::to_string(outputs.size()));
   }
   std::unique_ptr<Context::State> context = state_->take();
   for (std::size_t done = 0; done < images.size(); done += about.max_batch) {

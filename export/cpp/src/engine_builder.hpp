@@ -10,9 +10,9 @@
 namespace byolt {
 
 struct BuildOptions {
-  std::size_t opt_batch = 1;          ///< what the engine is tuned for, at most the tensors' max_batch
-  std::size_t workspace_mib = 1024;   ///< most scratch memory that a layer may use
-  std::string timing_cache;           ///< file of measured times, kept for the same build again; empty: none
+  std::size_t opt_batch = 1;         ///< what the engine is tuned for, at most the tensors' max_batch
+  std::size_t workspace_mib = 1024;  ///< most scratch memory that a layer may use
+  std::string timing_cache;          ///< file of measured times, kept for the same build again; empty: none
   Progress progress;
 };
 

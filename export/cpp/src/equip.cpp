@@ -39,8 +39,11 @@ std::vector<const OnnxEntry*> files_to_build(const Bundle& bundle, const std::ve
     chosen.push_back(&file);
   }
   for (const std::string& precision : precisions) {
-    const bool found = std::any_of(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.precision == precision; });
-    if (!found) throw Error(Code::input, bundle.folder() + " holds no " + precision + " file: byolt export --precision " + precision);
+    const bool found =
+        std::any_of(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.precision == precision; });
+    if (!found)
+      throw Error(Code::input,
+                  bundle.folder() + " holds no " + precision + " file: byolt export --precision " + precision);
   }
   return chosen;
 }
@@ -83,8 +86,8 @@ std::string timing_file(const EquipOptions& options, const OnnxEntry& file, cons
   if (::mkdir(options.cache_folder.c_str(), 0777) != 0 && errno != EEXIST) {
     throw Error(Code::input, options.cache_folder + " cannot hold timing caches: " + std::strerror(errno));
   }
-  const nlohmann::json key = {file.sha256, tensorrt_version(), gpu.name,  gpu.capability,
-                              options.workspace_mib, opt_batch, tensors.max_batch};
+  const nlohmann::json key = {file.sha256,           tensorrt_version(), gpu.name,         gpu.capability,
+                              options.workspace_mib, opt_batch,          tensors.max_batch};
   return options.cache_folder + "/" + digest_of(key.dump()).substr(0, 32) + ".timing";
 }
 
@@ -143,7 +146,8 @@ std::vector<Equipped> add_engines(const std::string& folder, const EquipOptions&
 
 std::string with_engines(const std::string& text, const std::vector<EngineEntry>& engines, std::size_t workspace_mib) {
   auto manifest = nlohmann::ordered_json::parse(text, nullptr, false);
-  if (!manifest.is_object()) throw Error(Code::input, "the manifest changed while engines were built: build them again");
+  if (!manifest.is_object())
+    throw Error(Code::input, "the manifest changed while engines were built: build them again");
   auto& list = manifest["engines"];
   if (!list.is_array()) list = nlohmann::ordered_json::array();
   for (const EngineEntry& engine : engines) {
@@ -156,7 +160,8 @@ std::string with_engines(const std::string& text, const std::vector<EngineEntry>
         {"version", engine.version},
         {"target", engine.target},
         {"compute_capabilities", engine.compute_capabilities},
-        {"profile", {{"min_batch", engine.min_batch}, {"opt_batch", engine.opt_batch}, {"max_batch", engine.max_batch}}},
+        {"profile",
+         {{"min_batch", engine.min_batch}, {"opt_batch", engine.opt_batch}, {"max_batch", engine.max_batch}}},
         {"workspace_mib", workspace_mib},
         {"sha256", engine.sha256},
         {"verdict", engine.verdict},

@@ -11,7 +11,7 @@ namespace byolt {
 struct EquipOptions {
   std::vector<std::string> precisions;  ///< of the ONNX files to build from; none: all that passed
   std::size_t workspace_mib = 1024;
-  std::string cache_folder;             ///< of timing caches; empty: none is kept
+  std::string cache_folder;  ///< of timing caches; empty: none is kept
   /// Told the engine's name, the step and the share done; false ends the build.
   std::function<bool(const std::string& engine, const std::string& phase, double share)> progress;
 };

@@ -26,7 +26,8 @@ constexpr int kMostPixels = 100'000'000;  // A file of a few kilobytes can annou
 ImageFile::ImageFile(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);
   const std::string file((std::istreambuf_iterator<char>(stream)), {});
-  if (file.empty() || file.size() > INT_MAX) throw Error(Code::input, path + " cannot be read: name a JPEG or PNG file");
+  if (file.empty() || file.size() > INT_MAX)
+    throw Error(Code::input, path + " cannot be read: name a JPEG or PNG file");
   const auto* bytes = reinterpret_cast<const stbi_uc*>(file.data());
   const int size = static_cast<int>(file.size());
   int width = 0, height = 0, channels = 0;

@@ -19,8 +19,9 @@ bool is_alphanumeric(char letter) {
 /// A key as it may stand in a sentence: what is not plain is left out.
 std::string plain(const std::string& key) {
   std::string kept = key.substr(0, 40);
-  kept.erase(std::remove_if(kept.begin(), kept.end(), [](char c) { return !is_alphanumeric(c) && c != '_' && c != '.'; }),
-             kept.end());
+  kept.erase(
+      std::remove_if(kept.begin(), kept.end(), [](char c) { return !is_alphanumeric(c) && c != '_' && c != '.'; }),
+      kept.end());
   return kept;
 }
 
@@ -36,7 +37,8 @@ Fields::Fields(const json& value, std::string where, std::initializer_list<const
     : value_(value), where_(std::move(where)) {
   if (!value.is_object()) throw Misfit(where_.empty() ? "the file" : where_, "it must be an object");
   for (const auto& item : value.items()) {
-    if (std::find(known.begin(), known.end(), item.key()) == known.end()) throw Misfit(at(plain(item.key())), "unknown key");
+    if (std::find(known.begin(), known.end(), item.key()) == known.end())
+      throw Misfit(at(plain(item.key())), "unknown key");
   }
 }
 
@@ -100,9 +102,10 @@ std::vector<std::string> Fields::texts(const std::string& key) const {
 }
 
 std::int64_t to_integer(const json& value, const std::string& where, std::int64_t least, std::int64_t most) {
-  const bool fits = value.is_number_integer() &&
-                    (!value.is_number_unsigned() || value.get<std::uint64_t>() <= static_cast<std::uint64_t>(INT64_MAX)) &&
-                    value.get<std::int64_t>() >= least && value.get<std::int64_t>() <= most;
+  const bool fits =
+      value.is_number_integer() &&
+      (!value.is_number_unsigned() || value.get<std::uint64_t>() <= static_cast<std::uint64_t>(INT64_MAX)) &&
+      value.get<std::int64_t>() >= least && value.get<std::int64_t>() <= most;
   if (!fits) {
     const std::string upper = most == INT64_MAX ? "" : " to " + std::to_string(most);
     throw Misfit(where, "it must be a whole number from " + std::to_string(least) + upper);

@@ -53,7 +53,8 @@ Input read_input(const json& value, const std::string& where) {
   input.max_batch = size_of(fields, "max_batch", kLargestBatch);
   input.mean = read_rgb(fields, "mean");
   input.std = read_rgb(fields, "std");
-  if (input.max_batch * input.image_bytes() > kBatchBytes) throw Misfit(where, "a batch of max_batch images is more than 1 GiB");
+  if (input.max_batch * input.image_bytes() > kBatchBytes)
+    throw Misfit(where, "a batch of max_batch images is more than 1 GiB");
   if (input.opt_batch > input.max_batch) throw Misfit(where, "opt_batch is above max_batch");
   if (*std::min_element(input.std.begin(), input.std.end()) <= 0) throw Misfit(where, "std must be positive");
   return input;
@@ -72,14 +73,18 @@ Contract read_contract(const json& value, const std::string& where) {
   if (contract.dim * contract.input.max_batch > kBatchBytes / 4) {
     throw Misfit(where, "the outputs of max_batch images are more than 1 GiB");
   }
-  if (contract.logits() == contract.classes.empty()) throw Misfit(where, "classes go with logits, and logits need them");
+  if (contract.logits() == contract.classes.empty())
+    throw Misfit(where, "classes go with logits, and logits need them");
   if (contract.logits() && contract.classes.size() != contract.dim) {
-    throw Misfit(where, std::to_string(contract.classes.size()) + " classes for " + std::to_string(contract.dim) + " logits");
+    throw Misfit(where,
+                 std::to_string(contract.classes.size()) + " classes for " + std::to_string(contract.dim) + " logits");
   }
   return contract;
 }
 
-std::string read_verdict(const Fields& fields) { return fields.one_of("verdict", {"passed", "failed", "not run here"}); }
+std::string read_verdict(const Fields& fields) {
+  return fields.one_of("verdict", {"passed", "failed", "not run here"});
+}
 
 void check_calibration(const json& value, const std::string& where) {
   const Fields fields(value, where, {"images", "source", "sha256", "rule", "int8_share", "fp16_layers"});

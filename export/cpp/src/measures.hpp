@@ -31,8 +31,8 @@ struct Measures {
 
 /// What outputs must keep to pass. Names that end in `_max` are upper limits, the rest lower limits.
 struct Gates {
-  double relative_l2_mean_max, relative_l2_worst_max, centred_cosine_worst, overlap_at_1, overlap_at_10, top_1_agreement,
-      unnoticed_perturbation_max;
+  double relative_l2_mean_max, relative_l2_worst_max, centred_cosine_worst, overlap_at_1, overlap_at_10,
+      top_1_agreement, unnoticed_perturbation_max;
 };
 
 /// |c - r| / |r| of each row.

@@ -148,7 +148,8 @@ class OnnxBackend final : public Backend {
   void check() {
     const Ort::AllocatorWithDefaultOptions allocator;
     const auto refuse = [&] {
-      throw Error(Code::input, path_ + " is not an encoder of this bundle: it must map one input `images`, uint8 (batch, " +
+      throw Error(Code::input, path_ +
+                                   " is not an encoder of this bundle: it must map one input `images`, uint8 (batch, " +
                                    std::to_string(tensors_.height) + ", " + std::to_string(tensors_.width) +
                                    ", 3), to one float output (batch, " + std::to_string(tensors_.dim) + ")");
     };
@@ -165,8 +166,8 @@ class OnnxBackend final : public Backend {
                       rows.size() == 2 && (rows[1] < 0 || is(rows[1], tensors_.dim));
     if (!fits) refuse();
     if (sides[0] >= 0) {
-      throw Error(Code::input, path_ + " accepts batches of " + std::to_string(sides[0]) +
-                                   " alone: export it with a dynamic batch");
+      throw Error(Code::input,
+                  path_ + " accepts batches of " + std::to_string(sides[0]) + " alone: export it with a dynamic batch");
     }
     output_ = session_.GetOutputNameAllocated(0, allocator).get();
   }

@@ -55,7 +55,9 @@ class Prover {
   }
 
  private:
-  [[nodiscard]] Rows rows(const std::vector<float>& values) const { return {values.data(), golden_.images, golden_.dim}; }
+  [[nodiscard]] Rows rows(const std::vector<float>& values) const {
+    return {values.data(), golden_.images, golden_.dim};
+  }
 
   /// All images in calls of exactly `batch` rows, the last filled up from the start: row n is image n modulo N.
   std::vector<float> run_filled(std::size_t batch) {
@@ -98,7 +100,8 @@ class Prover {
     const std::size_t dim = golden_.dim;
     for (std::size_t start = 0; start < filled.size(); start += reference.size()) {
       const std::size_t count = std::min(reference.size(), filled.size() - start) / dim;
-      const std::vector<double> error = relative_l2({reference.data(), count, dim}, {filled.data() + start, count, dim});
+      const std::vector<double> error =
+          relative_l2({reference.data(), count, dim}, {filled.data() + start, count, dim});
       most = std::max(most, *std::max_element(error.begin(), error.end()));
     }
     return most;

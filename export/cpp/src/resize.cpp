@@ -67,7 +67,8 @@ FrameRows rows_of(const Image& image) {
 
 void fill_axis(Axis& axis, std::size_t from, std::size_t to) {
   const double scale = static_cast<double>(from) / static_cast<double>(to);
-  const double reach = std::max(scale, 1.0);  // The triangle is as wide as an output pixel, never below one source pixel.
+  const double reach =
+      std::max(scale, 1.0);  // The triangle is as wide as an output pixel, never below one source pixel.
   axis.taps = static_cast<std::size_t>(std::ceil(reach)) * 2 + 1;
   axis.first.resize(to);
   axis.count.resize(to);

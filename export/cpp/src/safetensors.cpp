@@ -7,7 +7,8 @@
 #include "byolt/error.hpp"
 #include "json_fields.hpp"
 
-// safetensors: 8 bytes of header size, a JSON header of {name: {dtype, shape, data_offsets}}, then the data without a gap.
+// safetensors: 8 bytes of header size, a JSON header of {name: {dtype, shape, data_offsets}}, then the data without a
+// gap.
 namespace byolt {
 namespace {
 
@@ -89,9 +90,9 @@ class Reader {
     const Input& input = manifest_.contract.input;
     const auto count = static_cast<std::int64_t>(manifest_.golden_images);
     const auto dim = static_cast<std::int64_t>(manifest_.contract.dim);
-    const Tensor& images = take("images", "U8",
-                                {count, static_cast<std::int64_t>(input.height()),
-                                 static_cast<std::int64_t>(input.width()), 3});
+    const Tensor& images =
+        take("images", "U8",
+             {count, static_cast<std::int64_t>(input.height()), static_cast<std::int64_t>(input.width()), 3});
     Golden golden;
     golden.images = manifest_.golden_images;
     golden.dim = manifest_.contract.dim;
@@ -99,7 +100,8 @@ class Reader {
     golden.reference = floats(take("outputs.reference", "F32", {count, dim}));
     for (const std::string control : kControls) {
       std::optional<std::vector<float>> outputs;
-      if (has_meaning(control, images, input)) outputs = floats(take("outputs.control." + control, "F32", {count, dim}));
+      if (has_meaning(control, images, input))
+        outputs = floats(take("outputs.control." + control, "F32", {count, dim}));
       golden.controls.emplace_back(control, std::move(outputs));
     }
     if (tensors_.count("labels") != 0) (void)take("labels", "I64", {count});
@@ -121,7 +123,8 @@ class Reader {
     std::vector<float> values(tensor.bytes / sizeof(float));
     std::memcpy(values.data(), tensor.data, tensor.bytes);
     const auto finite = [](float value) { return std::isfinite(value); };
-    if (!std::all_of(values.begin(), values.end(), finite)) throw Misfit("the file", "it holds outputs that are not finite");
+    if (!std::all_of(values.begin(), values.end(), finite))
+      throw Misfit("the file", "it holds outputs that are not finite");
     return values;
   }
 

@@ -7,9 +7,9 @@
 namespace byolt {
 
 /// Wrong models in the order of a verdict; byolt_export/parity.py says what each is.
-inline constexpr const char* kControls[] = {
-    "swapped_channels",    "no_normalisation",    "perturbed_kernel", "perturbed_kernel_10", "perturbed_kernel_20",
-    "perturbed_kernel_40", "perturbed_kernel_80", "reinitialised",    "shuffled_rows"};
+inline constexpr const char* kControls[] = {"swapped_channels",    "no_normalisation",    "perturbed_kernel",
+                                            "perturbed_kernel_10", "perturbed_kernel_20", "perturbed_kernel_40",
+                                            "perturbed_kernel_80", "reinitialised",       "shuffled_rows"};
 
 /// Golden vectors from the bytes of a safetensors file, checked against the manifest.
 /// @throws Error(input) the file is damaged, or its tensors are not those that the manifest describes

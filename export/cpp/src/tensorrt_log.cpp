@@ -25,7 +25,7 @@ std::size_t skip_word(const std::string& text, std::size_t at) {
 std::string trimmed(const std::string& text, const char* tail) {
   const std::size_t first = text.find_first_not_of(" \t\r"), last = text.find_last_not_of(tail);
   return first == std::string::npos || last == std::string::npos || last < first ? ""
-                                                                                : text.substr(first, last - first + 1);
+                                                                                 : text.substr(first, last - first + 1);
 }
 
 /// Length of what stands in front of the words: `[file::function::line]`, `IClass::function:` or `Error Code 3:`.

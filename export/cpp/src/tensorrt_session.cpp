@@ -47,9 +47,7 @@ void TensorRtSession::drain() const noexcept {
   static_cast<void>(cudaStreamSynchronize(stream_.get()));
 }
 
-std::size_t TensorRtSession::image_bytes() const {
-  return engine_->tensors().height * engine_->tensors().width * 3;
-}
+std::size_t TensorRtSession::image_bytes() const { return engine_->tensors().height * engine_->tensors().width * 3; }
 
 std::unique_ptr<nvinfer1::IExecutionContext> TensorRtSession::make_context() const {
   auto context = engine_->context();
@@ -89,7 +87,8 @@ const float* TensorRtSession::run(std::size_t batch) {
 const float* TensorRtSession::run_device(const void* device_images, std::size_t batch, void* stream) {
   check_batch(batch);
   if (device_images == nullptr || reinterpret_cast<std::uintptr_t>(device_images) % kAlignment != 0) {
-    throw Error(Code::input, "images in device memory must start at a multiple of 256 bytes: take cudaMalloc's address");
+    throw Error(Code::input,
+                "images in device memory must start at a multiple of 256 bytes: take cudaMalloc's address");
   }
   const cuda::Current on(engine_->gpu().device);
   const auto order = static_cast<cudaStream_t>(stream);
@@ -145,9 +144,9 @@ void TensorRtSession::enqueue(nvinfer1::IExecutionContext& context, std::size_t 
                               stream_.get()),
               "cudaMemcpyAsync");
   execute(context, batch, stream_.get());
-  cuda::check(cudaMemcpyAsync(pinned_outputs_.get(), outputs_.get(), output_bytes, cudaMemcpyDeviceToHost,
-                              stream_.get()),
-              "cudaMemcpyAsync");
+  cuda::check(
+      cudaMemcpyAsync(pinned_outputs_.get(), outputs_.get(), output_bytes, cudaMemcpyDeviceToHost, stream_.get()),
+      "cudaMemcpyAsync");
 }
 
 // A graph makes calls faster and changes nothing else: what stands in its way is no fault of the call, whose outputs

@@ -43,7 +43,8 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
 FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Golden& golden) {
   const std::string path = bundle.open_engine(entry);
   const auto& files = bundle.manifest().files;
-  const auto source = std::find_if(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.name == entry.onnx; });
+  const auto source =
+      std::find_if(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.name == entry.onnx; });
   const Gates gates = gates_of(entry.precision, source->gates);
   FileReport report{entry.name, entry.precision, entry.flavour + " " + entry.version, true, {}};
   if (const std::string misfit = engine_misfit(entry); !misfit.empty()) {
@@ -70,7 +71,8 @@ FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Go
 
 std::string Report::verdict() const {
   const auto any = [this](const char* verdict) {
-    return std::any_of(files.begin(), files.end(), [&](const FileReport& file) { return file.parity.verdict == verdict; });
+    return std::any_of(files.begin(), files.end(),
+                       [&](const FileReport& file) { return file.parity.verdict == verdict; });
   };
   return any("failed") ? "failed" : any("passed") ? "passed" : "not run here";
 }
@@ -99,7 +101,8 @@ Report verify(const Bundle& bundle, std::vector<std::string> providers, int thre
       report.files.push_back(prove_onnx(bundle, entry, provider, golden, threads));
     }
   }
-  for (const EngineEntry& entry : bundle.manifest().engines) report.files.push_back(prove_engine(bundle, entry, golden));
+  for (const EngineEntry& entry : bundle.manifest().engines)
+    report.files.push_back(prove_engine(bundle, entry, golden));
   return report;
 }
 

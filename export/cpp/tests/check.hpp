@@ -48,25 +48,25 @@ inline int run_all() {
 
 }  // namespace check
 
-#define TEST(name)                                               \
-  static void test_##name();                                     \
+#define TEST(name)                                                      \
+  static void test_##name();                                            \
   static const check::Registered registered_##name(#name, test_##name); \
   static void test_##name()
 
-#define CHECK(condition) \
-  do {                   \
+#define CHECK(condition)                                           \
+  do {                                                             \
     if (!(condition)) check::fail(__FILE__, __LINE__, #condition); \
   } while (false)
 
-#define CHECK_ERROR(expected, part, expression)                                                                  \
-  do {                                                                                                           \
-    try {                                                                                                        \
-      (void)(expression);                                                                                        \
-      check::fail(__FILE__, __LINE__, "no error: " #expression);                                                 \
-    } catch (const byolt::Error& error) {                                                                        \
-      if (error.code() != (expected) || std::string(error.what()).find(part) == std::string::npos ||             \
-          std::string(error.what()).find('\n') != std::string::npos) {                                           \
-        check::fail(__FILE__, __LINE__, std::string("another error: ") + error.what());                          \
-      }                                                                                                          \
-    }                                                                                                            \
+#define CHECK_ERROR(expected, part, expression)                                                      \
+  do {                                                                                               \
+    try {                                                                                            \
+      (void)(expression);                                                                            \
+      check::fail(__FILE__, __LINE__, "no error: " #expression);                                     \
+    } catch (const byolt::Error& error) {                                                            \
+      if (error.code() != (expected) || std::string(error.what()).find(part) == std::string::npos || \
+          std::string(error.what()).find('\n') != std::string::npos) {                               \
+        check::fail(__FILE__, __LINE__, std::string("another error: ") + error.what());              \
+      }                                                                                              \
+    }                                                                                                \
   } while (false)

@@ -31,7 +31,8 @@ class FakeSession final : public Session {
       for (std::size_t channel = 0; channel < 3; ++channel) {
         float sum = 0;
         for (std::size_t k = 0; k < pixels_; ++k) sum += images_[(n * pixels_ + k) * 3 + channel];
-        outputs_[n * 3 + channel] = sum / static_cast<float>(pixels_) * fake().scale + (batch > 1 ? fake().of_batches.load() : 0);
+        outputs_[n * 3 + channel] =
+            sum / static_cast<float>(pixels_) * fake().scale + (batch > 1 ? fake().of_batches.load() : 0);
       }
     }
     if (fake().not_a_number != 0) outputs_[0] = std::numeric_limits<float>::quiet_NaN();

@@ -112,17 +112,25 @@ TEST(an_onnx_of_another_contract) {
 }
 
 TEST(data_outside_of_an_onnx_file) {
-  const std::string outside = sample::tensor("hidden", 1) + field(13, field(1, std::string("location")) + field(2, std::string("/etc/passwd")));
+  const std::string outside =
+      sample::tensor("hidden", 1) + field(13, field(1, std::string("location")) + field(2, std::string("/etc/passwd")));
   const std::string located = sample::tensor("hidden", 1) + field(14, 1);
-  const auto node_with = [](const std::string& attribute) { return field(1, field(4, std::string("Constant")) + field(5, attribute)); };
-  const std::vector<std::string> hidden = {field(5, outside), field(5, located), field(15, field(1, outside)),
-                                           node_with(field(5, outside)), node_with(field(10, outside)),
-                                           node_with(field(22, field(2, outside))), node_with(field(6, field(5, outside))),
+  const auto node_with = [](const std::string& attribute) {
+    return field(1, field(4, std::string("Constant")) + field(5, attribute));
+  };
+  const std::vector<std::string> hidden = {field(5, outside),
+                                           field(5, located),
+                                           field(15, field(1, outside)),
+                                           node_with(field(5, outside)),
+                                           node_with(field(10, outside)),
+                                           node_with(field(22, field(2, outside))),
+                                           node_with(field(6, field(5, outside))),
                                            node_with(field(11, node_with(field(5, outside))))};
   for (const std::string& extra : hidden) {
     CHECK_ERROR(Code::input, "outside of itself", byolt::read_onnx_contents(sample::onnx("{}", 1, extra), "m"));
   }
-  CHECK_ERROR(Code::input, "more than a graph", byolt::read_onnx_contents(sample::onnx("{}") + field(25, outside), "m"));
+  CHECK_ERROR(Code::input, "more than a graph",
+              byolt::read_onnx_contents(sample::onnx("{}") + field(25, outside), "m"));
   std::string nested;
   for (int depth = 0; depth < 40; ++depth) nested = node_with(field(6, nested));
   CHECK_ERROR(Code::input, "nested too deeply", byolt::read_onnx_contents(sample::onnx("{}", 1, nested), "m"));
@@ -140,7 +148,8 @@ TEST(what_is_no_onnx) {
   CHECK_ERROR(Code::input, "holds no graph", byolt::read_onnx_contents("", "m"));
   CHECK_ERROR(Code::input, "wire type 3", byolt::read_onnx_contents("\x0b", "m"));
   CHECK_ERROR(Code::input, "without end", byolt::read_onnx_contents(std::string(12, '\xff'), "m"));
-  CHECK_ERROR(Code::input, "ends early", byolt::read_onnx_contents("\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "m"));
+  CHECK_ERROR(Code::input, "ends early",
+              byolt::read_onnx_contents("\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "m"));
 }
 
 TEST(precision_of_an_onnx_file) {
@@ -168,7 +177,8 @@ TEST(controls_without_a_meaning) {
     data.erase(96, 24);  // The one control less.
     for (auto& item : header.items()) {
       auto& offsets = item.value()["data_offsets"];
-      if (offsets[0].get<std::size_t>() >= 120) offsets = {offsets[0].get<std::size_t>() - 24, offsets[1].get<std::size_t>() - 24};
+      if (offsets[0].get<std::size_t>() >= 120)
+        offsets = {offsets[0].get<std::size_t>() - 24, offsets[1].get<std::size_t>() - 24};
     }
   });
   CHECK(!read(grey).controls[0].second && read(grey).controls[1].second);
@@ -188,7 +198,8 @@ TEST(faults_of_golden_vectors) {
       {"whole number", [](json& h, std::string&) { h["images"]["data_offsets"] = {96, 0}; }},
       {"unknown key", [](json& h, std::string&) { h["images"]["later"] = 1; }},
       {"a type that no bundle has", [](json& h, std::string&) { h["images"]["dtype"] = "F16"; }},
-      {"outputs.reference: it is not", [](json& h, std::string&) { h["outputs.other"] = h["outputs.reference"], h.erase("outputs.reference"); }},
+      {"outputs.reference: it is not",
+       [](json& h, std::string&) { h["outputs.other"] = h["outputs.reference"], h.erase("outputs.reference"); }},
       {"do not cover it", [](json&, std::string& data) { data += "more"; }},
       {"not finite", [](json&, std::string& data) { std::memset(data.data() + 96, 0xff, 4); }},
   };
@@ -197,5 +208,6 @@ TEST(faults_of_golden_vectors) {
     CHECK_ERROR(Code::input, "golden does not fit", read(text));
   }
   const std::string good = golden_file();
-  for (std::size_t size = 0; size < good.size(); size += 7) CHECK_ERROR(Code::input, "golden", read(good.substr(0, size)));
+  for (std::size_t size = 0; size < good.size(); size += 7)
+    CHECK_ERROR(Code::input, "golden", read(good.substr(0, size)));
 }

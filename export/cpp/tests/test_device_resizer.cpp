@@ -1,11 +1,10 @@
 // Frames in device memory, over the fake of CUDA: the kernels' arithmetic against the resize of the host.
-#include "device_resizer.hpp"
-
 #include <cstring>
 #include <random>
 #include <vector>
 
 #include "check.hpp"
+#include "device_resizer.hpp"
 #include "expect.hpp"
 #include "fake.hpp"
 
@@ -66,8 +65,9 @@ TEST(frames_are_resized_as_on_the_host) {
           const std::string words = std::to_string(size.width) + " x " + std::to_string(size.height);
           const Frame frame(size.width, size.height, format, stream.get());
           resizer(frame.on_device(), rule, static_cast<std::uint8_t*>(out.get()), stream.get());
-          byolt::cuda::check(cudaMemcpyAsync(found.get(), out.get(), kSize * kSize * 3, cudaMemcpyDeviceToHost,
-                                             stream.get()), "cudaMemcpyAsync");
+          byolt::cuda::check(
+              cudaMemcpyAsync(found.get(), out.get(), kSize * kSize * 3, cudaMemcpyDeviceToHost, stream.get()),
+              "cudaMemcpyAsync");
           EXPECT(cudaStreamSynchronize(stream.get()) == cudaSuccess, words);
           std::vector<std::uint8_t> wanted(kSize * kSize * 3);
           byolt::Resizer(kSize, rule)(frame.on_host(), wanted.data());
@@ -102,8 +102,8 @@ TEST(frames_of_one_size_wait_and_allocate_once) {
     EXPECT(after.at("launch_resize") == before.at("launch_resize") + 20, "resizes");
     byolt::Image wrong = frame.on_device();
     wrong.stride_bytes = 3;
-    const auto error = expect_error([&] { resizer(wrong, Rule::crop, static_cast<std::uint8_t*>(out.get()), stream.get()); },
-                                    "stride");
+    const auto error = expect_error(
+        [&] { resizer(wrong, Rule::crop, static_cast<std::uint8_t*>(out.get()), stream.get()); }, "stride");
     EXPECT(error.code() == byolt::Code::input && holds(error.what(), "too short"), error.what());
     EXPECT(cudaStreamSynchronize(stream.get()) == cudaSuccess, "stream");
   }

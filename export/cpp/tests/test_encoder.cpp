@@ -80,7 +80,10 @@ TEST(more_images_than_a_batch) {
   encoder.run({images.data(), images.size()}, {outputs.data(), outputs.size()});
   for (std::size_t k = 0; k < 8; ++k) CHECK(outputs[3 * k] == static_cast<float>(k) && outputs[3 * k + 2] == 200);
   encoder.run({}, {});
-  const auto short_of_room = [&] { encoder.run({images.data(), 8}, {outputs.data(), 23}); return 0; };
+  const auto short_of_room = [&] {
+    encoder.run({images.data(), 8}, {outputs.data(), 23});
+    return 0;
+  };
   CHECK_ERROR(Code::input, "24 values", short_of_room());
 }
 
@@ -105,7 +108,8 @@ TEST(whole_frames_have_one_size) {
   const auto pixels = colour(10, 20, 30);
   CHECK(encoder.description().whole_frames && encoder.description().width == 8);
   CHECK(encoder.run(image_of(pixels))[2] == 30);
-  CHECK_ERROR(Code::input, "takes frames of 8 x 6 px alone, got 6 x 8", encoder.run({pixels.data(), 6, 8, 0, Format::rgb, nullptr}));
+  CHECK_ERROR(Code::input, "takes frames of 8 x 6 px alone, got 6 x 8",
+              encoder.run({pixels.data(), 6, 8, 0, Format::rgb, nullptr}));
 }
 
 TEST(what_is_not_proven_is_refused) {

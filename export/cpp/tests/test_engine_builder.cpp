@@ -1,12 +1,11 @@
 // The building of engines against the fake builder of tests/fake: byolt's own logic, and no proof of TensorRT.
-#include "engine_builder.hpp"
-
 #include <cstdio>
 #include <fstream>
 #include <set>
 #include <sstream>
 
 #include "check.hpp"
+#include "engine_builder.hpp"
 #include "expect.hpp"
 #include "fake.hpp"
 #include "files.hpp"
@@ -123,11 +122,13 @@ TEST(networks_of_others_are_refused) {
   fake::reset();
   fake::set_network({}, "node_attention");
   auto error = expect_error([] { build(); }, "a node");
-  EXPECT(error.code() == byolt::Code::machine && holds(error.what(), "refuses node `node_attention` (FakeOp): it has no such operator"),
+  EXPECT(error.code() == byolt::Code::machine &&
+             holds(error.what(), "refuses node `node_attention` (FakeOp): it has no such operator"),
          error.what());
   fake::set_network({});
   error = expect_error([] { build(options_with(), "garbage"); }, "garbage");
-  EXPECT(error.code() == byolt::Code::input && holds(error.what(), "cannot be read as ONNX: Failed to parse the ONNX model"),
+  EXPECT(error.code() == byolt::Code::input &&
+             holds(error.what(), "cannot be read as ONNX: Failed to parse the ONNX model"),
          error.what());
   error = expect_error([] { build(options_with(), ""); }, "no bytes");
   EXPECT(error.code() == byolt::Code::input && holds(error.what(), "is empty"), error.what());
@@ -163,7 +164,8 @@ TEST(each_failing_call_of_a_build_is_survived) {
       } catch (const byolt::Error& error) {
         told = true;
         EXPECT(error.code() == byolt::Code::machine || error.code() == byolt::Code::missing ||
-                   (function == "parse" && error.code() == byolt::Code::input), error.what());
+                   (function == "parse" && error.code() == byolt::Code::input),
+               error.what());
         EXPECT(std::string(error.what()).find('\n') == std::string::npos, error.what());
       }
       EXPECT(told != (harmless.count(function) == 1), words + (told ? " told of" : " hidden"));

@@ -31,7 +31,8 @@ TEST(manifest_that_fits) {
 
 TEST(what_may_be_left_out) {
   json manifest = sample::manifest();
-  for (const char* key : {"name", "dtype", "layout", "colour_order", "camera_px", "opt_batch"}) input(manifest).erase(key);
+  for (const char* key : {"name", "dtype", "layout", "colour_order", "camera_px", "opt_batch"})
+    input(manifest).erase(key);
   for (const char* key : {"engines", "schema_version"}) manifest.erase(key);
   manifest["files"][0].erase("calibration");
   const byolt::Manifest read = parse(manifest);
@@ -77,7 +78,8 @@ TEST(faults_of_a_manifest) {
       {"files.0.name: it must be a plain file name", [](json& m) { m["files"][0]["name"] = ".onnx"; }},
       {"files.0.name: it must be a plain file name",
        [](json& m) { m["files"][0]["name"] = std::string("a\0/b.onnx", 9); }},
-      {"files.0.name: it must be a plain file name", [](json& m) { m["files"][0]["name"] = std::string(92, 'a') + ".onnx"; }},
+      {"files.0.name: it must be a plain file name",
+       [](json& m) { m["files"][0]["name"] = std::string(92, 'a') + ".onnx"; }},
       {"files.0.sha256", [](json& m) { m["files"][0]["sha256"] = std::string(64, 'A'); }},
       {"files.0.verdict", [](json& m) { m["files"][0]["verdict"] = "green"; }},
       {"files.0.gates.loose: unknown key", [](json& m) { m["files"][0]["gates"]["loose"] = 1; }},
@@ -99,7 +101,8 @@ TEST(faults_of_a_manifest) {
 }
 
 TEST(what_is_no_manifest) {
-  for (const std::string text : {"", "{", "[]", "null", "1", "\"a\"", "{} {}", "{\"a\": NaN}", "{\"a\": 1e999}", "\xff\xfe"}) {
+  for (const std::string text :
+       {"", "{", "[]", "null", "1", "\"a\"", "{} {}", "{\"a\": NaN}", "{\"a\": 1e999}", "\xff\xfe"}) {
     CHECK_ERROR(Code::input, "does not fit", byolt::parse_manifest(text, "m"));
   }
   CHECK_ERROR(Code::input, "nested too deeply", byolt::parse_manifest(std::string(3'000'000, '['), "m"));

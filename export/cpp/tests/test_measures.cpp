@@ -49,7 +49,8 @@ TEST(neighbours_by_hand) {
   // Angles 0, 10, 30 degrees: the nearest of 0 is 10, of 10 is 0, of 30 is 10. In the candidate 10 becomes 25 degrees:
   // the nearest of it is 30, which is not the reference's.
   const auto at = [](double degrees) {
-    return std::vector<float>{static_cast<float>(std::cos(degrees * M_PI / 180)), static_cast<float>(std::sin(degrees * M_PI / 180))};
+    return std::vector<float>{static_cast<float>(std::cos(degrees * M_PI / 180)),
+                              static_cast<float>(std::sin(degrees * M_PI / 180))};
   };
   const auto rows = [&](std::initializer_list<double> angles) {
     std::vector<float> values;
@@ -94,5 +95,6 @@ TEST(words_of_faults) {
   CHECK(byolt::faults(found, {1e-5, 1, 0, 0, 0, 0, 0})[0] == "mean relative L2 0.00012 is above 1e-05");
   found.relative_l2_mean = 0, found.overlap_at_10 = 0.5, found.centred_cosine_worst = 0.8999999;
   const auto two = byolt::faults(found, kGates);
-  CHECK(two.size() == 2 && two[0] == "centred cosine worst 0.9 is below 0.9" && two[1] == "overlap at 10 0.5 is below 0.95");
+  CHECK(two.size() == 2 && two[0] == "centred cosine worst 0.9 is below 0.9" &&
+        two[1] == "overlap at 10 0.5 is below 0.95");
 }

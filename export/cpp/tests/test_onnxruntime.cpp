@@ -52,7 +52,8 @@ TEST(byolt_allocates_nothing_beside_onnx_runtime) {
   options.SetIntraOpNumThreads(1);
   Ort::Session session(env, (folder() + "/" + about.file).c_str(), options);
   const auto side = [](std::size_t value) { return static_cast<std::int64_t>(value); };
-  const std::int64_t in[] = {side(batch), side(about.height), side(about.width), 3}, out[] = {side(batch), side(about.dim)};
+  const std::int64_t in[] = {side(batch), side(about.height), side(about.width), 3},
+                     out[] = {side(batch), side(about.dim)};
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   auto own = pixels;
   std::vector<float> outputs(batch * about.dim);
@@ -98,5 +99,6 @@ TEST(threads_give_what_one_thread_gives) {
 TEST(a_gpu_that_is_not_here) {
   byolt::Options options;
   options.runtime = byolt::Runtime::cuda;
-  if (std::getenv("BYOLT_TEST_GPU") == nullptr) CHECK_ERROR(Code::missing, "no GPU answers", Encoder::open(folder(), options));
+  if (std::getenv("BYOLT_TEST_GPU") == nullptr)
+    CHECK_ERROR(Code::missing, "no GPU answers", Encoder::open(folder(), options));
 }

@@ -70,7 +70,8 @@ TEST(a_batch_that_is_off_fails) {
   const Set<float> off(fake().of_batches, 1.0F);
   const byolt::Parity parity = prove(golden());
   CHECK(parity.verdict == "failed");
-  CHECK(parity.reasons.back().find("at batch 10, relative L2") == 0 && parity.reasons.back().find("from batch 1 is above") != std::string::npos);
+  CHECK(parity.reasons.back().find("at batch 10, relative L2") == 0 &&
+        parity.reasons.back().find("from batch 1 is above") != std::string::npos);
 }
 
 TEST(what_does_not_run_fails) {
@@ -86,17 +87,20 @@ TEST(a_nan_fails) {
 
 TEST(a_wrong_model_must_be_noticed) {
   byolt::Golden all = golden();
-  for (const char* name : {"perturbed_kernel_40", "perturbed_kernel_80"}) all.controls.emplace_back(name, all.reference);
+  for (const char* name : {"perturbed_kernel_40", "perturbed_kernel_80"})
+    all.controls.emplace_back(name, all.reference);
   const byolt::Parity parity = prove(all, "int8");
   CHECK(parity.controls[2].state == "below the limit" && parity.controls[3].state == "not noticed");
-  CHECK(parity.verdict == "failed" && parity.reasons == std::vector<std::string>{"the wrong model `perturbed_kernel_80` was not noticed"});
+  CHECK(parity.verdict == "failed" &&
+        parity.reasons == std::vector<std::string>{"the wrong model `perturbed_kernel_80` was not noticed"});
   CHECK(!parity.detection_limit());
   all.controls[3].second = all.controls[0].second;
   CHECK(prove(all, "int8").verdict == "passed" && *prove(all, "int8").detection_limit() == 0.8);
 }
 
 TEST(gates_are_never_loosened) {
-  const byolt::Gates gates = byolt::gates_of("fp32", {{"relative_l2_mean_max", 1}, {"overlap_at_1", 0.1}, {"overlap_at_10", 1}});
+  const byolt::Gates gates =
+      byolt::gates_of("fp32", {{"relative_l2_mean_max", 1}, {"overlap_at_1", 0.1}, {"overlap_at_10", 1}});
   CHECK(gates.relative_l2_mean_max == 1e-4 && gates.overlap_at_1 == 0.99 && gates.overlap_at_10 == 1);
 }
 
@@ -119,6 +123,7 @@ TEST(verdict_of_a_bundle) {
   CHECK(byolt::Report{{onnx_absent}}.verdict() == "not run here");
   CHECK((byolt::Report{{onnx_passed, engine_failed}}.verdict() == "failed"));
   CHECK((byolt::Report{{onnx_passed, engine_failed}}.reason() == "a.engine (x): why"));
-  const auto findings = byolt::findings_of({{onnx_passed, engine_absent, engine_failed, file("b.engine", "passed", true)}});
+  const auto findings =
+      byolt::findings_of({{onnx_passed, engine_absent, engine_failed, file("b.engine", "passed", true)}});
   CHECK(findings.size() == 2 && findings[0].verdict == "failed" && findings[1].reason == "ran by x");
 }

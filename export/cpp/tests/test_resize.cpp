@@ -89,8 +89,8 @@ TEST(yuv_of_bt601) {
 TEST(nv12_takes_the_chroma_of_its_own_pixels) {
   // Two columns of blocks, red on the left and blue on the right; the second plane with and without a gap before it.
   const std::size_t width = 4, height = 4;
-  std::vector<std::uint8_t> frame = {81, 81, 41, 41, 81, 81, 41, 41, 81, 81, 41, 41, 81, 81, 41, 41,
-                                     90, 240, 240, 110, 90, 240, 240, 110};
+  std::vector<std::uint8_t> frame = {81, 81, 41, 41, 81, 81,  41,  41,  81, 81,  41,  41,
+                                     81, 81, 41, 41, 90, 240, 240, 110, 90, 240, 240, 110};
   std::vector<std::uint8_t> chroma(frame.begin() + 16, frame.end());
   std::vector<std::uint8_t> first(width * height * 3), second(width * height * 3);
   byolt::copy_rgb({frame.data(), width, height, 0, Format::nv12, nullptr}, first.data());
@@ -106,7 +106,8 @@ TEST(the_second_frame_of_a_size_allocates_nothing) {
   const auto rgb = noise(64 * 48 * 3);
   std::vector<std::uint8_t> out(16 * 16 * 3);
   byolt::Resizer resizer(16, Rule::crop);
-  const Image frames[] = {{rgb.data(), 64, 48, 0, Format::rgb, nullptr}, {rgb.data(), 64, 48, 0, Format::nv12, nullptr}};
+  const Image frames[] = {{rgb.data(), 64, 48, 0, Format::rgb, nullptr},
+                          {rgb.data(), 64, 48, 0, Format::nv12, nullptr}};
   for (const Image& frame : frames) resizer(frame, out.data());
   const std::size_t before = allocations();
   for (const Image& frame : frames) resizer(frame, out.data());
@@ -117,7 +118,10 @@ TEST(frames_that_cannot_be) {
   const std::vector<std::uint8_t> pixels(300);
   std::vector<std::uint8_t> out(16 * 16 * 3);
   byolt::Resizer resizer(16, Rule::crop);
-  const auto give = [&](const Image& image) { resizer(image, out.data()); return 0; };
+  const auto give = [&](const Image& image) {
+    resizer(image, out.data());
+    return 0;
+  };
   CHECK_ERROR(Code::input, "holds nothing", give({nullptr, 10, 10, 0, Format::rgb, nullptr}));
   CHECK_ERROR(Code::input, "holds nothing", give({pixels.data(), 0, 10, 0, Format::rgb, nullptr}));
   CHECK_ERROR(Code::input, "too large", give({pixels.data(), 100000, 10, 0, Format::rgb, nullptr}));

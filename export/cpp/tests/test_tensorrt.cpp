@@ -193,8 +193,8 @@ TEST(what_does_not_fit_is_refused) {
       EXPECT(error.code() == byolt::Code::input && holds(error.what(), "batches of 1 to 8"), error.what());
       expect_error([&] { session->run_device(camera.memory(), batch, camera.stream()); }, "device batch");
     }
-    for (const std::uint8_t* images : {static_cast<const std::uint8_t*>(nullptr),
-                                       static_cast<const std::uint8_t*>(camera.memory() + 64)}) {
+    for (const std::uint8_t* images :
+         {static_cast<const std::uint8_t*>(nullptr), static_cast<const std::uint8_t*>(camera.memory() + 64)}) {
       const auto error = expect_error([&] { session->run_device(images, 1, camera.stream()); }, "address");
       EXPECT(error.code() == byolt::Code::input && holds(error.what(), "256 bytes"), error.what());
     }
@@ -280,10 +280,16 @@ TEST(without_a_driver_tensorrt_is_not_touched) {
 /// Each call that can fail, at each of its places: a sentence or the right outputs, and then all goes on as before.
 TEST(each_failing_call_is_survived) {
   // Here nothing is lost by a failure: what is freed is gone, and graphs only save time.
-  const std::set<std::string> harmless = {
-      "cudaFree",          "cudaFreeHost",     "cudaStreamDestroy",      "cudaEventDestroy",     "cudaGraphDestroy",
-      "cudaGraphExecDestroy", "cudaEventSynchronize", "cudaStreamBeginCapture", "cudaStreamEndCapture",
-      "cudaGraphInstantiateWithFlags"};
+  const std::set<std::string> harmless = {"cudaFree",
+                                          "cudaFreeHost",
+                                          "cudaStreamDestroy",
+                                          "cudaEventDestroy",
+                                          "cudaGraphDestroy",
+                                          "cudaGraphExecDestroy",
+                                          "cudaEventSynchronize",
+                                          "cudaStreamBeginCapture",
+                                          "cudaStreamEndCapture",
+                                          "cudaGraphInstantiateWithFlags"};
   fake::reset();
   {
     Scenario scenario;
@@ -304,7 +310,8 @@ TEST(each_failing_call_is_survived) {
         scenario.run();
         EXPECT(scenario.errors <= 1, words);
         told = told || scenario.errors == 1;
-        const bool ours = function.rfind("cuda", 0) != 0 && function != "getIOTensorName" && function != "launch_resize";
+        const bool ours =
+            function.rfind("cuda", 0) != 0 && function != "getIOTensorName" && function != "launch_resize";
         EXPECT(scenario.errors == 0 || !ours || holds(scenario.last, "injected fault"), scenario.last);
       }
       expect_clean(words);
@@ -377,7 +384,8 @@ TEST(reasons_are_plain) {
       {"IExecutionContext::enqueueV3: Error Code 3: API Usage Error (Parameter check failed, condition: batch > 0. In "
        "enqueueV3 at /_src/runtime/api/context.cpp:812)",
        "Parameter check failed, condition: batch > 0"},
-      {"[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)", "Cuda Runtime (out of memory)"},
+      {"[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
+       "Cuda Runtime (out of memory)"},
       {"[a.cpp::f::3] Error Code 2: Internal Error (Assertion x failed. )", "Assertion x failed"},
       {"IBuilder::build: Error Code 10: Internal Error (Could not find any implementation (In reset at /a/b.cpp:7))",
        "Could not find any implementation"},

@@ -20,9 +20,9 @@ enum class Runtime {
 
 struct Options {
   Runtime runtime = Runtime::automatic;  ///< one that is named is used or refused, never replaced
-  std::string precision;                 ///< "fp32", "fp16" or "int8"; empty: fp16 on a GPU, fp32 on a CPU, or what is there
-  bool allow_unproven = false;           ///< open a file whose verdict is not `passed`
-  int threads = 0;                       ///< CPU threads of one call; 0: one a core
+  std::string precision;        ///< "fp32", "fp16" or "int8"; empty: fp16 on a GPU, fp32 on a CPU, or what is there
+  bool allow_unproven = false;  ///< open a file whose verdict is not `passed`
+  int threads = 0;              ///< CPU threads of one call; 0: one a core
 };
 
 /// What a bundle takes and gives.

@@ -9,8 +9,8 @@
 
 namespace byolt {
 
-/// A JPEG or PNG file decoded to RGB and turned upright by its EXIF orientation, for programs that have files instead of
-/// a camera; link `byolt::files`. Transparency is left out.
+/// A JPEG or PNG file decoded to RGB and turned upright by its EXIF orientation, for programs that have files instead
+/// of a camera; link `byolt::files`. Transparency is left out.
 class ImageFile {
  public:
   /// @throws Error(input) the file is missing, no image, or larger than 100 megapixels

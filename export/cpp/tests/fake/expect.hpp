@@ -7,11 +7,11 @@
 
 // Checks that say more than a line's number, for tests that walk through tables of faults. The first that does not hold
 // ends its test.
-#define EXPECT(condition, words)                                                                                 \
-  do {                                                                                                           \
-    if (!(condition)) {                                                                                          \
+#define EXPECT(condition, words)                                                                                       \
+  do {                                                                                                                 \
+    if (!(condition)) {                                                                                                \
       throw std::logic_error(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " #condition ": " + (words)); \
-    }                                                                                                            \
+    }                                                                                                                  \
   } while (false)
 
 /// The byolt::Error that `work` throws; its words are checked to be one sentence.

@@ -88,9 +88,9 @@ std::string broken_rules() {
 
 std::string bytes_of(const Plan& plan) {
   std::ostringstream text;
-  text << "a plan of the fake TensorRT: " << plan.height << ' ' << plan.width << ' ' << plan.channels << ' '
-       << plan.dim << ' ' << plan.least << ' ' << plan.most << ' ' << plan.input_type << ' ' << plan.output_type << ' '
-       << plan.rank << ' ' << plan.outputs << ' ' << plan.scratch << ' ' << plan.recordable;
+  text << "a plan of the fake TensorRT: " << plan.height << ' ' << plan.width << ' ' << plan.channels << ' ' << plan.dim
+       << ' ' << plan.least << ' ' << plan.most << ' ' << plan.input_type << ' ' << plan.output_type << ' ' << plan.rank
+       << ' ' << plan.outputs << ' ' << plan.scratch << ' ' << plan.recordable;
   return text.str();
 }
 

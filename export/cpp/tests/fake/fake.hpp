@@ -14,8 +14,8 @@ struct Plan {
   int least = 1, most = 8;
   int input_type = 5, output_type = 0;  // nvinfer1::DataType
   int rank = 4, outputs = 1;
-  int scratch = 96;         // bytes
-  bool recordable = true;  // by a CUDA graph
+  int scratch = 96;              // bytes
+  bool recordable = true;        // by a CUDA graph
   std::string input = "images";  // known to the builder alone
 };
 

@@ -85,8 +85,8 @@ class Network final : public nvinfer1::INetworkDefinition {
   void fill(const fake::Plan& plan) {
     plan_ = plan;
     const std::int64_t batch = plan.least == plan.most ? plan.most : -1;
-    inputs_.push_back(std::make_unique<Tensor>(
-        plan.input, plan.input_type, Dims{plan.rank, {batch, plan.height, plan.width, plan.channels}}));
+    inputs_.push_back(std::make_unique<Tensor>(plan.input, plan.input_type,
+                                               Dims{plan.rank, {batch, plan.height, plan.width, plan.channels}}));
     for (int k = 0; k < plan.outputs; ++k) {
       outputs_.push_back(std::make_unique<Tensor>("embedding", plan.output_type, Dims{2, {batch, plan.dim}}));
     }

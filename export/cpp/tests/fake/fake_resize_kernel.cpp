@@ -1,5 +1,4 @@
 #include "resize_kernel.hpp"
-
 #include "state.hpp"
 
 namespace byolt {
@@ -26,7 +25,8 @@ cudaError_t launch_resize(const FrameWindow& frame, const AxisTable& across, con
       for (std::size_t k = 0; k < width; ++k) narrow_pixel(frame, across, k, y, narrowed + (y * width + k) * 3);
     }
     for (std::size_t k = 0; k < height; ++k) {
-      for (std::size_t x = 0; x < width * 3; ++x) out[k * width * 3 + x] = shorten_byte(narrowed, width * 3, down, x, k);
+      for (std::size_t x = 0; x < width * 3; ++x)
+        out[k * width * 3 + x] = shorten_byte(narrowed, width * 3, down, x, k);
     }
   });
   return cudaSuccess;
