@@ -8,7 +8,7 @@ CPP_CONFIGURE := cmake -S export/cpp -DONNXRUNTIME_ROOT=$(abspath $(CPP_DEPS)) -
 CPP_TOOLS := $(CPP)/tools/bin
 FUZZ_COUNT ?= 10000
 
-.PHONY: cpp-deps cpp-build cpp-sanitize cpp-test cpp-fuzz cpp-check cpp-cuda
+.PHONY: cpp-deps cpp-build cpp-address cpp-sanitize cpp-test cpp-fuzz cpp-check cpp-cuda
 
 cpp-deps: install
 	export/cpp/fetch_deps.sh $(CPP_DEPS) $(CPP_PYTHON)
@@ -48,4 +48,5 @@ cpp-cuda: $(CPP_TOOLS)/clang-tidy
 
 cpp-check: cpp-cuda cpp-build
 	$(CPP_TOOLS)/clang-format --dry-run --Werror $$(git ls-files 'export/cpp/*.hpp' 'export/cpp/*.cpp' 'export/cpp/*.cu')
-	$(CPP_TOOLS)/clang-tidy --quiet -p $(CPP)/plain $$(git ls-files 'export/cpp/src/*.cpp' 'export/cpp/programs/*.cpp' 'export/cpp/examples/*.cpp')
+	git ls-files 'export/cpp/src/*.cpp' 'export/cpp/programs/*.cpp' 'export/cpp/examples/*.cpp' \
+	  | xargs -P $(CPP_JOBS) -n 4 $(CPP_TOOLS)/clang-tidy --quiet -p $(CPP)/plain

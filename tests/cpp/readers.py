@@ -25,6 +25,7 @@ _PROGRAMS = [
     *map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/local/lib", "/usr/share/locale", "/sys")),
     *map(Path, ("/etc/ld.so.cache", "/etc/locale.alias", "/proc/cpuinfo")),
 ]
+_SANITIZERS = {Path("/proc/self/maps"), Path("/proc/self/cmdline")}  # Read when one of them starts or reports.
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def _first_outside(folder: Path, opened: list[Path]) -> str:
     home = folder.resolve()
     for path in opened:
         place = Path(os.path.realpath(path))
-        if not place.is_relative_to(home) and not any(place.is_relative_to(root) for root in _PROGRAMS):
+        own = path in _SANITIZERS or place.is_relative_to(home)
+        if not own and not any(place.is_relative_to(root) for root in _PROGRAMS):
             return str(place)
     return ""
 

@@ -42,7 +42,7 @@ def rows_of(output: bytes) -> list[list[str]]:
 
 
 def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "export/cpp/README.md").read_text(), flags=re.DOTALL)
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     return found
 
 

@@ -94,7 +94,7 @@ def _torch_candidates(run: Run, contest: Contest, *, compiled: bool, threads: in
 
     contract = contest.manifest.contract
     how = (run.path, contract.output.name == "logits", contract.input, contract.output.normalized, threads)
-    candidates = []
+    candidates: list[Candidate] = []
     for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
         for compiles in (False, *((True,) if compiled else ())):
             name, opened = (

@@ -174,7 +174,7 @@ json to_json(const Row& row) {
                 {"p99_ms", row.p99_ms},
                 {"images_per_s", row.images_per_s},
                 {"peak_mib", row.peak_mib}};
-  if (row.ratio) {
+  if (row.ratio && row.plain_images_per_s) {
     found["plain_images_per_s"] = *row.plain_images_per_s;
     found["ratio"] = *row.ratio;
   }
@@ -184,7 +184,7 @@ json to_json(const Row& row) {
 void print(const Row& row) {
   std::printf("%6zu %9.3f %9.3f %9.3f %12.1f %10.1f", row.batch, row.p50_ms, row.p90_ms, row.p99_ms, row.images_per_s,
               row.peak_mib);
-  if (row.ratio) std::printf(" %12.1f %7.3f", *row.plain_images_per_s, *row.ratio);
+  if (row.ratio && row.plain_images_per_s) std::printf(" %12.1f %7.3f", *row.plain_images_per_s, *row.ratio);
   std::printf("\n");
   std::fflush(stdout);
 }
@@ -205,7 +205,7 @@ void run(byolt::Arguments& arguments) {
   }
 #endif
   if (setting.batches.empty()) {
-    for (const std::size_t size : {1, 8, 32}) {
+    for (const std::size_t size : {1U, 8U, 32U}) {
       if (size <= about.max_batch) setting.batches.push_back(size);
     }
   }

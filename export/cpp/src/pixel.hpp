@@ -61,7 +61,7 @@ BYOLT_ANYWHERE inline void narrow_pixel(const FrameWindow& frame, const AxisTabl
   std::int32_t sums[3] = {kHalf, kHalf, kHalf};
   for (std::int32_t i = 0; i < across.count[k]; ++i) {
     std::uint8_t rgb[3];
-    read_pixel(frame, static_cast<std::size_t>(across.first[k] + i), y, rgb);
+    read_pixel(frame, static_cast<std::size_t>(across.first[k]) + static_cast<std::size_t>(i), y, rgb);
     for (int c = 0; c < 3; ++c) sums[c] += rgb[c] * across.weights[k * across.taps + static_cast<std::size_t>(i)];
   }
   for (int c = 0; c < 3; ++c) out[c] = clip(sums[c] >> kWeightBits);
@@ -72,7 +72,7 @@ BYOLT_ANYWHERE inline std::uint8_t shorten_byte(const std::uint8_t* narrowed, st
                                                 std::size_t x, std::size_t k) {
   std::int32_t sum = kHalf;
   for (std::int32_t i = 0; i < down.count[k]; ++i) {
-    sum += narrowed[static_cast<std::size_t>(down.first[k] + i) * row + x] *
+    sum += narrowed[(static_cast<std::size_t>(down.first[k]) + static_cast<std::size_t>(i)) * row + x] *
            down.weights[k * down.taps + static_cast<std::size_t>(i)];
   }
   return clip(sum >> kWeightBits);

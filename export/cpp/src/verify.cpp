@@ -62,7 +62,7 @@ FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Go
     if (error.code() == Code::machine) report.parity.verdict = "failed";
   }
 #else
-  (void)golden;
+  (void)path, (void)golden;
 #endif
   return report;
 }

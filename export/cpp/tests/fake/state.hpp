@@ -17,8 +17,9 @@ namespace fake {
 
 #define FAKE_CALLS(X)                                                                                                  \
   X(cudaGetDeviceCount)                                                                                                \
-  X(cudaGetDevice) X(cudaSetDevice) X(cudaGetDeviceProperties) X(cudaMalloc) X(cudaFree) X(cudaMallocHost)             \
-      X(cudaFreeHost) X(cudaMemcpyAsync) X(cudaStreamCreateWithFlags) X(cudaStreamDestroy) X(cudaStreamSynchronize)    \
+  X(cudaGetDevice)                                                                                                     \
+  X(cudaSetDevice) X(cudaGetDeviceProperties) X(cudaMalloc) X(cudaFree) X(cudaMallocHost) X(cudaFreeHost)              \
+      X(cudaMemcpyAsync) X(cudaStreamCreateWithFlags) X(cudaStreamDestroy) X(cudaStreamSynchronize)                    \
           X(cudaStreamWaitEvent) X(cudaStreamBeginCapture) X(cudaStreamEndCapture) X(cudaEventCreateWithFlags)         \
               X(cudaEventDestroy) X(cudaEventRecord) X(cudaEventSynchronize) X(cudaGraphInstantiateWithFlags)          \
                   X(cudaGraphLaunch) X(cudaGraphDestroy) X(cudaGraphExecDestroy) X(launch_resize)                      \
