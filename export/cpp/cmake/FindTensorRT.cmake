@@ -26,7 +26,7 @@ endforeach()
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(TensorRT
   REQUIRED_VARS TensorRT_INCLUDE_DIR TensorRT_PARSER_INCLUDE_DIR TensorRT_CUDA_INCLUDE_DIR
-  REASON_FAILURE_MESSAGE "set TensorRT_ROOT to the folder that holds TensorRT's include/ and lib/; on a Jetson they come with JetPack")
+  REASON_FAILURE_MESSAGE "set TensorRT_ROOT to the folder that holds TensorRT's include/ and lib/ (a Jetson's JetPack has them)")
 
 if(TensorRT_FOUND AND NOT TARGET TensorRT::TensorRT)
   add_library(TensorRT::TensorRT INTERFACE IMPORTED)

@@ -15,19 +15,19 @@
 // What the two halves of the fake share. Counters are relaxed atomics: a lock here would hide races of byolt's.
 namespace fake {
 
-#define FAKE_CALLS(X)                                                                                                  \
-  X(cudaGetDeviceCount)                                                                                                \
-  X(cudaGetDevice)                                                                                                     \
-  X(cudaSetDevice) X(cudaGetDeviceProperties) X(cudaMalloc) X(cudaFree) X(cudaMallocHost) X(cudaFreeHost)              \
-      X(cudaMemcpyAsync) X(cudaStreamCreateWithFlags) X(cudaStreamDestroy) X(cudaStreamSynchronize)                    \
-          X(cudaStreamWaitEvent) X(cudaStreamBeginCapture) X(cudaStreamEndCapture) X(cudaEventCreateWithFlags)         \
-              X(cudaEventDestroy) X(cudaEventRecord) X(cudaEventSynchronize) X(cudaGraphInstantiateWithFlags)          \
-                  X(cudaGraphLaunch) X(cudaGraphDestroy) X(cudaGraphExecDestroy) X(launch_resize)                      \
-                      X(createInferRuntime) X(deserializeCudaEngine) X(getIOTensorName) X(createExecutionContext)      \
-                          X(setInputShape) X(setTensorAddress) X(setDeviceMemoryV2) X(enqueueV3) X(createInferBuilder) \
-                              X(createNetworkV2) X(createParser) X(createBuilderConfig) X(createOptimizationProfile)   \
-                                  X(setDimensions) X(addOptimizationProfile) X(parse) X(createTimingCache)             \
-                                      X(setTimingCache) X(getTimingCache) X(serialize) X(buildSerializedNetwork)
+// clang-format off
+#define FAKE_CALLS(X) \
+  X(cudaGetDeviceCount) X(cudaGetDevice) X(cudaSetDevice) X(cudaGetDeviceProperties) X(cudaMalloc) X(cudaFree) \
+  X(cudaMallocHost) X(cudaFreeHost) X(cudaMemcpyAsync) X(cudaStreamCreateWithFlags) X(cudaStreamDestroy) \
+  X(cudaStreamSynchronize) X(cudaStreamWaitEvent) X(cudaStreamBeginCapture) X(cudaStreamEndCapture) \
+  X(cudaEventCreateWithFlags) X(cudaEventDestroy) X(cudaEventRecord) X(cudaEventSynchronize) \
+  X(cudaGraphInstantiateWithFlags) X(cudaGraphLaunch) X(cudaGraphDestroy) X(cudaGraphExecDestroy) \
+  X(launch_resize) X(createInferRuntime) X(deserializeCudaEngine) X(getIOTensorName) X(createExecutionContext) \
+  X(setInputShape) X(setTensorAddress) X(setDeviceMemoryV2) X(enqueueV3) X(createInferBuilder) \
+  X(createNetworkV2) X(createParser) X(createBuilderConfig) X(createOptimizationProfile) X(setDimensions) \
+  X(addOptimizationProfile) X(parse) X(createTimingCache) X(setTimingCache) X(getTimingCache) X(serialize) \
+  X(buildSerializedNetwork)
+// clang-format on
 
 enum class Call : int {
 #define FAKE_NAME(name) name,
