@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_documents import check_byolt_line
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "Dockerfile").read_text()
 DELIVERED = ("train", "runtime", "jetson")
@@ -80,3 +82,23 @@ def test_hadolint_finds_nothing() -> None:
     command = [hadolint, "--config", ".hadolint.yaml", "Dockerfile"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_guides_commands_name_what_exists() -> None:
+    guide = (ROOT / "docs" / "docker.md").read_text()
+    (block,) = re.findall(r"```sh device\n(.*?)```", guide, flags=re.DOTALL)
+    lines = [line.split() for line in block.splitlines() if line]
+    given = {rest.partition("=")[0] for word, rest in stages()[""] if word == "ARG"}
+    tags = {}
+    for words in (line for line in lines if line[1] == "build"):
+        tags[words[words.index("--tag") + 1]] = words[words.index("--target") + 1]
+        assert set(re.findall(r"--build-arg (\w+)=", " ".join(words))) <= given
+    assert set(tags.values()) == set(DELIVERED)
+    programs = {path.stem.replace("_", "-") for path in (ROOT / "export" / "cpp" / "programs").glob("byolt_*.cpp")}
+    for words in (line for line in lines if line[1] == "run"):
+        (image,) = [word for word in words if word in tags]
+        if "--entrypoint" in words:
+            assert words[words.index("--entrypoint") + 1] in programs
+        elif tags[image] == "train":
+            check_byolt_line(f"byolt {' '.join(words[words.index(image) + 1 :])}")
+    assert not re.search(r"\b[\w-]+\.(io|com|org)\b", guide)  # No registry's host.
