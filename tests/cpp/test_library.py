@@ -66,6 +66,33 @@ def test_the_tensorrt_backend_over_its_fake(builds: Path, program: str) -> None:
     assert b" 0 failures" in run(builds / build / f"tests/byolt-test-tensorrt-{major}").stdout
 
 
+def configure(builds: Path, build: Path, tensorrt: Path) -> subprocess.CompletedProcess[str]:
+    options = {"BYOLT_TENSORRT": "ON", "BYOLT_ONNXRUNTIME": "OFF", "BYOLT_WERROR": "ON", "TensorRT_ROOT": tensorrt}
+    words = [f"-D{key}={value}" for key, value in (options | {"ONNXRUNTIME_ROOT": builds / "deps"}).items()]
+    command = ["cmake", "-S", ROOT / "export/cpp", "-B", build, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_headers_below_tensorrt_root_are_enough_to_compile(builds: Path, tmp_path: Path) -> None:
+    """The fake's headers, found as NVIDIA's are: their own warnings do not count, byolt's are errors."""
+    done = configure(builds, tmp_path / "build", ROOT / "export/cpp/tests/fake")
+    assert done.returncode == 0, done.stderr
+    assert "programs are not" in done.stdout
+    make = ["make", "-C", tmp_path / "build", "src/tensorrt_session.cpp.o"]
+    compiled = subprocess.run(make, capture_output=True, text=True, check=False)
+    assert compiled.returncode == 0, compiled.stderr
+    flags = (tmp_path / "build/CMakeFiles/byolt.dir/flags.make").read_text()
+    assert f"-isystem {ROOT}/export/cpp/tests/fake/include" in flags
+    assert "-Werror" in flags
+
+
+def test_without_headers_the_way_out_is_named(builds: Path, tmp_path: Path) -> None:
+    done = configure(builds, tmp_path / "build", tmp_path)
+    if done.returncode == 0:
+        pytest.skip("this machine has TensorRT's headers")
+    assert "set TensorRT_ROOT to the folder that holds TensorRT's" in done.stderr
+
+
 @pytest.mark.parametrize("build", ["plain", "address"])
 def test_engines_are_built_into_a_bundle(builds: Path, bundles: Bundles, tmp_path: Path, build: str) -> None:
     """Over the fake of TensorRT: what is written down of an engine, and that nothing trusts it before it has run."""
