@@ -70,7 +70,7 @@ def test_what_is_copied_exists_and_is_sent_to_the_build() -> None:
 
 def test_packages_of_python_come_at_the_locked_versions() -> None:
     lines = re.findall(r"pip install [^\n]*", re.sub(r"\\\n\s*", "", TEXT))
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert [line for line in lines if not re.search(r"--constraint \S*requirements(-light)?\.lock", line)] == []
     assert "tensorrt-rtx" not in TEXT  # NVIDIA's licence: the user installs it.
 
