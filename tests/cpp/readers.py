@@ -25,7 +25,7 @@ _PROGRAMS = [
     *map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/local/lib", "/usr/share/locale", "/sys")),
     *map(Path, ("/etc/ld.so.cache", "/etc/locale.alias", "/proc/cpuinfo")),
 ]
-_SANITIZERS = {Path("/proc/self/maps"), Path("/proc/self/cmdline")}  # Read when one of them starts or reports.
+_SANITIZERS = {Path("/proc/self/maps"), Path("/proc/self/cmdline")}  # Read when one of them reports.
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,14 @@ class ProgramReader:
         most = f"allocator_may_return_null=1:max_allocation_size_mb={MEMORY_BYTES >> 20}:detect_leaks={1 - self._trace}"
         environment = {**os.environ, "ASAN_OPTIONS": most}
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, stderr=log, env=environment, **pipes)
-        self._read = 0
-        return self._process
+            process = self._process = subprocess.Popen(command, stderr=log, env=environment, **pipes)
+        # What it opens to start is none of a bundle's doing: it is asked once about no folder at all.
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        self._line(process)
+        self._read = Path(f"{self.log}.strace").stat().st_size if self._trace else 0
+        return process
 
     def _line(self, process: subprocess.Popen[bytes]) -> str:
         assert process.stdout is not None
