@@ -75,6 +75,16 @@ def run(model: Any, batches: Iterable[Values]) -> Iterator[Values]:
         yield dict(zip(names, session.run(names, batch), strict=True))
 
 
+def giving(model: Any, names: Iterable[str]) -> Any:
+    """A copy of a model whose outputs are these tensors."""
+    result = type(model)()
+    result.CopyFrom(model)
+    del result.graph.output[:]
+    for name in names:
+        result.graph.output.add(name=name)
+    return result
+
+
 def observe(model: Any, layers: Sequence[Layer], images: Images) -> tuple[dict[str, Seen], dict[str, Moments]]:
     """Inputs of the layers by tensor, and the moments of their windows by layer, in one pass over the images.
 
@@ -82,15 +92,10 @@ def observe(model: Any, layers: Sequence[Layer], images: Images) -> tuple[dict[s
         InputError: A value is not finite.
     """
     readers = {layer.input: layer for layer in layers}
-    probed = type(model)()
-    probed.CopyFrom(model)
-    del probed.graph.output[:]
-    for name in readers:
-        probed.graph.output.add(name=name)
     tensors: dict[str, Seen] = {}
     moments: dict[str, Moments] = {}
     batches = -(-len(images) // _BATCH)
-    for values in run(probed, feed(probed, images)):
+    for values in run(giving(model, readers), feed(model, images)):
         for name, layer in readers.items():
             _look(tensors, name, layer.rows(values[name]), batches)
         for layer in layers:

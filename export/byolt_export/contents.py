@@ -100,8 +100,8 @@ def read_kernels(path: Path) -> list[Kernel]:
         constant = [kernel for kernel in kernels if kernel is not None]
         if len(constant) == 1:  # Two of them are folded before anything runs.
             precision, elements = constant[0]
-            other = node.inputs[kernels.index(None)]
-            if precision == "int8" and not _is_dequantised(other, makers):
+            others = [name for name, kernel in zip(node.inputs, kernels, strict=False) if kernel is None]
+            if precision == "int8" and not any(_is_dequantised(name, makers) for name in others):
                 precision = "another type"  # Kernels alone are int8: the product is not.
             found.append(Kernel(node.operator, precision, elements * places.get(next(iter(node.outputs), ""), 1)))
     return found

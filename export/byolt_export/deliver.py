@@ -170,17 +170,18 @@ def _check(pixels: Input, evidence: Evidence, precisions: Sequence[Precision]) -
     if not precisions:
         raise InputError(f"no precision is named: ask for {', '.join(bundle.FILES)}")
     if evidence.calibration is not None:
-        calibrated = _digests(evidence.calibration)
+        calibrated = {image_digest(image) for image in evidence.calibration}
         for what in ("golden", "gallery", "queries"):
             images = getattr(evidence, what)
-            if images is not None and not calibrated.isdisjoint(_digests(images)):
+            if images is not None and not calibrated.isdisjoint(map(image_digest, images)):
                 raise InputError(f"an image of the calibration is among the {what} images: measure on others")
     if "int8" in precisions and evidence.calibration is None:
         raise InputError("int8 needs calibration images, which are none of those that it is measured on")
 
 
-def _digests(images: Images) -> set[bytes]:
-    return {hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in images}
+def image_digest(image: Images) -> bytes:
+    """By which images that are the same to the last pixel (H, W, 3) are known."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def _contract(pixels: Input, recipe_hash: str, classes: Sequence[str], *, dim: int, normalize: bool) -> Contract:
@@ -251,9 +252,9 @@ def _judge(path: Path, precision: str, contract: Contract, golden: bundle.Golden
         },
     )
     again = prove_onnx(path, precision, CPU, contract, golden, gates=gates)
-    # Wrong models are noticed, or not, by the limits that are delivered.
-    first = (reason for reason in parity.reasons if reason not in control_faults(parity.controls))
-    reasons = tuple(dict.fromkeys((*first, *again.reasons)))
+    loose = control_faults(parity.controls)  # Wrong models are noticed, or not, by the limits that are delivered.
+    kept = (reason for reason in parity.reasons if reason not in loose)
+    reasons = tuple(dict.fromkeys((*kept, *again.reasons)))
     return replace(
         again, verdict="failed" if reasons else "passed", reasons=reasons, gallery=parity.gallery, task=parity.task
     )

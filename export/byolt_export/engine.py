@@ -271,12 +271,8 @@ def _read_onnx(path: Path) -> bytes:
 
 def _plain(reason: str) -> str:
     """The last part of a parser's error: what comes before it are lines of its source."""
-    return (
-        next(iter(reason.strip().splitlines()), "it does not say why")
-        .rpartition("Assertion failed: ")[2]
-        .rpartition(": ")[2]
-        .rstrip(". ")
-    )
+    lines = reason.strip().splitlines() or ["it does not say why"]
+    return lines[0].rpartition("Assertion failed: ")[2].rpartition(": ")[2].rstrip(". ")
 
 
 def _entry(

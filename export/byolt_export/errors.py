@@ -36,7 +36,8 @@ def quoted(text: str, limit: int = 300) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error says first; its kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 class InputError(ByoltError):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt_export.device import MissingGpu, find_gpu
-from byolt_export.errors import ByoltError, InputError, MissingPart, quoted
+from byolt_export.errors import ByoltError, InputError, MissingPart, first_line, quoted
 
 _FATAL = 4  # ONNX Runtime's severity: what is below arrives as an exception, or is chatter about absent GPUs.
 
@@ -151,5 +151,4 @@ def _open(model: Path | bytes, provider: str, threads: int | None, name: str) ->
 
 def _brief(error: Exception) -> str:
     """The first line of an error, without the code that ONNX Runtime puts in front."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return quoted(lines[0].removeprefix("[ONNXRuntimeError] : ").rstrip(". "))
+    return quoted(first_line(error).removeprefix("[ONNXRuntimeError] : ").rstrip(". "))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from byolt_export.calibrate import Values, feed, run
+from byolt_export.calibrate import Values, feed, giving, run
 from byolt_export.layers import Layer
 from byolt_export.measures import Images
 
@@ -27,12 +27,9 @@ def damage_of(
     output = model.graph.output[0].name
     rests = [(layer, _rest(model, layer)) for layer in layers]
     read = {value.name for _, rest in rests for value in rest.graph.input} - {i.name for i in model.graph.input}
-    known = [
-        values | shown
-        for values, shown in zip(
-            run(_giving(model, {output, *read}), feed(model, images)), feed(model, images), strict=True
-        )
-    ]
+    batches = list(feed(model, images))
+    given = run(giving(model, sorted({output, *read})), batches)
+    known = [values | batch for values, batch in zip(given, batches, strict=True)]
     return {layer.name: _moved(in_int8(rest, layer), known, output) for layer, rest in rests}
 
 
@@ -52,16 +49,6 @@ def _moved(rest: Any, known: Sequence[Values], output: str) -> float:
     given = run(rest, ({name: values[name] for name in asked} for values in known))
     moved = [((out[output] - values[output]) ** 2).sum(axis=1) for out, values in zip(given, known, strict=True)]
     return float(np.median(np.concatenate(moved)))
-
-
-def _giving(model: Any, names: set[str]) -> Any:
-    """The model with other outputs."""
-    result = type(model)()
-    result.CopyFrom(model)
-    del result.graph.output[:]
-    for name in sorted(names):
-        result.graph.output.add(name=name)
-    return result
 
 
 def _rest(model: Any, layer: Layer) -> Any:

@@ -181,6 +181,8 @@ def test_kernels_alone_in_int8_are_no_int8(tmp_path: Path) -> None:
         helper.make_node("Conv", ["d", "k"], ["y"]),
     ]
     assert precision_fault(write(tmp_path / "b.onnx", both, constants), "int8") == ""
+    lone = [kernel, helper.make_node("Conv", ["k"], ["y"])]
+    assert "in no known type" in precision_fault(write(tmp_path / "c.onnx", lone, constants), "int8")
 
 
 def test_a_product_that_gives_nothing_is_read(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.export.small import images
 
 from byolt_export.deliver import Evidence, build_bundle
 from byolt_export.equip import add_engines, choose_targets
-from byolt_export.manifest import Input, Precision
+from byolt_export.manifest import Input
 from byolt_export.verify import Report
 
 pytestmark = pytest.mark.full
@@ -59,10 +59,8 @@ def bundle_of(name: str, folder: Path) -> Report:
         calibration=images(count, size_px, seed=1),
         calibration_source="drawn",
     )
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    return build_bundle(
-        network(name), folder, pixels=pixels, evidence=shown, recipe_hash="0123abcd", precisions=precisions
-    )
+    how = {"pixels": pixels, "evidence": shown, "recipe_hash": "0123abcd"}
+    return build_bundle(network(name), folder, precisions=("fp32", "fp16", "int8"), **how)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

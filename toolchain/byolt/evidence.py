@@ -1,6 +1,5 @@
 """Which images of a run a bundle is made and proven with."""
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +9,7 @@ from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.schema import Recipe
-from byolt_export.deliver import Evidence
+from byolt_export.deliver import Evidence, image_digest
 from byolt_export.errors import InputError
 from byolt_export.manifest import Input
 from byolt_export.precision import LEAST_IMAGES
@@ -90,7 +89,7 @@ class _Reader:
             images = self._batch(rows)
             fresh = []
             for k, image in enumerate(images):
-                digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+                digest = image_digest(image)
                 if digest not in seen and len(chosen) < wanted:
                     seen.add(digest)
                     chosen.append(int(rows[k]))

@@ -20,19 +20,16 @@ AxisTable place(const Axis& axis, std::int32_t*& host, const std::int32_t*& devi
 }  // namespace
 
 void DeviceResizer::operator()(const Image& frame, Rule rule, std::uint8_t* out, cudaStream_t stream) {
-  const FrameRows rows = rows_of(frame);
-  const Window window = window_of(frame.width, frame.height, rule);
-  fit(window, stream);
-  const FrameWindow part{rows.pixels, rows.chroma,  rows.stride,   window.left,
-                         window.top,  window.width, window.height, frame.format};
+  const FrameWindow part = frame_of(frame, rule);
+  fit(part, stream);
   cuda::check(
       launch_resize(part, across_, down_, static_cast<std::uint8_t*>(narrowed_.get()), out, width_, height_, stream),
       "a resize");
 }
 
-void DeviceResizer::fit(const Window& window, cudaStream_t stream) {
-  if (window.width == window_.width && window.height == window_.height) return;
-  window_ = {0, 0, 0, 0};  // Should the GPU refuse half-way, the next frame starts afresh.
+void DeviceResizer::fit(const FrameWindow& window, cudaStream_t stream) {
+  if (window.width == fitted_width_ && window.height == fitted_height_) return;
+  fitted_width_ = fitted_height_ = 0;  // Should the GPU refuse half-way, the next frame starts afresh.
   Axis across, down;
   fill_axis(across, window.width, width_);
   fill_axis(down, window.height, height_);
@@ -47,7 +44,7 @@ void DeviceResizer::fit(const Window& window, cudaStream_t stream) {
   cuda::check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");  // Nothing reads the old tables any more.
   tables_ = std::move(tables);
   narrowed_ = std::move(narrowed);
-  window_ = window;
+  fitted_width_ = window.width, fitted_height_ = window.height;
 }
 
 }  // namespace byolt

@@ -18,10 +18,10 @@ class DeviceResizer {
   void operator()(const Image& frame, Rule rule, std::uint8_t* out, cudaStream_t stream);
 
  private:
-  void fit(const Window& window, cudaStream_t stream);
+  void fit(const FrameWindow& window, cudaStream_t stream);
 
   std::size_t width_, height_;
-  Window window_{0, 0, 0, 0};  // That the tables are for.
+  std::size_t fitted_width_ = 0, fitted_height_ = 0;  // Of the window that the tables are for.
   cuda::Memory tables_, narrowed_;
   AxisTable across_{}, down_{};
 };

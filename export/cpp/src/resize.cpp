@@ -12,39 +12,21 @@ namespace {
 
 constexpr std::size_t kLongestSide = 32768;  // Keeps every product of sides and strides far from overflow.
 
-void convert_nv12(const FrameRows& rows, const Window& window, std::uint8_t* rgb) {
-  for (std::size_t y = window.top; y < window.top + window.height; ++y) {
-    const std::uint8_t* luma = rows.pixels + y * rows.stride;
-    const std::uint8_t* chroma = rows.chroma + y / 2 * rows.stride;
-    for (std::size_t x = window.left; x < window.left + window.width; ++x, rgb += 3) {
-      const std::uint8_t* uv = chroma + x / 2 * 2;
-      yuv_to_rgb(luma[x], uv[0], uv[1], rgb);
-    }
-  }
-}
-
-void copy_interleaved(const FrameRows& rows, const Window& window, bool swap, std::uint8_t* rgb) {
-  for (std::size_t y = window.top; y < window.top + window.height; ++y) {
-    const std::uint8_t* from = rows.pixels + y * rows.stride + window.left * 3;
-    if (!swap) {
-      std::memcpy(rgb, from, window.width * 3);
-      rgb += window.width * 3;
+/// The window as RGB without a gap, in its own size.
+void copy_window(const FrameWindow& frame, std::uint8_t* rgb) {
+  for (std::size_t y = 0; y < frame.height; ++y) {
+    if (frame.format == Format::rgb) {
+      std::memcpy(rgb, frame.pixels + (frame.top + y) * frame.stride + frame.left * 3, frame.width * 3);
+      rgb += frame.width * 3;
       continue;
     }
-    for (std::size_t x = 0; x < window.width; ++x, from += 3, rgb += 3) {
-      rgb[0] = from[2], rgb[1] = from[1], rgb[2] = from[0];
-    }
+    for (std::size_t x = 0; x < frame.width; ++x, rgb += 3) read_pixel(frame, x, y, rgb);
   }
-}
-
-void copy_window(const Image& image, const FrameRows& rows, const Window& window, std::uint8_t* rgb) {
-  if (image.format == Format::nv12) return convert_nv12(rows, window, rgb);
-  copy_interleaved(rows, window, image.format == Format::bgr, rgb);
 }
 
 }  // namespace
 
-FrameRows rows_of(const Image& image) {
+FrameWindow frame_of(const Image& image, Rule rule) {
   const std::size_t bytes = image.format == Format::nv12 ? 1 : 3;
   const std::string size = std::to_string(image.width) + " x " + std::to_string(image.height);
   if (image.pixels == nullptr || image.width == 0 || image.height == 0) {
@@ -62,7 +44,9 @@ FrameRows rows_of(const Image& image) {
     throw Error(Code::input, "an NV12 image of " + size + " px cannot be: its sides are even");
   }
   const bool follows = image.format == Format::nv12 && image.chroma == nullptr;
-  return {image.pixels, follows ? image.pixels + stride * image.height : image.chroma, stride};
+  const std::uint8_t* chroma = follows ? image.pixels + stride * image.height : image.chroma;
+  const Window window = window_of(image.width, image.height, rule);
+  return {image.pixels, chroma, stride, window.left, window.top, window.width, window.height, image.format};
 }
 
 void fill_axis(Axis& axis, std::size_t from, std::size_t to) {
@@ -98,24 +82,23 @@ Window window_of(std::size_t width, std::size_t height, Rule rule) {
 }
 
 void Resizer::operator()(const Image& image, std::uint8_t* square) {
-  const FrameRows rows = rows_of(image);
-  const Window window = window_of(image.width, image.height, rule_);
-  if (window.width == size_ && window.height == size_) return copy_window(image, rows, window, square);
-  if (window.width != width_ || window.height != height_) {
+  const FrameWindow frame = frame_of(image, rule_);
+  if (frame.width == size_ && frame.height == size_) return copy_window(frame, square);
+  if (frame.width != width_ || frame.height != height_) {
     width_ = height_ = 0;  // Should an allocation fail half-way, the next frame starts afresh.
-    fill_axis(across_, window.width, size_);
-    fill_axis(down_, window.height, size_);
-    narrowed_.resize(window.height * size_ * 3);
+    fill_axis(across_, frame.width, size_);
+    fill_axis(down_, frame.height, size_);
+    narrowed_.resize(frame.height * size_ * 3);
     sums_.resize(size_ * 3);
-    width_ = window.width, height_ = window.height;
+    width_ = frame.width, height_ = frame.height;
   }
-  if (image.format == Format::nv12) {
-    converted_.resize(window.width * window.height * 3);
-    convert_nv12(rows, window, converted_.data());
-    narrow(converted_.data(), window.width * 3, window.height, false);
+  if (frame.format == Format::nv12) {
+    converted_.resize(frame.width * frame.height * 3);
+    copy_window(frame, converted_.data());
+    narrow(converted_.data(), frame.width * 3, frame.height, false);
   } else {
-    narrow(rows.pixels + window.top * rows.stride + window.left * 3, rows.stride, window.height,
-           image.format == Format::bgr);
+    narrow(frame.pixels + frame.top * frame.stride + frame.left * 3, frame.stride, frame.height,
+           frame.format == Format::bgr);
   }
   shorten(square);
 }
@@ -152,8 +135,6 @@ void Resizer::shorten(std::uint8_t* square) {
   }
 }
 
-void copy_rgb(const Image& image, std::uint8_t* rgb) {
-  copy_window(image, rows_of(image), {0, 0, image.width, image.height}, rgb);
-}
+void copy_rgb(const Image& image, std::uint8_t* rgb) { copy_window(frame_of(image, Rule::squash), rgb); }
 
 }  // namespace byolt

@@ -28,14 +28,9 @@ struct Window {
 };
 Window window_of(std::size_t width, std::size_t height, Rule rule);
 
-/// Where a frame's rows lie.
-struct FrameRows {
-  const std::uint8_t *pixels, *chroma;  // The first row, and that of the chroma for NV12.
-  std::size_t stride;
-};
-
+/// A frame with the part of it that the rule keeps.
 /// @throws Error(input) for a frame that cannot be
-FrameRows rows_of(const Image& image);
+FrameWindow frame_of(const Image& image, Rule rule);
 
 /// Frames into squares (size, size, 3), RGB, as the training saw them: byte for byte what Pillow gives. One a thread;
 /// buffers and weights are kept, so that the second frame of a size allocates nothing.

@@ -92,27 +92,19 @@ TEST(progress_rises_and_may_end_the_build) {
 }
 
 TEST(networks_of_others_are_refused) {
-  struct Wrong {
-    fake::Plan plan;
-    const char* words;
-  };
-  const auto changed = [](auto change) {
-    fake::Plan plan;
-    change(plan);
-    return plan;
-  };
   const char* other = "is not the encoder that its manifest describes";
-  for (const Wrong& wrong : {Wrong{changed([](fake::Plan& p) { p.height = 5; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.width = 5; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.channels = 1; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.rank = 3; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.dim = 6; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.input = "pixels"; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.input_type = 0; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.output_type = 1; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.outputs = 2; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.outputs = 0; }), other},
-                             Wrong{changed([](fake::Plan& p) { p.least = p.most = 4; }), "one size of batch alone"}}) {
+  for (const fake::WrongPlan& wrong :
+       {fake::WrongPlan{[](fake::Plan& p) { p.height = 5; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.width = 5; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.channels = 1; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.rank = 3; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.dim = 6; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.input = "pixels"; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.input_type = 0; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.output_type = 1; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.outputs = 2; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.outputs = 0; }, other},
+        fake::WrongPlan{[](fake::Plan& p) { p.least = p.most = 4; }, "one size of batch alone"}}) {
     fake::reset();
     fake::set_network(wrong.plan);
     const auto error = expect_error([] { build(); }, wrong.words);

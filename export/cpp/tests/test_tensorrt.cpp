@@ -230,29 +230,20 @@ TEST(graphs_are_bounded_and_optional) {
 }
 
 TEST(engines_of_others_are_refused) {
-  const auto changed = [](auto change) {
-    fake::Plan plan;
-    change(plan);
-    return plan;
+  const std::vector<fake::WrongPlan> wrong = {
+      {[](fake::Plan& p) { p.height = 5; }, "6 x 5 px to 5 values, and the manifest promises 6 x 4 px"},
+      {[](fake::Plan& p) { p.width = 4; }, "4 x 4 px"},
+      {[](fake::Plan& p) { p.dim = 6; }, "to 6 values"},
+      {[](fake::Plan& p) { p.channels = 4; }, "is not an encoder"},
+      {[](fake::Plan& p) { p.rank = 3; }, "is not an encoder"},
+      {[](fake::Plan& p) { p.input_type = 0; }, "is not an encoder"},
+      {[](fake::Plan& p) { p.output_type = 1; }, "is not an encoder"},
+      {[](fake::Plan& p) { p.outputs = 2; }, "is not an encoder"},
+      {[](fake::Plan& p) { p.outputs = 0; }, "is not an encoder"},
+      {[](fake::Plan& p) { p.most = 7; }, "batches of 1 to 7, and the manifest promises 1 to 8"},
+      {[](fake::Plan& p) { p.least = 2; }, "batches of 2 to 8"},
   };
-  struct Wrong {
-    fake::Plan plan;
-    const char* words;
-  };
-  const std::vector<Wrong> wrong = {
-      {changed([](fake::Plan& p) { p.height = 5; }), "6 x 5 px to 5 values, and the manifest promises 6 x 4 px"},
-      {changed([](fake::Plan& p) { p.width = 4; }), "4 x 4 px"},
-      {changed([](fake::Plan& p) { p.dim = 6; }), "to 6 values"},
-      {changed([](fake::Plan& p) { p.channels = 4; }), "is not an encoder"},
-      {changed([](fake::Plan& p) { p.rank = 3; }), "is not an encoder"},
-      {changed([](fake::Plan& p) { p.input_type = 0; }), "is not an encoder"},
-      {changed([](fake::Plan& p) { p.output_type = 1; }), "is not an encoder"},
-      {changed([](fake::Plan& p) { p.outputs = 2; }), "is not an encoder"},
-      {changed([](fake::Plan& p) { p.outputs = 0; }), "is not an encoder"},
-      {changed([](fake::Plan& p) { p.most = 7; }), "batches of 1 to 7, and the manifest promises 1 to 8"},
-      {changed([](fake::Plan& p) { p.least = 2; }), "batches of 2 to 8"},
-  };
-  for (const Wrong& engine : wrong) {
+  for (const fake::WrongPlan& engine : wrong) {
     fake::reset();
     const auto error = expect_error([&] { open(engine.plan); }, engine.words);
     EXPECT(error.code() == byolt::Code::input && holds(error.what(), engine.words), error.what());

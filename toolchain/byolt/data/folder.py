@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from byolt.data.source import Pixels, UnreadableImage
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, first_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 # Named, so that a file's content cannot choose a decoder of Pillow's that starts another program (EPS).
@@ -135,8 +135,8 @@ def decode_image(path: Path, at_least_px: int | None = None) -> Decoded:
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise _system_fault(path, error) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnreadableImage(f"image {path} cannot be read: {reason.replace(repr(str(path)), 'it')}") from error
+        reason = first_line(error).replace(repr(str(path)), "it")
+        raise UnreadableImage(f"image {path} cannot be read: {reason}") from error
 
 
 def _system_fault(path: Path, error: OSError) -> InputError:

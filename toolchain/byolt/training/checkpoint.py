@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from byolt_export.errors import ByoltError, InputError
+from byolt_export.errors import ByoltError, InputError, first_line
 
 FORMAT = 2
 KEYS = {"format", "step", "result_keys", "images", "method", "optimizer", "watch"}
@@ -99,4 +99,4 @@ def refuse_other_recipe(state: dict[str, Any], keys: dict[str, Any], images: str
 
 
 def _cause(error: BaseException) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)

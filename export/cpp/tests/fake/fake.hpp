@@ -19,6 +19,16 @@ struct Plan {
   std::string input = "images";  // known to the builder alone
 };
 
+/// A bundle's encoder but for one thing, and the words that tell of it.
+struct WrongPlan {
+  template <typename Change>
+  WrongPlan(Change change, const char* told) : words(told) {
+    change(plan);
+  }
+  Plan plan;
+  const char* words;
+};
+
 /// The bytes that deserializeCudaEngine takes.
 std::string bytes_of(const Plan& plan);
 
