@@ -23,7 +23,7 @@ from byolt.evaluation.frozen import frozen_collapse
 from byolt.networks import build_encoder
 from byolt.run import Run
 from byolt.schema import Recipe
-from byolt.training.learner import weight_seed
+from byolt.training.assembly import weight_seed
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError
 

@@ -1,6 +1,7 @@
 """BYOL's loss, gradient and target against hand-computed and float64 values."""
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from byolt.methods.byol import Byol, regression_loss
 from byolt.training.optimizers import Lars
 
 
-def small_byol(*, predictor: bool = True, moving_target: bool = True, seed: int = 0) -> Byol:
+def small_byol(*, predictor: bool = True, target: Literal["ema", "copy", "frozen"] = "ema", seed: int = 0) -> Byol:
     torch.manual_seed(seed)
     encoder = nn.Sequential(
         nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
     projector = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5))
     head = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5)) if predictor else None
-    return Byol(encoder, projector, head, moving_target=moving_target).double()
+    return Byol(encoder, projector, head, target=target).double()
 
 
 def views(batch: int = 6, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,6 +50,7 @@ def reference_loss(net: Byol, view_1: torch.Tensor, view_2: torch.Tensor) -> tor
     assert copied.target is not None
 
     def one_way(source: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        assert copied.predictor is not None
         q = copied.predictor(copied.projector(copied.encoder(source)))
         z = copied.target(goal).detach()
         unit_q = q / q.pow(2).sum(1, keepdim=True).sqrt()
@@ -93,7 +95,7 @@ def test_no_gradient_reaches_the_target() -> None:
 
 
 def test_a_copied_target_stands_behind_a_stop_gradient() -> None:
-    net, (view_1, view_2) = small_byol(moving_target=False), views()
+    net, (view_1, view_2) = small_byol(target="copy"), views()
     reference = copy.deepcopy(net)
     z_1 = reference.projector(reference.encoder(view_1))
     z_2 = reference.projector(reference.encoder(view_2))
@@ -156,7 +158,7 @@ def test_the_target_starts_as_the_online_network_and_shares_no_memory() -> None:
 
 def test_without_predictor_and_with_a_copied_target_the_projection_collapses() -> None:
     """The loss alone pulls both views together: nothing keeps the images apart."""
-    net, (view_1, view_2) = small_byol(predictor=False, moving_target=False), views(batch=16)
+    net, (view_1, view_2) = small_byol(predictor=False, target="copy"), views(batch=16)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
     for _ in range(150):
         optimizer.zero_grad()

@@ -142,7 +142,8 @@ def test_a_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytes
     parts = prepare(recipe)
     stream = view_stream(parts.plan, parts.store, recipe, torch.device("cpu"))
     for step in range(2):
-        _, view_1, view_2 = next(stream)
+        _, batch = next(stream)
+        view_1, view_2 = batch[:2]
         side = recipe.view_size_px_of(0)
         assert view_1.shape == view_2.shape == (4, 3, side, side)
-        assert torch.isfinite(parts.learner.step(step, view_1, view_2).loss)
+        assert torch.isfinite(parts.learner.step(step, *batch).loss)

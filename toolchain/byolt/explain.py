@@ -6,7 +6,9 @@ from typing import Any, NamedTuple, get_args
 from pydantic.fields import FieldInfo
 
 from byolt.recipe import did_you_mean, is_section, leaves
-from byolt.schema import MACHINE, Recipe, Section
+from byolt.schema import Recipe
+from byolt.sections import MACHINE, Section
+from byolt.sections_of_methods import METHODS
 from byolt_export.errors import InputError
 
 
@@ -21,6 +23,8 @@ class Row(NamedTuple):
     kind: str
     """``result`` or ``machine``."""
     meaning: str
+    method: str = ""
+    """The one method that has this key; empty for keys of every recipe."""
     value: Any = None
     """What the recipe at hand has, as JSON; None without a recipe."""
 
@@ -38,7 +42,7 @@ def explain(under: str | None = None, recipe: Recipe | None = None) -> list[Row]
     rows = list(_rows(Recipe, ()))
     if recipe is not None:
         values = {".".join(path): value for path, _, value in leaves(recipe)}
-        rows = [row._replace(value=values[row.key]) for row in rows]
+        rows = [row._replace(value=values[row.key]) for row in rows if row.method in ("", recipe.method.name)]
     if under is None:
         return rows
     chosen = [row for row in rows if row.key == under or row.key.startswith(f"{under}.")]
@@ -48,15 +52,19 @@ def explain(under: str | None = None, recipe: Recipe | None = None) -> list[Row]
     return chosen
 
 
-def _rows(section: type[Section], parents: tuple[str, ...]) -> Iterator[Row]:
+def _rows(section: type[Section], parents: tuple[str, ...], method: str = "") -> Iterator[Row]:
     for name, field in section.model_fields.items():
         inner = field.annotation
         if is_section(inner):
             yield from _rows(inner, (*parents, name))
             continue
+        if section is Recipe and name == "method":
+            for known, keys in METHODS.items():
+                yield from _rows(keys, (name,), known)
+            continue
         kind = "machine" if field.json_schema_extra == MACHINE else "result"
         default = "required" if field.is_required() else str(field.default)
-        yield Row(".".join((*parents, name)), _type_name(field), default, kind, field.description or "")
+        yield Row(".".join((*parents, name)), _type_name(field), default, kind, field.description or "", method)
 
 
 def _type_name(field: FieldInfo) -> str:

@@ -58,18 +58,21 @@ def without_initial_weights(model: "Model") -> "Model":
 
 
 def build_head(in_dim: int, head: "Head", *, seed: int) -> nn.Sequential:
-    """Linear to ``hidden_dim``, BatchNorm, ReLU, linear to ``out_dim``.
+    """``layers`` - 1 times linear to ``hidden_dim``, BatchNorm, ReLU; then linear to ``out_dim``.
 
-    "This MLP consists in a linear layer with output size 4096 followed by batch normalization, rectified linear
-    units (ReLU), and a final linear layer with output dimension 256" (section 3.3); the last has no BatchNorm.
+    BYOL's: "This MLP consists in a linear layer with output size 4096 followed by batch normalization, rectified
+    linear units (ReLU), and a final linear layer with output dimension 256" (section 3.3); the last has no BatchNorm.
     """
     with seeded(seed):
-        return nn.Sequential(
-            nn.Linear(in_dim, head.hidden_dim),
-            nn.BatchNorm1d(head.hidden_dim),
-            nn.ReLU(inplace=True),
-            nn.Linear(head.hidden_dim, head.out_dim),
-        )
+        layers: list[nn.Module] = []
+        for _ in range(head.layers - 1):
+            layers.append(nn.Linear(in_dim, head.hidden_dim))
+            layers += [nn.BatchNorm1d(head.hidden_dim)] if head.hidden_norm else []
+            layers.append(nn.ReLU(inplace=True))
+            in_dim = head.hidden_dim
+        layers.append(nn.Linear(in_dim, head.out_dim))
+        layers += [nn.BatchNorm1d(head.out_dim, affine=False)] if head.out_norm else []
+        return nn.Sequential(*layers)
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:

@@ -6,7 +6,7 @@ Each fault is one line: ``file:line: key: what; did you mean``. A fault in an ov
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, get_args
@@ -18,7 +18,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from byolt.schema import MACHINE, Recipe, Section
+from byolt.schema import Recipe
+from byolt.sections import MACHINE, Section
+from byolt.sections_of_methods import METHODS
 from byolt_export.errors import InputError
 
 Key = tuple[str | int, ...]
@@ -66,6 +68,27 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
             "evaluation.*, finetune.*, export.*, machine.* and the paths of data)"
         )
     return changed
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with dotted keys set to values; another method starts from its own defaults.
+
+    Raises:
+        InputError: A value does not fit.
+    """
+    tree = recipe.model_dump(mode="json")
+    if changes.get("method.name", recipe.method.name) != recipe.method.name:
+        tree["method"] = {}
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        node = tree
+        for name in parents:
+            inner = node.get(name)
+            if not isinstance(inner, dict):
+                raise InputError(f"{dotted}: no such key in a recipe; see byolt recipe explain")
+            node = inner
+        node[last] = value
+    return _check(tree, (), CommentedMap(), Path("recipe"))
 
 
 def _check(tree: dict[str, Any], overrides: Sequence[str], document: CommentedMap, path: Path) -> Recipe:
@@ -170,14 +193,21 @@ def _apply(tree: dict[str, Any], override: str, flags: dict[Key, str]) -> None:
 
 def _fault(details: ErrorDetails) -> Fault:
     """One of pydantic's faults in our words."""
-    key, kind, value = tuple(details["loc"]), details["type"], details.get("input")
+    told, kind, value = tuple(details["loc"]), details["type"], details.get("input")
+    # pydantic names the method between the section and its key.
+    key = ("method", *told[2:]) if told[:1] == ("method",) else told
+    if kind == "union_tag_invalid":
+        named = details["ctx"]["tag"]
+        return Fault(
+            (*key, "name"), kind, f": {named!r} is not one of {', '.join(METHODS)}{did_you_mean(named, [*METHODS])}"
+        )
     if kind == "extra_forbidden":
-        known = _fields_at(key[:-1])
+        known = _fields_at(told[:-1])
         return Fault(key, kind, f": unknown key{did_you_mean(str(key[-1]), known) or '; known: ' + ', '.join(known)}")
     if kind == "missing":
         return Fault(key, kind, ": required key is missing")
     if kind == "literal_error":
-        options = [str(option) for option in get_args(_field_at(key).annotation)]
+        options = [str(option) for option in get_args(_field_at(told).annotation)]
         return Fault(key, kind, f": {value!r} is not one of {', '.join(options)}{did_you_mean(str(value), options)}")
     if kind == "value_error":
         return Fault(key, kind, f": {details['ctx']['error']}")
@@ -203,8 +233,13 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def _section_at(key: Key) -> type[Section] | None:
-    """The section that a path of keys leads to; a list of sections counts by its items."""
+    """The section that a path of keys leads to; a list of sections counts by its items, a method by its name."""
     section: type[Section] = Recipe
+    if key[:1] == ("method",):
+        named = METHODS.get(str(key[1])) if len(key) > 1 else None
+        if named is None:
+            return None
+        section, key = named, key[2:]
     for name in key:
         if isinstance(name, int):
             continue

@@ -9,25 +9,12 @@ Below this file functions take the values they use; nothing else holds a default
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, Strict, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, Strict, model_validator
 
-MACHINE: dict[str, JsonValue] = {"machine": True}
-Share = Annotated[float, Field(ge=0, le=1)]
-Range = Annotated[tuple[float, float], Strict(False)]
-Rgb = Annotated[tuple[float, float, float], Strict(False)]
-FolderPath = Annotated[Path, Strict(False)]
+from byolt.sections import FolderPath, Range, Rgb, Section, Share, machine
+from byolt.sections_of_methods import ByolMethod, MeanTeacherMethod, Method, MocoV2Method
+
 CameraSize = Annotated[tuple[Annotated[int, Field(ge=8, le=8192)], Annotated[int, Field(ge=8, le=8192)]], Strict(False)]
-
-
-def machine(default: Any = ..., **constraints: Any) -> Any:
-    """A key that does not change what is learned, and so stays out of the run's hash."""
-    return Field(default, json_schema_extra=MACHINE, **constraints)
-
-
-class Section(BaseModel):
-    """A mapping of the recipe: strict types, no unknown keys, read-only once parsed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class Data(Section):
@@ -166,12 +153,18 @@ class Views(Section):
 
 
 class Head(Section):
-    """A two-layer perceptron: linear, BatchNorm, ReLU, linear."""
+    """A perceptron: linear, BatchNorm, ReLU, and so on, and a last linear layer."""
 
     hidden_dim: PositiveInt = 4096
-    """Width of the hidden layer."""
+    """Width of the hidden layers."""
     out_dim: PositiveInt = 256
     """Width of the output."""
+    layers: Annotated[int, Field(ge=1, le=4)] = 2
+    """Linear layers; 1 is a linear map without hidden layer."""
+    hidden_norm: bool = True
+    """BatchNorm after each hidden layer."""
+    out_norm: bool = False
+    """BatchNorm, without scale and shift of its own, after the last layer."""
 
 
 class Model(Section):
@@ -204,21 +197,6 @@ class Model(Section):
         if (self.init == "file") != (self.init_file is not None):
             raise ValueError("init_file goes with `init: file`, and `init: file` needs it")
         return self
-
-
-class Method(Section):
-    """BYOL and its switches; the defaults are the paper's."""
-
-    name: Literal["byol"] = "byol"
-    """The method."""
-    tau_base: Share = 0.996
-    """Target decay at the first step."""
-    tau_schedule: Literal["cosine", "constant"] = "cosine"
-    """`cosine` raises tau from tau_base to 1 over the run (section 3.3); `constant` keeps it."""
-    target: Literal["ema", "copy"] = "ema"
-    """`ema`: moving average of the online weights; `copy`: the online weights themselves, behind a stop-gradient."""
-    predictor: Literal["mlp", "none"] = "mlp"
-    """`none` leaves the predictor out; with a copied target that collapses."""
 
 
 class Optim(Section):
@@ -316,6 +294,28 @@ class Export(Section):
     """Most GPU memory that an engine's layers may use for scratch, in MiB."""
 
 
+class Study(Section):
+    """What `byolt study` compares, and what it tries for each method before."""
+
+    methods: dict[str, dict[str, Any]] = machine({})
+    """A method by name, and the keys that it sets for this recipe, for example `simclr: {method.temperature: 0.5}`;
+    `byol` is the recipe as it stands, with these."""
+    tuning: dict[str, Annotated[tuple[dict[str, Any], ...], Strict(False)]] = machine({})
+    """Settings that are tried for a method besides its own, on a validation split and `tuning_seed`; the same number
+    for each method."""
+    tuning_seed: Annotated[int, Field(ge=0, lt=2**31)] = machine(1000)
+    """Seed of the runs that settings are chosen on; the study's own seeds count from `seed`."""
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] = machine(0.1)
+    """Share of the labels that Mean Teacher, fine-tuning and supervised learning alone are given."""
+
+    @model_validator(mode="after")
+    def _tuning_is_equal(self) -> "Study":
+        tried = {name: len(settings) for name, settings in self.tuning.items()}
+        if len(set(tried.values())) > 1:
+            raise ValueError(f"tuning must try the same number of settings for each method, not {tried}")
+        return self
+
+
 class Machine(Section):
     """The machine at hand; it may change between runs of one result, which then agree within rounding."""
 
@@ -358,7 +358,7 @@ class Recipe(Section):
     """The augmented views."""
     model: Model = Model()
     """The networks."""
-    method: Method = Method()
+    method: Method = ByolMethod()
     """The method."""
     optim: Optim = Optim()
     """The optimizer."""
@@ -370,8 +370,32 @@ class Recipe(Section):
     """The downstream classifier."""
     export: Export = Export()
     """The delivery."""
+    study: Study = Study()
+    """What `byolt study` and `byolt ablate` compare."""
     machine: Machine = Machine()
     """The machine."""
+
+    @model_validator(mode="after")
+    def _batches_fit_the_method(self) -> "Recipe":
+        part = self.optim.batch_size // self.optim.accumulate
+        if isinstance(self.method, MocoV2Method):
+            if part % self.method.norm_groups or part // self.method.norm_groups < 2:
+                raise ValueError(
+                    f"method.norm_groups {self.method.norm_groups} must cut a batch of {part} into equal parts of at "
+                    "least 2"
+                )
+            if self.method.queue_size < 2 * part:
+                raise ValueError(
+                    f"method.queue_size {self.method.queue_size} must hold the {2 * part} keys of a batch of {part}"
+                )
+        if isinstance(self.method, MeanTeacherMethod):
+            labelled = self.method.labelled_in(self.optim.batch_size)
+            if not 2 <= labelled <= self.optim.batch_size - 2 or self.optim.accumulate > 1:
+                raise ValueError(
+                    f"method.batch_share {self.method.batch_share:g} of a batch of {self.optim.batch_size} must leave "
+                    "at least 2 images on either side, and mean_teacher takes a batch whole (optim.accumulate: 1)"
+                )
+        return self
 
     @property
     def view_size_px(self) -> int:

@@ -7,11 +7,12 @@ from typing import Any
 
 from byolt.data import open_splits
 from byolt.evaluation.evaluate import evaluation_store, learned_encoder
-from byolt.evaluation.finetune import Classifier, Progress, finetune
-from byolt.networks import build_encoder, save_weights, without_initial_weights
+from byolt.evaluation.finetune import Classifier, Progress, finetune, save_classifier
+from byolt.networks import build_encoder, without_initial_weights
 from byolt.recipe import with_overrides
 from byolt.run import Run
-from byolt.training.learner import pick_device, weight_seed
+from byolt.training.assembly import weight_seed
+from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 
 
@@ -57,7 +58,7 @@ def finetune_run(
         progress=progress,
     )
     figures = result.figures | {"classes": list(train.classes), "data": train.source.name, "test": test.source.name}
-    _write_classifier(run, result.classifier, train.classes)
+    save_classifier(run, result.classifier, train.classes)
     run.write_figures("finetune", figures)
     return figures
 
@@ -83,7 +84,3 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     classifier = Classifier(encoder, torch.nn.Linear(width, len(classes)))
     classifier.load_state_dict(weights, strict=True)
     return classifier.eval(), classes
-
-
-def _write_classifier(run: Run, classifier: Classifier, classes: tuple[str, ...]) -> None:
-    save_weights(classifier, run.classifier_file, {"classes": json.dumps(classes)})

@@ -17,7 +17,8 @@ from byolt.networks import build_encoder, load_encoder, without_initial_weights
 from byolt.recipe import recipe_hash, result_keys, with_overrides
 from byolt.run import Run
 from byolt.schema import Recipe
-from byolt.training.learner import pick_device, weight_seed
+from byolt.training.assembly import weight_seed
+from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"

@@ -4,6 +4,7 @@ Axes: N training images, B images of a batch, S side in pixels, C classes.
 """
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from byolt.data.subsets import stratified_subset
 from byolt.evaluation.features import Images, Rgb, Subset, embed
 from byolt.evaluation.figures import accuracy_figure
 from byolt.evaluation.linear import LinearProbe, linear_probe
+from byolt.networks import save_weights
+from byolt.run import Run
 from byolt.views import normalise
 from byolt_export.errors import TrainingFault
 
@@ -63,6 +66,11 @@ class Classifier(nn.Module):
         nn.init.normal_(head.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
         nn.init.zeros_(head.bias)
         return cls(copy.deepcopy(encoder), head)
+
+
+def save_classifier(run: Run, classifier: Classifier, classes: tuple[str, ...]) -> None:
+    """Keep a classifier as the run's ``classifier.safetensors``, with the names of its classes."""
+    save_weights(classifier, run.classifier_file, {"classes": json.dumps(classes)})
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""One file a method, all with the small protocol of ``methods.byol.Byol``."""
+"""One file a method, each a ``method.Method``: the paper's loss over the networks that are handed in."""

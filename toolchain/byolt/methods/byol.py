@@ -6,76 +6,114 @@ Axes: B images, D projection features, H W pixels.
 """
 
 import copy
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Images = Float[Tensor, "B 3 H W"]
+from byolt.methods.method import Images, Method, Outcome, follow
+
+Normalisation = Literal["l2", "layer", "batch", "none"]
 
 
-class Outcome(NamedTuple):
-    """What one forward of a method gives."""
-
-    loss: Float[Tensor, ""]
-    """The loss, a mean over the batch."""
-    z_1: Float[Tensor, "B D"]
-    """Online projections of the first view, detached: what the collapse measures look at."""
-    z_2: Float[Tensor, "B D"]
-    """Online projections of the second view, detached."""
-
-
-class Byol(nn.Module):
+class Byol(Method):
     """Online encoder, projector and predictor, and the target's copy of the first two."""
 
     def __init__(
-        self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module | None, *, moving_target: bool = True
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        predictor: nn.Module | None,
+        *,
+        target: Literal["ema", "copy", "frozen"] = "ema",
+        stop_gradient: bool = True,
+        normalisation: Normalisation = "l2",
+        beta: float = 0.0,
+        temperature: float = 0.1,
     ) -> None:
         """Take the online parts; the target starts as their copy (as in the paper's code).
 
         Args:
             encoder: f, (B, 3, H, W) to (B, F).
             projector: g, (B, F) to (B, D).
-            predictor: q, (B, D) to (B, D); None leaves it out (differs: with a copied target that collapses).
-            moving_target: False takes the online weights themselves as target, behind a
-                stop-gradient (differs: SimSiam's case, Table 5b of SimSiam and appendix F of BYOL).
+            predictor: q, (B, D) to (B, D); None leaves it out (differs; with ``ema``: Mean Teacher without labels).
+            target: ``ema`` follows the online weights; ``copy`` is the online network itself (differs: SimSiam's case,
+                Table 5b of BYOL); ``frozen`` stays as it began (Table 5a, tau = 1).
+            stop_gradient: False lets the gradient into a copied target (differs).
+            normalisation: What both sides go through before they are compared; the paper's is ``l2`` (Table 20).
+            beta, temperature: Weight of the negatives and what their cosines are divided by (appendix F.4); 0 is BYOL.
         """
-        super().__init__()
-        self.encoder = encoder
-        self.projector = projector
-        self.predictor = predictor if predictor is not None else nn.Identity()
-        self.target: nn.Sequential | None = None
-        if moving_target:
+        super().__init__(encoder, projector, predictor)
+        self.moving, self.stop_gradient = target == "ema", stop_gradient
+        self.normalisation, self.beta, self.temperature = normalisation, beta, temperature
+        if target != "copy":
             self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
 
     def forward(self, view_1: Images, view_2: Images) -> Outcome:
         """The symmetric loss of equation 2: a mean over the batch, a sum over the two views, in [0, 8]."""
         # One forward a view: BatchNorm statistics must not mix the two views (the paper's code does the same).
-        z_1, z_2 = self.projector(self.encoder(view_1)), self.projector(self.encoder(view_2))
-        if self.target is None:
-            target_1, target_2 = z_1.detach(), z_2.detach()
-        else:
+        z_1, z_2 = self.project(view_1), self.project(view_2)
+        target_1, target_2 = self._targets(view_1, view_2, z_1, z_2)
+        q_1, q_2 = (z_1, z_2) if self.predictor is None else (self.predictor(z_1), self.predictor(z_2))
+        loss = regression_loss(q_1, target_2, self.normalisation) + regression_loss(q_2, target_1, self.normalisation)
+        if self.beta:
+            both = repulsion(q_1, target_1, target_2, self.temperature) + repulsion(
+                q_2, target_2, target_1, self.temperature
+            )
+            loss = loss + self.beta * both
+        return Outcome(loss, z_1.detach(), z_2.detach(), None if self.predictor is None else q_1.detach())
+
+    def _targets(self, view_1: Images, view_2: Images, z_1: Tensor, z_2: Tensor) -> tuple[Tensor, Tensor]:
+        if self.target is not None:
             with torch.no_grad():  # The target is in train mode too: batch statistics, as in the paper's code.
-                target_1, target_2 = self.target(view_1), self.target(view_2)
-        loss = regression_loss(self.predictor(z_1), target_2) + regression_loss(self.predictor(z_2), target_1)
-        return Outcome(loss, z_1.detach(), z_2.detach())
+                return self.target(view_1), self.target(view_2)
+        return (z_1.detach(), z_2.detach()) if self.stop_gradient else (z_1, z_2)
 
-    @torch.no_grad()
     def update_target(self, tau: float) -> None:
-        """Set xi <- tau * xi + (1 - tau) * theta (equation 1), for parameters.
-
-        Buffers are left alone: the target's running statistics come from its own forwards.
-        """
-        if self.target is None:
-            return
-        online: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
-        target: list[Tensor] = list(self.target.parameters())
-        # lerp(xi, theta, 1 - tau) = xi + (1 - tau) (theta - xi); foreach: one call for all tensors.
-        torch._foreach_lerp_(target, online, 1 - tau)
+        """Move an ``ema`` target (equation 1)."""
+        if self.target is not None and self.moving:
+            follow(self.target, [self.encoder, self.projector], tau)
 
 
-def regression_loss(q: Float[Tensor, "B D"], z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Mean over B of ``|q/|q| - z/|z||^2 = 2 - 2 cos(q, z)``, in [0, 4]; float32 under autocast (equation 2)."""
-    return (2 - 2 * F.cosine_similarity(q.float(), z.float(), dim=-1)).mean()
+def regression_loss(
+    q: Float[Tensor, "B D"], z: Float[Tensor, "B D"], normalisation: Normalisation = "l2"
+) -> Float[Tensor, ""]:
+    """Mean over B of ``|n(q) - n(z)|^2``; float32 under autocast (equation 2).
+
+    With l2 that is ``|q/|q| - z/|z||^2 = 2 - 2 cos(q, z)``, in [0, 4].
+    """
+    q, z = q.float(), z.float()
+    if normalisation == "l2":
+        return (2 - 2 * F.cosine_similarity(q, z, dim=-1)).mean()
+    return (_normalised(q, normalisation) - _normalised(z, normalisation)).square().sum(1).mean()
+
+
+def _normalised(x: Float[Tensor, "B D"], normalisation: Normalisation) -> Float[Tensor, "B D"]:
+    """The other normalisations of Table 20; rows keep a squared norm of 1 (batch: on average)."""
+    if normalisation == "layer":
+        x = F.layer_norm(x, x.shape[1:]) / x.shape[1] ** 0.5
+    elif normalisation == "batch":
+        x = F.batch_norm(x, None, None, training=True) / x.shape[1] ** 0.5
+    return x
+
+
+def repulsion(
+    q: Float[Tensor, "B D"], same: Float[Tensor, "B D"], other: Float[Tensor, "B D"], temperature: float
+) -> Float[Tensor, ""]:
+    """The term that pushes images apart: beta's part of the InfoNCE of appendix F.4, as a loss.
+
+    With S the cosine of prediction and target projection: mean over i of
+    ``2 T ln(sum over j != i of exp(S(v_i, v_j) / T) + sum over j of exp(S(v_i, v'_j) / T))``.
+
+    Args:
+        q: Predictions of view v.
+        same, other: Target projections of the same view v, and of the other view v'.
+        temperature: T, the paper's alpha.
+    """
+    unit = F.normalize(q.float(), dim=1)
+    within = unit @ F.normalize(same.float(), dim=1).T / temperature
+    across = unit @ F.normalize(other.float(), dim=1).T / temperature
+    within = within.masked_fill(torch.eye(len(q), dtype=torch.bool, device=q.device), -torch.inf)
+    return 2 * temperature * torch.cat([within, across], 1).logsumexp(1).mean()

@@ -23,5 +23,6 @@ def print_explanation(rows: Sequence["Row"], *, with_values: bool) -> None:
     for row in rows:
         value = f" = {json.dumps(row.value)}" if with_values else ""
         default = "required" if row.default == "required" else f"default {row.default}"
-        click.echo(f"{row.key}{value}  ({row.type}; {default}; {row.kind})")
+        of = f" of {row.method}" if row.method else ""
+        click.echo(f"{row.key}{of}{value}  ({row.type}; {default}; {row.kind})")
         click.echo(textwrap.fill(row.meaning, width=100, initial_indent="    ", subsequent_indent="    "))

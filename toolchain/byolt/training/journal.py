@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from byolt.methods.byol import Outcome
+from byolt.methods.method import Outcome
 from byolt.reporting.events import EventWriter
 from byolt.reporting.progress import Progress
 from byolt.run import Run, write_json
@@ -90,7 +90,7 @@ class Journal:
             TrainingFault: A loss since the start was not finite.
         """
         self._refuse_non_finite(step)
-        figures = self.watch.glance(outcome)
+        figures = self.watch.glance(outcome, self.learner.method)
         self.progress.report(step, figures)
         record = {
             "step": step,
@@ -99,8 +99,10 @@ class Journal:
             "images_per_s": round(self.progress.images_per_s, 1),
             "data_wait": round(self.progress.data_wait, 4),
             "lr": self.learner.learning_rate(step - 1),
-            "tau": self.learner.tau(step - 1),
         }
+        tau = self.learner.tau(step - 1)
+        if tau is not None:
+            record["tau"] = tau
         self.run.log(record | figures)
         self.events.write(step, record | figures)
 
@@ -118,7 +120,10 @@ class Journal:
             raise self._not_finite("the encoder's features are", step) from error
         self.run.log({"step": step, "epoch": epoch + 1} | figures)
         self.events.write(step, figures)
-        self.run.say(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
+        self.run.say(
+            f"epoch {epoch + 1}: "
+            + ", ".join(f"{name} {value}" for name, value in figures.items() if name != "spectrum")
+        )
         self.progress.remark(figures, time.monotonic() - started_s)
 
     def save(self, step: int) -> None:

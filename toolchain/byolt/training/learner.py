@@ -6,65 +6,80 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 
-from byolt.methods.byol import Byol, Outcome
-from byolt.networks import build_encoder, build_head
+from byolt.methods.method import Outcome
+from byolt.sections import Section
+from byolt.sections_of_methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
+from byolt.training.assembly import build_method
 from byolt.training.optimizers import build_optimizer
 from byolt.training.schedules import learning_rate, tau
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
-    from byolt.schema import Method, Recipe
+    from byolt.schema import Recipe
 
 
 class Learner:
     """The networks and their optimizer on a device."""
 
-    def __init__(self, recipe: "Recipe", device: torch.device, *, steps: int, steps_per_epoch: int) -> None:
-        """Build the method by the recipe; ``steps`` is the run's length, which the schedules need."""
+    def __init__(
+        self, recipe: "Recipe", device: torch.device, *, steps: int, steps_per_epoch: int, classes: int = 0
+    ) -> None:
+        """Build the method by the recipe; ``steps`` is the run's length, ``classes`` the labels of Mean Teacher."""
         self.device = device
         self.steps = steps
         self.warmup_steps = round(recipe.schedule.warmup_epochs * steps_per_epoch)
         self.peak_lr = recipe.optim.base_lr * recipe.optim.batch_size / 256
         self.accumulate = recipe.optim.accumulate
-        self.settings: Method = recipe.method
+        self.settings = recipe.method
         layout = torch.channels_last if recipe.machine.channels_last else torch.contiguous_format
-        self.method = build_method(recipe).to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.method = build_method(recipe, classes).to(device, memory_format=layout)  # type: ignore[call-overload]
         self.forward: nn.Module = torch.compile(self.method) if recipe.machine.compile else self.method  # type: ignore[assignment]
-        self.optimizer = build_optimizer(self.method, recipe.optim)
+        self.optimizer = build_optimizer(self.method, recipe.optim, **predictor_rates(recipe.method))
         self.bf16 = _takes_bf16(recipe.machine.precision, device)
 
     def learning_rate(self, step: int) -> float:
         """Rate of a step, for images of the whole batch."""
         return learning_rate(step, steps=self.steps, warmup_steps=self.warmup_steps, peak=self.peak_lr)
 
-    def tau(self, step: int) -> float:
-        """Target decay of a step."""
+    def tau(self, step: int) -> float | None:
+        """Target decay of a step; None for a method without moving target."""
+        if isinstance(self.settings, MocoV2Method | MeanTeacherMethod):
+            return self.settings.tau
+        if not isinstance(self.settings, MovingTarget):
+            return None
         if self.settings.tau_schedule == "constant":
             return self.settings.tau_base
         return tau(step, steps=self.steps, tau_base=self.settings.tau_base)
 
-    def step(self, step: int, view_1: Tensor, view_2: Tensor) -> Outcome:
+    def step(self, step: int, *batch: Tensor) -> Outcome:
         """Take step number ``step``; the loss before it and the projections, detached and still on the device.
 
         With accumulation the batch goes through in equal parts, whose gradients are averaged: one optimizer
         step and one target update either way.
+
+        Args:
+            step: Counted from 0.
+            batch: View 1 and view 2, (B, 3, H, W) each, and for a method that takes them the labels, (B,).
         """
+        rate = self.learning_rate(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = (self.peak_lr if group.get("constant_rate") else rate) * group.get("rate_multiplier", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
+        self.method.set_progress(step / self.steps)
         outcomes = []
-        for part_1, part_2 in zip(view_1.chunk(self.accumulate), view_2.chunk(self.accumulate), strict=True):
+        for part in zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True):
             with record_function("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                outcome = self.forward(part_1, part_2)
+                outcome = self.forward(*part)
             with record_function("backward"):
                 (outcome.loss / self.accumulate).backward()
-            outcomes.append(Outcome(*(tensor.detach() for tensor in outcome)))
+            outcomes.append(outcome._replace(loss=outcome.loss.detach()))
         with record_function("optimizer"):
             self.optimizer.step()
         with record_function("target"):
-            self.method.update_target(self.tau(step))  # After the optimizer: the target follows the new weights.
-        losses, z_1, z_2 = zip(*outcomes, strict=True)
-        return Outcome(torch.stack(losses).mean(), torch.cat(z_1), torch.cat(z_2))
+            decay = self.tau(step)
+            if decay is not None:
+                self.method.update_target(decay)  # After the optimizer: the target follows the new weights.
+        return _whole(outcomes)
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer, for a checkpoint."""
@@ -83,21 +98,24 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def build_method(recipe: "Recipe") -> Byol:
-    """The recipe's method with freshly drawn weights, on the CPU."""
-    model, seed = recipe.model, recipe.seed
-    # Each part has a seed of its own, so that leaving one out does not move the weights of another.
-    encoder, feature_dim = build_encoder(model, seed=weight_seed(seed), image_size_px=recipe.view_size_px)
-    projector = build_head(feature_dim, model.projector, seed=weight_seed(seed, 1))
-    predictor = None
-    if recipe.method.predictor == "mlp":
-        predictor = build_head(model.projector.out_dim, model.predictor, seed=weight_seed(seed, 2))
-    return Byol(encoder, projector, predictor, moving_target=recipe.method.target == "ema")
+def _whole(parts: list[Outcome]) -> Outcome:
+    """The outcome of a batch from those of its equal parts."""
+    predictions = [part.q_1 for part in parts if part.q_1 is not None]
+    return Outcome(
+        torch.stack([part.loss for part in parts]).mean(),
+        torch.cat([part.z_1 for part in parts]),
+        torch.cat([part.z_2 for part in parts]),
+        torch.cat(predictions) if predictions else None,
+    )
 
 
-def weight_seed(seed: int, part: int = 0) -> int:
-    """Seed of the weights of the encoder (part 0), projector (1) or predictor (2) of a run."""
-    return 3 * seed + part
+def predictor_rates(method: Section) -> dict[str, Any]:
+    """How the predictor's learning rate departs from that of the rest, for ``build_optimizer``."""
+    if isinstance(method, ByolMethod):
+        return {"predictor_multiplier": method.predictor_lr_multiplier}
+    if isinstance(method, SimSiamMethod):
+        return {"predictor_constant": method.predictor_rate == "constant"}
+    return {}
 
 
 def pick_device(name: str) -> torch.device:

@@ -9,16 +9,20 @@ import torch
 from rich.console import Console
 
 from byolt.data import ImageStore, Splits, open_splits, open_store
+from byolt.data.subsets import stratified_subset
+from byolt.evaluation.finetune import Classifier, save_classifier
+from byolt.methods.mean_teacher import MeanTeacher
 from byolt.networks import load_snippet, save_weights
 from byolt.recipe import result_keys
 from byolt.run import Run, create_run, run_of
 from byolt.schema import Recipe
+from byolt.sections_of_methods import MeanTeacherMethod
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.journal import Journal, checkpoint_state
 from byolt.training.learner import Learner, pick_device
 from byolt.training.signals import StopSignals
-from byolt.training.stream import Plan, view_stream
+from byolt.training.stream import Labelled, Plan, view_stream
 from byolt.training.watch import Watch
 from byolt_export.errors import Stopped, TrainingFault
 
@@ -86,10 +90,22 @@ def prepare(recipe: Recipe) -> Parts:
         cache_dir=data.cache_dir,
         corrupt_limit=data.corrupt_limit,
     )
-    plan = Plan(len(store), recipe.optim.batch_size, recipe.schedule.epochs, recipe.seed)
+    labelled = labelled_part(store, recipe)
+    plan = Plan(len(store), recipe.optim.batch_size, recipe.schedule.epochs, recipe.seed, labelled=labelled)
     device = pick_device(recipe.machine.device)
-    learner = Learner(recipe, device, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
+    learner = Learner(
+        recipe, device, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch, classes=len(store.classes)
+    )
     return Parts(recipe, splits, store, plan, learner)
+
+
+def labelled_part(store: ImageStore, recipe: Recipe) -> Labelled | None:
+    """The labels that the recipe's method is given: a stratified share, a function of the seed; None without any."""
+    method = recipe.method
+    if not isinstance(method, MeanTeacherMethod) or store.labels is None:
+        return None
+    chosen = stratified_subset(store.labels, method.labelled_share, recipe.seed)
+    return Labelled(chosen, store.labels[chosen], method.labelled_in(recipe.optim.batch_size))
 
 
 def configure_torch(recipe: Recipe) -> None:
@@ -108,9 +124,9 @@ def learn(parts: Parts, journal: Journal) -> None:
     with StopSignals() as signals, journal:
         end_if_collapsed(journal, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
-        for epoch, view_1, view_2 in view_stream(plan, parts.store, parts.recipe, learner.device):
+        for epoch, batch in view_stream(plan, parts.store, parts.recipe, learner.device):
             journal.waited(time.monotonic() - waiting_s)
-            outcome = learner.step(step, view_1, view_2)
+            outcome = learner.step(step, *batch)
             step += 1
             journal.note(outcome)
             if journal.log_is_due(step):
@@ -145,5 +161,8 @@ def end_if_collapsed(journal: Journal, step: int) -> None:
 
 
 def write_encoder(run: Run, parts: Parts) -> None:
-    """The online encoder alone, under the plain module's names, with the lines that load it in its metadata."""
-    save_weights(parts.learner.method.encoder, run.encoder_file, {"load": load_snippet(parts.recipe.model)})
+    """The delivered encoder alone, under the plain module's names, with the lines that load it in its metadata."""
+    method = parts.learner.method
+    save_weights(method.delivered, run.encoder_file, {"load": load_snippet(parts.recipe.model)})
+    if isinstance(method, MeanTeacher):
+        save_classifier(run, Classifier(method.delivered, method.delivered_head), parts.store.classes)

@@ -59,21 +59,38 @@ def _trust_ratios(weights: list[Tensor], update: list[Tensor], trust: float) -> 
     return list(ratio.unbind())
 
 
-def build_optimizer(method: nn.Module, optim: "Optim") -> Optimizer:
+def build_optimizer(
+    method: nn.Module, optim: "Optim", *, predictor_multiplier: float = 1.0, predictor_constant: bool = False
+) -> Optimizer:
     """The recipe's optimizer over the online parameters (the target's ask for no gradient).
 
     Biases and normalisation parameters get neither weight decay nor, in LARS, a trust ratio
     ("we exclude the biases and batch normalization parameters from both LARS adaptation and weight decay",
     section 3.3). The rate is set before each step by the schedule.
+
+    Args:
+        method: Its parameters that ask for a gradient are learned.
+        optim: Which optimizer, and its settings.
+        predictor_multiplier: Rate of the predictor over that of the rest (Table 21); kept as ``rate_multiplier``.
+        predictor_constant: Whether the predictor's rate stays at its peak; kept as ``constant_rate``.
     """
-    learned = [p for p in method.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    apart = predictor_multiplier != 1.0 or predictor_constant
+    learned = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    predictors: list[Tensor] = [p for name, p in learned.items() if apart and name.startswith("predictor.")]
+    others: list[Tensor] = [p for name, p in learned.items() if not (apart and name.startswith("predictor."))]
+    groups = _groups(others, optim)
+    if predictors:
+        own = {"rate_multiplier": predictor_multiplier, "constant_rate": predictor_constant}
+        groups += [group | own for group in _groups(predictors, optim)]
     if optim.name == "lars":
-        groups[1]["adapt"] = False
         return Lars(groups, lr=0.0, momentum=optim.momentum, trust=optim.trust_coefficient)
     if optim.name == "sgd":
         return SGD(groups, lr=0.0, momentum=optim.momentum, foreach=True)
     return AdamW(groups, lr=0.0, betas=(optim.momentum, 0.999), foreach=True)
+
+
+def _groups(learned: list[Tensor], optim: "Optim") -> list[dict[str, Any]]:
+    """Weights, and then biases and normalisation parameters."""
+    weights: dict[str, Any] = {"params": [p for p in learned if p.ndim > 1], "weight_decay": optim.weight_decay}
+    others: dict[str, Any] = {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0}
+    return [weights, others | ({"adapt": False} if optim.name == "lars" else {})]

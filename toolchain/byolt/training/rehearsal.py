@@ -108,7 +108,7 @@ def _stages(recipe: Recipe) -> Iterator[tuple[int, int, int]]:
 def _rehearse_stage(parts: Parts, size_px: int, first_epoch: int, epochs: int, *, profiled: bool) -> Stage:
     recipe, plan, device = parts.recipe, parts.plan, parts.learner.device
     start, of_stage = first_epoch * plan.steps_per_epoch, epochs * plan.steps_per_epoch
-    plan = Plan(plan.images, plan.batch_size, first_epoch + epochs, plan.seed, start_step=start)
+    plan = Plan(plan.images, plan.batch_size, first_epoch + epochs, plan.seed, start_step=start, labelled=plan.labelled)
     warmup = min(WARMUP_STEPS, of_stage - 1)
     steps = min(STEPS, of_stage - warmup)
     shares: dict[str, float] = {}
@@ -130,8 +130,8 @@ def _take(parts: Parts, stream: Iterator[Any], start: int, steps: int) -> float:
         torch.cuda.synchronize(parts.learner.device)
     started_s = time.monotonic()
     for step in range(start, start + steps):
-        _, view_1, view_2 = next(stream)
-        parts.learner.step(step, view_1, view_2)
+        _, batch = next(stream)
+        parts.learner.step(step, *batch)
     if parts.learner.device.type == "cuda":
         torch.cuda.synchronize(parts.learner.device)
     return time.monotonic() - started_s

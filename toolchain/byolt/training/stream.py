@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
+from byolt.methods.mean_teacher import UNLABELLED
 from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
@@ -26,13 +27,36 @@ class Batch(NamedTuple):
 
     epoch: int
     indices: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | None = None
+    """Class of each image, -1 where it is not told; None where no label is used at all."""
+    draws: npt.NDArray[np.int64] | None = None
+    """What the views of each image are drawn by, where that is not its number: an image may come twice an epoch."""
+
+
+class Labelled(NamedTuple):
+    """The images whose labels are used, for batches of two streams."""
+
+    indices: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    per_batch: int
 
 
 class Plan:
     """Every batch of a run, in order, from ``start_step`` on; iterating draws one permutation an epoch."""
 
-    def __init__(self, images: int, batch_size: int, epochs: int, seed: int, start_step: int = 0) -> None:
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start_step: int = 0,
+        labelled: Labelled | None = None,
+    ) -> None:
         """Plan ``epochs`` passes over ``images`` images; a last incomplete batch of a pass is left out.
+
+        With ``labelled`` a batch begins with that many labelled images, in passes of their own, and the rest of it is
+        from all images without labels: as many steps and images as without.
 
         Raises:
             InputError: Fewer images than one batch.
@@ -43,7 +67,7 @@ class Plan:
                 f"use --set optim.batch_size={max(2, images // 4)} or more images"
             )
         self.images, self.batch_size, self.epochs = images, batch_size, epochs
-        self.seed, self.start_step = seed, start_step
+        self.seed, self.start_step, self.labelled = seed, start_step, labelled
         self.steps_per_epoch = images // batch_size
         self.steps = epochs * self.steps_per_epoch
 
@@ -57,7 +81,29 @@ class Plan:
             )
             order = epoch_order(self.images, self.seed, epoch)
             for k in range(first, self.steps_per_epoch):
-                yield Batch(epoch, order[k * self.batch_size : (k + 1) * self.batch_size])
+                if self.labelled is None:
+                    yield Batch(epoch, order[k * self.batch_size : (k + 1) * self.batch_size])
+                else:
+                    yield self._two_streams(epoch, k, order, self.labelled)
+
+    def _two_streams(self, epoch: int, k: int, order: npt.NDArray[np.int64], labelled: Labelled) -> Batch:
+        rest = self.batch_size - labelled.per_batch
+        unlabelled = order[k * rest : (k + 1) * rest]
+        # The labelled stream is one permutation after the other, from any step on.
+        first = (epoch * self.steps_per_epoch + k) * labelled.per_batch
+        places = np.arange(first, first + labelled.per_batch)
+        passes, within = np.divmod(places, len(labelled.indices))
+        chosen = np.empty_like(places)
+        for number in np.unique(passes):
+            # Seeds of recipes are below 2^31: the offset keeps this order apart from those of the epochs.
+            of_pass = epoch_order(len(labelled.indices), self.seed + 2**32, int(number))
+            chosen[passes == number] = of_pass[within[passes == number]]
+        return Batch(
+            epoch,
+            np.concatenate([labelled.indices[chosen], unlabelled]),
+            np.concatenate([labelled.labels[chosen], np.full(rest, UNLABELLED)]),
+            np.concatenate([labelled.indices[chosen] + (1 + passes) * self.images, unlabelled]),
+        )
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -65,7 +111,7 @@ def epoch_order(images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(images)
 
 
-Fetched = tuple[int, Tensor, Tensor, Tensor | None]
+Fetched = tuple[int, Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]
 
 
 class _Reader(Dataset[Fetched | ByoltError]):
@@ -89,18 +135,24 @@ class _Reader(Dataset[Fetched | ByoltError]):
             return error
 
     def _fetch(self, batch: Batch) -> Fetched:
-        index = torch.from_numpy(batch.indices)
+        draws = batch.indices if batch.draws is None else batch.draws
+        index = torch.from_numpy(draws)
+        labels = () if batch.labels is None else (torch.from_numpy(batch.labels),)
         if self.views is None:
-            return batch.epoch, index, torch.from_numpy(self.store.batch(batch.indices)), None
-        pairs = [self.views(self.store[int(i)], int(i), batch.epoch) for i in batch.indices]
+            return batch.epoch, index, torch.from_numpy(self.store.batch(batch.indices)), None, labels
+        pairs = [
+            self.views(self.store[int(i)], int(draw), batch.epoch) for i, draw in zip(batch.indices, draws, strict=True)
+        ]
         view_1, view_2 = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
-        return batch.epoch, index, view_1, view_2
+        return batch.epoch, index, view_1, view_2, labels
 
 
 def view_stream(
     plan: Plan, store: "ImageStore", recipe: "Recipe", device: torch.device
-) -> Generator[tuple[int, Tensor, Tensor], None, None]:
-    """(epoch, view 1, view 2) a step; views are (B, 3, H, W), float32, normalised, channels-last, on ``device``.
+) -> Generator[tuple[int, tuple[Tensor, ...]], None, None]:
+    """(epoch, (view 1, view 2)) a step; views are (B, 3, H, W), float32, normalised, channels-last, on ``device``.
+
+    A plan with labels adds them, (B,), as a third of the batch.
 
     Raises:
         InputError: An image is gone or has become unreadable (streamed sets only).
@@ -115,7 +167,7 @@ def view_stream(
         num_workers=recipe.machine.workers,
         pin_memory=device.type == "cuda",
     )
-    for epoch, index, first, second in _timed(loader):
+    for epoch, index, first, second, labels in _timed(loader):
         with record_function("views"):
             images = first.to(device, non_blocking=True)
             if second is None:
@@ -132,7 +184,7 @@ def view_stream(
             else:
                 others = second.to(device, non_blocking=True)
                 views = normalise(images, data.mean, data.std), normalise(others, data.mean, data.std)
-        yield epoch, *views
+        yield epoch, (*views, *(label.to(device, non_blocking=True) for label in labels))
 
 
 def _timed(loader: DataLoader[Any]) -> Iterator[Fetched]:

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from byolt.data import ImageStore, Splits, open_store
 from byolt.data.subsets import spread, stratified_subset
 from byolt.evaluation.collapse import CollapseMonitor, alignment, rankme, uniformity, z_std_ratio
+from byolt.evaluation.dynamics import dynamics, spectrum
 from byolt.evaluation.features import Subset, embed
 from byolt.evaluation.knn import knn_predict
-from byolt.methods.byol import Outcome
+from byolt.methods.method import Method, Outcome
 from byolt.schema import Recipe
 from byolt.training.learner import Learner
 
@@ -69,8 +70,8 @@ class Watch:
         self.monitor.restore(state["monitor"])
         self.figures = dict(state["figures"])
 
-    def glance(self, outcome: Outcome) -> dict[str, Any]:
-        """Loss, spread of the projections, alignment and uniformity of the two views.
+    def glance(self, outcome: Outcome, method: Method) -> dict[str, Any]:
+        """Loss, spread of the projections, alignment and uniformity of the two views, and ``dynamics``.
 
         From what the step computed anyway; but it waits for the device, and uniformity looks at each pair of the batch.
         """
@@ -79,6 +80,7 @@ class Watch:
             "z_std_ratio": round(z_std_ratio(outcome.z_1.cpu()), 4),
             "alignment": round(alignment(outcome.z_1.cpu(), outcome.z_2.cpu()), 4),
             "uniformity": round(uniformity(outcome.z_1.cpu()), 4),
+            **dynamics(outcome, method),
         }
 
     def look(self, learner: Learner, outcome: Outcome, epoch: int) -> dict[str, Any]:
@@ -90,12 +92,14 @@ class Watch:
         data, knn = self.recipe.data, self.recipe.evaluation
 
         def features(images: Any) -> torch.Tensor:
-            embedded = embed(learner.method.encoder, images, mean=data.mean, std=data.std, device=learner.device)
+            embedded = embed(learner.method.delivered, images, mean=data.mean, std=data.std, device=learner.device)
             if not bool(torch.isfinite(embedded).all()):
                 raise NonFiniteFeatures
             return embedded
 
-        figures = self.glance(outcome)
+        figures = self.glance(outcome, learner.method)
+        both = torch.cat([outcome.z_1, outcome.z_2]).cpu()
+        figures["spectrum"] = [float(f"{value:.3g}") for value in spectrum(both).tolist()]
         probe = features(self.probe)
         figures["rankme"] = round(rankme(probe), 2)
         figures["features"] = probe.shape[1]

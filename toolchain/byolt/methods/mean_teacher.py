@@ -1,0 +1,89 @@
+"""Mean Teacher: few labels, and predictions that must agree with those of a moving average on another view.
+
+Tarvainen and Valpola 2017 (arXiv:1703.01780), section 2. Without the classification loss it is BYOL without predictor
+and collapses (section 5 of BYOL, and Table 5b): that form is `method: {name: byol, predictor: none}`.
+Axes: B images, C classes.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from byolt.methods.method import Images, Method, Outcome, follow
+
+UNLABELLED = -1
+
+
+class MeanTeacher(Method):
+    """Student (encoder and linear classifier) and teacher, the student's moving average, which is delivered."""
+
+    takes_labels = True
+    weight: Float[Tensor, ""]
+
+    def __init__(self, encoder: nn.Module, classifier: nn.Linear, *, consistency: float, rampup_share: float) -> None:
+        """Take the student's parts; the teacher starts as their copy.
+
+        Args:
+            encoder: f, (B, 3, H, W) to (B, F).
+            classifier: (B, F) to logits (B, C), in the projector's place.
+            consistency: Weight of the consistency loss after its ramp-up.
+            rampup_share: Share of the run over which it rises, in [0, 1].
+        """
+        super().__init__(encoder, classifier)
+        self.target = copy.deepcopy(nn.Sequential(encoder, classifier)).requires_grad_(False)
+        self.consistency, self.rampup_share = consistency, rampup_share
+        # Of the step at hand; on the device, so that a captured step reads it.
+        self.register_buffer("weight", torch.zeros(()), persistent=False)
+        self.set_progress(0.0)
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The teacher's encoder, as in the paper's results."""
+        assert self.target is not None
+        return self.target[0]
+
+    @property
+    def delivered_head(self) -> nn.Linear:
+        """The teacher's classifier."""
+        assert self.target is not None
+        head = self.target[1]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def forward(self, view_1: Images, view_2: Images, labels: Int64[Tensor, "B"]) -> Outcome:
+        """Cross-entropy of the labelled images plus the weighted consistency of all, both of the student's first view.
+
+        Args:
+            view_1, view_2: What the student and the teacher see.
+            labels: Class of each image, ``UNLABELLED`` where it is not known.
+        """
+        assert self.target is not None
+        logits = self.project(view_1)
+        with torch.no_grad():  # In train mode, so with batch statistics, as the student.
+            taught = self.target(view_2)
+        loss = classification(logits, labels) + self.weight * consistency(logits, taught)
+        return Outcome(loss, logits.detach(), taught)
+
+    def set_progress(self, progress: float) -> None:
+        """Set the weight of the consistency loss: ``w exp(-5 (1 - t)^2)``, t the share of the ramp-up that is done."""
+        done = min(1.0, progress / self.rampup_share) if self.rampup_share else 1.0
+        self.weight.fill_(self.consistency * math.exp(-5 * (1 - done) ** 2))
+
+    def update_target(self, tau: float) -> None:
+        """Move the teacher (equation 1; alpha = tau)."""
+        assert self.target is not None
+        follow(self.target, [self.encoder, self.projector], tau)
+
+
+def classification(logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the labelled images; float32 under autocast."""
+    return F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED)
+
+
+def consistency(student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
+    """Mean over images and classes of the squared difference of the class probabilities; float32 under autocast."""
+    return (student.float().softmax(1) - teacher.float().softmax(1)).square().mean()

@@ -1,0 +1,123 @@
+"""MoCo: find the key of the same image, made by a slowly moving network, among the keys of other images.
+
+v2 keeps a queue of keys (He et al. 2020, arXiv:1911.05722; Chen et al. 2020, arXiv:2003.04297), v3 takes those of the
+batch and adds a predictor (Chen et al. 2021, arXiv:2104.02057).
+Axes: B images, D projection features, K keys of the queue.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from byolt.methods.method import Images, Method, Outcome, follow, info_nce
+
+
+class MocoV2(Method):
+    """Query network, key network, and a queue of the keys of earlier batches."""
+
+    queue: Float[Tensor, "K D"]
+    position: Int64[Tensor, ""]
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        *,
+        temperature: float,
+        queue: Float[Tensor, "K D"],
+        norm_groups: int,
+        shuffle: bool,
+    ) -> None:
+        """Take the query's parts and the first queue.
+
+        Args:
+            encoder, projector: f and g; the key network starts as their copy.
+            temperature: T, by which cosines are divided.
+            queue: Random keys to begin with; its length is at least 2B.
+            norm_groups: Parts of a batch that BatchNorm sees one at a time, as on as many devices.
+            shuffle: Whether a key is normalised among other images than its query.
+        """
+        super().__init__(encoder, projector)
+        self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
+        self.temperature, self.norm_groups, self.shuffle = temperature, norm_groups, shuffle
+        self.register_buffer("queue", F.normalize(queue, dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, view_1: Images, view_2: Images) -> Outcome:
+        """Mean of both directions (differs: the paper has one), then both views' keys take the oldest ones' places."""
+        z_1, z_2 = self._queries(view_1), self._queries(view_2)
+        key_1, key_2 = self._keys(view_1), self._keys(view_2)
+        loss = (self.contrast(z_1, key_2) + self.contrast(z_2, key_1)) / 2
+        self._enqueue(torch.cat([key_1, key_2]))
+        return Outcome(loss, z_1.detach(), z_2.detach())
+
+    def contrast(self, query: Float[Tensor, "B D"], key: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+        """Equation 1: each query's own key against the queue, not against the other keys of the batch."""
+        query, key = F.normalize(query.float(), dim=1), F.normalize(key.float(), dim=1)
+        own = (query * key).sum(1, keepdim=True)
+        # A copy: the queue changes before the backward that needs these.
+        others = query @ self.queue.float().clone().T
+        logits = torch.cat([own, others], 1) / self.temperature
+        return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+
+    def update_target(self, tau: float) -> None:
+        """Move the key network (equation 2 of MoCo; m = tau)."""
+        assert self.target is not None
+        follow(self.target, [self.encoder, self.projector], tau)
+
+    def _queries(self, view: Images) -> Float[Tensor, "B D"]:
+        return torch.cat([self.project(part) for part in view.chunk(self.norm_groups)])
+
+    @torch.no_grad()
+    def _keys(self, view: Images) -> Float[Tensor, "B D"]:
+        """Unit keys in the order of the images.
+
+        Shuffled, part k takes every G-th image from the k-th on: a fixed order spreads a query's part as well as a
+        random one, since the batch itself is a random draw.
+        """
+        assert self.target is not None
+        order = torch.arange(len(view), device=view.device)
+        if self.shuffle:
+            order = order.view(-1, self.norm_groups).T.flatten()
+        keys = torch.cat([self.target(part) for part in view[order].chunk(self.norm_groups)])
+        return F.normalize(torch.empty_like(keys).index_copy_(0, order, keys).float(), dim=1)
+
+    @torch.no_grad()
+    def _enqueue(self, keys: Float[Tensor, "N D"]) -> None:
+        places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue.index_copy_(0, places, keys.to(self.queue.dtype))
+        self.position.copy_((self.position + len(keys)) % len(self.queue))
+
+
+class MocoV3(Method):
+    """Query network with predictor, key network; the batch's other images are the negatives."""
+
+    predictor: nn.Module
+
+    def __init__(self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module, *, temperature: float) -> None:
+        super().__init__(encoder, projector, predictor)
+        self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
+        self.temperature = temperature
+
+    def forward(self, view_1: Images, view_2: Images) -> Outcome:
+        """Algorithm 1: both directions of ``ctr``, summed."""
+        assert self.target is not None
+        z_1, z_2 = self.project(view_1), self.project(view_2)
+        q_1, q_2 = self.predictor(z_1), self.predictor(z_2)
+        with torch.no_grad():
+            key_1, key_2 = self.target(view_1), self.target(view_2)
+        loss = self.contrast(q_1, key_2) + self.contrast(q_2, key_1)
+        return Outcome(loss, z_1.detach(), z_2.detach(), q_1.detach())
+
+    def contrast(self, query: Float[Tensor, "B D"], key: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+        """``ctr`` of Algorithm 1: 2 T times the InfoNCE of each query among the batch's keys."""
+        own = torch.arange(len(query), device=query.device)
+        return 2 * self.temperature * info_nce(query, key, own, self.temperature)
+
+    def update_target(self, tau: float) -> None:
+        """Move the key network (m = tau)."""
+        assert self.target is not None
+        follow(self.target, [self.encoder, self.projector], tau)

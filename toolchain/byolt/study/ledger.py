@@ -1,0 +1,93 @@
+"""The rows of a study: one CSV line a finished run, keyed by what was learned and how it was measured.
+
+A run is the hash of its result keys (seed, tau, views and all) and its images, its protocol the hash of the keys that
+measure, and byolt's version: what differs in any of them is another row.
+"""
+
+import csv
+import fcntl
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from byolt import __version__
+from byolt.recipe import recipe_hash, result_keys
+from byolt.schema import Recipe
+from byolt.study.plan import Job
+from byolt_export.errors import InputError, not_written
+
+COLUMNS = (
+    *("run", "protocol", "byolt", "role", "arm", "method", "seed", "state", "verdict", "epochs", "learn_s"),
+    *("validation", "knn", "linear", "classifier", "finetuned", "scratch", "probe_few", "n_few", "n_test"),
+    *("z_std_ratio", "rankme", "projection_rank", "torch", "processor", "commit", "date", "changes"),
+)
+Row = dict[str, str]
+
+
+class Key(NamedTuple):
+    """What a row is found by."""
+
+    run: str
+    protocol: str
+    byolt: str
+
+
+def key_of(job: Job, fingerprint: str) -> Key:
+    """The key of a job on images of that fingerprint."""
+    recipe = job.recipe
+    measured: dict[str, Any] = {
+        "role": job.role,
+        "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"every_epochs"}),
+    }
+    if job.role == "finetune":
+        measured |= {"finetune": recipe.finetune.model_dump(mode="json"), "share": recipe.study.labelled_share}
+    protocol = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
+    return Key(run_hash(job.recipe, fingerprint), protocol, __version__)
+
+
+def run_hash(recipe: Recipe, fingerprint: str) -> str:
+    """The hash that names the run's folder."""
+    return recipe_hash(result_keys(recipe), fingerprint)
+
+
+class Ledger:
+    """The CSV file; several processes may append to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> dict[Key, Row]:
+        """Every row by its key; of two with one key the first.
+
+        Raises:
+            InputError: The file has other columns.
+        """
+        if not self.path.exists():
+            return {}
+        with open(self.path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise InputError(f"{self.path}: its columns are not those of a study; name another --results folder")
+            found: dict[Key, Row] = {}
+            for row in reader:
+                found.setdefault(Key(row["run"], row["protocol"], row["byolt"]), row)
+        return found
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row.
+
+        Raises:
+            ByoltError: The disk is full or the folder cannot be written.
+        """
+        assert set(row) <= set(COLUMNS), set(row) - set(COLUMNS)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # Until it is closed.
+                writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise not_written(self.path, error) from error

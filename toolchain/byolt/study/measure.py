@@ -1,0 +1,162 @@
+"""The figures of one run of a study: the same protocol for every method, whether it collapsed or not."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from byolt.data import ImageStore, open_splits
+from byolt.data.source import Labels
+from byolt.data.subsets import spread, stratified_subset
+from byolt.evaluation.downstream import load_classifier
+from byolt.evaluation.evaluate import embed_store, evaluation_store
+from byolt.evaluation.features import Subset
+from byolt.evaluation.figures import evaluate_features
+from byolt.evaluation.finetune import finetune
+from byolt.evaluation.linear import linear_probe
+from byolt.networks import build_encoder, without_initial_weights
+from byolt.run import Run
+from byolt.schema import Recipe
+from byolt.sections_of_methods import MeanTeacherMethod
+from byolt.study.plan import Job
+from byolt.training.assembly import build_method, weight_seed
+from byolt.training.checkpoint import load_checkpoint
+from byolt.training.learner import pick_device
+from byolt_export.errors import InputError
+
+VALIDATION_IMAGES = 5000
+"""Of Mean Teacher: training images whose labels it was not given."""
+
+
+def measure(run: Run, job: Job) -> dict[str, Any]:
+    """Columns of the ledger: for tuning the validation accuracy alone, so that no choice has seen the test images.
+
+    Raises:
+        InputError: The set has no labels.
+    """
+    recipe = job.recipe
+    splits = open_splits(recipe.data, recipe.seed)
+    if splits.train is None or splits.test is None:
+        raise InputError(f"{recipe.name}: a study compares by labels; give the images in a sub-folder a class")
+    train = evaluation_store(splits.train, recipe)
+    encoder = last_encoder(run)
+    result = run.result or {}
+    row: dict[str, Any] = {
+        name: result.get(name, "") for name in ("verdict", "z_std_ratio", "rankme", "projection_rank")
+    }
+    teaches = isinstance(recipe.method, MeanTeacherMethod)
+    classifier = load_classifier(run)[0] if teaches and run.classifier_file.exists() else None
+    if classifier is not None:
+        row["validation"] = _unlabelled_accuracy(classifier, train, recipe)
+    elif not teaches and job.role == "tuning":
+        row["validation"] = _validation_accuracy(encoder, train, recipe)
+    if job.role == "tuning":
+        return row
+    test = evaluation_store(splits.test, recipe)
+    if job.role == "finetune":
+        return row | _finetuned(encoder, train, test, recipe)
+    row = _frozen(encoder, train, test, recipe) | row  # Mean Teacher's own validation stays.
+    if classifier is not None:
+        row |= {"classifier": _accuracy(classifier, test, test.labels, recipe), "n_few": len(_labelled(train, recipe))}
+    return row
+
+
+def last_encoder(run: Run) -> nn.Module:
+    """The delivered encoder from the run's last checkpoint: there in a collapsed run too."""
+    recipe = run.recipe
+    recipe = recipe.model_copy(update={"model": without_initial_weights(recipe.model)})
+    state = load_checkpoint(run.checkpoints)["method"]
+    classes = len(state["projector.bias"]) if isinstance(recipe.method, MeanTeacherMethod) else 0
+    method = build_method(recipe, classes)
+    method.load_state_dict(state)
+    return method.delivered.eval()
+
+
+def _validation_accuracy(encoder: nn.Module, train: ImageStore, recipe: Recipe) -> float:
+    """Best accuracy of the probe on its validation split of the training images."""
+    assert train.labels is not None
+    probe = linear_probe(
+        embed_store(encoder, train, recipe),
+        train.labels,
+        classes=len(train.classes),
+        validation_share=recipe.evaluation.validation_share,
+        seed=recipe.seed,
+    )
+    return round(max(probe.validation_accuracies.values()), 5)
+
+
+def _unlabelled_accuracy(classifier: nn.Module, train: ImageStore, recipe: Recipe) -> float:
+    """Mean Teacher's on training images whose labels it was not given; NaN where it was given all."""
+    assert train.labels is not None
+    unseen = np.setdiff1d(np.arange(len(train)), _labelled(train, recipe), assume_unique=True)
+    if not len(unseen):
+        return float("nan")
+    chosen = unseen[spread(len(unseen), VALIDATION_IMAGES)]
+    return _accuracy(classifier, Subset(train, chosen), train.labels[chosen], recipe)
+
+
+def _labelled(train: ImageStore, recipe: Recipe) -> Labels:
+    assert train.labels is not None
+    assert isinstance(recipe.method, MeanTeacherMethod)
+    return stratified_subset(train.labels, recipe.method.labelled_share, recipe.seed)
+
+
+def _frozen(encoder: nn.Module, train: ImageStore, test: ImageStore, recipe: Recipe) -> dict[str, Any]:
+    assert train.labels is not None
+    assert test.labels is not None
+    figures = evaluate_features(
+        embed_store(encoder, train, recipe),
+        train.labels,
+        embed_store(encoder, test, recipe),
+        test.labels,
+        features="the last checkpoint's encoder",
+        classes=len(train.classes),
+        knn_k=recipe.evaluation.knn_k,
+        knn_temperature=recipe.evaluation.knn_temperature,
+        validation_share=recipe.evaluation.validation_share,
+        seed=recipe.seed,
+    )
+    tried = [row["accuracy"] for row in figures["linear"]["validation_accuracies"]]
+    return {
+        "validation": round(max(tried), 5),
+        "knn": round(figures["knn"]["accuracy"], 5),
+        "linear": round(figures["linear"]["accuracy"], 5),
+        "n_test": len(test),
+    }
+
+
+def _accuracy(classifier: nn.Module, images: Any, labels: Labels | None, recipe: Recipe) -> float:
+    predicted = embed_store(classifier, images, recipe).argmax(1).numpy()
+    return round(float((predicted == labels).mean()), 5)
+
+
+def _finetuned(encoder: nn.Module, train: ImageStore, test: ImageStore, recipe: Recipe) -> dict[str, Any]:
+    assert train.labels is not None
+    assert test.labels is not None
+    device = pick_device(recipe.machine.device)
+    untrained, _ = build_encoder(
+        without_initial_weights(recipe.model), seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px
+    )
+    figures = finetune(
+        encoder.to(device),
+        untrained.to(device),
+        train,
+        train.labels,
+        test,
+        test.labels,
+        classes=len(train.classes),
+        settings=recipe.finetune,
+        share=recipe.study.labelled_share,
+        validation_share=recipe.evaluation.validation_share,
+        seed=recipe.seed,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        device=torch.device(device),
+    ).figures
+    return {
+        "finetuned": round(figures["finetuned"]["accuracy"], 5),
+        "scratch": round(figures["scratch"]["accuracy"], 5),
+        "probe_few": round(figures["probe"]["accuracy"], 5),
+        "n_few": figures["n_train"],
+    }

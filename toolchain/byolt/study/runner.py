@@ -1,0 +1,191 @@
+"""Learn and measure the runs of a study, several at a time, each in a process of its own."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from byolt.data import open_splits
+from byolt.evaluation.evaluate import evaluation_store
+from byolt.recipe import dump_recipe
+from byolt.run import environment, run_of
+from byolt.schema import Recipe
+from byolt.study.ledger import Key, Ledger, Row, key_of
+from byolt.study.plan import Job
+from byolt.training.signals import StopSignals
+from byolt_export.errors import ByoltError, Stopped, TrainingFault
+
+Say = Callable[[str], None]
+_POLL_S = 1.0
+
+
+class Answer(NamedTuple):
+    """What a process sends back: a row, or the fault in words and its exit code."""
+
+    row: dict[str, Any] | None
+    fault: str = ""
+
+
+def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: int, say: Say) -> dict[Key, Row]:
+    """The rows of all jobs: those that the ledger has, and the rest learned, measured and appended.
+
+    A collapsed run is a result like any other. An unfinished run goes on from its checkpoint.
+
+    Args:
+        jobs: What is wanted; equal ones are learned once.
+        fingerprint: Of the images to learn from.
+        ledger: Where rows are kept.
+        at_once: Processes.
+        say: Takes a line for people for each run.
+
+    Raises:
+        ByoltError: A run could not be made; the rows of the others are kept.
+        Stopped: A signal came; the runs at hand have written their checkpoints.
+    """
+    rows = ledger.rows()
+    wanted = {key_of(job, fingerprint): job for job in jobs}
+    missing = {key: job for key, job in wanted.items() if key not in rows}
+    say(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them known; learning {len(missing)}, {at_once} at once")
+    started_s, done = time.monotonic(), 0
+    with StopSignals() as signals, ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
+        pending: dict[Future[Answer], tuple[Key, Job]] = {
+            pool.submit(answer, job): (key, job) for key, job in missing.items()
+        }
+        while pending:
+            finished, _ = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            if signals.received:
+                _stop(pool, signals.received)
+            for future in finished:
+                key, job = pending.pop(future)
+                row = _row(future.result(), pool)
+                ledger.append(key._asdict() | row)
+                done += 1
+                left_s = (time.monotonic() - started_s) / done * len(pending)
+                say(
+                    f"{done}/{len(missing)} {job.arm}, seed {job.recipe.seed}: {_told(row)}; {left_s / 60:.0f} min left"
+                )
+    rows = ledger.rows()
+    return {key: rows[key] for key in wanted}
+
+
+def _row(answered: Answer, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """The row of a run; after a fault no further run is begun, and those at hand stop at a checkpoint."""
+    if answered.row is not None:
+        return answered.row
+    pool.shutdown(wait=False, cancel_futures=True)
+    for child in multiprocessing.active_children():
+        child.terminate()
+    raise ByoltError(answered.fault)
+
+
+def _stop(pool: ProcessPoolExecutor, received: signal.Signals) -> None:
+    """Let the runs at hand write their checkpoints, then stop."""
+    for child in multiprocessing.active_children():
+        if child.pid is not None:
+            os.kill(child.pid, received)
+    pool.shutdown(wait=True, cancel_futures=True)
+    raise Stopped(f"stopped by {received.name}; rows of finished runs are kept, and the same command goes on", received)
+
+
+def answer(job: Job) -> Answer:
+    """Learn and measure one run, in a process of the pool; faults come back as words."""
+    try:
+        return Answer(learn_and_measure(job))
+    except ByoltError as error:
+        return Answer(None, f"{job.arm}, seed {job.recipe.seed}: {error}")
+
+
+def learn_and_measure(job: Job) -> dict[str, Any]:
+    """The row of one run, but for its key."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    from byolt.study.measure import measure
+    from byolt.training.loop import pretrain
+
+    recipe, quiet = job.recipe, Console(file=StringIO())
+    started_s = time.monotonic()
+    run = run_of(recipe, learning_fingerprint(recipe))
+    state = "finished"
+    unfinished = run.path.exists() and run.result is None
+    try:
+        pretrain(recipe, dump_recipe(recipe), resume=run.path if unfinished else None, console=quiet)
+    except TrainingFault:  # It is a result: its row says so.
+        state = "collapsed" if run.result is not None else "diverged"
+    learn_s = _learned_for_s(run.metrics()) if state != "diverged" else time.monotonic() - started_s
+    made = environment()
+    row = {
+        "role": job.role,
+        "arm": job.arm,
+        "method": recipe.method.name,
+        "seed": recipe.seed,
+        "state": state,
+        "epochs": recipe.schedule.epochs,
+        "learn_s": round(learn_s),
+        "torch": made["packages"].get("torch", ""),
+        "processor": made["processor"],
+        "commit": made["commit"] or "",
+        "date": made["started"][:10],
+    }
+    return row if state == "diverged" else row | measure(run, job)
+
+
+def _learned_for_s(metrics: list[dict[str, Any]]) -> float:
+    """Seconds of learning by the log, over every process that took part: each starts from 0 again."""
+    seconds, before = 0.0, 0.0
+    for record in metrics:
+        elapsed = record.get("elapsed_s")
+        if elapsed is not None:
+            seconds += elapsed - before if elapsed >= before else elapsed
+            before = elapsed
+    return seconds
+
+
+def learning_fingerprint(recipe: Recipe) -> str:
+    """Of the images that a recipe learns from, which are decoded here where they were not yet."""
+    from byolt.data import open_store
+
+    data = recipe.data
+    return open_store(
+        open_splits(data, recipe.seed).learn,
+        data.learn_size_px,
+        data.resize,
+        budget_gb=data.cache_budget_gb,
+        cache_dir=data.cache_dir,
+        corrupt_limit=data.corrupt_limit,
+    ).fingerprint
+
+
+def _told(row: dict[str, Any]) -> str:
+    figures = [
+        f"{name} {float(row[name]):.1%}"
+        for name in ("validation", "linear", "knn", "classifier", "finetuned")
+        if row.get(name) not in (None, "")
+    ]
+    return ", ".join([str(row["state"]), *figures, f"{float(row['learn_s']) / 60:.1f} min"])
+
+
+def ledger_of(results: Path, recipe: Recipe) -> Ledger:
+    """The rows of every study and ablation of a recipe."""
+    return Ledger(results / f"{recipe.name}.csv")
+
+
+def decode_all(recipe: Recipe) -> str:
+    """Decode what every run needs before several ask for it at once; the fingerprint of the images to learn from."""
+    splits = open_splits(recipe.data, recipe.seed)
+    for source in (splits.train, splits.test):
+        if source is not None:
+            evaluation_store(source, recipe)
+    return learning_fingerprint(recipe)
+
+
+def at_once_default(recipe: Recipe) -> int:
+    """As many runs as fit the cores, where the recipe says how many threads each takes; else one."""
+    if recipe.machine.threads is None or recipe.machine.device == "cuda":
+        return 1
+    return max(1, (os.cpu_count() or 1) // recipe.machine.threads)
