@@ -148,15 +148,20 @@ def test_the_other_way_round_is_the_same_with_the_sign_flipped() -> None:
     assert here.p == pytest.approx(there.p)
 
 
-@pytest.mark.parametrize(("gap", "p"), [(0.0, 1.0), (0.1, 0.0), (-0.1, 0.0)])
-def test_one_difference_at_all_seeds_has_no_interval_and_no_verdict(gap: float, p: float) -> None:
-    # In floats 0.9 - 0.8 and 0.8 - 0.7 are not equal.
-    theirs = [0.8, 0.7, 0.6]
-    found = compare_paired([value + gap for value in theirs], {"a": theirs})["a"]
+@pytest.mark.parametrize(
+    ("ours", "p", "points"),
+    [
+        ([0.9, 0.8, 0.7], 0.0, "+10.0"),  # In floats 0.9 - 0.8 is not 0.8 - 0.7.
+        ([0.7, 0.6, 0.5], 0.0, "-10.0"),
+        ([0.8, 0.7, 0.6], 1.0, "+0.0"),
+        ([0.8, 0.7, 0.1 + 0.5 + 1e-16], 1.0, "+0.0"),
+    ],
+)
+def test_one_difference_at_all_seeds_has_no_interval_and_no_verdict(ours: list[float], p: float, points: str) -> None:
+    found = compare_paired(ours, {"a": [0.8, 0.7, 0.6]})["a"]
     assert (found.p, found.p_holm) == (p, p)
     assert np.isnan([found.low, found.high, found.effect_size]).all()
     assert found.verdict == "not told apart"
-    points = {0.0: "+0.0", 0.1: "+10.0", -0.1: "-10.0"}[gap]
     expected = f"x and y are not told apart: {points} points at each of 3 seeds, and no spread to draw an interval from"
     assert sentence("x", "y", found) == expected
 
@@ -284,9 +289,10 @@ def test_mcnemar_of_a_negative_correlation_by_hand() -> None:
 
 
 def test_a_small_correlation_counts_as_none() -> None:
-    # 3 * 3 - 2 * 2 = 5 is not above n / 2 = 5, so phi = 0: half = 0.2634070 * sqrt(2) = 0.3725137
-    found = table(3, 2, 2, 3)
-    assert (found.low, found.high) == pytest.approx((-0.3725137, 0.3725137), abs=1e-6)
+    # 3 * 3 - 3 * 2 = 3 is below n / 2 = 5.5, so phi = 0. Wilson of 6 in 11: 0.5454545 - 0.2653630, + 0.2418327; of 5
+    # in 11 the same turned round. low = 1/11 - sqrt(2) * 0.2653630 = -0.2843709, high = 1/11 + sqrt(2) * 0.2418327
+    found = table(3, 3, 2, 3)
+    assert (found.low, found.high) == pytest.approx((-0.2843709, 0.4329122), abs=1e-6)
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(7, 2), (2, 7), (30, 12), (1, 0), (8, 8)])

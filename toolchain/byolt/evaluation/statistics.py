@@ -40,8 +40,8 @@ class Comparison(NamedTuple):
 
     ``low`` to ``high`` is the paired t interval at the level 1 - 0.05 / family (Bonferroni): all intervals of the
     family hold their true differences at once in at least 95 % of studies. The verdict is drawn from it alone.
-    ``p`` is that of the two-sided paired t test. ``p_holm`` is it adjusted over the family, by Holm's sharper method:
-    it may lie below 0.05 where the interval holds 0.
+    ``p`` is that of the two-sided paired t test. ``p_holm`` is the same adjusted over the family by Holm's sharper
+    method: it may lie below 0.05 where the interval holds 0.
     ``effect_size`` is Cohen's d_z (mean of the differences / their std) times Hedges' small-sample correction; it
     needs 3 seeds and is NaN below.
 
