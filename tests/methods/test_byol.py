@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from byolt.methods.byol import Byol, regression_loss
+from byolt.methods.byol import Byol, regression_loss, repulsion
 from byolt.training.optimizers import Lars
 
 
@@ -175,3 +175,68 @@ def test_lars_moves_only_what_has_a_gradient() -> None:
     net(*views()).loss.backward()
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, net.target.parameters(), strict=True))
+
+
+def test_a_frozen_target_never_moves() -> None:
+    net = small_byol(target="frozen")
+    with torch.no_grad():
+        net.encoder[0].weight.add_(1.0)
+    before = [weight.clone() for weight in net.target.parameters()]
+    net.update_target(0.5)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.target.parameters(), strict=True))
+
+
+def test_without_stop_gradient_both_sides_are_pulled() -> None:
+    net, (view_1, view_2) = small_byol(target="copy"), views()
+    net.stop_gradient = False
+    reference = copy.deepcopy(net)
+    z_1, z_2 = reference.project(view_1), reference.project(view_2)
+    (regression_loss(reference.predictor(z_1), z_2) + regression_loss(reference.predictor(z_2), z_1)).backward()
+    net(view_1, view_2).loss.backward()
+    torch.testing.assert_close(net.encoder[0].weight.grad, reference.encoder[0].weight.grad)
+
+
+def test_other_normalisations_by_hand() -> None:
+    # none: (3 - 1)^2 + (4 - 2)^2 = 8 and 0, mean 4.
+    q, z = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[1.0, 2.0], [1.0, 1.0]])
+    assert regression_loss(q, z, "none").item() == pytest.approx(4.0)
+    # layer: rows less their mean over their deviation are (-1, 1) and (1, -1), over sqrt(2): 4 / 2 + 4 / 2.
+    q, z = torch.tensor([[3.0, 5.0]]), torch.tensor([[9.0, 1.0]])
+    assert regression_loss(q, z, "layer").item() == pytest.approx(4.0, rel=1e-4)
+    # batch: columns likewise; the first column agrees, the second is turned round: 4 / 2 for each image.
+    q, z = torch.tensor([[0.0, 0.0], [10.0, 10.0]]), torch.tensor([[5.0, 7.0], [7.0, 5.0]])
+    assert regression_loss(q, z, "batch").item() == pytest.approx(2.0, rel=1e-4)
+
+
+def test_negatives_push_as_in_the_appendix() -> None:
+    """Appendix F.4: 2 T ln(sum over j != i of e^(S(v_i, v_j) / T) + sum over j of e^(S(v_i, v'_j) / T)), mean over i."""
+    q, same, other = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a @ b / (a.norm() * b.norm())
+
+    terms = []
+    for i in range(4):
+        within = [torch.exp(cosine(q[i], same[j]) / 0.3) for j in range(4) if j != i]
+        across = [torch.exp(cosine(q[i], other[j]) / 0.3) for j in range(4)]
+        terms.append(2 * 0.3 * torch.log(torch.stack(within + across).sum()))
+    assert repulsion(q, same, other, 0.3).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_beta_weighs_the_negatives_of_both_directions() -> None:
+    net, (view_1, view_2) = small_byol(), views()
+    plain = net(view_1, view_2).loss
+    q_1, q_2 = net.predictor(net.project(view_1)), net.predictor(net.project(view_2))
+    t_1, t_2 = net.target(view_1), net.target(view_2)
+    pushed = repulsion(q_1, t_1, t_2, 0.1) + repulsion(q_2, t_2, t_1, 0.1)
+    net.beta = 0.3
+    torch.testing.assert_close(net(view_1, view_2).loss, plain + 0.3 * pushed, rtol=1e-5, atol=1e-5)
+    net.zero_grad()
+    pushed.backward()
+    assert net.projector[0].weight.grad.abs().max() > 1e-4  # The term is alive.
+
+
+def test_predictions_are_those_of_the_first_view() -> None:
+    net, (view_1, view_2) = small_byol(), views()
+    torch.testing.assert_close(net(view_1, view_2).q_1, net.predictor(net.project(view_1)).detach())
+    assert small_byol(predictor=False)(view_1, view_2).q_1 is None
