@@ -209,7 +209,7 @@ def test_other_normalisations_by_hand() -> None:
 
 
 def test_negatives_push_as_in_the_appendix() -> None:
-    """Appendix F.4: 2 T ln(sum over j != i of e^(S(v_i, v_j) / T) + sum over j of e^(S(v_i, v'_j) / T)), mean over i."""
+    """Appendix F.4: mean over i of 2 T ln(sum over j != i of e^(S(i, j) / T) + sum over j of e^(S(i, j') / T))."""
     q, same, other = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

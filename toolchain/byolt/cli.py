@@ -5,13 +5,16 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import click
 
 from byolt import __version__
 from byolt.faults import as_ours
 from byolt_export.errors import InputError, MissingPart, ParityFault
+
+if TYPE_CHECKING:
+    from byolt.study.figures import StudyFigures
 
 P = ParamSpec("P")
 
@@ -407,6 +410,105 @@ def _numbers(option: str, listed: str | None) -> tuple[int, ...]:
         return tuple(int(number) for number in (listed or "").split(",") if number.strip())
     except ValueError as error:
         raise InputError(f"{option} {listed}: whole numbers with commas between them, for example 1,8,32") from error
+
+
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("docs/results"),
+    show_default=True,
+    help="Folder of the CSV, the page and the plot.",
+)
+JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: as many as fit the cores]")
+
+
+@cli.command()
+@RECIPE
+@SET
+@click.option(
+    "--methods", default="byol,simclr,simsiam,moco_v2,moco_v3", show_default=True, help="Names with commas between."
+)
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each method.")
+@click.option("--tune/--no-tune", default=True, show_default=True, help="Also with settings chosen by study.tuning.")
+@JOBS
+@RESULTS
+@JSON
+def study(
+    recipe_path: Path,
+    overrides: tuple[str, ...],
+    methods: str,
+    seeds: int,
+    tune: bool,
+    jobs: int | None,
+    results: Path,
+    as_json: bool,
+) -> None:
+    """Compare methods on RECIPE over several seeds, with intervals and paired tests.
+
+    Finished runs are rows of <results>/<recipe>.csv; the same command makes those that are missing.
+    """
+    from byolt.recipe import load_recipe
+    from byolt.study.command import study_recipe
+    from byolt.study.runner import at_once_default
+
+    settings = load_recipe(recipe_path, overrides)
+    figures = study_recipe(
+        settings,
+        recipe_path.read_text(encoding="utf-8"),
+        [name.strip() for name in methods.split(",") if name.strip()],
+        seeds=seeds,
+        results=results,
+        at_once=jobs or at_once_default(settings),
+        tunes=tune,
+        say=lambda line: click.echo(line, err=True),
+    )
+    _tell_study(figures, results, f"byolt ablate {shlex.quote(str(recipe_path))} target", as_json)
+
+
+@cli.command()
+@RECIPE
+@click.argument("name", metavar="tau|batch|augment|target|predictor|beta")
+@SET
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each row.")
+@JOBS
+@RESULTS
+@JSON
+def ablate(
+    recipe_path: Path,
+    name: str,
+    overrides: tuple[str, ...],
+    seeds: int,
+    jobs: int | None,
+    results: Path,
+    as_json: bool,
+) -> None:
+    """One of the paper's ablations on RECIPE, with the published values beside ours.
+
+    Rows that collapse are results: they are told, and the command goes on.
+    """
+    from byolt.recipe import load_recipe
+    from byolt.study.command import ablate_recipe
+    from byolt.study.runner import at_once_default
+
+    settings = load_recipe(recipe_path, overrides)
+    figures = ablate_recipe(
+        settings,
+        recipe_path.read_text(encoding="utf-8"),
+        name,
+        seeds=seeds,
+        results=results,
+        at_once=jobs or at_once_default(settings),
+        say=lambda line: click.echo(line, err=True),
+    )
+    _tell_study(figures, results, f"byolt study {shlex.quote(str(recipe_path))}", as_json)
+
+
+def _tell_study(figures: "StudyFigures", results: Path, following: str, as_json: bool) -> None:
+    from byolt.reporting.study_text import print_study, write_markdown
+
+    page = results / f"{figures.name}.md"
+    write_markdown(figures, page, shlex.join(["byolt", *sys.argv[1:]]))
+    _print(figures.to_dict(), as_json, lambda: print_study(figures, [page], following))
 
 
 @cli.command()

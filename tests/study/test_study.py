@@ -1,0 +1,334 @@
+"""Studies: which runs they consist of, how a run is told from another, and what a finished one leaves."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tests.conftest import tiny_recipe
+
+from byolt.cli import cli
+from byolt.recipe import changed, dump_recipe
+from byolt.run import Run, run_of
+from byolt.schema import Recipe
+from byolt.study.ablations import NAMES, ablation_arms
+from byolt.study.command import Bench, _chosen, ablate_recipe
+from byolt.study.figures import ArmFigures, Table
+from byolt.study.ledger import COLUMNS, Ledger, key_of
+from byolt.study.plan import Job, jobs_of, method_arm, tuning_arms
+from byolt.study.runner import complete, learn_and_measure, learning_fingerprint
+from byolt_export.errors import ByoltError, InputError
+
+METHODS = {
+    "simclr": {"method.temperature": 0.5},
+    "moco_v2": {"method.queue_size": 64, "method.norm_groups": 2},
+    "mean_teacher": {"method.tau": 0.9, "method.batch_share": 0.5},
+}
+
+
+def recipe_in(folder: Path, **sections: Any) -> Recipe:
+    tree: dict[str, Any] = {
+        "machine": {"runs_dir": folder / "runs", "threads": 1, "log_every_steps": 2},
+        "data": {"name": "synthetic", "image_size_px": 16, "synthetic_images": 64, "cache_dir": folder / "cache"},
+        "study": {"methods": METHODS, "labelled_share": 0.5},
+        "finetune": {"epochs": 1},
+        "evaluation": {"probe_images": 64, "knn_k": 5},
+    }
+    for name, keys in sections.items():
+        tree[name] = tree.get(name, {}) | keys
+    return tiny_recipe(**tree)
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("byolt.data.splits.TEST_IMAGES", 64)
+
+
+def test_runs_that_differ_in_seed_tau_or_augmentation_are_never_taken_for_one_another(tmp_path: Path) -> None:
+    """The fault of an auto-resume that compares some keys: a second seed or a tau goes on with the first one's run."""
+    base = recipe_in(tmp_path)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"seed": 1},
+        {"method.tau_base": 0.99},
+        {"method.tau_schedule": "constant"},
+        {"method.predictor": "linear"},
+        {"method.predictor_lr_multiplier": 2.0},
+        {"views.view_1.jitter": 0.5},
+        {"views.view_2.crop_area": [0.5, 1.0]},
+        {"optim.base_lr": 0.5},
+        {"optim.batch_size": 32},
+        {"schedule.epochs": 3},
+        {"method.name": "simclr"},
+        {"method.name": "simsiam"},
+    ]
+    recipes = [changed(base, change) for change in changes]
+    folders = {run_of(recipe, "images").path for recipe in recipes}
+    keys = {key_of(Job("arm", recipe, "study"), "images") for recipe in recipes}
+    assert len(folders) == len(keys) == len(changes)
+    assert key_of(Job("arm", base, "study"), "other images") not in keys
+
+
+def test_a_row_belongs_to_how_it_was_measured_and_not_to_its_arm_s_name(tmp_path: Path) -> None:
+    base = recipe_in(tmp_path)
+    row = key_of(Job("byol", base, "study"), "images")
+    assert key_of(Job("moving average", base, "study"), "images") == row
+    assert key_of(Job("byol", changed(base, {"machine.log_every_steps": 7}), "study"), "images") == row
+    assert key_of(Job("byol", changed(base, {"finetune.epochs": 7}), "study"), "images") == row
+    assert key_of(Job("byol", base, "tuning"), "images") != row
+    assert key_of(Job("byol", changed(base, {"evaluation.knn_k": 7}), "study"), "images") != row
+    few = key_of(Job("byol", base, "finetune"), "images")
+    assert key_of(Job("byol", changed(base, {"finetune.epochs": 7}), "finetune"), "images") != few
+    assert key_of(Job("byol", changed(base, {"study.labelled_share": 0.3}), "finetune"), "images") != few
+
+
+def test_methods_share_all_but_what_the_study_says(tmp_path: Path) -> None:
+    base = recipe_in(tmp_path, method={"tau_base": 0.97})
+    byol, simclr, teacher, alone = (
+        method_arm(base, name).recipe for name in ("byol", "simclr", "mean_teacher", "supervised")
+    )
+    assert byol == base
+    assert simclr.method.model_dump() == {"name": "simclr", "temperature": 0.5}
+    assert (simclr.data, simclr.views, simclr.model, simclr.optim) == (base.data, base.views, base.model, base.optim)
+    expected = {"tau": 0.9, "batch_share": 0.5, "labelled_share": 0.5, "consistency": 100.0}
+    assert expected.items() <= teacher.method.model_dump().items()
+    assert alone.method.model_dump() == teacher.method.model_dump() | {"consistency": 0.0}
+
+
+def test_a_setting_that_does_not_fit_names_its_method(tmp_path: Path) -> None:
+    base = recipe_in(tmp_path, study={"methods": {"simclr": {"method.tau_base": 0.5}}})
+    with pytest.raises(InputError, match=r"study\.methods\.simclr: .*method\.tau_base: unknown key"):
+        method_arm(base, "simclr")
+    with pytest.raises(InputError, match="--methods barlow: known are byol, simclr"):
+        method_arm(base, "barlow")
+
+
+def test_every_method_tries_the_same_number_of_settings(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tuning must try the same number of settings for each method"):
+        recipe_in(tmp_path, study={"tuning": {"byol": [{"optim.base_lr": 0.1}], "simclr": []}})
+
+
+def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
+    arms = [method_arm(recipe_in(tmp_path), name) for name in ("byol", "simclr")]
+    assert [(job.recipe.seed, job.arm) for job in jobs_of(arms, [3, 4], "study")] == [
+        (3, "byol"), (3, "simclr"), (4, "byol"), (4, "simclr"),
+    ]  # fmt: skip
+
+
+def test_the_setting_of_best_validation_accuracy_is_chosen(tmp_path: Path) -> None:
+    base = recipe_in(tmp_path, study={"tuning": {"byol": [{"optim.base_lr": 0.1}, {"optim.base_lr": 0.2}]}})
+    ledger = Ledger(tmp_path / "rows.csv")
+    bench = Bench("images", ledger, range(2), 1, silent)
+    for arm, accuracy in zip(tuning_arms(base, "byol"), (0.3, 0.5, 0.5), strict=True):
+        job = Job("byol", arm.with_seed(1000), "tuning")
+        # The best on test images is another one: no choice may look there.
+        row = {"validation": accuracy, "linear": 1 - accuracy, "state": "finished", "role": "tuning"}
+        ledger.append(key_of(job, "images")._asdict() | row)
+    assert _chosen(bench, base, "byol").changes == {"optim.base_lr": 0.1}
+
+
+def test_rows_that_are_there_are_not_run_again(tmp_path: Path) -> None:
+    base, ledger = recipe_in(tmp_path), Ledger(tmp_path / "rows.csv")
+    jobs = jobs_of([method_arm(base, "byol")], [0, 1], "study")
+    for number, job in enumerate(jobs):
+        ledger.append(key_of(job, "images")._asdict() | {"linear": number / 2, "state": "finished"})
+    rows = complete(jobs, "images", ledger, at_once=1, say=silent)
+    assert [rows[key_of(job, "images")]["linear"] for job in jobs] == ["0.0", "0.5"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_of_other_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="its columns are not those of a study"):
+        Ledger(tmp_path / "rows.csv").rows()
+
+
+@pytest.mark.parametrize("name", ["byol", "moco_v2", "mean_teacher"])
+def test_a_run_is_learned_and_measured(tmp_path: Path, name: str) -> None:
+    arm = method_arm(recipe_in(tmp_path), name)
+    row = learn_and_measure(Job(name, arm.recipe, "study"))
+    assert set(row) <= set(COLUMNS)
+    assert row["state"] == "finished"
+    for column in ("linear", "knn", "validation"):
+        assert 0 <= row[column] <= 1
+    assert ("classifier" in row) == (name == "mean_teacher")
+    if name == "mean_teacher":
+        from byolt.evaluation.downstream import load_classifier
+        from byolt.evaluation.evaluate import learned_encoder
+
+        run = run_of(arm.recipe, learning_fingerprint(arm.recipe))
+        classifier, classes = load_classifier(run)
+        assert len(classes) == 8
+        assert row["n_few"] == 32
+        for name_, value in learned_encoder(run).state_dict().items():
+            assert value.equal(classifier.encoder.state_dict()[name_])
+
+
+def test_tuning_looks_at_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    from byolt.study import measure
+
+    original = measure.evaluation_store
+    monkeypatch.setattr(
+        measure, "evaluation_store", lambda source, recipe: looked.append(source.name) or original(source, recipe)
+    )
+    row = learn_and_measure(Job("byol", recipe_in(tmp_path), "tuning"))
+    assert 0 <= row["validation"] <= 1
+    assert "linear" not in row
+    assert all("test" not in name for name in looked)
+
+
+def test_a_collapsed_run_is_a_row_and_its_encoder_is_measured(tmp_path: Path) -> None:
+    recipe = recipe_in(
+        tmp_path,
+        method={"target": "copy", "predictor": "none"},
+        optim={"base_lr": 2.0},
+        schedule={"epochs": 30, "warmup_epochs": 1},
+        evaluation={"every_epochs": 2},
+    )
+    row = learn_and_measure(Job("none", recipe, "study"))
+    assert (row["state"], row["verdict"]) == ("collapsed", "complete")
+    assert row["z_std_ratio"] < 0.1
+    assert 0 <= row["linear"] <= 1
+    again = learn_and_measure(Job("none", recipe, "study"))  # The run is there: it is measured, not learned.
+    assert again == row | {"learn_s": again["learn_s"]}
+
+
+def test_a_run_whose_loss_is_not_finite_is_a_row_without_figures(tmp_path: Path) -> None:
+    row = learn_and_measure(Job("byol", recipe_in(tmp_path, optim={"base_lr": 1e30, "weight_decay": 1e30}), "study"))
+    assert row["state"] == "diverged"
+    assert "linear" not in row
+
+
+def test_a_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("byolt.study.runner.ProcessPoolExecutor", _Inline)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(dump_recipe(recipe_in(tmp_path)))
+    command = ["study", str(path), "--methods", "byol,simclr,mean_teacher", "--seeds", "2", "--json"]
+    command += ["--results", str(tmp_path / "results")]
+    first = CliRunner(catch_exceptions=False).invoke(cli, command)
+    told = json.loads(first.stdout)
+    without, labelled = told["tables"]
+    assert [arm["name"] for arm in without["arms"]] == ["byol", "simclr"]
+    assert set(without["comparisons"]) == {"simclr"}
+    assert [arm["name"] for arm in labelled["arms"]][:3] == ["byol, then fine-tuned", "mean_teacher", "supervised"]
+    with open(tmp_path / "results" / "tiny.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (2 + 2 + 1)  # Seeds times methods, methods with labels, and fine-tuning.
+    byol = {row["seed"]: float(row["linear"]) for row in rows if row["arm"] == "byol" and row["role"] == "study"}
+    assert [byol["0"], byol["1"]] == without["arms"][0]["accuracies"]
+    page = (tmp_path / "results" / "tiny.md").read_text()
+    assert "| byol |" in page
+    assert all(f"{sentence[0].upper()}{sentence[1:]}." in page for sentence in without["sentences"])
+    before = (tmp_path / "results" / "tiny.csv").read_bytes()
+    again = CliRunner(catch_exceptions=False).invoke(cli, command)
+    assert json.loads(again.stdout) == told
+    assert (tmp_path / "results" / "tiny.csv").read_bytes() == before
+
+
+class _Inline:
+    """The pool's part in this process: what a pool adds is tested on its own."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __enter__(self) -> "_Inline":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def submit(self, function: Any, *arguments: Any) -> Any:
+        from concurrent.futures import Future
+
+        done: Future[Any] = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+def test_two_runs_at_once_in_processes_of_their_own_give_what_one_alone_gives(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path, schedule={"epochs": 1})
+    jobs = jobs_of([method_arm(recipe, "byol")], [0, 1], "tuning")
+    fingerprint = learning_fingerprint(recipe)
+    rows = complete(jobs, fingerprint, Ledger(tmp_path / "rows.csv"), at_once=2, say=silent)
+    elsewhere = recipe_in(tmp_path / "other", schedule={"epochs": 1})
+    for job in jobs:
+        alone = learn_and_measure(Job("byol", changed(elsewhere, {"seed": job.recipe.seed}), "tuning"))
+        told = rows[key_of(job, fingerprint)]
+        assert float(told["validation"]) == alone["validation"]
+        assert float(told["rankme"]) == alone["rankme"]
+
+
+def test_a_fault_of_a_run_is_one_sentence_and_names_it(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path, data={"name": "folder", "root": tmp_path / "gone"})
+    with pytest.raises(ByoltError, match="byol, seed 0: .*gone"):
+        complete(jobs_of([method_arm(recipe, "byol")], [0], "study"), "x", Ledger(tmp_path / "r.csv"), at_once=1,
+                 say=silent)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_ablation_s_rows_differ_and_begin_from_the_recipe(tmp_path: Path, name: str) -> None:
+    base = recipe_in(tmp_path, method={"tau_base": 0.98})
+    arms = ablation_arms(base, name)
+    keys = {key_of(Job(arm.name, arm.recipe, "study"), "images") for arm in arms}
+    assert len(keys) == len(arms) >= 4
+    own = key_of(Job("byol", base, "study"), "images")
+    assert (own in keys) == (name != "tau")
+    assert all(arm.published is None or 0 < arm.published < 80 for arm in arms)
+
+
+def test_rows_that_change_nothing_are_left_out(tmp_path: Path) -> None:
+    views = {f"view_{number}": {"blur": 0.0, "solarize": 0.0} for number in (1, 2)}
+    names = [arm.name for arm in ablation_arms(recipe_in(tmp_path, views=views), "augment")]
+    assert "no blur and solarization" not in names
+    assert "no colour jitter" in names
+
+
+def test_an_ablation_of_another_method_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the ablations take BYOL apart"):
+        ablation_arms(recipe_in(tmp_path, method={"name": "simclr"}), "tau")
+    with pytest.raises(InputError, match="no ablation 'taus'; known are tau, batch"):
+        ablation_arms(recipe_in(tmp_path), "taus")
+
+
+def test_an_ablation_tells_collapse_and_the_rank_correlation(tmp_path: Path) -> None:
+    base, path = recipe_in(tmp_path), tmp_path / "results"
+    accuracies = {"two layers": 0.6, "linear": 0.5, "none": 0.3, "none, copied target": 0.2}
+    fingerprint = learning_fingerprint(base)
+    for arm in ablation_arms(base, "predictor"):
+        job = Job(arm.name, arm.recipe, "study")
+        state = "collapsed" if "none" in arm.name else "finished"
+        row = {"linear": accuracies.get(arm.name, 0.1), "state": state, "learn_s": 60, "knn": 0.1}
+        Ledger(path / "tiny.csv").append(key_of(job, fingerprint)._asdict() | row)
+    figures = ablate_recipe(base, "", "predictor", seeds=1, results=path, at_once=1, say=silent)
+    (table,) = figures.tables
+    assert "none: called collapsed while it learned in 1 of 1 seeds" in figures.notes
+    assert any("ImageNet" in note for note in figures.notes)
+    order = table.order
+    assert order is not None
+    assert (order.n, order.rho) == (3, 1.0)  # 72.5, 0.2, 0.1 beside 0.6, 0.3, 0.2.
+
+
+def test_an_arm_with_a_lost_seed_is_not_compared() -> None:
+    nan = float("nan")
+    arms = [
+        ArmFigures(name, "", (0, 1, 2), values, ("finished",) * 3)
+        for name, values in {"byol": (0.5, 0.52, 0.51), "a": (0.4, 0.41, 0.43), "b": (0.4, nan, 0.4)}.items()
+    ]
+    table = Table("", "", tuple(arms), "byol")
+    assert set(table.comparisons) == {"a"}
+    assert "b has a seed whose loss was not finite: it is not compared" in table.sentences
+    assert table.comparisons["a"].verdict == "better"
+
+
+def test_the_run_of_a_row_is_there_to_be_looked_at(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path)
+    learn_and_measure(Job("byol", recipe, "tuning"))
+    run: Run = run_of(recipe, learning_fingerprint(recipe))
+    assert run.encoder_file.exists()
+    assert {"projection_rank", "predictor_alignment", "target_distance"} <= set(run.metrics()[0])
+    assert "spectrum" in run.metrics()[-1]

@@ -1,0 +1,188 @@
+"""``byolt study`` and ``byolt ablate``: make the runs, then the tables, and write both down."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from byolt.run import environment, run_of
+from byolt.schema import Recipe
+from byolt.study.ablations import CAVEAT, ablation_arms
+from byolt.study.figures import ArmFigures, StudyFigures, Table, collapsed_in_words
+from byolt.study.ledger import Key, Ledger, Row, key_of
+from byolt.study.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
+from byolt.study.runner import Say, complete, decode_all, ledger_of
+from byolt_export.errors import InputError
+
+LINEAR = "linear probe on frozen features, test accuracy"
+FEW = "test accuracy of the classifier"
+FINETUNED = "byol, then fine-tuned"
+
+
+class Bench(NamedTuple):
+    """What every part of a study needs."""
+
+    fingerprint: str
+    ledger: Ledger
+    seeds: Sequence[int]
+    at_once: int
+    say: Say
+
+    def rows(self, arms: Sequence[Arm], role: Role, seeds: Sequence[int] | None = None) -> "Rows":
+        """Learn what is missing of these arms."""
+        jobs = jobs_of(arms, self.seeds if seeds is None else seeds, role)
+        known = complete(jobs, self.fingerprint, self.ledger, at_once=self.at_once, say=self.say)
+        return Rows(self, role, known)
+
+
+class Rows(NamedTuple):
+    """Rows of the ledger, by arm and seed."""
+
+    bench: Bench
+    role: Role
+    known: Mapping[Key, Row]
+
+    def of(self, arm: Arm, seed: int) -> Row:
+        """The row of one run."""
+        return self.known[key_of(Job(arm.name, arm.with_seed(seed), self.role), self.bench.fingerprint)]
+
+    def figures(self, arm: Arm, column: str, name: str | None = None) -> ArmFigures:
+        """An arm over the study's seeds by one column of the ledger."""
+        rows = [self.of(arm, seed) for seed in self.bench.seeds]
+        return ArmFigures(
+            name or arm.name,
+            in_words(arm.changes),
+            tuple(self.bench.seeds),
+            tuple(_number(row[column]) for row in rows),
+            tuple(row["state"] for row in rows),
+            tuple(_number(row["knn"]) for row in rows) if column == "linear" else (),
+            arm.published,
+            arm.source,
+            sum(float(row["learn_s"]) for row in rows) / 60 / len(rows),
+            tuple(_metrics(arm.with_seed(seed), self.bench.fingerprint) for seed in self.bench.seeds),
+        )
+
+
+def study_recipe(
+    recipe: Recipe,
+    recipe_text: str,
+    methods: Sequence[str],
+    *,
+    seeds: int,
+    results: Path,
+    at_once: int,
+    tunes: bool,
+    say: Say,
+) -> StudyFigures:
+    """Every method with every seed, BYOL tested against each; once as set, and once tuned, with one budget.
+
+    Args:
+        recipe: Data, views, encoder and length that all share; its `study` section says what each method sets.
+        recipe_text: The file, for the report.
+        methods: Names; with ``mean_teacher`` comes a table of few labels.
+        seeds: How many, from the recipe's seed on.
+        results: Folder of the ledger.
+        at_once: Runs that learn at a time.
+        tunes: Whether settings are chosen by `study.tuning` too.
+        say: Takes lines for people.
+
+    Raises:
+        InputError: A method is unknown, BYOL is not among them, or the tuning seed is one of the study's.
+    """
+    if "byol" not in methods:
+        raise InputError("--methods: byol is what the others are tested against; name it too")
+    numbers = range(recipe.seed, recipe.seed + seeds)
+    if recipe.study.tuning_seed in numbers:
+        raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
+    names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
+    names += [SUPERVISED] if "mean_teacher" in names else []
+    bench = Bench(decode_all(recipe), ledger_of(results, recipe), numbers, at_once, say)
+    arms = {name: method_arm(recipe, name) for name in names}
+    tables = _tables(bench, arms, recipe, "as set")
+    notes = []
+    if tunes and recipe.study.tuning:
+        chosen = {name: _chosen(bench, recipe, name) for name in names}
+        tables += _tables(bench, chosen, recipe, "tuned")
+        notes.append(_told_of_tuning(chosen, recipe))
+    return _figures(recipe, recipe_text, bench, recipe.name, "Methods on equal terms", tables, notes)
+
+
+def _tables(bench: Bench, arms: Mapping[str, Arm], recipe: Recipe, how: str) -> list[Table]:
+    frozen = [arm for name, arm in arms.items() if name not in WITH_LABELS]
+    rows = bench.rows(frozen, "study")
+    tables = [Table(f"Without labels, {how}", LINEAR, tuple(rows.figures(arm, "linear") for arm in frozen), "byol")]
+    labelled = [arm for name, arm in arms.items() if name in WITH_LABELS]
+    if labelled:
+        taught = bench.rows(labelled, "study")
+        tuned = bench.rows([arms["byol"]], "finetune")
+        few = [
+            tuned.figures(arms["byol"], "finetuned", FINETUNED),
+            *(taught.figures(arm, "classifier") for arm in labelled),
+            tuned.figures(arms["byol"], "scratch", "fine-tuning's steps from random weights"),
+            tuned.figures(arms["byol"], "probe_few", "byol, linear probe on the few labels"),
+        ]
+        share = recipe.study.labelled_share
+        tables.append(Table(f"With {share:.0%} of the labels, {how}", FEW, tuple(few), FINETUNED))
+    return tables
+
+
+def _chosen(bench: Bench, recipe: Recipe, name: str) -> Arm:
+    """The setting of best validation accuracy at the tuning seed; of equals the first, which is the method's own."""
+    seed, candidates = recipe.study.tuning_seed, tuning_arms(recipe, name)
+    rows = bench.rows(candidates, "tuning", [seed])
+
+    def validation(arm: Arm) -> float:
+        accuracy = _number(rows.of(arm, seed)["validation"])
+        return accuracy if accuracy == accuracy else -1.0
+
+    return max(candidates, key=validation)
+
+
+def _told_of_tuning(chosen: Mapping[str, Arm], recipe: Recipe) -> str:
+    tried = 1 + max(len(settings) for settings in recipe.study.tuning.values())
+    told = "; ".join(f"{name}: {in_words(arm.changes) or 'as the recipe'}" for name, arm in chosen.items())
+    return (
+        f"Tuned: each method tried {tried} settings, once, on a validation split of the training images with seed "
+        f"{recipe.study.tuning_seed}, which no run of the study has. Chosen: {told}."
+    )
+
+
+def ablate_recipe(
+    recipe: Recipe, recipe_text: str, name: str, *, seeds: int, results: Path, at_once: int, say: Say
+) -> StudyFigures:
+    """One of the paper's ablations on this recipe, with the published values beside ours.
+
+    A row that collapses is a result; its encoder is measured as its last checkpoint has it.
+
+    Raises:
+        InputError: No such ablation, or a recipe of another method.
+    """
+    arms = ablation_arms(recipe, name)
+    bench = Bench(decode_all(recipe), ledger_of(results, recipe), range(recipe.seed, recipe.seed + seeds), at_once, say)
+    rows = bench.rows(arms, "study")
+    table = Table(f"Ablation: {name}", LINEAR, tuple(rows.figures(arm, "linear") for arm in arms))
+    notes = [*collapsed_in_words(table.arms), CAVEAT]
+    title = f"BYOL taken apart: {name}"
+    return _figures(recipe, recipe_text, bench, f"{recipe.name}-{name}", title, [table], notes)
+
+
+def _figures(
+    recipe: Recipe, recipe_text: str, bench: Bench, name: str, title: str, tables: list[Table], notes: list[str]
+) -> StudyFigures:
+    made = environment()
+    hours = sum(float(row["learn_s"]) for row in bench.ledger.rows().values()) / 3600
+    about = {
+        "byolt": made["byolt"],
+        "torch": made["packages"].get("torch", ""),
+        "processor": made["processor"],
+        "cores": str(made["cores"]),
+        "threads a run": str(recipe.machine.threads or "torch's choice"),
+    }
+    return StudyFigures(name, title, tuple(tables), tuple(notes), about, recipe_text, hours)
+
+
+def _metrics(recipe: Recipe, fingerprint: str) -> list[dict[str, object]]:
+    return run_of(recipe, fingerprint).metrics()
+
+
+def _number(text: str) -> float:
+    return float(text) if text else float("nan")
