@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from rich.console import Console
 from tests.conftest import tiny_recipe
 from tests.data.tiny_sets import write_stl10
@@ -14,12 +15,14 @@ from tests.evaluation.arrays import ArrayImages
 from tests.test_command_line import draw_folder
 
 from byolt.data import open_splits
+from byolt.evaluation import downstream
 from byolt.evaluation.collapse import rankme, uniformity, z_std_ratio
 from byolt.evaluation.downstream import finetune_run, load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluate_run, evaluation_store, learned_encoder
 from byolt.evaluation.features import embed
 from byolt.evaluation.figures import evaluate_features, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
+from byolt.evaluation.predictions import compare_runs
 from byolt.networks import build_encoder
 from byolt.run import Run
 from byolt.schema import Recipe
@@ -97,7 +100,7 @@ def test_a_run_that_started_from_imagenet_is_loaded_without_a_download(
     monkeypatch.setattr("torch.hub.download_url_to_file", None)
     monkeypatch.setattr("timm.models._builder.load_pretrained", None)
     learned_encoder(run)
-    finetune_run(run, tmp_path / "images", None, 1.0, ["finetune.epochs=1"], lambda *_: None)
+    finetune_run(run, tmp_path / "images", None, [1.0], ["finetune.epochs=1"], lambda *_: None)
     assert load_classifier(run)[1] == ("class-0", "class-1")
 
 
@@ -196,3 +199,64 @@ def test_views_that_do_nothing_align_and_a_constant_encoder_is_a_point(recipe: R
     assert figures["rankme"] == pytest.approx(1, abs=1e-3)
     assert figures["z_std_ratio"] == pytest.approx(0, abs=1e-6)
     assert figures["uniformity"] == pytest.approx(0, abs=1e-6)
+
+
+def test_each_share_of_the_labels_has_its_figures_and_the_largest_is_kept(tmp_path: Path) -> None:
+    run = learn(tmp_path)
+    told = finetune_run(run, tmp_path / "images", None, [1.0, 0.5], ["finetune.epochs=1"], lambda *_: None)
+    assert [figures["train_share"] for figures in told] == [0.5, 1.0]
+    assert told[0]["n_train"] < told[1]["n_train"]
+    assert run.figures("finetune-0.5") == told[0]
+    assert run.figures("finetune") == run.figures("finetune-1") == told[1]
+
+
+def test_imagenet_weights_are_fine_tuned_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights come from torchvision's own cache; what lies there are other weights of the same shapes."""
+    model = {"backbone": "mobilenet_v3_small", "args": {}, "stem": "plain"}
+    run = learn(tmp_path, model=model)
+    recipe = run.recipe
+    plain = torchvision.models.mobilenet_v3_small(weights=None)
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(plain.state_dict(), cache / Path(torchvision.models.MobileNet_V3_Small_Weights.DEFAULT.url).name)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    (told,) = finetune_run(run, tmp_path / "images", None, [1.0], ["finetune.epochs=1"], lambda *_: None, imagenet=True)
+    assert set(told["against"]) == {"probe", "scratch", "imagenet"}
+    other = downstream._with_imagenet_weights(recipe)
+    assert torch.equal(other.features[0][0].weight, plain.features[0][0].weight)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "empty"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(InputError, match="--imagenet: ImageNet weights of mobilenet_v3_small could not be fetched"):
+        downstream._with_imagenet_weights(recipe)
+
+
+def test_the_encoder_is_tested_against_what_no_learning_gives_and_against_another_run(tmp_path: Path) -> None:
+    run = learn(tmp_path)
+    evaluate_run(run)
+    figures = {name: run.figures(name) or {} for name in ("encoder", "untrained", "pixels")}
+    for name in ("untrained", "pixels"):
+        for probe in ("knn", "linear"):
+            test = figures["encoder"]["against"][name][probe]
+            expected = figures["encoder"][probe]["accuracy"] - figures[name][probe]["accuracy"]
+            assert test["difference"] == pytest.approx(expected)
+    assert set(compare_runs(run, run)) == {"knn", "linear"}
+    assert compare_runs(run, run)["linear"]["p"] == 1
+    kept = run.path / "evaluation" / "predictions.npz"
+    with np.load(kept) as arrays:
+        other = dict(arrays)
+    copied = Run(tmp_path / "copied")
+    (copied.path / "evaluation").mkdir(parents=True)
+    other["encoder_linear"] = (other["labels"] + 1) % 2  # Never right.
+    np.savez_compressed(copied.path / "evaluation" / "predictions.npz", **other)
+    found = compare_runs(run, copied)["linear"]
+    assert found["difference"] == pytest.approx(figures["encoder"]["linear"]["accuracy"])
+    other["images"] = np.array("others")
+    np.savez_compressed(copied.path / "evaluation" / "predictions.npz", **other)
+    with pytest.raises(InputError, match="were evaluated on other test images"):
+        compare_runs(run, copied)
+    kept.write_bytes(b"PK")
+    with pytest.raises(InputError, match="is damaged"):
+        compare_runs(run, copied)
+    kept.unlink()
+    with pytest.raises(InputError, match="has no predictions; make them with: byolt evaluate"):
+        compare_runs(run, copied)

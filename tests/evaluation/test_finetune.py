@@ -46,6 +46,7 @@ def run(seed: int = 0, share: float = 1.0, settings: Finetune = SETTINGS, **part
         mean=MEAN,
         std=STD,
         device="cpu",
+        others=parts.get("others"),
         progress=parts.get("progress"),
     )
 
@@ -180,3 +181,23 @@ def test_scratch_starts_from_the_untrained_encoder_under_a_seeded_head() -> None
     with torch.no_grad():
         assert torch.equal(one(images), one.head(one.encoder(images)))
     assert torch.equal(one.encoder[0].weight, untrained[0].weight)
+
+
+def test_the_classifier_is_tested_against_each_other_on_the_same_images() -> None:
+    result = run(settings=Finetune(epochs=6, batch_size=16, base_lr=1.0))
+    figures = result.figures
+    assert set(figures["against"]) == {"probe", "scratch"}
+    for name, test in figures["against"].items():
+        assert test["n"] == 30
+        assert test["difference"] == pytest.approx(figures["finetuned"]["accuracy"] - figures[name]["accuracy"])
+        assert test["only_a"] - test["only_b"] == round(30 * test["difference"])
+
+
+def test_other_first_weights_are_probed_and_fine_tuned_with_the_same_budget() -> None:
+    told: list[str] = []
+    others = {"imagenet": small_encoder(7)}
+    result = run(others=others, progress=lambda what, *_: told.append(what))
+    as_ours = run(encoder=small_encoder(7))
+    assert result.figures["imagenet"]["accuracy"] == as_ours.figures["finetuned"]["accuracy"]
+    assert set(result.figures["against"]) == {"probe", "scratch", "imagenet"}
+    assert told.count("fine-tune from imagenet") == SETTINGS.epochs

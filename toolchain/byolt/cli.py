@@ -156,16 +156,27 @@ def pretrain(
 
 @cli.command()
 @RUN
+@click.option("--against", "other", type=click.Path(path_type=Path), help="Evaluate nothing; compare with this run.")
 @SET
 @RUNS_DIR
 @JSON
-def evaluate(run_path: Path | None, overrides: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
-    """KNN, linear probe and collapse measures on frozen features, beside raw pixels and the untrained encoder."""
+def evaluate(
+    run_path: Path | None, other: Path | None, overrides: tuple[str, ...], runs_dir: Path, as_json: bool
+) -> None:
+    """KNN, linear probe and collapse measures on frozen features, beside raw pixels and the untrained encoder.
+
+    With --against two evaluated runs are compared on the same test images by McNemar's test.
+    """
     from byolt.evaluation.evaluate import evaluate_run
-    from byolt.reporting.summary import print_summary, summarise
+    from byolt.evaluation.predictions import compare_runs
+    from byolt.reporting.summary import print_against, print_summary, summarise
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
+    if other is not None:
+        found = compare_runs(run, open_run(other))
+        _print(found, as_json, lambda: print_against(found))
+        return
     evaluate_run(run, overrides)
     following = f"byolt export{_named(run.path)} --onnx"
     _print(summarise(run), as_json, lambda: print_summary(run, next_command=following))
@@ -175,7 +186,16 @@ def evaluate(run_path: Path | None, overrides: tuple[str, ...], runs_dir: Path, 
 @RUN
 @click.option("--data", "data_root", required=True, type=click.Path(path_type=Path), help="Labelled folder.")
 @click.option("--test", "test_root", type=click.Path(path_type=Path), help="Labelled folder held out.")
-@click.option("--labels", "share", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Share of labels.")
+@click.option(
+    "--labels",
+    "shares",
+    type=click.FloatRange(0, 1, min_open=True),
+    multiple=True,
+    default=[1.0],
+    show_default=True,
+    help="Share of the labels; several for several figures, the largest of which is kept.",
+)
+@click.option("--imagenet", is_flag=True, help="Fine-tune the encoder's ImageNet weights too, with the same budget.")
 @SET
 @RUNS_DIR
 @JSON
@@ -183,7 +203,8 @@ def finetune(
     run_path: Path | None,
     data_root: Path,
     test_root: Path | None,
-    share: float,
+    shares: tuple[float, ...],
+    imagenet: bool,
     overrides: tuple[str, ...],
     runs_dir: Path,
     as_json: bool,
@@ -197,9 +218,10 @@ def finetune(
         click.echo(f"{what}: epoch {epoch}/{epochs}", err=True)
 
     run = open_run(run_path, runs_dir)
-    figures = finetune_run(run, data_root, test_root, share, overrides, progress)
+    figures = finetune_run(run, data_root, test_root, shares, overrides, progress, imagenet=imagenet)
     following = f"byolt export{_named(run.path)} --onnx --classifier"
-    _print(figures, as_json, lambda: print_finetune(figures, following))
+    told = figures[0] if len(figures) == 1 else {"shares": figures}
+    _print(told, as_json, lambda: print_finetune(figures, following))
 
 
 @cli.command()

@@ -1,28 +1,49 @@
 """``byolt finetune``: a run's encoder becomes a classifier of a labelled folder's classes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from byolt.data import open_splits
+from torch import nn
+
+from byolt.data import ImageStore, open_splits
 from byolt.evaluation.evaluate import evaluation_store, learned_encoder
-from byolt.evaluation.finetune import Classifier, Progress, finetune, save_classifier
+from byolt.evaluation.finetune import Classifier, Finetuned, Progress, finetune, save_classifier
 from byolt.networks import build_encoder, without_initial_weights
 from byolt.recipe import with_overrides
 from byolt.run import Run
+from byolt.schema import Recipe
 from byolt.training.assembly import weight_seed
 from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 
 
 def finetune_run(
-    run: Run, data_root: Path, test_root: Path | None, share: float, overrides: Sequence[str], progress: Progress
-) -> dict[str, Any]:
-    """Fine-tune on ``data_root``; writes ``classifier.safetensors`` and ``evaluation/finetune.json``.
+    run: Run,
+    data_root: Path,
+    test_root: Path | None,
+    shares: Sequence[float],
+    overrides: Sequence[str],
+    progress: Progress,
+    *,
+    imagenet: bool = False,
+) -> list[dict[str, Any]]:
+    """Fine-tune on ``data_root`` with each share of its labels; the figures of each, smallest share first.
+
+    Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors`` and
+    ``evaluation/finetune.json``.
+
+    Args:
+        run: A finished run.
+        data_root, test_root: Labelled folders; without the second a part of the first is held out.
+        shares: Of the training labels, in (0, 1], stratified by class.
+        overrides: ``--set`` of machine keys.
+        progress: Called with what is trained, epochs done, and epochs in all.
+        imagenet: Whether the encoder's ImageNet weights are fine-tuned beside, with the same budget.
 
     Raises:
-        InputError: The folder has no labels, or too few images.
+        InputError: The folder has no labels, or too few images, or there are no ImageNet weights of this encoder.
         TrainingFault: The loss is not finite.
     """
     recipe = with_overrides(run.recipe, overrides)
@@ -33,14 +54,42 @@ def finetune_run(
     splits = open_splits(folder, recipe.seed)
     if splits.train is None or splits.test is None:
         raise InputError(f"{data_root} has no labels: put the images of each class into a sub-folder named after it")
+    others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
+    names = {"classes": list(train.classes), "data": train.source.name, "test": test.source.name}
+    told = []
+    for share in sorted(set(shares)):
+        result = finetune_encoder(encoder, train, test, recipe, share, others=others, progress=progress)
+        told.append(result.figures | names)
+        run.write_figures(f"finetune-{share:g}", told[-1])
+    save_classifier(run, result.classifier, train.classes)
+    run.write_figures("finetune", told[-1])
+    return told
+
+
+def finetune_encoder(
+    encoder: nn.Module,
+    train: ImageStore,
+    test: ImageStore,
+    recipe: Recipe,
+    share: float,
+    *,
+    others: Mapping[str, nn.Module] | None = None,
+    progress: Progress | None = None,
+) -> Finetuned:
+    """``finetune`` as the recipe says, beside the recipe's own encoder from random weights.
+
+    Raises:
+        InputError: Too few labels.
+        TrainingFault: The loss is not finite.
+    """
     assert train.labels is not None
     assert test.labels is not None
-    seed, device = weight_seed(recipe.seed), pick_device(recipe.machine.device)
+    device = pick_device(recipe.machine.device)
     scratch, _ = build_encoder(
-        without_initial_weights(recipe.model), seed=seed, image_size_px=recipe.data.image_size_px
+        without_initial_weights(recipe.model), seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px
     )
-    result = finetune(
+    return finetune(
         encoder.to(device),
         scratch.to(device),
         train,
@@ -55,12 +104,18 @@ def finetune_run(
         mean=recipe.data.mean,
         std=recipe.data.std,
         device=device,
+        others={name: other.to(device) for name, other in (others or {}).items()},
         progress=progress,
     )
-    figures = result.figures | {"classes": list(train.classes), "data": train.source.name, "test": test.source.name}
-    save_classifier(run, result.classifier, train.classes)
-    run.write_figures("finetune", figures)
-    return figures
+
+
+def _with_imagenet_weights(recipe: Recipe) -> nn.Module:
+    model = recipe.model.model_copy(update={"init": "imagenet", "init_file": None})
+    try:
+        encoder, _ = build_encoder(model, seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px)
+    except InputError as error:
+        raise InputError(f"--imagenet: {error}") from error
+    return encoder.eval()
 
 
 def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:

@@ -8,11 +8,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from byolt.data import ImageStore, Splits, open_splits, open_store
-from byolt.data.source import ImageSource
+from byolt.data.source import ImageSource, Labels
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import embed
-from byolt.evaluation.figures import evaluate_features, evaluate_folds
+from byolt.evaluation.figures import evaluate_and_predict, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
+from byolt.evaluation.predictions import write_predictions
+from byolt.evaluation.statistics import mcnemar
 from byolt.networks import build_encoder, load_encoder, without_initial_weights
 from byolt.recipe import recipe_hash, result_keys, with_overrides
 from byolt.run import Run
@@ -30,7 +32,7 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
 
     ``evaluation/collapse.json`` needs no labels. With labels each kind of features has a file
     ``evaluation/<features>.json``: the encoder, the same from random weights, the weights that learning started from
-    where those were others, raw pixels, and a colour histogram.
+    where those were others, raw pixels, and a colour histogram. ``evaluation/predictions.npz`` keeps every answer.
 
     Args:
         run: A finished run.
@@ -57,8 +59,26 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
     kinds["pixels"] = "RGB pixels averaged down to at most 16 x 16, less the image's own mean", pixel_features
     kinds["colours"] = "square root of the joint 8 x 8 x 8 RGB histogram", colour_features
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
-    for name, (what, features) in kinds.items():
-        run.write_figures(name, _labelled_figures(what, features, train, test, splits, recipe))
+    measured = {
+        name: _labelled_figures(what, features, train, test, splits, recipe) for name, (what, features) in kinds.items()
+    }
+    answers = {name: predicted for name, (_, predicted) in measured.items()}
+    assert test.labels is not None
+    measured["encoder"][0]["against"] = _against_others(answers, test.labels)
+    for name, (figures, _) in measured.items():
+        run.write_figures(name, figures)
+    write_predictions(run, answers, test)
+
+
+def _against_others(answers: dict[str, dict[str, Labels]], labels: Labels) -> dict[str, Any]:
+    """McNemar's test of the encoder against every other kind of features, on the same images."""
+    return {
+        name: {
+            probe: mcnemar(answers["encoder"][probe] == labels, others[probe] == labels)._asdict() for probe in others
+        }
+        for name, others in answers.items()
+        if name != "encoder"
+    }
 
 
 def _labelled_figures(
@@ -68,8 +88,8 @@ def _labelled_figures(
     test: ImageStore,
     splits: Splits,
     recipe: Recipe,
-) -> dict[str, Any]:
-    """kNN and linear probe of one kind of features, over the set's official folds too where it has them."""
+) -> tuple[dict[str, Any], dict[str, Labels]]:
+    """kNN and linear probe of one kind of features, over the set's official folds too where it has them; answers."""
     assert train.labels is not None
     assert test.labels is not None
     parts = features(train), train.labels, features(test), test.labels
@@ -83,12 +103,12 @@ def _labelled_figures(
         "train_split": train.source.name,
         "test_split": test.source.name,
     }
-    figures = evaluate_features(*parts, **how)
+    figures, answers = evaluate_and_predict(*parts, **how)
     if splits.folds:
         # Folds count the images of the source; unreadable ones have left the store.
         folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
         figures["folds"] = evaluate_folds(folds, *parts, **how)
-    return figures
+    return figures, answers
 
 
 def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:

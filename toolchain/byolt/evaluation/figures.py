@@ -26,6 +26,17 @@ def evaluate_features(
     train_labels: Labels,
     test_features: Float32[Tensor, "M D"],
     test_labels: Labels,
+    **how: Any,
+) -> dict[str, Any]:
+    """kNN and linear probe, each with one look at the test split; the figures of ``evaluate_and_predict``."""
+    return evaluate_and_predict(train_features, train_labels, test_features, test_labels, **how)[0]
+
+
+def evaluate_and_predict(
+    train_features: Float32[Tensor, "N D"],
+    train_labels: Labels,
+    test_features: Float32[Tensor, "M D"],
+    test_labels: Labels,
     *,
     features: str,
     classes: int,
@@ -35,7 +46,7 @@ def evaluate_features(
     seed: int,
     train_split: str = "train",
     test_split: str = "test",
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Labels]]:
     """kNN and linear probe, each with one look at the test split.
 
     The same protocol for every kind of features, learned or not.
@@ -53,13 +64,14 @@ def evaluate_features(
 
     Returns:
         JSON-able ``{"knn": {...}, "linear": {...}}``, each with accuracy, interval_95, n_test, features, splits
-        and protocol.
+        and protocol; and the predicted class of each test image, (M,), by ``knn`` and by ``linear``.
     """
     common = {"features": features, "train_split": train_split, "n_train": len(train_labels), "test_split": test_split}
     k = min(knn_k, len(train_labels))
     voted = knn_predict(train_features, train_labels, test_features, classes=classes, k=k, temperature=knn_temperature)
     probe = linear_probe(train_features, train_labels, classes=classes, validation_share=validation_share, seed=seed)
-    return {
+    answers = {"knn": voted, "linear": probe.predict(test_features)}
+    figures = {
         "knn": {
             **accuracy_figure(voted, test_labels),
             **common,
@@ -69,7 +81,7 @@ def evaluate_features(
             "protocol": "exact search by cosine over the whole training split, votes weigh exp(cosine / temperature)",
         },
         "linear": {
-            **accuracy_figure(probe.predict(test_features), test_labels),
+            **accuracy_figure(answers["linear"], test_labels),
             **common,
             "l2": probe.l2,
             "validation_share": validation_share,
@@ -81,6 +93,7 @@ def evaluate_features(
             "stratified validation part of the training split, refit on all of it, one look at the test split",
         },
     }
+    return figures, answers
 
 
 def evaluate_folds(

@@ -6,7 +6,7 @@ Axes: N training images, B images of a batch, S side in pixels, C classes.
 import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from byolt.data.subsets import stratified_subset
 from byolt.evaluation.features import Images, Rgb, Subset, embed
 from byolt.evaluation.figures import accuracy_figure
 from byolt.evaluation.linear import LinearProbe, linear_probe
+from byolt.evaluation.statistics import mcnemar
 from byolt.networks import save_weights
 from byolt.run import Run
 from byolt.views import normalise
@@ -79,7 +80,8 @@ class Finetuned:
 
     classifier: Classifier
     figures: dict[str, Any]
-    """JSON-able: ``probe``, ``finetuned``, ``scratch`` with accuracy and interval; the protocol beside them."""
+    """JSON-able: ``probe``, ``finetuned``, ``scratch`` and others with accuracy and interval; ``against``, McNemar's
+    test of the fine-tuned classifier against each on the same images; the protocol."""
 
 
 def finetune(
@@ -98,12 +100,13 @@ def finetune(
     mean: Rgb,
     std: Rgb,
     device: torch.device | str,
+    others: Mapping[str, nn.Module] | None = None,
     progress: Progress | None = None,
 ) -> Finetuned:
     """Linear probe, then fine-tuning of all weights, and the same budget from scratch.
 
     The probe's weights are the head's start (Kumar et al. 2022, arXiv:2202.10054): the first steps then do
-    not tear the features apart. The test split is looked at once for each of the three figures, at the end.
+    not tear the features apart. The test split is looked at once for each figure, at the end.
 
     Args:
         encoder: The learned encoder, on ``device``; left as it is.
@@ -117,6 +120,7 @@ def finetune(
         seed: Draws the share, the validation split, the data order, the augmentation and scratch's head.
         mean, std: Channel statistics for pixels in 0 to 1.
         device: Where the encoders lie.
+        others: Encoders of the same architecture by name, with other first weights, probed and fine-tuned likewise.
         progress: Called with what is trained, epochs done, and epochs in all.
 
     Raises:
@@ -127,27 +131,36 @@ def finetune(
     images, labels = Subset(train, chosen), train_labels[chosen]
     trainer = _Trainer(images, labels, settings, seed, mean, std, device, progress)
 
-    features = embed(encoder, images, mean=mean, std=std, device=device)
-    probe = linear_probe(features, labels, classes=classes, validation_share=validation_share, seed=seed)
-    start = Classifier.from_probe(encoder, probe).to(device)
+    def probed(source: nn.Module) -> tuple[Classifier, float]:
+        features = embed(source, images, mean=mean, std=std, device=device)
+        probe = linear_probe(features, labels, classes=classes, validation_share=validation_share, seed=seed)
+        return Classifier.from_probe(source, probe).to(device), probe.l2
+
+    start, l2 = probed(encoder)
     finetuned = copy.deepcopy(start)
-    scratch = Classifier.from_scratch(untrained, features.shape[1], classes, seed).to(device)
+    scratch = Classifier.from_scratch(untrained, start.head.in_features, classes, seed).to(device)
     trainer.train(finetuned, "fine-tune")
     trainer.train(scratch, "from scratch")
+    beside = {"probe": start, "scratch": scratch}
+    for name, source in (others or {}).items():
+        beside[name], _ = probed(source)
+        trainer.train(beside[name], f"fine-tune from {name}")
 
-    def figure(classifier: Classifier) -> dict[str, Any]:
-        logits = embed(classifier, test, mean=mean, std=std, device=device)
-        return accuracy_figure(logits.argmax(1).numpy(), test_labels)
+    def predicted(classifier: Classifier) -> Labels:
+        return embed(classifier, test, mean=mean, std=std, device=device).argmax(1).numpy()
 
+    answers = {name: predicted(classifier) for name, classifier in {"finetuned": finetuned, **beside}.items()}
+    figures: dict[str, Any] = {name: accuracy_figure(answer, test_labels) for name, answer in answers.items()}
+    figures["probe"]["l2"] = l2
+    right = answers["finetuned"] == test_labels
+    figures["against"] = {name: mcnemar(right, answers[name] == test_labels)._asdict() for name in beside}
     return Finetuned(
         finetuned,
-        {
-            "probe": {**figure(start), "l2": probe.l2},
-            "finetuned": figure(finetuned),
-            "scratch": figure(scratch),
+        figures
+        | {
             "protocol": "linear probe on frozen features, then all weights from that head; scratch: the encoder "
             "from random weights, same images, epochs, schedule and augmentation; last epoch, one look at the test "
-            "split",
+            "split; against: McNemar's exact test on the same test images, which covers their draw, not the seed's",
             "train_share": share,
             "n_train": len(chosen),
             "train_indices": chosen.tolist(),

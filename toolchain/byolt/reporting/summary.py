@@ -55,16 +55,34 @@ def print_summary(run: Run, *, next_command: str) -> None:
     click.echo(f"next     {next_command}")
 
 
-def print_finetune(figures: dict[str, Any], next_command: str) -> None:
-    """Probe, fine-tuned and from scratch, side by side."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(f"{figures['n_train']} labels, {len(figures['classes'])} classes")
-    table.add_column("accuracy [95 % interval]")
-    names = {"probe": "linear probe", "finetuned": "fine-tuned", "scratch": "from scratch"}
-    for key, name in names.items():
-        table.add_row(name, _percent(figures[key]))
-    wide_console().print(table)
+FINETUNED = {
+    "probe": "linear probe",
+    "finetuned": "fine-tuned",
+    "scratch": "from scratch",
+    "imagenet": "fine-tuned from ImageNet weights",
+}
+
+
+def print_finetune(shares: list[dict[str, Any]], next_command: str) -> None:
+    """For each share of the labels: probe, fine-tuned, from scratch, and the fine-tuned one less each of them."""
+    for figures in shares:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column(f"{figures['n_train']} labels, {len(figures['classes'])} classes")
+        table.add_column("accuracy [95 % interval]")
+        table.add_column("fine-tuned less this, points [95 %]")
+        table.add_column("McNemar's p")
+        for key, name in FINETUNED.items():
+            if key in figures:
+                table.add_row(name, _percent(figures[key]), *_against(figures["against"].get(key)))
+        wide_console().print(table, highlight=False)
     click.echo(f"next     {next_command}")
+
+
+def _against(test: dict[str, Any] | None) -> tuple[str, str]:
+    if test is None:
+        return "", ""
+    difference, low, high = (100 * test[key] for key in ("difference", "low", "high"))
+    return f"{difference:+.1f} \\[{low:+.1f}, {high:+.1f}]", f"{test['p']:.2g}"
 
 
 def print_parity(report: dict[str, Any]) -> None:
@@ -102,6 +120,16 @@ def _measured(file: dict[str, Any]) -> list[str]:
         "-" if overlap is None else f"{overlap:.1%}",
         "-" if task is None else f"{100 * task['knn_difference']:+.2f} \\[{low:+.2f}, {high:+.2f}]",
     ]
+
+
+def print_against(found: dict[str, Any]) -> None:
+    """McNemar's test of two runs, a line a probe."""
+    for probe, test in found.items():
+        difference, p = _against(test)
+        told = difference.replace("\\[", "[")
+        click.echo(
+            f"{probe:<8} {told} points [95 %], p {p}; {test['only_a']} and {test['only_b']} images right in one alone"
+        )
 
 
 def _print_accuracies(rows: dict[str, dict[str, Any] | None]) -> None:

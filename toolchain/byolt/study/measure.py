@@ -3,26 +3,23 @@
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from byolt.data import ImageStore, open_splits
 from byolt.data.source import Labels
 from byolt.data.subsets import spread, stratified_subset
-from byolt.evaluation.downstream import load_classifier
+from byolt.evaluation.downstream import finetune_encoder, load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.evaluation.features import Subset
 from byolt.evaluation.figures import evaluate_features
-from byolt.evaluation.finetune import finetune
 from byolt.evaluation.linear import linear_probe
-from byolt.networks import build_encoder, without_initial_weights
+from byolt.networks import without_initial_weights
 from byolt.run import Run
 from byolt.schema import Recipe
 from byolt.sections_of_methods import MeanTeacherMethod
 from byolt.study.plan import Job
-from byolt.training.assembly import build_method, weight_seed
+from byolt.training.assembly import build_method
 from byolt.training.checkpoint import load_checkpoint
-from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 
 VALIDATION_IMAGES = 5000
@@ -132,28 +129,7 @@ def _accuracy(classifier: nn.Module, images: Any, labels: Labels | None, recipe:
 
 
 def _finetuned(encoder: nn.Module, train: ImageStore, test: ImageStore, recipe: Recipe) -> dict[str, Any]:
-    assert train.labels is not None
-    assert test.labels is not None
-    device = pick_device(recipe.machine.device)
-    untrained, _ = build_encoder(
-        without_initial_weights(recipe.model), seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px
-    )
-    figures = finetune(
-        encoder.to(device),
-        untrained.to(device),
-        train,
-        train.labels,
-        test,
-        test.labels,
-        classes=len(train.classes),
-        settings=recipe.finetune,
-        share=recipe.study.labelled_share,
-        validation_share=recipe.evaluation.validation_share,
-        seed=recipe.seed,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        device=torch.device(device),
-    ).figures
+    figures = finetune_encoder(encoder, train, test, recipe, recipe.study.labelled_share).figures
     return {
         "finetuned": round(figures["finetuned"]["accuracy"], 5),
         "scratch": round(figures["scratch"]["accuracy"], 5),

@@ -1,0 +1,77 @@
+"""What each classifier said of each test image, kept so that two models can be compared on the same images."""
+
+import io
+import zipfile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from byolt.data import ImageStore
+from byolt.data.source import Labels
+from byolt.evaluation.statistics import mcnemar
+from byolt.run import Run
+from byolt_export.errors import InputError, not_written
+
+PROBES = ("knn", "linear")
+
+
+class Predictions(NamedTuple):
+    """Answers of a run's frozen encoder."""
+
+    images: str
+    """Fingerprint of the test images."""
+    labels: Labels
+    answers: dict[str, Labels]
+    """By probe, (M,) each."""
+
+
+def write_predictions(run: Run, answers: dict[str, dict[str, Labels]], test: ImageStore) -> None:
+    """Keep the answers of every kind of features as ``evaluation/predictions.npz``.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written.
+    """
+    arrays: dict[str, Any] = {f"{name}_{probe}": told for name, by in answers.items() for probe, told in by.items()}
+    path = run.path / "evaluation" / "predictions.npz"
+    content = io.BytesIO()
+    np.savez_compressed(content, images=np.array(test.fingerprint), labels=test.labels, **arrays)  # type: ignore[arg-type]
+    beside = path.with_name(path.name + ".part")
+    try:
+        beside.write_bytes(content.getvalue())
+        beside.replace(path)
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def read_predictions(run: Run) -> Predictions:
+    """The answers of a run's encoder.
+
+    Raises:
+        InputError: The run was not evaluated with labels, or the file is damaged.
+    """
+    path = run.path / "evaluation" / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            answers = {probe: kept[f"encoder_{probe}"] for probe in PROBES}
+            return Predictions(str(kept["images"]), kept["labels"], answers)
+    except FileNotFoundError as error:
+        raise InputError(f"{run.path} has no predictions; make them with: byolt evaluate {run.path}") from error
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged ({error}); make it again with: byolt evaluate {run.path}") from error
+
+
+def compare_runs(run: Run, other: Run) -> dict[str, Any]:
+    """McNemar's test of one run's encoder against another's, by kNN and by linear probe, on the same test images.
+
+    It covers the draw of the test images and not that of the seeds: for methods compare several seeds (`byolt study`).
+
+    Raises:
+        InputError: One has no predictions, or they are of other images.
+    """
+    ours, theirs = read_predictions(run), read_predictions(other)
+    if ours.images != theirs.images or not np.array_equal(ours.labels, theirs.labels):
+        raise InputError(f"{run.path} and {other.path} were evaluated on other test images; evaluate both on one set")
+    return {
+        probe: mcnemar(ours.answers[probe] == ours.labels, theirs.answers[probe] == ours.labels)._asdict()
+        for probe in PROBES
+    }
