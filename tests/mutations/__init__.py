@@ -1,0 +1,14 @@
+"""Wrong formulas, each put into a copy of the sources in turn: every one must make a test fail.
+
+Run with ``python -m tests.mutations [NAME]``; prints a table and exits 1 where one survives.
+"""
+
+from tests.mutations.evaluation import EVALUATION
+from tests.mutations.learning import LEARNING
+from tests.mutations.methods import METHODS
+from tests.mutations.mutation import ROOT, Mutation
+from tests.mutations.statistics import STATISTICS
+
+MUTATIONS = [*METHODS, *LEARNING, *EVALUATION, *STATISTICS]
+
+__all__ = ["MUTATIONS", "ROOT", "Mutation"]

@@ -1,0 +1,86 @@
+"""Wrong formulas of the training step, the schedules, the optimizer and the views."""
+
+from tests.mutations.mutation import Mutation
+
+LEARNER = "toolchain/byolt/training/learner.py"
+OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
+SCHEDULES = "toolchain/byolt/training/schedules.py"
+BATCHED = "toolchain/byolt/views/batched.py"
+IN_TRAINING, IN_VIEWS = "tests/training", "tests/views"
+
+LEARNING = [
+    Mutation(
+        "target updated before the optimizer",
+        LEARNER,
+        '        with record_function("optimizer"):\n            self.optimizer.step()\n',
+        '        self.method.update_target(self.tau(step) or 0.0)\n        with record_function("optimizer"):\n'
+        "            self.optimizer.step()\n            decay = None\n            self.tau = lambda step: None\n",
+        IN_TRAINING,
+    ),
+    Mutation("tau off by one step", LEARNER, "return tau(step, ", "return tau(step + 1, ", IN_TRAINING),
+    Mutation(
+        "rate off by one step", LEARNER, "return learning_rate(step, ", "return learning_rate(step + 1, ", IN_TRAINING
+    ),
+    Mutation("rate not scaled by the batch", LEARNER, "recipe.optim.batch_size / 256", "1", IN_TRAINING),
+    Mutation("accumulated gradients summed", LEARNER, "(outcome.loss / self.accumulate)", "outcome.loss", IN_TRAINING),
+    Mutation("gradients carried over", LEARNER, "self.optimizer.zero_grad(set_to_none=True)", "pass", IN_TRAINING),
+    Mutation("biases decayed", OPTIMIZERS, '"weight_decay": 0.0}', '"weight_decay": optim.weight_decay}', IN_TRAINING),
+    Mutation("biases adapted by LARS", OPTIMIZERS, '{"adapt": False}', '{"adapt": True}', IN_TRAINING),
+    Mutation(
+        "trust ratio upside down", OPTIMIZERS, "weight_norm / update_norm,", "update_norm / weight_norm,", IN_TRAINING
+    ),
+    Mutation("trust ratio without decay", OPTIMIZERS, 'alpha=group["weight_decay"])', "alpha=0.0)", IN_TRAINING),
+    Mutation(
+        "momentum not decayed",
+        OPTIMIZERS,
+        '_foreach_mul_(momenta, group["momentum"])',
+        "_foreach_mul_(momenta, 1.0)",
+        IN_TRAINING,
+    ),
+    Mutation(
+        "rate inside the momentum",
+        OPTIMIZERS,
+        "_foreach_add_(momenta, update)",
+        "_foreach_add_(momenta, update, alpha=group['lr'])",
+        IN_TRAINING,
+    ),
+    Mutation("step uphill", OPTIMIZERS, 'alpha=-group["lr"]', 'alpha=group["lr"]', IN_TRAINING),
+    Mutation(
+        "cosine over twice the steps",
+        SCHEDULES,
+        "math.cos(math.pi * progress)",
+        "math.cos(math.pi * progress / 2)",
+        IN_TRAINING,
+    ),
+    Mutation("decay counted from step 0", SCHEDULES, "(step - warmup_steps) / max", "step / max", IN_TRAINING),
+    Mutation(
+        "tau falls for rises",
+        SCHEDULES,
+        "(math.cos(math.pi * step / steps) + 1)",
+        "(1 - math.cos(math.pi * step / steps))",
+        IN_TRAINING,
+    ),
+    Mutation(
+        "hue turned the other way",
+        BATCHED,
+        "add_(turns[:, None, None] + 2)",
+        "sub_(turns[:, None, None] - 2)",
+        IN_VIEWS,
+    ),
+    Mutation(
+        "every image solarized",
+        BATCHED,
+        "torch.where(p.solarize, 1.0, 3.0)",
+        "torch.where(p.solarize, 1.0, 1.0)",
+        IN_VIEWS,
+    ),
+    Mutation("blur of a smaller sigma", BATCHED, "torch.exp(-0.5 * (distance", "torch.exp(-1.0 * (distance", IN_VIEWS),
+    Mutation("shrunk without antialiasing", BATCHED, "scale.clamp_min(1)", "scale.clamp(1, 1)", IN_VIEWS),
+    Mutation(
+        "aspect uniform for log-uniform",
+        BATCHED,
+        "torch.exp(math.log(aspect_low) + aspects * math.log(aspect_high / aspect_low))",
+        "aspect_low + aspects * (aspect_high - aspect_low)",
+        IN_VIEWS,
+    ),
+]
