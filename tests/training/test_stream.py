@@ -9,7 +9,7 @@ from PIL import Image
 from tests.conftest import tiny_recipe
 
 from byolt.data import FolderSource, ImageStore, open_store
-from byolt.training.stream import Plan, view_stream
+from byolt.training.stream import Labelled, Plan, view_stream
 from byolt_export.errors import InputError
 
 
@@ -44,3 +44,66 @@ def test_a_vanished_image_is_one_sentence_from_a_worker_too(tmp_path: Path, work
     assert str(fault.value) == (
         f"image {store.path(lost)} is gone since the folder was listed; put it back, or start again"
     )
+
+
+def two_streams(start_step: int = 0, images: int = 40, seed: int = 4) -> Plan:
+    labelled = Labelled(np.arange(0, images, 4), np.arange(0, images, 4) % 3, per_batch=3)
+    return Plan(images, 8, 3, seed=seed, start_step=start_step, labelled=labelled)
+
+
+def test_a_plan_with_labels_has_as_many_steps_and_begins_each_batch_with_its_labelled_images() -> None:
+    batches, plain = list(two_streams()), list(Plan(40, 8, 3, seed=4))
+    assert len(batches) == len(plain) == 15
+    for batch in batches:
+        assert batch.labels is not None
+        assert (batch.indices[:3] % 4 == 0).all()
+        assert batch.labels[:3].tolist() == [index % 3 for index in batch.indices[:3]]  # The label of the image itself.
+        assert batch.labels[3:].tolist() == [-1] * 5
+        assert len(batch.indices) == 8
+
+
+def test_each_labelled_image_comes_once_a_pass_in_an_order_of_its_own() -> None:
+    drawn = np.concatenate([batch.indices[:3] for batch in two_streams()])  # 45 draws of 10 images.
+    passes = [drawn[start : start + 10].tolist() for start in range(0, 40, 10)]
+    assert all(sorted(one) == list(range(0, 40, 4)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+    other = np.concatenate([batch.indices[:3] for batch in two_streams(seed=5)])
+    assert drawn.tolist() != other.tolist()
+
+
+def test_unlabelled_images_come_at_most_once_an_epoch() -> None:
+    for epoch in range(3):
+        seen = np.concatenate([batch.indices[3:] for batch in two_streams() if batch.epoch == epoch])
+        assert len(seen) == len(set(seen.tolist())) == 25
+
+
+def test_a_plan_with_labels_begun_at_any_step_goes_on_with_the_same_batches() -> None:
+    def told(start: int) -> list[tuple[list[int], ...]]:
+        return [tuple(part.tolist() for part in (b.indices, b.labels, b.draws)) for b in two_streams(start)]  # type: ignore[union-attr]
+
+    whole = told(0)
+    for start in range(16):
+        assert told(start) == whole[start:]
+
+
+def test_an_image_that_comes_twice_an_epoch_is_seen_in_two_ways(tmp_path: Path) -> None:
+    draws = [(batch.epoch, int(draw)) for batch in two_streams() for draw in batch.draws]  # type: ignore[union-attr]
+    assert len(set(draws)) == len(draws)
+    store = streamed(tmp_path, images=40)
+    recipe = tiny_recipe()
+    seen: dict[tuple[int, int], list[torch.Tensor]] = {}
+    plan = two_streams()
+    for batch, (epoch, views) in zip(plan, view_stream(plan, store, recipe, torch.device("cpu")), strict=True):
+        assert batch.labels is not None
+        assert torch.equal(views[2], torch.from_numpy(batch.labels))
+        for index, view in zip(batch.indices[:3].tolist(), views[0][:3], strict=True):
+            seen.setdefault((epoch, index), []).append(view)
+    twice = [views for views in seen.values() if len(views) > 1]
+    assert twice
+    assert all(not torch.equal(*views[:2]) for views in twice)
+
+
+def test_other_plans_have_no_labels(tmp_path: Path) -> None:
+    plan = Plan(32, 8, 1, seed=0)
+    _, batch = next(view_stream(plan, streamed(tmp_path), tiny_recipe(), torch.device("cpu")))
+    assert len(batch) == 2
