@@ -242,6 +242,8 @@ class _Inline:
 
     def __exit__(self, *_: Any) -> None: ...
 
+    def shutdown(self, **_: Any) -> None: ...
+
     def submit(self, function: Any, *arguments: Any) -> Any:
         from concurrent.futures import Future
 
@@ -250,6 +252,7 @@ class _Inline:
         return done
 
 
+@pytest.mark.full  # Two processes that import torch.
 def test_two_runs_at_once_in_processes_of_their_own_give_what_one_alone_gives(tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, schedule={"epochs": 1})
     jobs = jobs_of([method_arm(recipe, "byol")], [0, 1], "tuning")
@@ -263,7 +266,8 @@ def test_two_runs_at_once_in_processes_of_their_own_give_what_one_alone_gives(tm
         assert float(told["rankme"]) == alone["rankme"]
 
 
-def test_a_fault_of_a_run_is_one_sentence_and_names_it(tmp_path: Path) -> None:
+def test_a_fault_of_a_run_is_one_sentence_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("byolt.study.runner.ProcessPoolExecutor", _Inline)
     recipe = recipe_in(tmp_path, data={"name": "folder", "root": tmp_path / "gone"})
     with pytest.raises(ByoltError, match="byol, seed 0: .*gone"):
         complete(jobs_of([method_arm(recipe, "byol")], [0], "study"), "x", Ledger(tmp_path / "r.csv"), at_once=1,
