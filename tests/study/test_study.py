@@ -114,6 +114,13 @@ def test_every_method_tries_the_same_number_of_settings(tmp_path: Path) -> None:
         recipe_in(tmp_path, study={"tuning": {"byol": [{"optim.base_lr": 0.1}], "simclr": []}})
 
 
+def test_a_set_without_labels_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path, data={"labels": "none"})
+    with pytest.raises(InputError, match="a study compares by labels"):
+        ablate_recipe(recipe, "", "target", seeds=1, results=tmp_path, at_once=1, say=silent)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
     arms = [method_arm(recipe_in(tmp_path), name) for name in ("byol", "simclr")]
     assert [(job.recipe.seed, job.arm) for job in jobs_of(arms, [3, 4], "study")] == [

@@ -48,7 +48,7 @@ THRESHOLDS = (
         z_std_ratio=0.1,
         rankme_share=0.0,
         patience=3,  # It ends the run, so it waits longest.
-        advice="all images fall onto one point: keep `method.predictor: mlp` and `method.target: ema`, "
+        advice="all images fall onto one point: keep BYOL's `method.predictor: mlp` and `method.target: ema`, "
         "and lower optim.base_lr",
     ),
 )

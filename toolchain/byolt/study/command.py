@@ -169,7 +169,9 @@ def _figures(
     recipe: Recipe, recipe_text: str, bench: Bench, name: str, title: str, tables: list[Table], notes: list[str]
 ) -> StudyFigures:
     made = environment()
-    hours = sum(float(row["learn_s"]) for row in bench.ledger.rows().values()) / 3600
+    # A run that is measured in two ways was learned once.
+    learned = {row["run"]: float(row["learn_s"]) for row in bench.ledger.rows().values()}
+    hours = sum(learned.values()) / 3600
     about = {
         "byolt": made["byolt"],
         "torch": made["packages"].get("torch", ""),

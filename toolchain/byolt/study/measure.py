@@ -20,22 +20,17 @@ from byolt.sections_of_methods import MeanTeacherMethod
 from byolt.study.plan import Job
 from byolt.training.assembly import build_method
 from byolt.training.checkpoint import load_checkpoint
-from byolt_export.errors import InputError
 
 VALIDATION_IMAGES = 5000
 """Of Mean Teacher: training images whose labels it was not given."""
 
 
 def measure(run: Run, job: Job) -> dict[str, Any]:
-    """Columns of the ledger: for tuning the validation accuracy alone, so that no choice has seen the test images.
-
-    Raises:
-        InputError: The set has no labels.
-    """
+    """Columns of the ledger: for tuning the validation accuracy alone, so that no choice has seen the test images."""
     recipe = job.recipe
     splits = open_splits(recipe.data, recipe.seed)
-    if splits.train is None or splits.test is None:
-        raise InputError(f"{recipe.name}: a study compares by labels; give the images in a sub-folder a class")
+    assert splits.train is not None
+    assert splits.test is not None
     train = evaluation_store(splits.train, recipe)
     encoder = last_encoder(run)
     result = run.result or {}

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +18,14 @@ from byolt.schema import Recipe
 from byolt.study.ledger import Key, Ledger, Row, key_of
 from byolt.study.plan import Job
 from byolt.training.signals import StopSignals
-from byolt_export.errors import ByoltError, Stopped, TrainingFault
+from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
 
 Say = Callable[[str], None]
 _POLL_S = 1.0
 
 
 class Answer(NamedTuple):
-    """What a process sends back: a row, or the fault in words and its exit code."""
+    """What a process sends back: a row, or the fault in words."""
 
     row: dict[str, Any] | None
     fault: str = ""
@@ -49,7 +50,9 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
     rows = ledger.rows()
     wanted = {key_of(job, fingerprint): job for job in jobs}
     missing = {key: job for key, job in wanted.items() if key not in rows}
-    say(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them known; learning {len(missing)}, {at_once} at once")
+    if missing:
+        known = len(wanted) - len(missing)
+        say(f"{len(wanted)} runs, {known} of them known; learning {len(missing)}, {at_once} at once")
     started_s, done = time.monotonic(), 0
     with StopSignals() as signals, ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
         pending: dict[Future[Answer], tuple[Key, Job]] = {
@@ -61,7 +64,7 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
                 _stop(pool, signals.received)
             for future in finished:
                 key, job = pending.pop(future)
-                row = _row(future.result(), pool)
+                row = _row(future, pool)
                 ledger.append(key._asdict() | row)
                 done += 1
                 left_s = (time.monotonic() - started_s) / done * len(pending)
@@ -72,8 +75,14 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
     return {key: rows[key] for key in wanted}
 
 
-def _row(answered: Answer, pool: ProcessPoolExecutor) -> dict[str, Any]:
+def _row(future: "Future[Answer]", pool: ProcessPoolExecutor) -> dict[str, Any]:
     """The row of a run; after a fault no further run is begun, and those at hand stop at a checkpoint."""
+    try:
+        answered = future.result()
+    except BrokenProcessPool as error:
+        raise ByoltError(
+            "the process of a run was killed, by the system if memory ran out; go on with fewer --jobs"
+        ) from error
     if answered.row is not None:
         return answered.row
     pool.shutdown(wait=False, cancel_futures=True)
@@ -176,11 +185,16 @@ def ledger_of(results: Path, recipe: Recipe) -> Ledger:
 
 
 def decode_all(recipe: Recipe) -> str:
-    """Decode what every run needs before several ask for it at once; the fingerprint of the images to learn from."""
+    """Decode what every run needs before several ask for it at once; the fingerprint of the images to learn from.
+
+    Raises:
+        InputError: The set has no labels, by which a study compares.
+    """
     splits = open_splits(recipe.data, recipe.seed)
+    if splits.train is None or splits.test is None:
+        raise InputError(f"{recipe.name}: a study compares by labels; give the images in a sub-folder a class")
     for source in (splits.train, splits.test):
-        if source is not None:
-            evaluation_store(source, recipe)
+        evaluation_store(source, recipe)
     return learning_fingerprint(recipe)
 
 
