@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style, themed
 from byolt_export.errors import MissingPart
+from byolt_export.page import visible
 
 WIDTH_IN, HEIGHT_IN = 5.0, 2.9
 """At 72 points an inch: 360 px wide, so that text has its true size on a phone and in three columns."""
@@ -95,19 +97,29 @@ def _draw(axes: Any, panel: Panel) -> None:
         band = panel.band
         axes.fill_between(band.x, band.low, band.high, color=PALETTE[2], alpha=0.25, linewidth=0, label=band.name)
     for line in panel.lines:
-        mark = {"marker": "o", "markersize": 3.5} if line.marks else {}
+        mark: dict[str, Any] = {"marker": "o", "markersize": 3.5, "clip_on": False} if line.marks else {}
         axes.plot(line.x, line.y, line.dash, color=line.colour, linewidth=1.3, label=line.name or "_", **mark)
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(lambda *_: "")
     axes.set_ylim(*panel.y_range)
-    for limit in panel.limits:
+    for number, limit in enumerate(panel.limits):
         axes.axhline(limit.level, color=ALARM, linewidth=1, linestyle=(0, (4, 3)))
-        place = axes.get_yaxis_transform()  # x as a share of the axes, y in data.
-        axes.text(0.99, limit.level, limit.name, color=ALARM, transform=place, ha="right", va="bottom", fontsize=8)
+        side = number % 2  # Names of near levels stand at different ends.
+        axes.annotate(
+            limit.name,
+            (1 - side, limit.level),
+            xycoords=axes.get_yaxis_transform(),  # x as a share of the axes, y in data.
+            xytext=(4 * side - 2, 2),
+            textcoords="offset points",
+            color=ALARM,
+            fontsize=9,
+            ha="left" if side else "right",
+            va="bottom",
+        )
     if panel.legend and (panel.band is not None or any(line.name for line in panel.lines)):
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False)
 
 
 def class_cloud(
@@ -116,9 +128,11 @@ def class_cloud(
     """Points on a plane whose axes mean nothing, coloured by class where there are labels."""
     with canvas() as figure:
         shown = [] if labels is None else most_frequent(labels)
-        rows = math.ceil(len(shown) / 4)
+        columns = 4 if max((len(plain(classes[one])) for one in shown), default=0) <= 11 else 2
+        rows = math.ceil(len(shown) / columns)
         figure.set_size_inches(WIDTH_IN, 3.7 + 0.19 * rows)
         axes = figure.subplots()
+        handles, names = [], [plain(name) for name in classes]
         rest = np.ones(len(points), bool) if labels is None else ~np.isin(labels, shown)
         colour = PALETTE[0] if labels is None else FAINT
         if rest.any():
@@ -127,14 +141,21 @@ def class_cloud(
             assert labels is not None
             mark = _MARKS[number // len(PALETTE)]
             inside = points[labels == one]
-            axes.scatter(*inside.T, s=9, color=series_style(number)[0], marker=mark, linewidths=0, label=classes[one])
+            handles.append(axes.scatter(*inside.T, s=9, color=series_style(number)[0], marker=mark, linewidths=0))
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_xlabel("first t-SNE axis, no unit")
         axes.set_ylabel("second t-SNE axis, no unit")
         if shown:
-            columns = 4 if max(len(classes[one]) for one in shown) <= 12 else 2
-            figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8, handletextpad=0.2)
+            figure.legend(
+                handles,
+                [f"\u200a{names[one]}" for one in shown],  # A name that starts with _ would be left out.
+                loc="outside lower center",
+                ncols=columns,
+                frameon=False,
+                handletextpad=0.2,
+                columnspacing=1,
+            )
         return finished(figure, key, label)
 
 
@@ -155,12 +176,13 @@ def matrix_chart(key: str, label: str, shares: npt.NDArray[np.float64], classes:
         pixels = np.concatenate([np.broadcast_to(blue, (*shares.shape, 3)), 0.75 * shares[..., None]], 2)
         axes.imshow(pixels, interpolation="none", aspect="auto")  # The page shows through where a share is small.
         if count <= 30:
-            axes.set_xticks(range(count), classes, rotation=45, ha="right", rotation_mode="anchor")
-            axes.set_yticks(range(count), classes)
+            names = [plain(name) for name in classes]
+            axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(count), names)
         if count <= 12:
             for row, column in np.argwhere(shares >= 0.005):
                 text = f"{100 * shares[row, column]:.0f}"
-                axes.text(column, row, text, ha="center", va="center", color=INK, fontsize=8)
+                axes.text(column, row, text, ha="center", va="center", color=INK, fontsize=9)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.grid(False)
@@ -179,11 +201,14 @@ def canvas() -> Iterator[Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPart('matplotlib is not installed, which draws: pip install "byolt[train]"') from error
-    style: dict[str, Any] = {
+    style: Any = {
         "svg.fonttype": "none",  # Text stays text: small, sharp, and read aloud.
         "svg.hashsalt": "byolt",
         "font.family": "DejaVu Sans",
-        "font.size": 9,
+        "text.parse_math": False,  # A name may hold a dollar.
+        "font.size": 10,
+        "axes.labelsize": 10,
+        "legend.fontsize": 9,
         "text.color": INK,
         "axes.edgecolor": FAINT,
         "axes.labelcolor": INK,
@@ -200,8 +225,15 @@ def canvas() -> Iterator[Any]:
         "figure.facecolor": "none",
         "axes.facecolor": "none",
     }
-    with mpl.rc_context(style):
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # The page's font draws the text.
         yield Figure(layout="constrained")
+
+
+def plain(name: str, most: int = 24) -> str:
+    """A name as a chart can show it: short, and without characters that cannot be seen."""
+    name = str(visible(name))
+    return name if len(name) <= most else name[: most - 1] + "\u2026"
 
 
 def finished(figure: Any, key: str, label: str) -> Markup:
@@ -209,4 +241,4 @@ def finished(figure: Any, key: str, label: str) -> Markup:
     file = io.StringIO()
     # No date and no version: the same run gives the same file.
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return Markup(themed(file.getvalue(), key, label))  # noqa: S704 - what names hold, matplotlib has escaped.
+    return Markup(themed(file.getvalue(), key, label))  # Names in it were escaped by matplotlib.

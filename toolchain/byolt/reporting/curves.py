@@ -123,8 +123,8 @@ def learning_charts(course: Course) -> list[Chart]:
                 _panel(course, "images_per_s", "images/s", y_range=(0, None)),
                 _panel(course, "data_wait", "data wait (%)", percent=True, colour=1, y_range=(0, None)),
             ],
-            "Images learned from a second, and the share of the time that the device waited for images. Dips are "
-            "other work on the machine.",
+            "Images learned from a second, and the share of the time that the device waited for images. Views of "
+            "another size change the level; dips are often other work on the machine.",
         ),
     ]
     return [chart for chart in found if chart is not None]
@@ -243,5 +243,3 @@ def _rank_limits(course: Course) -> list[Limit]:
     most = min(course.probe_images, features)
     levels = {max(RANKME_FLOOR, limit.rankme_share * most): limit.state for limit in reversed(THRESHOLDS)}
     return [Limit(level, f"{state} below {level:g}") for level, state in levels.items()]
-
-

@@ -163,7 +163,7 @@ def _start(unit: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float32]:
     size = planar[:, 0].std() if planar.shape[1] == 2 else 0.0
     if size < 1e-9:
         planar, size = np.random.default_rng(seed).standard_normal((len(unit), 2)), np.float64(1)
-    return (planar / size * 1e-4).astype(np.float32)
+    return np.asarray(planar / size * 1e-4, np.float32)
 
 
 def _confusion(encoder: torch.nn.Module, train: ImageStore, test: ImageStore, recipe: Recipe) -> Confusion:
@@ -172,9 +172,7 @@ def _confusion(encoder: torch.nn.Module, train: ImageStore, test: ImageStore, re
     few, held_out = spread(len(train), PROBE_IMAGES), spread(len(test), TEST_IMAGES)
     how: dict[str, Any] = {"validation_share": recipe.evaluation.validation_share, "seed": recipe.seed}
     classes = len(train.classes)
-    probe = linear_probe(
-        embed_store(encoder, Subset(train, few), recipe), train.labels[few], classes=classes, **how
-    )
+    probe = linear_probe(embed_store(encoder, Subset(train, few), recipe), train.labels[few], classes=classes, **how)
     predicted, true = probe.predict(embed_store(encoder, Subset(test, held_out), recipe)), test.labels[held_out]
     counts = np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
     return Confusion(counts, len(few), len(held_out), float((predicted == true).mean()))

@@ -55,9 +55,9 @@ def themed(svg: str, key: str, label: str) -> str:
     inner = body[body.index(">") + 1 : body.rindex("</svg>")]
     inner = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", inner, flags=re.DOTALL)
     inner = inner.replace("xlink:href", "href").replace("'DejaVu Sans'", "system-ui, sans-serif")
-    inner = _own_ids(inner, key).replace(INK, "currentColor")
-    for stand_in, variable in VARIABLES.items():
-        inner = inner.replace(stand_in, f"var({variable})")
+    inner = _own_ids(inner, key)
+    for stand_in, colour in {INK: "currentColor", **{name: f"var({own})" for name, own in VARIABLES.items()}}.items():
+        inner = re.sub(rf"\b(fill|stroke): {stand_in}", rf"\1: {colour}", inner)
     inner = re.sub(r"\n\s*", "\n", inner).strip()
     head = f'<svg class="chart" role="img" aria-label="{escape(label)}" viewBox="{box[1]}">'
     return f"{head}\n{inner}\n</svg>"
