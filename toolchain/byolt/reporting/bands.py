@@ -76,18 +76,17 @@ def _curve(runs: Sequence[Metrics], key: str) -> Curve:
     every = [values_of(run, key) for run in runs]
     ends = [max(float(record["step"]) for record in run) for run in runs]
     for number in range(1, SHARES + 1):
-        share = number / SHARES
-        seen = [_around(values, share, end) for values, end in zip(every, ends, strict=True)]
+        seen = [_around(values, number, end) for values, end in zip(every, ends, strict=True)]
         if all(seen):  # A run that was not measured here would make the band narrower than it is.
             both = [value for one in seen for value in one]
-            curve.append([round(share, 4), min(both), max(both)])
+            curve.append([number / SHARES, min(both), max(both)])
     return curve
 
 
-def _around(values: list[tuple[float, float]], share: float, end: float) -> list[float]:
-    """A run's values in the stretch up to ``share``, or the one between its neighbours."""
-    stop, start = share * end, (share - 1 / SHARES) * end
-    inside = [value for step, value in values if start < step <= stop * (1 + 1e-9)]
+def _around(values: list[tuple[float, float]], number: int, end: float) -> list[float]:
+    """A run's values in the ``number``-th stretch, or at its end the one between its neighbours."""
+    inside = [value for step, value in values if (number - 1) * end < step * SHARES <= number * end]
+    stop = number * end / SHARES
     if inside or not values or stop < values[0][0]:
         return inside
     steps, heights = zip(*values, strict=True)

@@ -71,7 +71,8 @@ def learning_charts(course: Course) -> list[Chart]:
             "loss",
             "Loss",
             [_panel(course, "loss", "loss (no unit)")],
-            "It falls, then levels off. A low loss alone proves nothing: a collapsed encoder has the lowest.",
+            "As a rule it falls, then levels off; against a moving target it may rise for a while. A low loss alone "
+            "proves nothing: a collapsed encoder has the lowest.",
         ),
         _chart(
             course,
@@ -154,7 +155,7 @@ def dynamics_charts(course: Course) -> list[Chart]:
             "Distance of the target",
             [_panel(course, "target_distance", "relative L2 distance", y_range=(0, None))],
             "How far the target's weights lag behind the online ones. The lag makes the target a steadier teacher; "
-            "it closes as the learning rate falls to 0.",
+            "0 would be no target of its own.",
         ),
         spectrum_chart(course),
     ]
@@ -241,5 +242,8 @@ def _rank_limits(course: Course) -> list[Limit]:
     """The levels that the verdict compares RankMe with, of the features' own size."""
     features = max((int(record["features"]) for record in course.metrics if "features" in record), default=0)
     most = min(course.probe_images, features)
-    levels = {max(RANKME_FLOOR, limit.rankme_share * most): limit.state for limit in reversed(THRESHOLDS)}
+    levels: dict[float, str] = {}
+    for limit in THRESHOLDS:
+        level = max(RANKME_FLOOR, limit.rankme_share * most)
+        levels[level] = f"{levels[level]}, {limit.state}" if level in levels else limit.state
     return [Limit(level, f"{state} below {level:g}") for level, state in levels.items()]

@@ -74,9 +74,15 @@ def _tiles(run: Run, recipe: Recipe, metrics: Metrics, last: dict[str, Any]) -> 
         ("RankMe", number(last.get("rankme"), ".1f"), f"of {last.get('features')} features"),
         ("z-std ratio", number(last.get("z_std_ratio"), ".2f"), "1 is even"),
         ("epochs", number(epochs, "d"), f"of {recipe.schedule.epochs}"),
-        ("learning took", number(None if spent_s is None else spent_s / 3600, ".2f"), "hours"),
+        ("learning took", *_duration(spent_s)),
     ]
     return [(name, figure, small) for name, figure, small in rows if figure is not None]
+
+
+def _duration(seconds: float | None) -> tuple[Figure | None, str]:
+    if seconds is None:
+        return None, ""
+    return (number(seconds / 3600, ".2f"), "hours") if seconds >= 360 else (number(seconds / 60, ".1f"), "minutes")
 
 
 def _accuracy(figures: dict[str, Any], kind: str) -> float | None:

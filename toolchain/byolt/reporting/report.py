@@ -140,7 +140,7 @@ def _cloud(found: Any) -> Chart:
     return Chart(
         "Map of the embeddings",
         class_cloud("cloud", "t-SNE map of the embeddings", found.map.points, labels, found.classes),
-        f"t-SNE of {len(found.map.points)} images of the learning set: images with near embeddings stand near each "
+        f"t-SNE of {len(found.map.points):,} images of the learning set: images with near embeddings stand near each "
         f"other; distances between far groups, sizes and directions mean nothing.{told}",
     )
 
@@ -156,8 +156,8 @@ def _feature_spectrum(found: Any) -> Chart | None:
     return Chart(
         "Spectrum of the encoder's features",
         svg,
-        f"Variance along each axis of the covariance of {found.gallery} images' features, as a share of their energy. "
-        "A flatter line uses more of the features; the dashed one is the same network before learning.",
+        f"Variance along each axis of the covariance of {found.gallery:,} images' features, as a share of their "
+        "energy. A flatter line uses more of the features; the dashed one is the same network before learning.",
     )
 
 
@@ -174,8 +174,8 @@ def _confusion(found: Any) -> dict[str, Any] | None:
     classes = found.classes
     reading = (
         f"Row: true class, column: what the probe said, in % of the row; a good encoder fills the diagonal. The probe "
-        f"was fitted for this picture on {confusion.n_train} labelled training images, spread evenly, and tested on "
-        f"{confusion.n_test} test images: {confusion.accuracy:.1%} correct. The table of accuracies has the probe "
+        f"was fitted for this picture on {confusion.n_train:,} labelled training images, spread evenly, and tested on "
+        f"{confusion.n_test:,} test images: {confusion.accuracy:.1%} correct. The table of accuracies has the probe "
         "on all of them."
     )
     svg = matrix_chart("confusion", "Confusion matrix of the linear probe on the test split", shares, classes)
