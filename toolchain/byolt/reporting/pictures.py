@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
@@ -15,12 +16,12 @@ _THUMB_PX = 26
 _MAP_PX = (1040, 700)
 
 
-def data_uri(png: bytes) -> str:
-    """A PNG file as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_uri(png: bytes) -> Markup:
+    """A PNG file as an address that holds it; needs no escaping."""
+    return Markup("data:image/png;base64," + base64.b64encode(png).decode())
 
 
-def picture(path: Path) -> tuple[str, int, int] | None:
+def picture(path: Path) -> tuple[Markup, int, int] | None:
     """A PNG file as a data URI with its width and height, or None where there is none that can be read."""
     try:
         png = path.read_bytes()
@@ -30,12 +31,12 @@ def picture(path: Path) -> tuple[str, int, int] | None:
         return None
 
 
-def square(pixels: Pixels) -> str:
+def square(pixels: Pixels) -> Markup:
     """One image (S, S, 3), scaled down where it is large, as a data URI."""
     return data_uri(_png(_scaled(pixels, MOST_PX)))
 
 
-def thumbnail_map(images: Pixels, points: npt.NDArray[np.float64]) -> tuple[str, int, int]:
+def thumbnail_map(images: Pixels, points: npt.NDArray[np.float64]) -> tuple[Markup, int, int]:
     """Thumbnails at their points, as a data URI with width and height; one that would hide another is left out."""
     width, height = _MAP_PX
     low, high = points.min(0), points.max(0)

@@ -107,7 +107,7 @@ def _seen(run: Run, recipe: Recipe) -> tuple[dict[str, Any] | None, list[str]]:
         "mapped": len(found.map.points),
         "spectrum": _feature_spectrum(found),
         "confusion": _confusion(found),
-    }, []
+    }, list(found.left_out)
 
 
 def _neighbour_rows(found: Any) -> list[list[dict[str, Any]]]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from byolt.data import ImageStore, open_splits
+from byolt.data import ImageStore, Splits, open_splits
 from byolt.data.source import Labels
 from byolt.data.subsets import spread
 from byolt.evaluation.dynamics import spectrum
@@ -45,7 +45,7 @@ class Neighbours:
     labels: Labels | None
     """(Q, 1 + K), -1 where not known; None without labels."""
     same_class: float | None
-    """Share of same-class neighbours of all gallery images whose class is known; None without labels."""
+    """Share of same-class neighbours over the gallery, where both classes are known; None without labels."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Seen:
     classes: tuple[str, ...]
     confusion: Confusion | None
     changed: bool
+    left_out: tuple[str, ...]
+    """Why there is no confusion matrix, where the labels would allow one."""
 
 
 def see(run: Run, recipe: Recipe) -> Seen:
@@ -100,6 +102,7 @@ def see(run: Run, recipe: Recipe) -> Seen:
     untrained, _ = build_encoder(
         without_initial_weights(recipe.model), seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px
     )
+    confusion, left_out = _confusion_or_why(encoder, splits, recipe)
     return Seen(
         gallery=len(chosen),
         neighbours=_neighbours(features, gallery, labels),
@@ -108,11 +111,10 @@ def see(run: Run, recipe: Recipe) -> Seen:
             "learned encoder": spectrum(features).tolist(),
             "untrained encoder": spectrum(embed_store(untrained, gallery, recipe)).tolist(),
         },
-        classes=store.classes if labels is not None else (),
-        confusion=None
-        if splits.train is None or splits.test is None
-        else _confusion(encoder, evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe), recipe),
+        classes=() if splits.train is None else splits.train.classes,
+        confusion=confusion,
         changed=store.fingerprint != run.environment.get("images"),
+        left_out=left_out,
     )
 
 
@@ -129,10 +131,11 @@ def _neighbours(features: Tensor, gallery: Subset, labels: Labels | None) -> Nei
     queries = spread(len(gallery), QUERIES)
     rows = np.concatenate([queries[:, None], order[queries]], 1)
     images = gallery.batch(rows.reshape(-1))
-    known = None if labels is None else labels >= 0
     same = None
-    if labels is not None and known is not None and known.any():
-        same = float((labels[order[known]] == labels[known][:, None]).mean())
+    if labels is not None:
+        theirs = labels[order]
+        known = (labels[:, None] >= 0) & (theirs >= 0)  # Of part of a set, as of STL-10, there are no labels.
+        same = float((theirs == labels[:, None])[known].mean()) if known.any() else None
     return Neighbours(
         images=images.reshape(*rows.shape, *images.shape[1:]),
         cosines=cosines[queries],
@@ -164,6 +167,18 @@ def _start(unit: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float32]:
     if size < 1e-9:
         planar, size = np.random.default_rng(seed).standard_normal((len(unit), 2)), np.float64(1)
     return np.asarray(planar / size * 1e-4, np.float32)
+
+
+def _confusion_or_why(
+    encoder: torch.nn.Module, splits: Splits, recipe: Recipe
+) -> tuple[Confusion | None, tuple[str, ...]]:
+    if splits.train is None or splits.test is None:
+        return None, ()
+    try:
+        train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
+        return _confusion(encoder, train, test, recipe), ()
+    except InputError as error:
+        return None, (f"errors by class: {error}",)
 
 
 def _confusion(encoder: torch.nn.Module, train: ImageStore, test: ImageStore, recipe: Recipe) -> Confusion:
