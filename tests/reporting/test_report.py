@@ -123,6 +123,9 @@ def test_its_figures_are_those_of_the_run(labelled: Run) -> None:
         if "rankme" in record:
             assert (repr(record["loss"]), f"{record['loss']:.3f}") in page.values
     assert f"tiny {labelled.hash}" in page.text
+    for key, result_key in (("optim.base_lr", True), ("data.labels", True), ("machine.threads", False)):
+        assert (f"<strong><code>&bull; {key}</code></strong>" in page.html) == result_key
+        assert key in page.text
     assert f"Verdict: {result['verdict']}" in page.text
 
 

@@ -184,6 +184,8 @@ def _told(value: Any) -> str:
         return " ".join(_told(one) for one in value) or "none"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return "none" if value is None else str(value)
 
 
