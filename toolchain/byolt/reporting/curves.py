@@ -65,7 +65,11 @@ def course_of(
 
 def learning_charts(course: Course) -> list[Chart]:
     """Loss, spread, RankMe, kNN, alignment and uniformity, schedules, speed: those that were measured."""
-    found = [
+    return [chart for chart in (*_representation(course), *_settings(course)) if chart is not None]
+
+
+def _representation(course: Course) -> list[Chart | None]:
+    return [
         _chart(
             course,
             "loss",
@@ -109,6 +113,11 @@ def learning_charts(course: Course) -> list[Chart]:
             "Alignment: squared distance of an image's two views, lower is better. Uniformity: how evenly images are "
             "spread, lower is better; towards 0 they fall onto one point.",
         ),
+    ]
+
+
+def _settings(course: Course) -> list[Chart | None]:
+    return [
         _chart(
             course,
             "schedules",
@@ -128,7 +137,6 @@ def learning_charts(course: Course) -> list[Chart]:
             "another size change the level; dips are often other work on the machine.",
         ),
     ]
-    return [chart for chart in found if chart is not None]
 
 
 def dynamics_charts(course: Course) -> list[Chart]:
