@@ -74,7 +74,7 @@ def render_page(report: Report, manifest: Manifest, golden: GoldenVectors) -> st
     except ImportError as error:
         raise MissingPart('jinja2 is not installed, which writes the page: pip install "byolt[export]"') from error
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_visible, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=StrictUndefined, finalize=visible, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(resources.files("byolt_export").joinpath("page.html.jinja").read_text("utf-8"))
     shown = [_file(file, manifest, golden) for file in report.files]
@@ -259,7 +259,7 @@ def _share(value: float | None) -> _Figure | None:
     return _figure(value, ".2%")
 
 
-def _visible(value: Any) -> Any:
+def visible(value: Any) -> Any:
     """Text in which characters that cannot be seen, or turn round what stands beside them, are spelled out."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value

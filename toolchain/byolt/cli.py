@@ -534,6 +534,23 @@ def _tell_study(figures: "StudyFigures", results: Path, following: str, as_json:
 
 
 @cli.command()
+@RUN
+@SET
+@RUNS_DIR
+@JSON
+def report(run_path: Path | None, overrides: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
+    """Write a run's report.html: curves, verdict, neighbours, map of the embeddings, tables; one file, no server."""
+    from byolt.reporting.report import report_run
+    from byolt.run import open_run
+
+    written = report_run(open_run(run_path, runs_dir), overrides)
+    for reason in written.left_out:
+        click.echo(f"left out: {reason}", err=True)
+    told = {"report": str(written.path), "bytes": written.path.stat().st_size, "left_out": list(written.left_out)}
+    _print(told, as_json, lambda: click.echo(written.path))
+
+
+@cli.command()
 @JSON
 def doctor(as_json: bool) -> None:
     """What this machine can do, and the line that mends what is missing."""

@@ -1,0 +1,237 @@
+"""The report says what the run's files say, holds what it shows, and is of whatever there is."""
+
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from rich.console import Console
+from tests.conftest import tiny_recipe
+from tests.reporting.pages import Page
+
+from byolt.cli import cli
+from byolt.evaluation.evaluate import evaluate_run
+from byolt.reporting.report import report_run
+from byolt.reporting.seen import nearest
+from byolt.run import Run, read_json, write_json
+from byolt.training.loop import pretrain
+from byolt_export.errors import InputError
+
+HOSTILE = "<img src=x onerror=alert(1)>&amp;"
+ODD = "_a $b$ \u4e2d"  # What matplotlib would leave out, set as a formula, or has no letter for.
+PLAIN = "plain"
+BY_LABELS = {"accuracies", "finetuning", "confusion"}
+ALWAYS = {"curves", "dynamics", "views", "neighbours", "map", "metrics", "made"}
+
+
+def draw_folder(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for number, name in enumerate((HOSTILE, ODD, PLAIN)):
+        (root / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = rng.integers(0, 120, (16, 16, 3)) + 45 * np.eye(3, dtype=np.int64)[number] * 3
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name / f"{index}.png")
+    return root
+
+
+def learn(folder: Path, **data: Any) -> Run:
+    images = {"name": "folder", "root": draw_folder(folder / "images"), "cache_dir": folder / "cache"}
+    recipe = tiny_recipe(
+        machine={"runs_dir": folder / "runs", "threads": 1, "log_every_steps": 1, "device": "cpu"}, data=images | data
+    )
+    return pretrain(recipe, "name: tiny\n", resume=None, console=Console(file=StringIO()))
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run with every figure that a run can have."""
+    run = learn(tmp_path_factory.mktemp("labelled"))
+    evaluate_run(run)
+    interval: dict[str, Any] = {"accuracy": 0.625, "interval_95": [0.5, 0.75], "n_test": 12}
+    figures = dict.fromkeys(("probe", "finetuned", "scratch"), interval)
+    run.write_figures(
+        "finetune", {**figures, "n_train": 24, "data": "folder <b>", "test": "test", "protocol": "all weights"}
+    )
+    file = {"name": "encoder.onnx", "precision": "fp32", "verdict": "not run here", "reason": "no <i>GPU</i>"}
+    write_json(run.bundle / "manifest.json", {"files": [file], "engines": []})
+    report_run(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = learn(tmp_path_factory.mktemp("unlabelled"), labels="none")
+    evaluate_run(run)
+    report_run(run)
+    return run
+
+
+def page_of(run: Run) -> Page:
+    return Page((run.path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_labelled_run_has_every_section_and_the_page_needs_nothing(labelled: Run) -> None:
+    page = page_of(labelled)
+    page.stands_alone()
+    assert page.sections == ALWAYS | BY_LABELS | {"collapse", "parity"}
+    assert {"Loss against the epoch", "t-SNE map of the embeddings"} <= set(page.charts)
+    assert len(page.html) < 5_000_000
+    assert "Left out" not in page.text
+
+
+def test_an_unlabelled_run_has_nothing_of_labels(unlabelled: Run) -> None:
+    page = page_of(unlabelled)
+    page.stands_alone()
+    assert page.sections == ALWAYS | {"collapse"}
+    for word in ("kNN", "accuracy", "class", "linear probe", PLAIN):
+        # The resolved recipe names its keys, whatever the run was given.
+        assert word not in page.text.partition("How it was made")[0]
+    assert "Spread of the projections (z-std) against the epoch" in page.charts
+
+
+def test_names_cannot_mark_up_the_page(labelled: Run) -> None:
+    page = page_of(labelled)
+    assert "onerror" not in page.html.replace("&lt;img src=x onerror=alert(1)&gt;&amp;amp;", "").replace(
+        "&lt;img src=x onerror=aler\u2026", ""
+    )
+    assert HOSTILE in page.text  # As text, whole, where there is room.
+    assert ODD in page.text
+    assert "folder <b>" in page.text
+    assert "no <i>GPU</i>" in page.text
+
+
+def test_its_figures_are_those_of_the_run(labelled: Run) -> None:
+    page, encoder = page_of(labelled), labelled.figures("encoder")
+    result, collapse = labelled.result, labelled.figures("collapse")
+    assert encoder is not None
+    assert result is not None
+    assert collapse is not None
+    for kind in ("knn", "linear"):
+        accuracy, (low, high) = encoder[kind]["accuracy"], encoder[kind]["interval_95"]
+        for value in (accuracy, low, high):
+            assert (repr(value), f"{value:.1%}") in page.values
+    for key, form in (("rankme", ".1f"), ("alignment", ".2f"), ("uniformity", ".2f")):
+        assert (repr(collapse["encoder"][key]), format(collapse["encoder"][key], form)) in page.values
+    assert (repr(result["rankme"]), f"{result['rankme']:.1f}") in page.values
+    for record in labelled.metrics():
+        if "rankme" in record:
+            assert (repr(record["loss"]), f"{record['loss']:.3f}") in page.values
+    assert f"tiny {labelled.hash}" in page.text
+    for key, result_key in (("optim.base_lr", True), ("data.labels", True), ("machine.threads", False)):
+        assert (f"<strong><code>&bull; {key}</code></strong>" in page.html) == result_key
+        assert key in page.text
+    assert f"Verdict: {result['verdict']}" in page.text
+
+
+def test_the_command_writes_the_same_bytes_again_and_prints_the_path(labelled: Run) -> None:
+    path = labelled.path / "report.html"
+    first = path.read_bytes()
+    done = CliRunner().invoke(cli, ["report", "--runs-dir", str(labelled.path.parent)])
+    assert done.output == f"{path}\n"
+    assert path.read_bytes() == first
+
+
+def test_nothing_of_this_machine_or_day_is_in_it(unlabelled: Run) -> None:
+    html = (unlabelled.path / "report.html").read_text(encoding="utf-8")
+    before = html.partition("How it was made")[0]  # Below that stand the recipe's own paths.
+    assert str(unlabelled.path.parent) not in before
+
+
+def test_an_unfinished_run_has_a_report_with_its_state(labelled: Run, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(labelled.path, tmp_path / labelled.path.name)))
+    (run.path / "result.json").unlink()
+    run.encoder_file.unlink()
+    shutil.rmtree(run.path / "evaluation")
+    shutil.rmtree(run.bundle)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "metrics.jsonl").write_text("".join(lines[:2]) + '{"step": 3, "ep')  # A kill leaves half a line.
+    written = report_run(run)
+    page = page_of(run)
+    page.stands_alone()
+    assert page.sections == {"curves", "dynamics", "views", "made"}
+    assert "unfinished: this is what there was when the report was written" in page.text
+    assert "Verdict" not in page.text
+    (reason,) = written.left_out
+    assert "has no encoder yet" in reason
+    assert reason in page.text
+
+
+def test_a_run_that_has_just_started_has_one_too(labelled: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path / "tiny-00000000")
+    run.path.mkdir()
+    shutil.copy(labelled.path / "recipe.resolved.yaml", run.path)
+    report_run(run)
+    assert page_of(run).sections == {"made"}
+
+
+def without_curves(run: Run, folder: Path) -> Run:
+    """A copy whose page is quick to make."""
+    copy = Run(Path(shutil.copytree(run.path, folder / run.path.name)))
+    (copy.path / "metrics.jsonl").unlink()
+    return copy
+
+
+def test_a_collapsed_run_says_so_with_advice(labelled: Run, tmp_path: Path) -> None:
+    run = without_curves(labelled, tmp_path)
+    run.encoder_file.unlink()
+    result = read_json(run.path / "result.json") or {}
+    write_json(run.path / "result.json", result | {"state": "collapsed", "verdict": "complete"})
+    report_run(run)
+    words = " ".join(page_of(run).text.split())
+    assert "collapsed; Verdict: complete \u2013 complete collapse" in words
+    assert "keep `method.predictor: mlp` and `method.target: ema`" in words
+    assert "collapsed by step" in words  # Why there is nothing of its encoder.
+
+
+def test_images_that_changed_since_are_told(labelled: Run, tmp_path: Path) -> None:
+    run = without_curves(labelled, tmp_path)
+    write_json(run.path / "environment.json", run.environment | {"images": "0" * 64})
+    report_run(run)
+    assert "The fingerprint of these images is not the one" in page_of(run).text
+    assert "The fingerprint of these images" not in page_of(labelled).text
+
+
+def test_test_images_that_are_gone_leave_out_the_errors_alone(
+    labelled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any) -> None:
+        raise InputError("the test images are gone")
+
+    monkeypatch.setattr("byolt.reporting.seen._confusion", gone)
+    run = without_curves(labelled, tmp_path)
+    assert report_run(run).left_out == ("errors by class: the test images are gone",)
+    page = page_of(run)
+    assert "neighbours" in page.sections
+    assert "confusion" not in page.sections
+
+
+def test_images_that_are_gone_leave_the_rest(labelled: Run, tmp_path: Path) -> None:
+    run = without_curves(labelled, tmp_path)
+    done = CliRunner().invoke(cli, ["report", str(run.path), "--set", f"data.root={tmp_path / 'gone'}", "--json"])
+    told = json.loads(done.stdout)
+    assert told["report"] == str(run.path / "report.html")
+    assert "gone" in told["left_out"][0]
+    assert page_of(run).sections == (BY_LABELS - {"confusion"}) | {"collapse", "views", "parity", "made"}
+
+
+def test_no_such_run(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["report", str(tmp_path / "nowhere")])
+    assert isinstance(done.exception, InputError)
+    assert "is not a run's folder" in str(done.exception)
+    done = CliRunner().invoke(cli, ["report", "--runs-dir", str(tmp_path)])
+    assert "no run in" in str(done.exception)
+
+
+def test_neighbours_by_cosine_without_itself() -> None:
+    # Cosines with the first: (1, 0).(3, 4) / 5 = 0.6, (1, 0).(4, 3) / 5 = 0.8, and -1; lengths do not count.
+    rows = torch.tensor([[1.0, 0.0], [3.0, 4.0], [40.0, 30.0], [-2.0, 0.0]])
+    cosines, order = nearest(rows, 2)
+    assert order[0].tolist() == [2, 1]
+    assert cosines[0].tolist() == pytest.approx([0.8, 0.6])
+    assert all(row not in order[row] for row in range(4))

@@ -1,0 +1,125 @@
+"""A study's page: every seed as given, mean and interval by hand, and right for one arm as for twelve."""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.reporting.pages import Page
+
+from byolt.reporting.study_page import Arm, StudyFigures, study_chart, write_study_report
+
+HOSTILE = "<b onclick=x>&"
+
+
+def metrics(rank: float, *, predictor: bool = True) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = [
+        {"step": step, "loss": 1.0, "z_std_ratio": 0.8, "projection_rank": rank + step} for step in (10, 20, 30)
+    ]
+    if predictor:
+        records[1]["predictor_alignment"] = records[2]["predictor_alignment"] = 0.5
+    records[2]["spectrum"] = [0.5, 0.25, 0.0]
+    return records
+
+
+def arm(name: str, *accuracies: float, **more: Any) -> Arm:
+    count = len(accuracies)
+    return Arm(name, "", tuple(range(count)), accuracies, more.pop("collapsed", (False,) * count), **more)
+
+
+def figures(*tables: tuple[str, tuple[Arm, ...]], **more: Any) -> StudyFigures:
+    told: dict[str, Any] = {"sentences": (), "comparisons": (), "notes": (), "environment": {}, "recipe_text": ""}
+    return StudyFigures("methods", "Methods", "linear probe", tables, **(told | more))
+
+
+def written(path: Path, study: StudyFigures) -> Page:
+    write_study_report(path / "study.html", study)
+    page = Page((path / "study.html").read_text(encoding="utf-8"))
+    page.stands_alone()
+    return page
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_one_to_twelve_arms(tmp_path: Path, count: int) -> None:
+    arms = tuple(arm(f"arm {k}", 0.5, 0.4, metrics=(metrics(k), metrics(k))) for k in range(count))
+    page = written(tmp_path, figures(("untuned", arms), ("tuned", arms)))
+    for k in range(count):
+        assert page.text.count(f"arm {k}") >= 6  # A row, a legend and a line of the chart in each of two tables.
+    assert sum("Effective rank" in label for label in page.charts) == 2
+    swatches = re.findall(r'style="(stroke: var[^"]*)"', page.html)[:count]
+    assert len(set(swatches)) == count  # Told apart by colour or dash.
+
+
+def test_mean_deviation_and_interval_by_hand(tmp_path: Path) -> None:
+    # 40, 42, 44: mean 42, deviation 2, t(2) = 4.3027 at 97.5 %: 42 -/+ 4.3027 x 2 / sqrt(3) = 37.03 to 46.97.
+    page = written(tmp_path, figures(("one", (arm("a", 0.40, 0.42, 0.44), arm("b", 0.3)))))
+    read = [text for _, text in page.values]
+    assert read[:7] == ["42.00%", "2.00%", "37.03%", "46.97%", "40.00%", "42.00%", "44.00%"]
+    assert read[7:] == ["30.00%", "30.00%"]  # One seed: a mean, and no spread.
+
+
+def test_collapsed_and_lost_seeds_are_marked(tmp_path: Path) -> None:
+    lost = arm("a", 0.1, math.nan, collapsed=(True, False))
+    page = written(tmp_path, figures(("one", (lost, arm("none", math.nan)))))
+    assert page.text.count("collapsed") == 3  # The seed, the key of the chart is "a collapsed one", and its caption.
+    assert "nan" not in page.html.lower().replace("nano", "")
+    only_lost = written(tmp_path, figures(("one", (arm("none", math.nan),))))
+    assert not only_lost.charts
+
+
+def test_what_is_not_there_has_no_section(tmp_path: Path) -> None:
+    page = written(tmp_path, figures(("one", (arm("a", 0.5, 0.6),))))
+    assert page.sections == {"seeds"}
+    assert "published" not in page.text
+    full = written(
+        tmp_path,
+        figures(
+            ("one", (arm("a", 0.5, 0.6, published="72.5 (300 epochs)"),)),
+            sentences=("a is better",),
+            comparisons=(
+                {"table": "one", "against": "b", "difference": 1.25, "low": -0.5, "high": math.nan, "p": 0.04},
+            ),
+            notes=("a note",),
+            environment={"byolt": "0.1.0"},
+            recipe_text="name: x\nseed: 0\n",
+        ),
+    )
+    assert full.sections == {"seeds", "sentences", "comparisons", "notes", "made"}
+    for text in ("72.5 (300 epochs)", "a is better", "a note", "name: x\nseed: 0"):
+        assert text in full.text
+    assert ("1.25", "+1.25") in full.values
+    assert "p, Holm" not in full.text
+
+
+def test_an_arm_without_predictor_or_metrics_has_no_line_of_it(tmp_path: Path) -> None:
+    arms = (arm("with", 0.5, metrics=(metrics(1),)), arm("without", 0.5, metrics=(metrics(1, predictor=False),)))
+    page = written(tmp_path, figures(("one", (*arms, arm("no metrics", 0.5)))))
+    assert any("Predictor" in label for label in page.charts)
+    page = written(tmp_path, figures(("one", arms[1:])))
+    assert any("Effective rank" in label for label in page.charts)
+    assert not any("Predictor" in label for label in page.charts)
+
+
+def test_names_cannot_mark_up_the_page_or_the_chart(tmp_path: Path) -> None:
+    study = figures((HOSTILE, (arm(HOSTILE, 0.5, 0.6),)), sentences=(HOSTILE,), recipe_text=HOSTILE)
+    page = written(tmp_path, study)
+    assert "<b" not in page.html.replace("<body", "").replace("<br", "")
+    assert HOSTILE in page.text
+    ElementTree.fromstring(study_chart(study))
+
+
+def test_the_chart_is_a_file_of_its_own_and_the_same_each_time() -> None:
+    study = figures(("untuned", (arm("a", 0.5, 0.6), arm("b", 0.1, 0.1, collapsed=(True, True)))))
+    svg = study_chart(study)
+    assert svg == study_chart(study)
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    used = set(re.findall(r"var\((--\w+)\)", svg))
+    assert used
+    for variable in used:  # Once for a light page and once for a dark one.
+        assert svg.count(f"{variable}: #") == 2
+    text = "".join(root.itertext())
+    assert all(word in text for word in ("untuned", "linear probe (%)", "a", "b"))
+    assert not re.search(r"#01020[345]", svg)

@@ -1,0 +1,167 @@
+"""The charts of a study: every seed a dot, and how the arms differ while they learn."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from byolt.evaluation.statistics import Summary, summarise
+from byolt.reporting.bands import values_of
+from byolt.reporting.charts import Chart, Line, Panel, canvas, finished, line_chart, plain
+from byolt.reporting.curves import spectra_svg, spectrum_line
+from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style
+
+SHARES = 60
+"""Points of a mean curve."""
+_NAME_CHARACTERS = 28
+
+# key: title, label of the axis, how to read it.
+_DYNAMICS = {
+    "projection_rank": (
+        "Effective rank of the projections",
+        "rank (directions)",
+        "How many directions carry the projections. An arm that collapses falls towards 1.",
+    ),
+    "z_std_ratio": (
+        "Spread of the projections (z-std)",
+        "z-std ratio (1 = even)",
+        "1 is even over all directions, 0 is a single point: complete collapse.",
+    ),
+    "predictor_alignment": (
+        "Predictor along the projections' axes",
+        "mean cosine (1 = aligned)",
+        "Rises towards 1 where the predictor turns into the axes of the projections' covariance; arms without a "
+        "predictor have no line.",
+    ),
+    "target_distance": (
+        "Distance of the target",
+        "relative L2 distance",
+        "How far the target's weights lag behind the online ones; arms without a target of their own have no line.",
+    ),
+    "loss": (
+        "Loss",
+        "loss (no unit)",
+        "Losses of different methods do not compare; that of a collapsed arm is often the lowest.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a study over its seeds."""
+
+    name: str
+    """For example "byol", or "target: copy"."""
+    changes: str
+    """What the recipe changes, in words; empty for nothing."""
+    seeds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    """Test accuracy a seed, in 0 to 1; NaN where a seed has none."""
+    collapsed: tuple[bool, ...]
+    """A seed."""
+    published: str = ""
+    """Published value beside it, as text."""
+    metrics: tuple[list[dict[str, Any]], ...] = ()
+    """``metrics.jsonl`` of each seed's run, where it is at hand."""
+
+    @property
+    def summary(self) -> Summary | None:
+        """Over the seeds that have an accuracy; None where none has."""
+        known = [value for value in self.accuracies if math.isfinite(value)]
+        return summarise(known) if known else None
+
+
+def accuracy_chart(key: str, label: str, measure: str, tables: Sequence[tuple[str, Sequence[Arm]]]) -> Markup:
+    """A panel a table, an arm a row: every seed a dot, the mean a bar across, its 95 % t interval a line."""
+    heights = [0.62 + 0.3 * len(arms) for _, arms in tables]
+    with canvas() as figure:
+        figure.set_size_inches(5.5, sum(heights) + 0.75)
+        every = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (caption, arms) in zip(every, tables, strict=True):
+            for row, arm in enumerate(arms):
+                _draw_arm(axes, row, arm)
+            axes.set_yticks(range(len(arms)), [plain(arm.name, _NAME_CHARACTERS) for arm in arms])
+            axes.set_ylim(len(arms) - 0.5, -0.5)
+            axes.margins(x=0.08)
+            axes.grid(False, axis="y")
+            axes.set_title(plain(caption, 48), loc="left", fontsize=10, fontweight="bold", color=INK)
+        every[-1].set_xlabel(f"{plain(measure, 44)} (%)")
+        figure.text(0.995, 0.004, _KEY, ha="right", va="bottom", fontsize=8.5, color=FAINT)
+        foot = 0.2 / figure.get_figheight()
+        figure.get_layout_engine().set(rect=(0, foot, 1, 1 - foot))
+        return finished(figure, key, label)
+
+
+_KEY = "dot: a seed; cross: a collapsed one; bar: mean; line: 95 % t interval"
+
+
+def _draw_arm(axes: Any, row: int, arm: Arm) -> None:
+    colour = PALETTE[row % len(PALETTE)]
+    summary = arm.summary
+    if summary is not None:
+        if math.isfinite(summary.low):
+            ends = [100 * summary.low, 100 * summary.high]
+            axes.plot(ends, [row, row], color=colour, linewidth=1.4, marker="|", markersize=8)
+        axes.plot([100 * summary.mean] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2.6)
+    for accuracy, gone in zip(arm.accuracies, arm.collapsed, strict=True):
+        if math.isfinite(accuracy):
+            how = (
+                {"marker": "x", "color": ALARM, "s": 30}
+                if gone
+                else {"marker": "o", "color": colour, "s": 17, "alpha": 0.75}
+            )
+            axes.scatter([100 * accuracy], [row], zorder=3, linewidths=1.4 if gone else 0, **how)
+
+
+def dynamics_charts(arms: Sequence[Arm], prefix: str) -> list[Chart]:
+    """A line an arm, the mean over its seeds, against the share of the run; then the spectrum at the end."""
+    found = []
+    for key, (title, y_label, reading) in _DYNAMICS.items():
+        lines = [line for number, arm in enumerate(arms) if (line := _mean_line(arm, number, key)) is not None]
+        if lines:
+            panel = Panel(y_label, lines, legend=False)
+            svg = line_chart(f"{prefix}-{key}", f"{title}, a line an arm", "share of the run (%)", [panel], (0, 100))
+            found.append(Chart(title, svg, reading))
+    lines = [line for number, arm in enumerate(arms) if (line := _last_spectrum(arm, number)) is not None]
+    svg_or_none = spectra_svg(f"{prefix}-spectrum", "Spectrum of the projections at the end, a line an arm", lines)
+    if svg_or_none is not None:
+        reading = (
+            "Variance along each axis of the projections' covariance at the end, first seed of each arm, as a share"
+        )
+        found.append(
+            Chart(
+                "Spectrum at the end",
+                svg_or_none,
+                f"{reading} of their energy. A line that drops early is dimensional collapse; an arm without a line "
+                "has nothing above rounding.",
+            )
+        )
+    return found
+
+
+def _mean_line(arm: Arm, number: int, key: str) -> Line | None:
+    """The mean over seeds at even shares of the run, where every seed with this key was measured."""
+    curves = [(values, metrics[-1]["step"]) for metrics in arm.metrics if (values := values_of(metrics, key))]
+    if not curves:
+        return None
+    shares = np.linspace(0, 1, SHARES + 1)
+    start = max(values[0][0] / end for values, end in curves)
+    stop = min(values[-1][0] / end for values, end in curves)
+    shares = shares[(shares >= start) & (shares <= stop)]
+    if not len(shares):
+        return None
+    heights = [np.interp(shares * end, *np.array(values).T) for values, end in curves]
+    colour, dash = series_style(number)
+    return Line((100 * shares).tolist(), np.mean(heights, axis=0).tolist(), "", colour, dash, len(shares) < 3)
+
+
+def _last_spectrum(arm: Arm, number: int) -> Line | None:
+    for metrics in arm.metrics:
+        spectra = [record["spectrum"] for record in metrics if record.get("spectrum")]
+        if spectra:
+            colour, dash = series_style(number)
+            return spectrum_line(spectra[-1], "", colour, dash)
+    return None
