@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.reporting.pages import Page
 
-from byolt.reporting.study_page import Arm, StudyFigures, study_chart, write_study_report
+from byolt.reporting.study_page import study_chart, write_study_report
+from byolt.study.figures import ArmFigures, StudyFigures, Table
 
 HOSTILE = "<b onclick=x>&"
 
@@ -24,14 +25,16 @@ def metrics(rank: float, *, predictor: bool = True) -> list[dict[str, Any]]:
     return records
 
 
-def arm(name: str, *accuracies: float, **more: Any) -> Arm:
+def arm(name: str, *accuracies: float, **more: Any) -> ArmFigures:
     count = len(accuracies)
-    return Arm(name, "", tuple(range(count)), accuracies, more.pop("collapsed", (False,) * count), **more)
+    return ArmFigures(name, "", tuple(range(count)), accuracies, more.pop("states", ("finished",) * count), **more)
 
 
-def figures(*tables: tuple[str, tuple[Arm, ...]], **more: Any) -> StudyFigures:
-    told: dict[str, Any] = {"sentences": (), "comparisons": (), "notes": (), "environment": {}, "recipe_text": ""}
-    return StudyFigures("methods", "Methods", "linear probe", tables, **(told | more))
+def figures(*tables: tuple[str, tuple[ArmFigures, ...]], **more: Any) -> StudyFigures:
+    told: dict[str, Any] = {"notes": (), "environment": {}, "recipe_text": "", "hours": 0.5, "ours": ""} | more
+    ours = told.pop("ours")
+    measured = tuple(Table(caption, "linear probe", arms, ours) for caption, arms in tables)
+    return StudyFigures("methods", "Methods", measured, **told)
 
 
 def written(path: Path, study: StudyFigures) -> Page:
@@ -61,9 +64,11 @@ def test_mean_deviation_and_interval_by_hand(tmp_path: Path) -> None:
 
 
 def test_collapsed_and_lost_seeds_are_marked(tmp_path: Path) -> None:
-    lost = arm("a", 0.1, math.nan, collapsed=(True, False))
+    lost = arm("a", 0.1, math.nan, states=("collapsed", "diverged"))
     page = written(tmp_path, figures(("one", (lost, arm("none", math.nan)))))
     assert page.text.count("collapsed") == 3  # The seed, the key of the chart is "a collapsed one", and its caption.
+    assert "a has a seed whose loss was not finite" in page.text
+    assert not [text for _, text in page.values if text == "10.00%"][1:]  # The seed's own; a mean would hide the other.
     assert "nan" not in page.html.lower().replace("nano", "")
     only_lost = written(tmp_path, figures(("one", (arm("none", math.nan),))))
     assert not only_lost.charts
@@ -76,21 +81,17 @@ def test_what_is_not_there_has_no_section(tmp_path: Path) -> None:
     full = written(
         tmp_path,
         figures(
-            ("one", (arm("a", 0.5, 0.6, published="72.5 (300 epochs)"),)),
-            sentences=("a is better",),
-            comparisons=(
-                {"table": "one", "against": "b", "difference": 1.25, "low": -0.5, "high": math.nan, "p": 0.04},
-            ),
+            ("one", (arm("a", 0.5, 0.525, published=72.5, source="300 epochs"), arm("b", 0.49, 0.51))),
+            ours="a",
             notes=("a note",),
             environment={"byolt": "0.1.0"},
             recipe_text="name: x\nseed: 0\n",
         ),
     )
     assert full.sections == {"seeds", "sentences", "comparisons", "notes", "made"}
-    for text in ("72.5 (300 epochs)", "a is better", "a note", "name: x\nseed: 0"):
+    for text in ("72.5 (300 epochs)", "a and b are not told apart", "a note", "name: x\nseed: 0"):
         assert text in full.text
-    assert ("1.25", "+1.25") in full.values
-    assert "p, Holm" not in full.text
+    assert "+1.25" in [text for _, text in full.values]  # Points: (1.0 + 1.5) / 2.
 
 
 def test_an_arm_without_predictor_or_metrics_has_no_line_of_it(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_an_arm_without_predictor_or_metrics_has_no_line_of_it(tmp_path: Path) -
 
 
 def test_names_cannot_mark_up_the_page_or_the_chart(tmp_path: Path) -> None:
-    study = figures((HOSTILE, (arm(HOSTILE, 0.5, 0.6),)), sentences=(HOSTILE,), recipe_text=HOSTILE)
+    study = figures((HOSTILE, (arm(HOSTILE, 0.5, 0.6),)), notes=(HOSTILE,), recipe_text=HOSTILE)
     page = written(tmp_path, study)
     assert "<b" not in page.html.replace("<body", "").replace("<br", "")
     assert HOSTILE in page.text
@@ -111,7 +112,7 @@ def test_names_cannot_mark_up_the_page_or_the_chart(tmp_path: Path) -> None:
 
 
 def test_the_chart_is_a_file_of_its_own_and_the_same_each_time() -> None:
-    study = figures(("untuned", (arm("a", 0.5, 0.6), arm("b", 0.1, 0.1, collapsed=(True, True)))))
+    study = figures(("untuned", (arm("a", 0.5, 0.6), arm("b", 0.1, 0.1, states=("collapsed", "collapsed")))))
     svg = study_chart(study)
     assert svg == study_chart(study)
     root = ElementTree.fromstring(svg)

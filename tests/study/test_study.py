@@ -131,7 +131,7 @@ def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
 def test_the_setting_of_best_validation_accuracy_is_chosen(tmp_path: Path) -> None:
     base = recipe_in(tmp_path, study={"tuning": {"byol": [{"optim.base_lr": 0.1}, {"optim.base_lr": 0.2}]}})
     ledger = Ledger(tmp_path / "rows.csv")
-    bench = Bench("images", ledger, range(2), 1, silent)
+    bench = Bench("images", 64, ledger, range(2), 1, silent)
     for arm, accuracy in zip(tuning_arms(base, "byol"), (0.3, 0.5, 0.5), strict=True):
         job = Job("byol", arm.with_seed(1000), "tuning")
         # The best on test images is another one: no choice may look there.
@@ -233,6 +233,8 @@ def test_a_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     page = (tmp_path / "results" / "tiny.md").read_text()
     assert "| byol |" in page
     assert all(f"{sentence[0].upper()}{sentence[1:]}." in page for sentence in without["sentences"])
+    for kind in ("svg", "html"):
+        assert "byol, then fine-tuned" in (tmp_path / "results" / f"tiny.{kind}").read_text()
     before = (tmp_path / "results" / "tiny.csv").read_bytes()
     again = CliRunner(catch_exceptions=False).invoke(cli, command)
     assert json.loads(again.stdout) == told

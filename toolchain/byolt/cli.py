@@ -526,11 +526,15 @@ def ablate(
 
 
 def _tell_study(figures: "StudyFigures", results: Path, following: str, as_json: bool) -> None:
+    from byolt.reporting.study_page import study_chart, write_study_report
     from byolt.reporting.study_text import print_study, write_markdown
+    from byolt.run import write_text
 
-    page = results / f"{figures.name}.md"
+    page, plot, report = (results / f"{figures.name}.{kind}" for kind in ("md", "svg", "html"))
     write_markdown(figures, page, shlex.join(["byolt", *sys.argv[1:]]))
-    _print(figures.to_dict(), as_json, lambda: print_study(figures, [page], following))
+    write_text(plot, study_chart(figures))
+    write_study_report(report, figures)
+    _print(figures.to_dict(), as_json, lambda: print_study(figures, [page, plot, report], following))
 
 
 @cli.command()

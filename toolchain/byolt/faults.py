@@ -4,7 +4,10 @@ from byolt_export.errors import ByoltError, MissingPart
 
 # The extra that brings a module, by the name it is imported under.
 _EXTRAS = {
-    "train": ("albumentations", "cv2", "jaxtyping", "PIL", "timm", "torch", "torchvision"),
+    "train": (
+        *("albumentations", "cv2", "jaxtyping", "jinja2", "matplotlib", "PIL", "scipy", "sklearn", "timm", "torch"),
+        "torchvision",
+    ),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "trt": ("tensorrt",),
     "rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),

@@ -5,7 +5,7 @@ from typing import Any
 from byolt.evaluation.collapse import Verdict
 from byolt.recipe import leaves
 from byolt.reporting.page import Figure, number, percent
-from byolt.reporting.summary import FEATURES
+from byolt.reporting.summary import FEATURES, FINETUNED
 from byolt.run import Run, read_json
 from byolt.schema import Recipe
 from byolt.sections import MACHINE
@@ -24,7 +24,6 @@ COLOURS = {
     "failed": "bad",
     "not run here": "open",
 }
-_FINETUNED = {"probe": "linear probe", "finetuned": "fine-tuned", "scratch": "from scratch"}
 _COLUMNS = {
     "epoch": ("epoch", "d"),
     "step": ("step", "d"),
@@ -143,7 +142,7 @@ def finetuning(run: Run) -> dict[str, Any] | None:
     figures = run.figures("finetune")
     if figures is None:
         return None
-    rows = [(name, _interval(figures[key])) for key, name in _FINETUNED.items() if key in figures]
+    rows = [(name, _interval(figures[key])) for key, name in FINETUNED.items() if key in figures]
     return {
         "rows": rows,
         "n_train": figures["n_train"],

@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from byolt.evaluation.statistics import Summary, summarise
 from byolt.reporting.bands import values_of
 from byolt.reporting.charts import Chart, Line, Panel, canvas, finished, line_chart, plain
 from byolt.reporting.curves import spectra_svg, spectrum_line
 from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style
+from byolt.study.figures import ArmFigures, Table
 
 SHARES = 60
 """Points of a mean curve."""
@@ -49,46 +48,21 @@ _DYNAMICS = {
 }
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One arm of a study over its seeds."""
-
-    name: str
-    """For example "byol", or "target: copy"."""
-    changes: str
-    """What the recipe changes, in words; empty for nothing."""
-    seeds: tuple[int, ...]
-    accuracies: tuple[float, ...]
-    """Test accuracy a seed, in 0 to 1; NaN where a seed has none."""
-    collapsed: tuple[bool, ...]
-    """A seed."""
-    published: str = ""
-    """Published value beside it, as text."""
-    metrics: tuple[list[dict[str, Any]], ...] = ()
-    """``metrics.jsonl`` of each seed's run, where it is at hand."""
-
-    @property
-    def summary(self) -> Summary | None:
-        """Over the seeds that have an accuracy; None where none has."""
-        known = [value for value in self.accuracies if math.isfinite(value)]
-        return summarise(known) if known else None
-
-
-def accuracy_chart(key: str, label: str, measure: str, tables: Sequence[tuple[str, Sequence[Arm]]]) -> Markup:
+def accuracy_chart(key: str, label: str, tables: Sequence[Table]) -> Markup:
     """A panel a table, an arm a row: every seed a dot, the mean a bar across, its 95 % t interval a line."""
-    heights = [0.62 + 0.3 * len(arms) for _, arms in tables]
+    heights = [0.8 + 0.3 * len(table.arms) for table in tables]
     with canvas() as figure:
         figure.set_size_inches(5.5, sum(heights) + 0.75)
         every = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, (caption, arms) in zip(every, tables, strict=True):
-            for row, arm in enumerate(arms):
+        for axes, table in zip(every, tables, strict=True):
+            for row, arm in enumerate(table.arms):
                 _draw_arm(axes, row, arm)
-            axes.set_yticks(range(len(arms)), [plain(arm.name, _NAME_CHARACTERS) for arm in arms])
-            axes.set_ylim(len(arms) - 0.5, -0.5)
+            axes.set_yticks(range(len(table.arms)), [plain(arm.name, _NAME_CHARACTERS) for arm in table.arms])
+            axes.set_ylim(len(table.arms) - 0.5, -0.5)
             axes.margins(x=0.08)
             axes.grid(False, axis="y")
-            axes.set_title(plain(caption, 48), loc="left", fontsize=10, fontweight="bold", color=INK)
-        every[-1].set_xlabel(f"{plain(measure, 44)} (%)")
+            axes.set_title(plain(table.caption, 48), loc="left", fontsize=10, fontweight="bold", color=INK)
+            axes.set_xlabel(f"{plain(table.measure, 52)} (%)")
         figure.text(0.995, 0.004, _KEY, ha="right", va="bottom", fontsize=8.5, color=FAINT)
         foot = 0.2 / figure.get_figheight()
         figure.get_layout_engine().set(rect=(0, foot, 1, 1 - foot))
@@ -98,7 +72,7 @@ def accuracy_chart(key: str, label: str, measure: str, tables: Sequence[tuple[st
 _KEY = "dot: a seed; cross: a collapsed one; bar: mean; line: 95 % t interval"
 
 
-def _draw_arm(axes: Any, row: int, arm: Arm) -> None:
+def _draw_arm(axes: Any, row: int, arm: ArmFigures) -> None:
     colour = PALETTE[row % len(PALETTE)]
     summary = arm.summary
     if summary is not None:
@@ -116,7 +90,7 @@ def _draw_arm(axes: Any, row: int, arm: Arm) -> None:
             axes.scatter([100 * accuracy], [row], zorder=3, linewidths=1.4 if gone else 0, **how)
 
 
-def dynamics_charts(arms: Sequence[Arm], prefix: str) -> list[Chart]:
+def dynamics_charts(arms: Sequence[ArmFigures], prefix: str) -> list[Chart]:
     """A line an arm, the mean over its seeds, against the share of the run; then the spectrum at the end."""
     found = []
     for key, (title, y_label, reading) in _DYNAMICS.items():
@@ -142,14 +116,16 @@ def dynamics_charts(arms: Sequence[Arm], prefix: str) -> list[Chart]:
     return found
 
 
-def _mean_line(arm: Arm, number: int, key: str) -> Line | None:
+def _mean_line(arm: ArmFigures, number: int, key: str) -> Line | None:
     """The mean over seeds at even shares of the run, where every seed with this key was measured."""
-    curves = [(values, metrics[-1]["step"]) for metrics in arm.metrics if (values := values_of(metrics, key))]
+    curves = [
+        (values, arm.steps or metrics[-1]["step"]) for metrics in arm.metrics if (values := values_of(metrics, key))
+    ]
     if not curves:
         return None
     shares = np.linspace(0, 1, SHARES + 1)
     start = max(values[0][0] / end for values, end in curves)
-    stop = min(values[-1][0] / end for values, end in curves)
+    stop = min(values[-1][0] / end for values, end in curves)  # A collapsed run ends before its time.
     shares = shares[(shares >= start) & (shares <= stop)]
     if not len(shares):
         return None
@@ -158,7 +134,7 @@ def _mean_line(arm: Arm, number: int, key: str) -> Line | None:
     return Line((100 * shares).tolist(), np.mean(heights, axis=0).tolist(), "", colour, dash, len(shares) < 3)
 
 
-def _last_spectrum(arm: Arm, number: int) -> Line | None:
+def _last_spectrum(arm: ArmFigures, number: int) -> Line | None:
     for metrics in arm.metrics:
         spectra = [record["spectrum"] for record in metrics if record.get("spectrum")]
         if spectra:

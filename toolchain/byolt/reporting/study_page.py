@@ -1,16 +1,14 @@
 """A study as one HTML file: tables over seeds, the tests' verdicts, and how the arms differ while they learn."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from byolt.reporting.page import Figure, number, render
-from byolt.reporting.study_charts import Arm, accuracy_chart, dynamics_charts
+from byolt.reporting.study_charts import accuracy_chart, dynamics_charts
 from byolt.reporting.theme import VARIABLES, series_style, standalone
 from byolt.run import write_text
-
-__all__ = ["Arm", "StudyFigures", "study_chart", "write_study_report"]
+from byolt.study.figures import ArmFigures, StudyFigures, Table
 
 _COLUMNS = {
     "table": "table",
@@ -24,25 +22,6 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class StudyFigures:
-    """All that a study's page shows."""
-
-    name: str
-    title: str
-    measure: str
-    """What the accuracies are of, for example "linear probe, test accuracy"."""
-    tables: tuple[tuple[str, tuple[Arm, ...]], ...]
-    """(caption, arms): for example untuned, tuned, with labels."""
-    sentences: tuple[str, ...]
-    """What the tests say, in words."""
-    comparisons: tuple[dict[str, Any], ...]
-    """Rows: table, against, difference, low, high, p, p_holm, effect_size (points)."""
-    notes: tuple[str, ...]
-    environment: dict[str, Any]
-    recipe_text: str
-
-
 def write_study_report(path: Path, figures: StudyFigures) -> None:
     """Write the page whole, or leave what was there.
 
@@ -50,27 +29,47 @@ def write_study_report(path: Path, figures: StudyFigures) -> None:
         MissingPart: matplotlib or jinja2 is not installed.
         ByoltError: The file cannot be written.
     """
-    tables = [
-        {
-            "caption": caption,
-            "rows": [_row(arm) for arm in arms],
-            "published": any(arm.published for arm in arms),
-            "changes": any(arm.changes for arm in arms),
-            "charts": dynamics_charts(arms, f"t{place}"),
-            "swatches": [(*_swatch(index), arm.name) for index, arm in enumerate(arms)],
-        }
-        for place, (caption, arms) in enumerate(figures.tables)
-    ]
-    used = [key for key in _COLUMNS if any(key in row for row in figures.comparisons)]
+    rows = [row for table in figures.tables for row in _comparisons(table)]
     page = render(
         "study.html.jinja",
         study=figures,
-        tables=tables,
+        sentences=[f"{table.caption}: {said}" for table in figures.tables for said in table.said],
+        tables=[_told(table, place) for place, table in enumerate(figures.tables)],
         chart_svg=_chart(figures) if _drawable(figures) else None,
-        comparison_names=[_COLUMNS[key] for key in used],
-        comparisons=[[_cell(key, row.get(key)) for key in used] for row in figures.comparisons],
+        comparison_names=list(_COLUMNS.values()),
+        comparisons=[[_cell(key, row[key]) for key in _COLUMNS] for row in rows],
     )
     write_text(path, page)
+
+
+def _told(table: Table, place: int) -> dict[str, Any]:
+    return {
+        "caption": table.caption,
+        "measure": table.measure,
+        "rows": [_row(arm) for arm in table.arms],
+        "published": any(arm.published is not None for arm in table.arms),
+        "changes": any(arm.changes for arm in table.arms),
+        "knn": any(arm.knn for arm in table.arms),
+        "charts": dynamics_charts(table.arms, f"t{place}"),
+        "swatches": [(*_swatch(index), arm.name) for index, arm in enumerate(table.arms)],
+    }
+
+
+def _comparisons(table: Table) -> list[dict[str, Any]]:
+    """Rows in points."""
+    return [
+        {
+            "table": table.caption,
+            "against": name,
+            "difference": 100 * c.difference,
+            "low": 100 * c.low,
+            "high": 100 * c.high,
+            "p": c.p,
+            "p_holm": c.p_holm,
+            "effect_size": c.effect_size,
+        }
+        for name, c in table.comparisons.items()
+    ]
 
 
 def study_chart(figures: StudyFigures) -> str:
@@ -79,12 +78,12 @@ def study_chart(figures: StudyFigures) -> str:
 
 
 def _chart(figures: StudyFigures) -> Any:
-    label = f"{figures.measure} of every seed, an arm a row: {figures.title}"
-    return accuracy_chart("accuracies", label, figures.measure, [table for table in figures.tables if table[1]])
+    label = f"Accuracy of every seed, an arm a row: {figures.title}"
+    return accuracy_chart("accuracies", label, [table for table in figures.tables if table.arms])
 
 
 def _drawable(figures: StudyFigures) -> bool:
-    return any(arm.summary is not None for _, arms in figures.tables for arm in arms)
+    return any(math.isfinite(value) for table in figures.tables for arm in table.arms for value in arm.accuracies)
 
 
 def _swatch(index: int) -> tuple[str, str]:
@@ -93,7 +92,7 @@ def _swatch(index: int) -> tuple[str, str]:
     return VARIABLES[colour], {"-": "none", "--": "5 2", ":": "1.5 2"}[dash]
 
 
-def _row(arm: Arm) -> dict[str, Any]:
+def _row(arm: ArmFigures) -> dict[str, Any]:
     summary = arm.summary
     seeds = [
         {"seed": seed, "accuracy": _known(value, ".2%"), "collapsed": gone}
@@ -103,13 +102,13 @@ def _row(arm: Arm) -> dict[str, Any]:
     return {
         "name": arm.name,
         "changes": arm.changes,
-        "published": arm.published,
+        "published": "" if arm.published is None else f"{arm.published:g} ({arm.source})",
+        "knn": _known(sum(arm.knn) / len(arm.knn), ".2%") if arm.knn else None,
         "seeds": seeds,
         "mean": _known(mean, ".2%"),
         "std": _known(std, ".2%"),
         "low": _known(low, ".2%"),
         "high": _known(high, ".2%"),
-        "collapsed": sum(arm.collapsed),
     }
 
 

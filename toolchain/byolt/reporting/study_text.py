@@ -21,7 +21,7 @@ def print_study(study: StudyFigures, written: list[Path], next_command: str) -> 
         for arm in table.arms:
             grid.add_row(*(escape(cell) for cell in _cells(arm, table)))
         wide_console().print(grid, highlight=False)
-        for sentence in _said(table):
+        for sentence in table.said:
             click.echo(f"         {sentence}")
     for note in study.notes:
         click.echo(f"note     {note}")
@@ -45,13 +45,14 @@ def write_markdown(study: StudyFigures, path: Path, command: str) -> None:
         f"{environment}; {study.hours:.1f} hours of learning",
     ]
     lines[-1] += " by one process each, over all runs of this recipe that are kept."
+    lines += ["", f"![every seed]({path.stem}.svg)"]
     for table in study.tables:
         lines += ["", f"## {table.caption}", "", f"{table.measure[0].upper()}{table.measure[1:]}, per cent.", ""]
         lines += [_row(_headings(table)), _row(["---"] * len(_headings(table)))]
         lines += [_row(_cells(arm, table)) for arm in table.arms]
         if table.comparisons:
             lines += ["", *_tests(table)]
-        lines += ["", *(f"- {sentence[0].upper()}{sentence[1:]}." for sentence in _said(table))]
+        lines += ["", *(f"- {sentence[0].upper()}{sentence[1:]}." for sentence in table.said)]
     lines += ["", *(f"- {note}" for note in study.notes)]
     write_text(path, "\n".join(lines).rstrip() + "\n")
 
@@ -80,13 +81,6 @@ def _cells(arm: ArmFigures, table: Table) -> list[str]:
     states = {state: arm.states.count(state) for state in dict.fromkeys(arm.states)}
     told = ", ".join(state if count == len(arm.states) else f"{count} {state}" for state, count in states.items())
     return [*cells, f"{arm.minutes:.1f}", told, arm.changes]
-
-
-def _said(table: Table) -> list[str]:
-    said, order = table.sentences, table.order
-    if order is not None and not math.isnan(order.rho):
-        said = [*said, f"rank correlation with the published values {order.rho:.2f} (n = {order.n}, p = {order.p:.3f})"]
-    return said
 
 
 def _tests(table: Table) -> list[str]:

@@ -22,6 +22,7 @@ class Bench(NamedTuple):
     """What every part of a study needs."""
 
     fingerprint: str
+    images: int
     ledger: Ledger
     seeds: Sequence[int]
     at_once: int
@@ -58,8 +59,14 @@ class Rows(NamedTuple):
             arm.published,
             arm.source,
             sum(float(row["learn_s"]) for row in rows) / 60 / len(rows),
+            arm.recipe.schedule.epochs * (self.bench.images // arm.recipe.optim.batch_size),
             tuple(_metrics(arm.with_seed(seed), self.bench.fingerprint) for seed in self.bench.seeds),
         )
+
+
+def _bench(recipe: Recipe, results: Path, seeds: Sequence[int], at_once: int, say: Say) -> Bench:
+    store = decode_all(recipe)
+    return Bench(store.fingerprint, len(store), ledger_of(results, recipe), seeds, at_once, say)
 
 
 def study_recipe(
@@ -95,7 +102,7 @@ def study_recipe(
         raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
-    bench = Bench(decode_all(recipe), ledger_of(results, recipe), numbers, at_once, say)
+    bench = _bench(recipe, results, numbers, at_once, say)
     arms = {name: method_arm(recipe, name) for name in names}
     tables = _tables(bench, arms, recipe, "as set")
     notes = []
@@ -157,7 +164,7 @@ def ablate_recipe(
         InputError: No such ablation, or a recipe of another method.
     """
     arms = ablation_arms(recipe, name)
-    bench = Bench(decode_all(recipe), ledger_of(results, recipe), range(recipe.seed, recipe.seed + seeds), at_once, say)
+    bench = _bench(recipe, results, range(recipe.seed, recipe.seed + seeds), at_once, say)
     rows = bench.rows(arms, "study")
     table = Table(f"Ablation: {name}", LINEAR, tuple(rows.figures(arm, "linear") for arm in arms))
     notes = [*collapsed_in_words(table.arms), CAVEAT]

@@ -33,8 +33,15 @@ class ArmFigures:
     source: str = ""
     minutes: float = 0.0
     """Mean time to learn."""
+    steps: int = 0
+    """Steps of a run that does not collapse; 0 where the log's last step says it."""
     metrics: tuple[list[dict[str, Any]], ...] = field(default=(), repr=False)
     """The log of each seed's run, where its folder is at hand."""
+
+    @property
+    def collapsed(self) -> tuple[bool, ...]:
+        """Whether each seed was called collapsed while it learned."""
+        return tuple(state == "collapsed" for state in self.states)
 
     @property
     def whole(self) -> bool:
@@ -73,6 +80,15 @@ class Table:
         said = [sentence(self.ours, name, comparison) for name, comparison in self.comparisons.items()]
         lost = [arm.name for arm in self.arms if not arm.whole]
         return said + [f"{name} has a seed whose loss was not finite: it is not compared" for name in lost]
+
+    @property
+    def said(self) -> list[str]:
+        """The sentences, and the rank correlation where there are published values."""
+        order = self.order
+        if order is None or order.rho != order.rho:
+            return self.sentences
+        told = f"rank correlation with the published values {order.rho:.2f} (n = {order.n}, p = {order.p:.3f})"
+        return [*self.sentences, told]
 
     @property
     def order(self) -> RankCorrelation | None:
@@ -153,7 +169,7 @@ def collapsed_in_words(arms: Sequence[ArmFigures]) -> list[str]:
     """Which arms were called collapsed while they learned, and in how many seeds."""
     told = []
     for arm in arms:
-        count = sum(state == "collapsed" for state in arm.states)
+        count = sum(arm.collapsed)
         if count:
             told.append(f"{arm.name}: called collapsed while it learned in {count} of {len(arm.states)} seeds")
     return told

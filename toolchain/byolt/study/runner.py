@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from byolt.data import open_splits
+from byolt.data import ImageStore, open_splits, open_store
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe import dump_recipe
 from byolt.run import environment, run_of
@@ -156,9 +156,12 @@ def _learned_for_s(metrics: list[dict[str, Any]]) -> float:
 
 
 def learning_fingerprint(recipe: Recipe) -> str:
-    """Of the images that a recipe learns from, which are decoded here where they were not yet."""
-    from byolt.data import open_store
+    """Of the images that a recipe learns from."""
+    return learning_store(recipe).fingerprint
 
+
+def learning_store(recipe: Recipe) -> ImageStore:
+    """The images that a recipe learns from, which are decoded here where they were not yet."""
     data = recipe.data
     return open_store(
         open_splits(data, recipe.seed).learn,
@@ -167,7 +170,7 @@ def learning_fingerprint(recipe: Recipe) -> str:
         budget_gb=data.cache_budget_gb,
         cache_dir=data.cache_dir,
         corrupt_limit=data.corrupt_limit,
-    ).fingerprint
+    )
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -184,8 +187,8 @@ def ledger_of(results: Path, recipe: Recipe) -> Ledger:
     return Ledger(results / f"{recipe.name}.csv")
 
 
-def decode_all(recipe: Recipe) -> str:
-    """Decode what every run needs before several ask for it at once; the fingerprint of the images to learn from.
+def decode_all(recipe: Recipe) -> ImageStore:
+    """Decode what every run needs before several ask for it at once; the images to learn from.
 
     Raises:
         InputError: The set has no labels, by which a study compares.
@@ -195,7 +198,7 @@ def decode_all(recipe: Recipe) -> str:
         raise InputError(f"{recipe.name}: a study compares by labels; give the images in a sub-folder a class")
     for source in (splits.train, splits.test):
         evaluation_store(source, recipe)
-    return learning_fingerprint(recipe)
+    return learning_store(recipe)
 
 
 def at_once_default(recipe: Recipe) -> int:
