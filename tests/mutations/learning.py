@@ -6,7 +6,10 @@ LEARNER = "toolchain/byolt/training/learner.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
 BATCHED = "toolchain/byolt/views/batched.py"
-IN_TRAINING, IN_VIEWS = "tests/training", "tests/views"
+IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
+    f"tests/training/test_{name}.py" for name in ("learner", "optimizers", "schedules")
+)
+IN_VIEWS = "tests/views/test_batched.py"
 
 LEARNING = [
     Mutation(
@@ -15,50 +18,52 @@ LEARNING = [
         '        with record_function("optimizer"):\n            self.optimizer.step()\n',
         '        self.method.update_target(self.tau(step) or 0.0)\n        with record_function("optimizer"):\n'
         "            self.optimizer.step()\n            decay = None\n            self.tau = lambda step: None\n",
-        IN_TRAINING,
+        IN_LEARNER,
     ),
-    Mutation("tau off by one step", LEARNER, "return tau(step, ", "return tau(step + 1, ", IN_TRAINING),
+    Mutation("tau off by one step", LEARNER, "return tau(step, ", "return tau(step + 1, ", IN_LEARNER),
     Mutation(
-        "rate off by one step", LEARNER, "return learning_rate(step, ", "return learning_rate(step + 1, ", IN_TRAINING
+        "rate off by one step", LEARNER, "return learning_rate(step, ", "return learning_rate(step + 1, ", IN_LEARNER
     ),
-    Mutation("rate not scaled by the batch", LEARNER, "recipe.optim.batch_size / 256", "1", IN_TRAINING),
-    Mutation("accumulated gradients summed", LEARNER, "(outcome.loss / self.accumulate)", "outcome.loss", IN_TRAINING),
-    Mutation("gradients carried over", LEARNER, "self.optimizer.zero_grad(set_to_none=True)", "pass", IN_TRAINING),
-    Mutation("biases decayed", OPTIMIZERS, '"weight_decay": 0.0}', '"weight_decay": optim.weight_decay}', IN_TRAINING),
-    Mutation("biases adapted by LARS", OPTIMIZERS, '{"adapt": False}', '{"adapt": True}', IN_TRAINING),
+    Mutation("rate not scaled by the batch", LEARNER, "recipe.optim.batch_size / 256", "1", IN_LEARNER),
+    Mutation("accumulated gradients summed", LEARNER, "(outcome.loss / self.accumulate)", "outcome.loss", IN_LEARNER),
+    Mutation("gradients carried over", LEARNER, "self.optimizer.zero_grad(set_to_none=True)", "pass", IN_LEARNER),
     Mutation(
-        "trust ratio upside down", OPTIMIZERS, "weight_norm / update_norm,", "update_norm / weight_norm,", IN_TRAINING
+        "biases decayed", OPTIMIZERS, '"weight_decay": 0.0}', '"weight_decay": optim.weight_decay}', IN_OPTIMIZERS
     ),
-    Mutation("trust ratio without decay", OPTIMIZERS, 'alpha=group["weight_decay"])', "alpha=0.0)", IN_TRAINING),
+    Mutation("biases adapted by LARS", OPTIMIZERS, '{"adapt": False}', '{"adapt": True}', IN_OPTIMIZERS),
+    Mutation(
+        "trust ratio upside down", OPTIMIZERS, "weight_norm / update_norm,", "update_norm / weight_norm,", IN_OPTIMIZERS
+    ),
+    Mutation("trust ratio without decay", OPTIMIZERS, 'alpha=group["weight_decay"])', "alpha=0.0)", IN_OPTIMIZERS),
     Mutation(
         "momentum not decayed",
         OPTIMIZERS,
         '_foreach_mul_(momenta, group["momentum"])',
         "_foreach_mul_(momenta, 1.0)",
-        IN_TRAINING,
+        IN_OPTIMIZERS,
     ),
     Mutation(
         "rate inside the momentum",
         OPTIMIZERS,
         "_foreach_add_(momenta, update)",
         "_foreach_add_(momenta, update, alpha=group['lr'])",
-        IN_TRAINING,
+        IN_OPTIMIZERS,
     ),
-    Mutation("step uphill", OPTIMIZERS, 'alpha=-group["lr"]', 'alpha=group["lr"]', IN_TRAINING),
+    Mutation("step uphill", OPTIMIZERS, 'alpha=-group["lr"]', 'alpha=group["lr"]', IN_OPTIMIZERS),
     Mutation(
         "cosine over twice the steps",
         SCHEDULES,
         "math.cos(math.pi * progress)",
         "math.cos(math.pi * progress / 2)",
-        IN_TRAINING,
+        IN_SCHEDULES,
     ),
-    Mutation("decay counted from step 0", SCHEDULES, "(step - warmup_steps) / max", "step / max", IN_TRAINING),
+    Mutation("decay counted from step 0", SCHEDULES, "(step - warmup_steps) / max", "step / max", IN_SCHEDULES),
     Mutation(
         "tau falls for rises",
         SCHEDULES,
         "(math.cos(math.pi * step / steps) + 1)",
         "(1 - math.cos(math.pi * step / steps))",
-        IN_TRAINING,
+        IN_SCHEDULES,
     ),
     Mutation(
         "hue turned the other way",
