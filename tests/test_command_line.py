@@ -518,7 +518,7 @@ def test_recipe_explain_takes_a_recipe_a_key_both_or_neither(tmp_path: Path) -> 
     key = byolt("recipe", "explain", "optim.base_lr", folder=tmp_path)
     assert key.stdout.startswith("optim.base_lr  (float;")
     neither = json.loads(byolt("recipe", "explain", "--json", folder=tmp_path).stdout)["keys"]
-    assert len(neither) == len(whole)
+    assert [row["key"] for row in neither if row["method"] in ("", "byol")] == [row["key"] for row in whole]
     assert "value" not in neither[0]
     assert "god.yaml not found" in one_sentence(byolt("recipe", "explain", "god.yaml", folder=tmp_path), 2)
     three = byolt("recipe", "explain", recipe, "optim", "data", folder=tmp_path)

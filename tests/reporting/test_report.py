@@ -185,7 +185,7 @@ def test_a_collapsed_run_says_so_with_advice(labelled: Run, tmp_path: Path) -> N
     report_run(run)
     words = " ".join(page_of(run).text.split())
     assert "collapsed; Verdict: complete \u2013 complete collapse" in words
-    assert "keep `method.predictor: mlp` and `method.target: ema`" in words
+    assert "keep BYOL's `method.predictor: mlp` and `method.target: ema`" in words
     assert "collapsed by step" in words  # Why there is nothing of its encoder.
 
 
