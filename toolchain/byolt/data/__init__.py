@@ -7,6 +7,6 @@ a recipe learns from and is tested on), ``store`` (decoded once, or streamed), `
 from byolt.data.folder import FolderSource
 from byolt.data.source import ImageSource
 from byolt.data.splits import Splits, open_splits
-from byolt.data.store import ImageStore, open_store
+from byolt.data.store import ImageStore, open_store, store_of
 
-__all__ = ["FolderSource", "ImageSource", "ImageStore", "Splits", "open_splits", "open_store"]
+__all__ = ["FolderSource", "ImageSource", "ImageStore", "Splits", "open_splits", "open_store", "store_of"]

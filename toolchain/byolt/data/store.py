@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -16,6 +16,9 @@ from numpy.lib.format import write_array_header_1_0
 from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_square
 from byolt.reporting.progress import Decoding
 from byolt_export.errors import ByoltError, InputError
+
+if TYPE_CHECKING:
+    from byolt.schema import Data
 
 FORMAT = 3  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
 Progress = Callable[[int, int], None]
@@ -111,6 +114,18 @@ def open_store(
     _tell(source, list(faults.values()), corrupt_limit)
     kept = np.setdiff1d(np.arange(len(source)), np.array(list(faults), np.int64))
     return ImageStore(source, size_px, resize, kept, known["content"], pixels if cached else None)
+
+
+def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
+    """``open_store`` as a recipe's data section says, at ``size_px``."""
+    return open_store(
+        source,
+        size_px,
+        data.resize,
+        budget_gb=data.cache_budget_gb,
+        cache_dir=data.cache_dir,
+        corrupt_limit=data.corrupt_limit,
+    )
 
 
 def _decode(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from byolt.data import ImageStore, Splits, open_splits, open_store
+from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.source import ImageSource, Labels
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import embed
@@ -154,15 +154,7 @@ def learned_encoder(run: Run) -> nn.Module:
 
 def evaluation_store(source: ImageSource, recipe: Recipe) -> ImageStore:
     """A source's images at the size that the device sees."""
-    data = recipe.data
-    return open_store(
-        source,
-        data.image_size_px,
-        data.resize,
-        budget_gb=data.cache_budget_gb,
-        cache_dir=data.cache_dir,
-        corrupt_limit=data.corrupt_limit,
-    )
+    return store_of(source, recipe.data, recipe.data.image_size_px)
 
 
 def embed_store(encoder: nn.Module, images: Any, recipe: Recipe) -> Tensor:

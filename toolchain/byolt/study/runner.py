@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from byolt.data import ImageStore, open_splits, open_store
+from byolt.data import ImageStore, open_splits, store_of
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe import dump_recipe
 from byolt.run import environment, run_of
@@ -163,14 +163,7 @@ def learning_fingerprint(recipe: Recipe) -> str:
 def learning_store(recipe: Recipe) -> ImageStore:
     """The images that a recipe learns from, which are decoded here where they were not yet."""
     data = recipe.data
-    return open_store(
-        open_splits(data, recipe.seed).learn,
-        data.learn_size_px,
-        data.resize,
-        budget_gb=data.cache_budget_gb,
-        cache_dir=data.cache_dir,
-        corrupt_limit=data.corrupt_limit,
-    )
+    return store_of(open_splits(data, recipe.seed).learn, data, data.learn_size_px)
 
 
 def _told(row: dict[str, Any]) -> str:

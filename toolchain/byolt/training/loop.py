@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from byolt.data import ImageStore, Splits, open_splits, open_store
+from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.subsets import stratified_subset
 from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.methods.mean_teacher import MeanTeacher
@@ -82,14 +82,7 @@ def prepare(recipe: Recipe) -> Parts:
     configure_torch(recipe)
     data = recipe.data
     splits = open_splits(data, recipe.seed)
-    store = open_store(
-        splits.learn,
-        data.learn_size_px,
-        data.resize,
-        budget_gb=data.cache_budget_gb,
-        cache_dir=data.cache_dir,
-        corrupt_limit=data.corrupt_limit,
-    )
+    store = store_of(splits.learn, data, data.learn_size_px)
     labelled = labelled_part(store, recipe)
     plan = Plan(len(store), recipe.optim.batch_size, recipe.schedule.epochs, recipe.seed, labelled=labelled)
     device = pick_device(recipe.machine.device)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from byolt.data import ImageStore, Splits, open_store
+from byolt.data import ImageStore, Splits, store_of
 from byolt.data.subsets import spread, stratified_subset
 from byolt.evaluation.collapse import CollapseMonitor, alignment, rankme, uniformity, z_std_ratio
 from byolt.evaluation.dynamics import dynamics, spectrum
@@ -42,14 +42,7 @@ class Watch:
     def _split_labelled(self, splits: Splits, recipe: Recipe) -> None:
         data = recipe.data
         assert splits.train is not None
-        labelled = open_store(
-            splits.train,
-            data.image_size_px,
-            data.resize,
-            budget_gb=data.cache_budget_gb,
-            cache_dir=data.cache_dir,
-            corrupt_limit=data.corrupt_limit,
-        )
+        labelled = store_of(splits.train, data, data.image_size_px)
         labels = labelled.labels
         assert labels is not None
         held_out = stratified_subset(labels, recipe.evaluation.validation_share, recipe.seed)
