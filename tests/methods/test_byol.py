@@ -143,6 +143,7 @@ def test_target_update_by_hand(tau: float, expected: float) -> None:
 def test_target_update_leaves_buffers_alone() -> None:
     net = small_byol()
     net.encoder[1].running_mean.fill_(5.0)
+    net.target[0][1].running_mean.fill_(3.0)
     before = net.target[0][1].running_mean.clone()
     net.update_target(0.5)
     assert torch.equal(net.target[0][1].running_mean, before)
@@ -200,8 +201,8 @@ def test_other_normalisations_by_hand() -> None:
     # none: (3 - 1)^2 + (4 - 2)^2 = 8 and 0, mean 4.
     q, z = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[1.0, 2.0], [1.0, 1.0]])
     assert regression_loss(q, z, "none").item() == pytest.approx(4.0)
-    # layer: rows less their mean over their deviation are (-1, 1) and (1, -1), over sqrt(2): 4 / 2 + 4 / 2.
-    q, z = torch.tensor([[3.0, 5.0]]), torch.tensor([[9.0, 1.0]])
+    # layer: rows less their own mean over their own deviation are (-1, 1) and (1, -1), over sqrt(2): 4 / 2 + 4 / 2.
+    q, z = torch.tensor([[3.0, 5.0], [0.0, 100.0]]), torch.tensor([[9.0, 1.0], [40.0, -40.0]])
     assert regression_loss(q, z, "layer").item() == pytest.approx(4.0, rel=1e-4)
     # batch: columns likewise; the first column agrees, the second is turned round: 4 / 2 for each image.
     q, z = torch.tensor([[0.0, 0.0], [10.0, 10.0]]), torch.tensor([[5.0, 7.0], [7.0, 5.0]])

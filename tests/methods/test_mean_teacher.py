@@ -99,7 +99,7 @@ def test_the_teacher_has_no_gradient_follows_and_is_delivered() -> None:
     net = small()
     net(*views(), LABELS).loss.backward()
     assert net.target is not None
-    assert all(weight.grad is None for weight in net.target.parameters())
+    assert all(weight.grad is None and not weight.requires_grad for weight in net.target.parameters())
     before = [weight.clone() for weight in net.target.parameters()]
     net.update_target(0.9)
     online = [*net.encoder.parameters(), *net.projector.parameters()]

@@ -86,6 +86,6 @@ LEARNING = [
         BATCHED,
         "torch.exp(math.log(aspect_low) + aspects * math.log(aspect_high / aspect_low))",
         "aspect_low + aspects * (aspect_high - aspect_low)",
-        IN_VIEWS,
+        "tests/views/test_distributions.py",
     ),
 ]

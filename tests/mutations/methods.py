@@ -88,7 +88,7 @@ METHODS = [
     Mutation("Mean Teacher: never told the progress", "toolchain/byolt/training/learner.py", "self.method.set_progress(step / self.steps)", "pass", IN_ASSEMBLY),
     Mutation("predictor's rate like the rest", "toolchain/byolt/training/learner.py", ' * group.get("rate_multiplier", 1.0)', "", IN_ASSEMBLY),
     Mutation("SimSiam: predictor's rate decays", "toolchain/byolt/training/learner.py", 'self.peak_lr if group.get("constant_rate") else rate', "rate", IN_ASSEMBLY),
-    Mutation("weights move with the predictor", ASSEMBLY, "return 3 * seed + part", "return seed", IN_ASSEMBLY),
+    Mutation("parts drawn by one seed", ASSEMBLY, "return 3 * seed + part", "return seed", IN_ASSEMBLY),
     Mutation("labelled images as others see them", STREAM, "(1 + passes) * self.images", "0 * passes", IN_STREAM),
     Mutation("labels of other images", STREAM, "labelled.labels[chosen]", "labelled.labels[within]", IN_STREAM),
     Mutation("all labels told", STREAM, "np.full(rest, UNLABELLED)", "np.zeros(rest, np.int64)", IN_STREAM),

@@ -15,7 +15,7 @@ from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
 from byolt.networks import build_head
 from byolt.schema import Head
-from byolt.training.assembly import build_method
+from byolt.training.assembly import build_method, weight_seed
 from byolt.training.learner import Learner
 from byolt_export.errors import InputError
 
@@ -57,6 +57,10 @@ def test_predictors() -> None:
 def test_leaving_the_predictor_out_moves_no_other_weight() -> None:
     whole, without = build({}).state_dict(), build({"predictor": "none"}).state_dict()
     assert all(torch.equal(whole[name], without[name]) for name in without)
+
+
+def test_every_part_of_every_seed_has_a_seed_of_its_own() -> None:
+    assert len({weight_seed(seed, part) for seed in range(5) for part in range(3)}) == 15
 
 
 def test_every_method_of_a_seed_begins_with_one_encoder() -> None:
