@@ -33,8 +33,9 @@ def dynamics(outcome: Outcome, method: Method) -> dict[str, Any]:
 def spectrum(z: Float[Tensor, "N D"]) -> Float[Tensor, "D"]:
     """Eigenvalues of the projections' covariance over their mean squared norm, descending; their sum is at most 1.
 
-    The rest of 1 is the share of the common mean. All near 0 is complete collapse, all but few is dimensional collapse
-    (Jing et al. 2022, arXiv:2110.09348, Fig. 2). With N below D some are 0 whatever the projections are.
+    The rest of 1 is the share of the common mean. All but few near 0 is dimensional collapse (Jing et al. 2022,
+    arXiv:2110.09348, Fig. 2); all but one, complete collapse: a loss of cosines leaves the lengths along one direction.
+    With N below D some are 0 whatever the projections are.
     """
     z = z.double()
     scale = z.square().sum(1).mean().clamp_min(torch.finfo(torch.float64).tiny)

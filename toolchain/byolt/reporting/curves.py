@@ -190,7 +190,7 @@ def spectrum_chart(course: Course) -> Chart | None:
         svg,
         "Variance along each axis of the projections' covariance, as a share of their energy, at each evaluation from "
         "orange (early) to blue (late). A long flat line fills many directions; a line that drops early is "
-        "dimensional collapse, all near 0 complete collapse.",
+        "dimensional collapse, a single point left is complete collapse.",
     )
 
 
