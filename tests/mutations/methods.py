@@ -35,7 +35,7 @@ METHODS = [
         IN_BYOL,
     ),
     Mutation("BYOL: no predictor in the loss", BYOL, "(z_1, z_2) if self.predictor is None else", "(z_1, z_2) if True else", IN_BYOL),
-    Mutation("BYOL: a frozen target moves", BYOL, "self.target is not None and self.moving", "self.target is not None", IN_BYOL),
+    Mutation("BYOL: a frozen target moves", BYOL, "if self.moving:", "if True:", IN_BYOL),
     Mutation("BYOL: negatives pull", BYOL, "loss + self.beta * both", "loss - self.beta * both", IN_BYOL),
     Mutation("BYOL: a negative is the image itself", BYOL, "within = within.masked_fill(", "_ = within.masked_fill(", IN_BYOL),
     Mutation("BYOL: negatives of lengths as they are", BYOL, "F.normalize(other.float(), dim=1)", "other.float()", IN_BYOL),

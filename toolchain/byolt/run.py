@@ -119,6 +119,16 @@ class Run:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
 
+def learned_for_s(metrics: list[dict[str, Any]]) -> float | None:
+    """Seconds of learning by a run's log, None without a line."""
+    # The clock of a resumed run starts again, so its stretches are added.
+    clock = [record["elapsed_s"] for record in metrics if "elapsed_s" in record]
+    if not clock:
+        return None
+    ends = [now for now, following in zip(clock, [*clock[1:], -1.0], strict=True) if following < now]
+    return float(sum(ends))
+
+
 @contextmanager
 def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[Run]:
     """A new run with what it is made of written down; its folder gets its name when the context is left.

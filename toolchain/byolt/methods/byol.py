@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Outcome, follow
+from byolt.methods.method import Images, Method, Outcome
 
 Normalisation = Literal["l2", "layer", "batch", "none"]
 
@@ -73,8 +73,8 @@ class Byol(Method):
 
     def update_target(self, tau: float) -> None:
         """Move an ``ema`` target (equation 1)."""
-        if self.target is not None and self.moving:
-            follow(self.target, [self.encoder, self.projector], tau)
+        if self.moving:
+            super().update_target(tau)
 
 
 def regression_loss(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Outcome, follow
+from byolt.methods.method import Images, Method, Outcome
 
 UNLABELLED = -1
 
@@ -21,7 +21,6 @@ UNLABELLED = -1
 class MeanTeacher(Method):
     """Student (encoder and linear classifier) and teacher, the student's moving average, which is delivered."""
 
-    takes_labels = True
     weight: Float[Tensor, ""]
 
     def __init__(self, encoder: nn.Module, classifier: nn.Linear, *, consistency: float, rampup_share: float) -> None:
@@ -72,11 +71,6 @@ class MeanTeacher(Method):
         """Set the weight of the consistency loss: ``w exp(-5 (1 - t)^2)``, t the share of the ramp-up that is done."""
         done = min(1.0, progress / self.rampup_share) if self.rampup_share else 1.0
         self.weight.fill_(self.consistency * math.exp(-5 * (1 - done) ** 2))
-
-    def update_target(self, tau: float) -> None:
-        """Move the teacher (equation 1; alpha = tau)."""
-        assert self.target is not None
-        follow(self.target, [self.encoder, self.projector], tau)
 
 
 def classification(logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"]) -> Float[Tensor, ""]:

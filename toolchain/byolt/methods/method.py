@@ -27,10 +27,7 @@ class Outcome(NamedTuple):
 
 
 class Method(nn.Module):
-    """Networks with a loss: forward takes two views (and labels, where ``takes_labels``) to an ``Outcome``."""
-
-    takes_labels = False
-    """Whether forward takes the class of each image too, -1 where it is not known."""
+    """Networks with a loss: forward takes two views, and for Mean Teacher labels, to an ``Outcome``."""
 
     encoder: nn.Module
     """f, (B, 3, H, W) to (B, F): what is learned."""
@@ -55,7 +52,9 @@ class Method(nn.Module):
         """Told before each step which share of the run, in [0, 1), is behind it."""
 
     def update_target(self, tau: float) -> None:
-        """Called after each optimizer step with the tau of the step; nothing without a moving target."""
+        """Called after each optimizer step with the tau of the step: the target, where there is one, follows."""
+        if self.target is not None:
+            follow(self.target, [self.encoder, self.projector], tau)
 
     def project(self, view: Images) -> Float[Tensor, "B D"]:
         """Online projections z = g(f(v))."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Outcome, follow, info_nce
+from byolt.methods.method import Images, Method, Outcome, info_nce
 
 
 class MocoV2(Method):
@@ -63,11 +63,6 @@ class MocoV2(Method):
         logits = torch.cat([own, others], 1) / self.temperature
         return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
-    def update_target(self, tau: float) -> None:
-        """Move the key network (equation 2 of MoCo; m = tau)."""
-        assert self.target is not None
-        follow(self.target, [self.encoder, self.projector], tau)
-
     def _queries(self, view: Images) -> Float[Tensor, "B D"]:
         return torch.cat([self.project(part) for part in view.chunk(self.norm_groups)])
 
@@ -116,8 +111,3 @@ class MocoV3(Method):
         """``ctr`` of Algorithm 1: 2 T times the InfoNCE of each query among the batch's keys."""
         own = torch.arange(len(query), device=query.device)
         return 2 * self.temperature * info_nce(query, key, own, self.temperature)
-
-    def update_target(self, tau: float) -> None:
-        """Move the key network (m = tau)."""
-        assert self.target is not None
-        follow(self.target, [self.encoder, self.projector], tau)

@@ -6,7 +6,7 @@ from byolt.evaluation.collapse import Verdict
 from byolt.recipe import leaves
 from byolt.reporting.page import Figure, number, percent
 from byolt.reporting.summary import FEATURES, FINETUNED
-from byolt.run import Run, read_json
+from byolt.run import Run, learned_for_s, read_json
 from byolt.schema import Recipe
 from byolt.sections import MACHINE
 
@@ -65,7 +65,7 @@ def heading(run: Run, recipe: Recipe, metrics: Metrics) -> dict[str, Any]:
 def _tiles(run: Run, recipe: Recipe, metrics: Metrics, last: dict[str, Any]) -> list[tuple[str, Figure, str]]:
     """(name, figure, small print) of what is known."""
     encoder, finetuned = run.figures("encoder") or {}, run.figures("finetune") or {}
-    spent_s, epochs = _elapsed_s(metrics), max((record["epoch"] for record in metrics), default=None)
+    spent_s, epochs = learned_for_s(metrics), max((record["epoch"] for record in metrics), default=None)
     rows: list[tuple[str, Figure | None, str]] = [
         ("linear probe", percent(_accuracy(encoder, "linear")), "test accuracy"),
         ("kNN", percent(_accuracy(encoder, "knn")), "test accuracy"),
@@ -86,15 +86,6 @@ def _duration(seconds: float | None) -> tuple[Figure | None, str]:
 
 def _accuracy(figures: dict[str, Any], kind: str) -> float | None:
     return figures[kind]["accuracy"] if kind in figures else None
-
-
-def _elapsed_s(metrics: Metrics) -> float | None:
-    """Seconds of learning; the clock of a resumed run starts again, so its stretches are added."""
-    clock = [record["elapsed_s"] for record in metrics if "elapsed_s" in record]
-    if not clock:
-        return None
-    ends = [now for now, following in zip(clock, [*clock[1:], -1.0], strict=True) if following < now]
-    return float(sum(ends))
 
 
 def accuracies(run: Run) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from byolt.recipe import changed
 from byolt.schema import Recipe
-from byolt.sections_of_methods import METHODS, MeanTeacherMethod
+from byolt.sections_of_methods import METHODS
 from byolt_export.errors import InputError
 
 SUPERVISED = "supervised"
@@ -79,11 +79,6 @@ def tuning_arms(recipe: Recipe, name: str) -> list[Arm]:
 def jobs_of(arms: Sequence[Arm], seeds: Sequence[int], role: Role) -> list[Job]:
     """Every arm with every seed, seed by seed: a study that is cut short has whole pairs."""
     return [Job(arm.name, arm.with_seed(seed), role) for seed in seeds for arm in arms]
-
-
-def uses_labels(recipe: Recipe) -> bool:
-    """Whether labels are learned from."""
-    return isinstance(recipe.method, MeanTeacherMethod)
 
 
 def in_words(changes: Changes) -> str:

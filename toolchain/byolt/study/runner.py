@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from byolt.data import ImageStore, open_splits, store_of
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe import dump_recipe
-from byolt.run import environment, run_of
+from byolt.run import environment, learned_for_s, run_of
 from byolt.schema import Recipe
 from byolt.study.ledger import Key, Ledger, Row, key_of
 from byolt.study.plan import Job
@@ -126,7 +126,7 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
         pretrain(recipe, dump_recipe(recipe), resume=run.path if unfinished else None, console=quiet)
     except TrainingFault:  # It is a result: its row says so.
         state = "collapsed" if run.result is not None else "diverged"
-    learn_s = _learned_for_s(run.metrics()) if state != "diverged" else time.monotonic() - started_s
+    learn_s = (learned_for_s(run.metrics()) or 0.0) if state != "diverged" else time.monotonic() - started_s
     made = environment()
     row = {
         "role": job.role,
@@ -142,17 +142,6 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
         "date": made["started"][:10],
     }
     return row if state == "diverged" else row | measure(run, job)
-
-
-def _learned_for_s(metrics: list[dict[str, Any]]) -> float:
-    """Seconds of learning by the log, over every process that took part: each starts from 0 again."""
-    seconds, before = 0.0, 0.0
-    for record in metrics:
-        elapsed = record.get("elapsed_s")
-        if elapsed is not None:
-            seconds += elapsed - before if elapsed >= before else elapsed
-            before = elapsed
-    return seconds
 
 
 def learning_fingerprint(recipe: Recipe) -> str:
