@@ -1,0 +1,115 @@
+"""Commands that compare: study, ablate."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from byolt.commands.options import JSON, RECIPE, SET, print_result
+
+if TYPE_CHECKING:
+    from byolt.study.figures import StudyFigures
+
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("docs/results"),
+    show_default=True,
+    help="Folder of the CSV, the page and the plot.",
+)
+JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: as many as fit the cores]")
+
+
+@click.command()
+@RECIPE
+@SET
+@click.option(
+    "--methods", default="byol,simclr,simsiam,moco_v2,moco_v3", show_default=True, help="Names with commas between."
+)
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each method.")
+@click.option("--tune/--no-tune", default=True, show_default=True, help="Also with settings chosen by study.tuning.")
+@JOBS
+@RESULTS
+@JSON
+def study(
+    recipe_path: Path,
+    overrides: tuple[str, ...],
+    methods: str,
+    seeds: int,
+    tune: bool,
+    jobs: int | None,
+    results: Path,
+    as_json: bool,
+) -> None:
+    """Compare methods on RECIPE over several seeds, with intervals and paired tests.
+
+    Finished runs are rows of <results>/<recipe>.csv; the same command makes those that are missing.
+    """
+    from byolt.recipe import load_recipe
+    from byolt.study.command import study_recipe
+    from byolt.study.runner import at_once_default
+
+    settings = load_recipe(recipe_path, overrides)
+    figures = study_recipe(
+        settings,
+        recipe_path.read_text(encoding="utf-8"),
+        [name.strip() for name in methods.split(",") if name.strip()],
+        seeds=seeds,
+        results=results,
+        at_once=jobs or at_once_default(settings),
+        tunes=tune,
+        say=lambda line: click.echo(line, err=True),
+    )
+    _tell_study(figures, results, f"byolt ablate {shlex.quote(str(recipe_path))} target", as_json)
+
+
+@click.command()
+@RECIPE
+@click.argument("name", metavar="tau|batch|augment|target|predictor|beta")
+@SET
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each row.")
+@JOBS
+@RESULTS
+@JSON
+def ablate(
+    recipe_path: Path,
+    name: str,
+    overrides: tuple[str, ...],
+    seeds: int,
+    jobs: int | None,
+    results: Path,
+    as_json: bool,
+) -> None:
+    """One of the paper's ablations on RECIPE, with the published values beside ours.
+
+    Rows that collapse are results: they are told, and the command goes on.
+    """
+    from byolt.recipe import load_recipe
+    from byolt.study.command import ablate_recipe
+    from byolt.study.runner import at_once_default
+
+    settings = load_recipe(recipe_path, overrides)
+    figures = ablate_recipe(
+        settings,
+        recipe_path.read_text(encoding="utf-8"),
+        name,
+        seeds=seeds,
+        results=results,
+        at_once=jobs or at_once_default(settings),
+        say=lambda line: click.echo(line, err=True),
+    )
+    _tell_study(figures, results, f"byolt study {shlex.quote(str(recipe_path))}", as_json)
+
+
+def _tell_study(figures: "StudyFigures", results: Path, following: str, as_json: bool) -> None:
+    from byolt.reporting.study_page import study_chart, write_study_report
+    from byolt.reporting.study_text import print_study, write_markdown
+    from byolt.run import write_text
+
+    page, plot, report = (results / f"{figures.name}.{kind}" for kind in ("md", "svg", "html"))
+    write_markdown(figures, page, shlex.join(["byolt", *sys.argv[1:]]))
+    write_text(plot, study_chart(figures))
+    write_study_report(report, figures)
+    print_result(figures.to_dict(), as_json, lambda: print_study(figures, [page, plot, report], following))

@@ -1,0 +1,206 @@
+"""Commands that deliver and prove: export, verify, build-engine, bench."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from byolt.commands.options import JSON, RUN, RUNS_DIR, SET, print_result
+from byolt_export.errors import InputError, MissingPart, ParityFault
+
+
+@click.command()
+@RUN
+@RUNS_DIR
+@click.option("--onnx", is_flag=True, help="Deliver ONNX files, which every bundle holds; the default.")
+@click.option("--trt", is_flag=True, help="Build TensorRT engines too.")
+@click.option("--precision", metavar="fp32,fp16,int8", help="Files to make.  [default: fp32; with --trt fp32,fp16]")
+@click.option("--target", "targets", multiple=True, metavar="NAME", help="GPUs to build engines for: see build-engine.")
+@click.option("--classifier", is_flag=True, help="Deliver the fine-tuned classifier, not the encoder.")
+@click.option("--bisect", is_flag=True, help="Compare tensors on the way too; name the first node whose error jumps.")
+@SET
+@JSON
+def export(
+    run_path: Path | None,
+    runs_dir: Path,
+    onnx: bool,
+    trt: bool,
+    precision: str | None,
+    targets: tuple[str, ...],
+    classifier: bool,
+    bisect: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Deliver a run's encoder as a bundle: ONNX, engines, golden vectors, and the verdict of each file."""
+    from byolt.delivery import export_run
+    from byolt.reporting.summary import print_parity, print_summary
+    from byolt.run import open_run
+
+    run = open_run(run_path, runs_dir)
+    report, missing = export_run(
+        run,
+        classifier=classifier,
+        precisions=_precisions(precision or ("fp32,fp16" if trt else "fp32")),
+        targets=targets if trt or targets else None,
+        bisects=bisect,
+        overrides=overrides,
+        say=lambda line: click.echo(line, err=True),
+    )
+
+    def text() -> None:
+        print_parity(report.to_json())
+        print_summary(run, next_command=f"byolt verify {shlex.quote(str(report.path))}")
+
+    print_result(report.to_json(), as_json, text)
+    _refuse_failed(report.verdict, report.reason, report.path)
+    if missing is not None:
+        raise missing
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--provider", "providers", multiple=True, help="ONNX Runtime's provider.  [default: each that this machine can use]"
+)
+@JSON
+def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
+    """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
+    from byolt.reporting.summary import print_parity
+    from byolt_export.equip import record_verdicts
+    from byolt_export.verify import verify_bundle
+
+    report = verify_bundle(bundle, providers)
+    record_verdicts(bundle, report.files)
+    print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
+    _refuse_failed(report.verdict, report.reason, bundle)
+
+
+@click.command("build-engine")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="here, rtx, rtx20, rtx30, rtx40, rtx50 or smXX.  [default: here; with TensorRT for RTX: rtx]",
+)
+@click.option("--precision", metavar="fp32,fp16,int8", help="Which of the bundle's files.  [default: all]")
+@click.option("--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Which TensorRT, where both are here.")
+@click.option("--workspace-mib", type=click.IntRange(1), default=1024, show_default=True, help="Most scratch memory.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where timings are kept for the next build.")
+@click.option(
+    "--print-trtexec", is_flag=True, help="Build nothing; print the same build as lines for NVIDIA's trtexec."
+)
+@JSON
+def build_engine(
+    bundle: Path,
+    targets: tuple[str, ...],
+    precision: str | None,
+    flavour: Any,
+    workspace_mib: int,
+    cache_dir: Path | None,
+    print_trtexec: bool,
+    as_json: bool,
+) -> None:
+    """Build a bundle's engines on the device that will run them; needs no torch."""
+    from byolt.reporting.building import build_line
+    from byolt.reporting.summary import print_parity
+    from byolt_export.equip import add_engines, choose_targets, trtexec_lines
+    from byolt_export.verify import Report
+
+    if print_trtexec:
+        lines = trtexec_lines(bundle, precisions=_precisions(precision), workspace_mib=workspace_mib)
+        print_result({"trtexec": lines}, as_json, lambda: click.echo("\n".join(lines)))
+        return
+    chosen, gpus = choose_targets(targets, flavour)
+    with build_line() as progress:
+        engines = add_engines(
+            bundle,
+            chosen,
+            gpus,
+            precisions=_precisions(precision),
+            workspace_mib=workspace_mib,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+    report = Report(bundle, engines)
+    print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
+    if report.verdict == "failed":
+        raise ParityFault(f"{bundle}: {report.reason}")
+    if not as_json:
+        click.echo(f"next     byolt verify {shlex.quote(str(bundle))}")
+
+
+def _precisions(names: str | None) -> tuple[Any, ...]:
+    """Names of precisions between commas."""
+    known, found = ("fp32", "fp16", "int8"), [name.strip() for name in (names or "").split(",") if name.strip()]
+    if unknown := [name for name in found if name not in known]:
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(known)}", param_hint="--precision")
+    if names is not None and not found:
+        raise click.BadParameter("names nothing", param_hint="--precision")
+    return tuple(found)
+
+
+def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
+    if verdict == "failed":
+        raise ParityFault(f"{bundle}: parity failed: {reason}")
+    if verdict != "passed":
+        raise MissingPart(f"{bundle}: nothing of it could be run here: {reason}")
+
+
+@click.command()
+@click.argument("bundle", metavar="[BUNDLE]", required=False, type=click.Path(path_type=Path))
+@RUNS_DIR
+@click.option("--batch", metavar="1,8,32", help="Batch sizes.  [default: those of 1,8,32 that the bundle takes]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of one call.  [default: each library's choice]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Timed seconds a candidate and batch size.",
+)
+@click.option(
+    "--run", "run_path", type=click.Path(path_type=Path), help="Run of the PyTorch rows.  [default: BUNDLE's]"
+)
+@click.option("--compile", "compiled", is_flag=True, help="Time PyTorch through torch.compile too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for bench.json and bench.svg.")
+@JSON
+def bench(
+    bundle: Path | None,
+    runs_dir: Path,
+    batch: str | None,
+    threads: int | None,
+    seconds: float,
+    run_path: Path | None,
+    compiled: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Speed, memory and size of each backend and precision of a bundle, with its accuracy beside them."""
+    from byolt.benching import bench_bundle, run_of_bundle
+    from byolt.reporting.speed import print_speed, write_speed
+    from byolt.run import open_run
+
+    bundle = open_run(None, runs_dir).bundle if bundle is None else bundle
+    found = bench_bundle(
+        bundle,
+        run_of_bundle(bundle) if run_path is None else open_run(run_path, runs_dir),
+        batches=_numbers("--batch", batch),
+        threads=threads,
+        seconds=seconds,
+        compiled=compiled,
+        say=lambda line: click.echo(line, err=True),
+    )
+    if output is not None:
+        write_speed(found, output)
+    print_result(found, as_json, lambda: print_speed(found))
+
+
+def _numbers(option: str, listed: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in (listed or "").split(",") if number.strip())
+    except ValueError as error:
+        raise InputError(f"{option} {listed}: whole numbers with commas between them, for example 1,8,32") from error

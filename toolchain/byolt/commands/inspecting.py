@@ -1,0 +1,71 @@
+"""Commands that look, and change nothing: recipe, data, doctor."""
+
+from pathlib import Path
+
+import click
+
+from byolt.commands.options import JSON, RECIPE, SET, print_result
+
+
+@click.group()
+def recipe() -> None:
+    """Look at a recipe."""
+
+
+@recipe.command("show")
+@RECIPE
+@SET
+def recipe_show(recipe_path: Path, overrides: tuple[str, ...]) -> None:
+    """Print every key of a recipe with its value, defaults included."""
+    from byolt.recipe import dump_recipe, load_recipe
+
+    click.echo(dump_recipe(load_recipe(recipe_path, overrides)), nl=False)
+
+
+@recipe.command("explain")
+@click.argument("words", metavar="[RECIPE] [KEY]", nargs=-1)
+@JSON
+def recipe_explain(words: tuple[str, ...], as_json: bool) -> None:
+    """What each key means, from the schema, and with RECIPE what it is set to.
+
+    KEY narrows it, for example `optim` or `optim.base_lr`.
+    """
+    from byolt.explain import explain
+    from byolt.recipe import load_recipe
+    from byolt.reporting.tables import print_explanation
+
+    if len(words) > 2:
+        raise click.UsageError(f"one recipe and one key at most, got: {' '.join(words)}")
+    is_file = bool(words) and (len(words) == 2 or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file())
+    settings = load_recipe(Path(words[0])) if is_file else None
+    rows = explain(next(iter(words[is_file:]), None), settings)
+    told = [row._asdict() if is_file else {k: v for k, v in row._asdict().items() if k != "value"} for row in rows]
+    print_result({"keys": told}, as_json, lambda: print_explanation(rows, with_values=is_file))
+
+
+@click.group()
+def data() -> None:
+    """Look at images."""
+
+
+@data.command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--test", "test_path", type=click.Path(path_type=Path), help="Held-out folder to compare with.")
+@JSON
+def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
+    """Counts, sizes, modes, mean and std, corrupt files, duplicates, leakage into a test folder."""
+    from byolt.data.check import check_folder
+
+    report = check_folder(path, test_path)
+    print_result(report.to_dict(), as_json, lambda: click.echo(report.to_text()))
+
+
+@click.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """What this machine can do, and the line that mends what is missing."""
+    from byolt.doctor import examine, to_json, to_text
+    from byolt.machine import survey
+
+    findings = examine(survey())
+    print_result(to_json(findings), as_json, lambda: click.echo(to_text(findings)))
