@@ -7,9 +7,11 @@ import pytest
 import torch
 from tests.conftest import tiny_recipe
 
+from byolt.methods.method import Outcome
 from byolt.schema import Recipe
-from byolt.training.learner import Learner
 from byolt.training.rehearsal import rehearse
+from byolt.training.stepper import Stepper
+from byolt.training.stream import Fetched
 
 
 def growing(folder: Path) -> Recipe:
@@ -34,15 +36,16 @@ def test_early_and_late_views_weigh_by_their_epochs(tmp_path: Path) -> None:
 
 def test_each_stage_takes_steps_of_its_own_size_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
-    step = Learner.step
+    step = Stepper.step
 
-    def noted(self: Learner, number: int, view_1: torch.Tensor, view_2: torch.Tensor) -> Any:
-        seen.append((number, view_1.shape[-1]))
-        return step(self, number, view_1, view_2)
+    def noted(self: Stepper, number: int, batch: Fetched) -> Outcome:
+        outcome = step(self, number, batch)
+        seen.append((number, self.recipe.view_size_px_of(batch.epoch)))
+        return outcome
 
-    monkeypatch.setattr(Learner, "step", noted)
+    monkeypatch.setattr(Stepper, "step", noted)
     rehearse(growing(tmp_path), profiled=False)
-    assert seen == [(k, 8) for k in range(23)] + [(28 + k, 32) for k in range(12)]
+    assert seen == [(k, 8) for k in range(24)] + [(28 + k, 32) for k in range(12)]
 
 
 def test_memory_is_that_of_the_runs_device_on_a_machine_with_a_gpu(

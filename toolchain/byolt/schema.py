@@ -329,6 +329,10 @@ class Machine(Section):
     """CPU threads of torch; left out, as many as torch itself takes."""
     channels_last: bool = machine(True)
     """Keep images and convolution weights channels-last."""
+    resident_gb: Annotated[float, Field(ge=0)] = machine(8.0)
+    """Decoded sets up to this size are copied to the GPU once (views.backend: batched)."""
+    cuda_graph: bool = machine(True)
+    """On one GPU: capture the step as a CUDA graph, so that the host launches it as a whole."""
     compile: bool = machine(False)
     """torch.compile encoder, heads and loss; the first steps are slow."""
     deterministic: bool = machine(False)

@@ -17,23 +17,28 @@ from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, named, prin
 def pretrain(
     recipe_path: Path, overrides: tuple[str, ...], resume: Path | None, dry_run: bool, profile: bool, as_json: bool
 ) -> None:
-    """Learn an encoder from images by RECIPE."""
+    """Learn an encoder from images by RECIPE; on many GPUs: torchrun --nproc-per-node=8 -m byolt pretrain RECIPE."""
     from byolt.recipe import load_recipe
 
     settings = load_recipe(recipe_path, overrides)
     if dry_run or profile:
+        from byolt.training.processes import is_first
         from byolt.training.rehearsal import rehearse
 
         rehearsal = rehearse(settings, profiled=profile)
-        print_result(rehearsal.to_dict(), as_json, lambda: click.echo(rehearsal.to_text()))
+        if is_first():
+            print_result(rehearsal.to_dict(), as_json, lambda: click.echo(rehearsal.to_text()))
         return
     from rich.console import Console
 
     from byolt.reporting.summary import print_summary, summarise
     from byolt.training.loop import pretrain as learn
+    from byolt.training.processes import is_first
 
     run = learn(settings, recipe_path.read_text(encoding="utf-8"), resume=resume, console=Console(stderr=True))
-    print_result(summarise(run), as_json, lambda: print_summary(run, next_command=f"byolt evaluate{named(run.path)}"))
+    if is_first():
+        following = f"byolt evaluate{named(run.path)}"
+        print_result(summarise(run), as_json, lambda: print_summary(run, next_command=following))
 
 
 @click.command()

@@ -6,6 +6,7 @@ Axes: B images, D projection features, H W pixels.
 """
 
 import copy
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Outcome
+from byolt.collectives import batch_moments, gather_rows, own_rows
+from byolt.methods.method import Images, Method, Term, wide
 
 Normalisation = Literal["l2", "layer", "batch", "none"]
 
@@ -51,27 +53,29 @@ class Byol(Method):
         if target != "copy":
             self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
 
-    def forward(self, view_1: Images, view_2: Images) -> Outcome:
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
         """The symmetric loss of equation 2: a mean over the batch, a sum over the two views, in [0, 8]."""
         # One forward a view: BatchNorm statistics must not mix the two views (the paper's code does the same).
-        z_1, z_2 = self.project(view_1), self.project(view_2)
-        target_1, target_2 = self._targets(view_1, view_2, z_1, z_2)
-        q_1, q_2 = (z_1, z_2) if self.predictor is None else (self.predictor(z_1), self.predictor(z_2))
-        loss = regression_loss(q_1, target_2, self.normalisation) + regression_loss(q_2, target_1, self.normalisation)
+        if self.target is None:  # Each view's projection is the other's target, so both are needed at once.
+            z_1, z_2 = self.project(view_1), self.project(view_2)
+            target_1, target_2 = (z_1.detach(), z_2.detach()) if self.stop_gradient else (z_1, z_2)
+            first, second = self.predict(z_1, target_1, target_2), self.predict(z_2, target_2, target_1)
+            yield Term(first.loss + second.loss, first.z + second.z, first.q)
+            return
+        with torch.no_grad():  # The target is in train mode too: batch statistics, as in the paper's code.
+            target_1, target_2 = self.target(view_1), self.target(view_2)
+        yield self.predict(self.project(view_1), target_1, target_2)
+        yield self.predict(self.project(view_2), target_2, target_1)
+
+    def predict(self, z: Float[Tensor, "B D"], same: Float[Tensor, "B D"], other: Float[Tensor, "B D"]) -> Term:
+        """One view's half of the loss: its prediction against the ``other`` view's target projection."""
+        q = z if self.predictor is None else self.predictor(z)
+        loss = regression_loss(q, other, self.normalisation)
         if self.beta:
-            both = repulsion(q_1, target_1, target_2, self.temperature) + repulsion(
-                q_2, target_2, target_1, self.temperature
-            )
-            loss = loss + self.beta * both
-        return Outcome(loss, z_1.detach(), z_2.detach(), None if self.predictor is None else q_1.detach())
+            loss = loss + self.beta * repulsion(q, same, other, self.temperature)
+        return Term(loss, (z.detach(),), None if self.predictor is None else q.detach())
 
-    def _targets(self, view_1: Images, view_2: Images, z_1: Tensor, z_2: Tensor) -> tuple[Tensor, Tensor]:
-        if self.target is not None:
-            with torch.no_grad():  # The target is in train mode too: batch statistics, as in the paper's code.
-                return self.target(view_1), self.target(view_2)
-        return (z_1.detach(), z_2.detach()) if self.stop_gradient else (z_1, z_2)
-
-    def update_target(self, tau: float) -> None:
+    def update_target(self, tau: float | Tensor) -> None:
         """Move an ``ema`` target (equation 1)."""
         if self.moving:
             super().update_target(tau)
@@ -84,7 +88,7 @@ def regression_loss(
 
     With l2 that is ``|q/|q| - z/|z||^2 = 2 - 2 cos(q, z)``, in [0, 4].
     """
-    q, z = q.float(), z.float()
+    q, z = wide(q), wide(z)
     if normalisation == "l2":
         return (2 - 2 * F.cosine_similarity(q, z, dim=-1)).mean()
     return (_normalised(q, normalisation) - _normalised(z, normalisation)).square().sum(1).mean()
@@ -95,7 +99,8 @@ def _normalised(x: Float[Tensor, "B D"], normalisation: Normalisation) -> Float[
     if normalisation == "layer":
         x = F.layer_norm(x, x.shape[1:]) / x.shape[1] ** 0.5
     elif normalisation == "batch":
-        x = F.batch_norm(x, None, None, training=True) / x.shape[1] ** 0.5
+        mean, variance = batch_moments(x)
+        x = (x - mean) * (variance + 1e-5).rsqrt() / x.shape[1] ** 0.5
     return x
 
 
@@ -112,8 +117,8 @@ def repulsion(
         same, other: Target projections of the same view v, and of the other view v'.
         temperature: T, the paper's alpha.
     """
-    unit = F.normalize(q.float(), dim=1)
-    within = unit @ F.normalize(same.float(), dim=1).T / temperature
-    across = unit @ F.normalize(other.float(), dim=1).T / temperature
-    within = within.masked_fill(torch.eye(len(q), dtype=torch.bool, device=q.device), -torch.inf)
+    unit = F.normalize(wide(q), dim=1)
+    within = unit @ F.normalize(wide(gather_rows(same)), dim=1).T / temperature
+    across = unit @ F.normalize(wide(gather_rows(other)), dim=1).T / temperature
+    within = within.scatter(1, own_rows(q)[:, None], -torch.inf)
     return 2 * temperature * torch.cat([within, across], 1).logsumexp(1).mean()

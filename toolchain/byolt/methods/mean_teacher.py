@@ -7,13 +7,15 @@ Axes: B images, C classes.
 
 import copy
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Outcome
+from byolt.collectives import mean_over_processes
+from byolt.methods.method import Images, Method, Term, wide
 
 UNLABELLED = -1
 
@@ -53,7 +55,9 @@ class MeanTeacher(Method):
         assert isinstance(head, nn.Linear)
         return head
 
-    def forward(self, view_1: Images, view_2: Images, labels: Int64[Tensor, "B"]) -> Outcome:
+    def terms(  # type: ignore[override]
+        self, view_1: Images, view_2: Images, labels: Int64[Tensor, "B"]
+    ) -> Iterator[Term]:
         """Cross-entropy of the labelled images plus the weighted consistency of all, both of the student's first view.
 
         Args:
@@ -65,7 +69,7 @@ class MeanTeacher(Method):
         with torch.no_grad():  # In train mode, so with batch statistics, as the student.
             taught = self.target(view_2)
         loss = classification(logits, labels) + self.weight * consistency(logits, taught)
-        return Outcome(loss, logits.detach(), taught)
+        yield Term(loss, (logits.detach(), taught))
 
     def set_progress(self, progress: float) -> None:
         """Set the weight of the consistency loss: ``w exp(-5 (1 - t)^2)``, t the share of the ramp-up that is done."""
@@ -74,10 +78,12 @@ class MeanTeacher(Method):
 
 
 def classification(logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the labelled images; float32 under autocast."""
-    return F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED)
+    """Mean cross-entropy over the labelled images of the global batch; float32 under autocast."""
+    logits = wide(logits)
+    labelled = mean_over_processes((labels != UNLABELLED).sum().to(logits.dtype))
+    return F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum") / labelled
 
 
 def consistency(student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
     """Mean over images and classes of the squared difference of the class probabilities; float32 under autocast."""
-    return (student.float().softmax(1) - teacher.float().softmax(1)).square().mean()
+    return (wide(student).softmax(1) - wide(teacher).softmax(1)).square().mean()

@@ -3,6 +3,7 @@
 Axes: B images, D projection features, H W pixels.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,18 @@ class Outcome(NamedTuple):
     """Predictions from the first view's projections, detached; None without a predictor."""
 
 
+class Term(NamedTuple):
+    """A summand of the loss that can go backward before the next one is made."""
+
+    loss: Float[Tensor, ""]
+    z: tuple[Float[Tensor, "B D"], ...]
+    """Online projections of the views that were seen for it, detached."""
+    q: Float[Tensor, "B D"] | None = None
+    """Predictions from the first of them, detached."""
+
+
 class Method(nn.Module):
-    """Networks with a loss: forward takes two views, and for Mean Teacher labels, to an ``Outcome``."""
+    """Networks with a loss over two views, and for Mean Teacher labels."""
 
     encoder: nn.Module
     """f, (B, 3, H, W) to (B, F): what is learned."""
@@ -48,10 +59,18 @@ class Method(nn.Module):
         """The encoder that is evaluated and exported."""
         return self.encoder
 
+    def terms(self, *batch: Tensor) -> Iterator[Term]:
+        """The loss's summands one by one, so that no more than one holds its activations at a time."""
+        raise NotImplementedError
+
+    def forward(self, *batch: Tensor) -> Outcome:
+        """The whole loss: the terms' sum."""
+        return joined(list(self.terms(*batch)))
+
     def set_progress(self, progress: float) -> None:
         """Told before each step which share of the run, in [0, 1), is behind it."""
 
-    def update_target(self, tau: float) -> None:
+    def update_target(self, tau: float | Tensor) -> None:
         """Called after each optimizer step with the tau of the step: the target, where there is one, follows."""
         if self.target is not None:
             follow(self.target, [self.encoder, self.projector], tau)
@@ -62,8 +81,19 @@ class Method(nn.Module):
         return z
 
 
+def joined(terms: list[Term]) -> Outcome:
+    """The outcome of a batch from all its terms."""
+    z_1, z_2 = (z for term in terms for z in term.z)
+    return Outcome(torch.stack([term.loss for term in terms]).sum(), z_1, z_2, terms[0].q)
+
+
+def wide(x: Tensor) -> Tensor:
+    """float32, where a loss is computed under autocast; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @torch.no_grad()
-def follow(target: nn.Module, online: list[nn.Module], tau: float) -> None:
+def follow(target: nn.Module, online: list[nn.Module], tau: float | Tensor) -> None:
     """Set xi <- tau * xi + (1 - tau) * theta (equation 1 of BYOL), for parameters.
 
     Buffers are left alone: the target's running statistics come from its own forwards.
@@ -71,7 +101,10 @@ def follow(target: nn.Module, online: list[nn.Module], tau: float) -> None:
     theta: list[Tensor] = [weight for part in online for weight in part.parameters()]
     xi: list[Tensor] = list(target.parameters())
     # lerp(xi, theta, 1 - tau) = xi + (1 - tau) (theta - xi); foreach: one call for all tensors.
-    torch._foreach_lerp_(xi, theta, 1 - tau)
+    if isinstance(tau, Tensor):  # Of a captured step, on the device; foreach has no lerp by one.
+        torch._foreach_add_(xi, torch._foreach_mul(torch._foreach_sub(theta, xi), 1 - tau))
+    else:
+        torch._foreach_lerp_(xi, theta, 1 - tau)
 
 
 def info_nce(
@@ -81,5 +114,5 @@ def info_nce(
 
     van den Oord et al. 2018 (arXiv:1807.03748), eq. (4); ``positive`` is the number of each query's own key.
     """
-    cosines = F.normalize(query.float(), dim=1) @ F.normalize(keys.float(), dim=1).T
+    cosines = F.normalize(wide(query), dim=1) @ F.normalize(wide(keys), dim=1).T
     return F.cross_entropy(cosines / temperature, positive)

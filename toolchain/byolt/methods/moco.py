@@ -6,13 +6,16 @@ Axes: B images, D projection features, K keys of the queue.
 """
 
 import copy
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Outcome, info_nce
+from byolt.collectives import gather_rows, own_rows, world_size
+from byolt.methods.method import Images, Method, Term, info_nce, wide
+from byolt.norms import statistics_in_turn
 
 
 class MocoV2(Method):
@@ -46,39 +49,51 @@ class MocoV2(Method):
         self.register_buffer("queue", F.normalize(queue, dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, view_1: Images, view_2: Images) -> Outcome:
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
         """Mean of both directions (differs: the paper has one), then both views' keys take the oldest ones' places."""
-        z_1, z_2 = self._queries(view_1), self._queries(view_2)
         key_1, key_2 = self._keys(view_1), self._keys(view_2)
-        loss = (self.contrast(z_1, key_2) + self.contrast(z_2, key_1)) / 2
-        self._enqueue(torch.cat([key_1, key_2]))
-        return Outcome(loss, z_1.detach(), z_2.detach())
+        for view, key in ((view_1, key_2), (view_2, key_1)):
+            z = self._queries(view)
+            yield Term(self.contrast(z, key) / 2, (z.detach(),))
+        self._enqueue(torch.cat([gather_rows(key_1), gather_rows(key_2)]))
 
     def contrast(self, query: Float[Tensor, "B D"], key: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """Equation 1: each query's own key against the queue, not against the other keys of the batch."""
-        query, key = F.normalize(query.float(), dim=1), F.normalize(key.float(), dim=1)
+        query, key = F.normalize(wide(query), dim=1), F.normalize(wide(key), dim=1)
         own = (query * key).sum(1, keepdim=True)
         # A copy: the queue changes before the backward that needs these.
-        others = query @ self.queue.float().clone().T
+        others = query @ wide(self.queue).clone().T
         logits = torch.cat([own, others], 1) / self.temperature
         return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
     def _queries(self, view: Images) -> Float[Tensor, "B D"]:
-        return torch.cat([self.project(part) for part in view.chunk(self.norm_groups)])
+        parts = view.chunk(self.norm_groups // world_size())
+        with statistics_in_turn(nn.ModuleList([self.encoder, self.projector]), len(parts)):
+            return torch.cat([self.project(part) for part in parts])
 
     @torch.no_grad()
     def _keys(self, view: Images) -> Float[Tensor, "B D"]:
         """Unit keys in the order of the images.
 
         Shuffled, part k takes every G-th image from the k-th on: a fixed order spreads a query's part as well as a
-        random one, since the batch itself is a random draw.
+        random one, since the batch itself is a random draw. Of several processes each makes the keys of as many parts.
         """
         assert self.target is not None
-        order = torch.arange(len(view), device=view.device)
+        whole, groups, own = (
+            gather_rows(view) if self.shuffle else view,
+            self.norm_groups // world_size(),
+            own_rows(view),
+        )
+        order = torch.arange(len(whole), device=view.device)
         if self.shuffle:
             order = order.view(-1, self.norm_groups).T.flatten()
-        keys = torch.cat([self.target(part) for part in view[order].chunk(self.norm_groups)])
-        return F.normalize(torch.empty_like(keys).index_copy_(0, order, keys).float(), dim=1)
+            whole = whole[order[own]]
+        with statistics_in_turn(self.target, groups):
+            keys = torch.cat([self.target(part) for part in whole.chunk(groups)])
+        if self.shuffle:
+            keys = gather_rows(keys)
+            keys = torch.empty_like(keys).index_copy_(0, order, keys)[own]
+        return F.normalize(wide(keys), dim=1)
 
     @torch.no_grad()
     def _enqueue(self, keys: Float[Tensor, "N D"]) -> None:
@@ -97,17 +112,17 @@ class MocoV3(Method):
         self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
         self.temperature = temperature
 
-    def forward(self, view_1: Images, view_2: Images) -> Outcome:
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
         """Algorithm 1: both directions of ``ctr``, summed."""
         assert self.target is not None
-        z_1, z_2 = self.project(view_1), self.project(view_2)
-        q_1, q_2 = self.predictor(z_1), self.predictor(z_2)
         with torch.no_grad():
             key_1, key_2 = self.target(view_1), self.target(view_2)
-        loss = self.contrast(q_1, key_2) + self.contrast(q_2, key_1)
-        return Outcome(loss, z_1.detach(), z_2.detach(), q_1.detach())
+        for view, key in ((view_1, key_2), (view_2, key_1)):
+            z = self.project(view)
+            q = self.predictor(z)
+            yield Term(self.contrast(q, key), (z.detach(),), q.detach())
 
     def contrast(self, query: Float[Tensor, "B D"], key: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """``ctr`` of Algorithm 1: 2 T times the InfoNCE of each query among the batch's keys."""
-        own = torch.arange(len(query), device=query.device)
-        return 2 * self.temperature * info_nce(query, key, own, self.temperature)
+        own = own_rows(query)
+        return 2 * self.temperature * info_nce(query, gather_rows(key), own, self.temperature)

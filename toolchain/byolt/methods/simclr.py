@@ -3,12 +3,15 @@
 Chen et al. 2020 (arXiv:2002.05709), section 2.1. Axes: B images, D projection features.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Outcome
+from byolt.collectives import gather_rows, own_rows
+from byolt.methods.method import Images, Method, Term, wide
 
 
 class SimClr(Method):
@@ -18,11 +21,11 @@ class SimClr(Method):
         super().__init__(encoder, projector)
         self.temperature = temperature
 
-    def forward(self, view_1: Images, view_2: Images) -> Outcome:
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
         """NT-Xent over the 2B views: equation 1, a mean over all of them."""
         # One forward a view, like every method here (differs: the paper normalises both views of the batch together).
         z_1, z_2 = self.project(view_1), self.project(view_2)
-        return Outcome(nt_xent(z_1, z_2, self.temperature), z_1.detach(), z_2.detach())
+        yield Term(nt_xent(z_1, z_2, self.temperature), (z_1.detach(), z_2.detach()))
 
 
 def nt_xent(z_1: Float[Tensor, "B D"], z_2: Float[Tensor, "B D"], temperature: float) -> Float[Tensor, ""]:
@@ -30,8 +33,11 @@ def nt_xent(z_1: Float[Tensor, "B D"], z_2: Float[Tensor, "B D"], temperature: f
 
     j is the other view of image i; float32 under autocast.
     """
-    z = F.normalize(torch.cat([z_1, z_2]).float(), dim=1)
-    logits = z @ z.T / temperature
-    logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
-    other_view = torch.arange(len(z), device=z.device).roll(len(z_1))
+    z = F.normalize(wide(torch.cat([z_1, z_2])), dim=1)
+    keys = F.normalize(wide(torch.cat([gather_rows(z_1), gather_rows(z_2)])), dim=1)
+    first = own_rows(z_1)
+    second = first + len(keys) // 2
+    logits = z @ keys.T / temperature
+    logits = logits.scatter(1, torch.cat([first, second])[:, None], -torch.inf)
+    other_view = torch.cat([second, first])
     return F.cross_entropy(logits, other_view)

@@ -4,11 +4,13 @@ Chen and He 2021 (arXiv:2011.10566), section 3. The paper's symbols: p = h(z) pr
 Axes: B images, D projection features.
 """
 
+from collections.abc import Iterator
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Outcome
+from byolt.methods.method import Images, Method, Term, wide
 
 
 class SimSiam(Method):
@@ -16,14 +18,14 @@ class SimSiam(Method):
 
     predictor: nn.Module
 
-    def forward(self, view_1: Images, view_2: Images) -> Outcome:
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
         """Equation 4: half of each direction, in [-1, 1]."""
         z_1, z_2 = self.project(view_1), self.project(view_2)
         p_1, p_2 = self.predictor(z_1), self.predictor(z_2)
         loss = negative_cosine(p_1, z_2.detach()) / 2 + negative_cosine(p_2, z_1.detach()) / 2
-        return Outcome(loss, z_1.detach(), z_2.detach(), p_1.detach())
+        yield Term(loss, (z_1.detach(), z_2.detach()), p_1.detach())
 
 
 def negative_cosine(p: Float[Tensor, "B D"], z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Mean over B of ``-cos(p, z)`` (equation 1); float32 under autocast."""
-    return -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()
+    return -F.cosine_similarity(wide(p), wide(z), dim=-1).mean()

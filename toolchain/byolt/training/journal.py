@@ -1,5 +1,9 @@
-"""What a run writes down, and when: metrics, evaluations, checkpoints, the end."""
+"""What a run writes down, and when: metrics, evaluations, checkpoints, the end.
 
+Of several processes every one calls it at the same steps, since figures are of the global batch; the first one writes.
+"""
+
+import io
 import time
 from contextlib import suppress
 from types import TracebackType
@@ -14,7 +18,8 @@ from byolt.reporting.progress import Progress
 from byolt.run import Run, write_json
 from byolt.schema import Recipe
 from byolt.training.checkpoint import save_checkpoint
-from byolt.training.learner import Learner
+from byolt.training.learner import Learner, gathered
+from byolt.training.processes import is_first, largest, told_by_first
 from byolt.training.stream import Plan
 from byolt.training.watch import NonFiniteFeatures, Watch
 from byolt_export.errors import ByoltError, TrainingFault
@@ -35,9 +40,9 @@ class Journal:
     ) -> None:
         """``identity`` holds the result keys and the images' fingerprint, which every checkpoint carries."""
         self.run, self.recipe, self.plan, self.learner, self.watch = run, recipe, plan, learner, watch
-        self.identity = identity
+        self.identity, self.writes = identity, is_first()
         self.progress = Progress(
-            console,
+            console if self.writes else Console(file=io.StringIO()),
             epochs=recipe.schedule.epochs,
             steps=plan.steps,
             steps_per_epoch=plan.steps_per_epoch,
@@ -45,13 +50,13 @@ class Journal:
             batch_size=recipe.optim.batch_size,
             start_step=plan.start_step,
         )
-        self.events = EventWriter(run.path, on=recipe.machine.tensorboard, start_step=plan.start_step)
+        self.events = EventWriter(run.path, on=recipe.machine.tensorboard and self.writes, start_step=plan.start_step)
         self.started_s = self.saved_s = time.monotonic()
         self.finite = torch.ones((), dtype=torch.bool, device=learner.device)
 
     def __enter__(self) -> "Journal":
         self.progress.__enter__()
-        self.run.say(f"learning from step {self.plan.start_step} of {self.plan.steps}")
+        self._say(f"learning from step {self.plan.start_step} of {self.plan.steps}")
         return self
 
     def __exit__(
@@ -60,7 +65,7 @@ class Journal:
         self.progress.__exit__(kind, fault, trace)
         with suppress(OSError, ByoltError):  # A full disk: what ended the loop says more than a log that cannot.
             self.events.close()
-            self.run.say(f"ended: {fault or 'finished'}")
+            self._say(f"ended: {fault or 'finished'}")
 
     def waited(self, seconds: float) -> None:
         """Count time in which the device had no batch."""
@@ -90,6 +95,9 @@ class Journal:
             TrainingFault: A loss since the start was not finite.
         """
         self._refuse_non_finite(step)
+        outcome = gathered(outcome)
+        if not self.writes:
+            return
         figures = self.watch.glance(outcome, self.learner.method)
         self.progress.report(step, figures)
         record = {
@@ -114,13 +122,20 @@ class Journal:
         """
         started_s = time.monotonic()
         self._refuse_non_finite(step, weights=True)
-        try:
-            figures = self.watch.look(self.learner, outcome, epoch + 1)
-        except NonFiniteFeatures as error:  # Finite weights can be so large that what they compute is not.
-            raise self._not_finite("the encoder's features are", step) from error
+        outcome = gathered(outcome)
+        figures: dict[str, Any] = {}
+        if self.writes:
+            with suppress(NonFiniteFeatures):
+                figures = self.watch.look(self.learner, outcome, epoch + 1)
+        figures, state = told_by_first((figures, self.watch.state()))
+        if not figures:  # Finite weights can be so large that what they compute is not.
+            raise self._not_finite("the encoder's features are", step)
+        if not self.writes:
+            self.watch.restore(state)  # The verdict is every process's.
+            return
         self.run.log({"step": step, "epoch": epoch + 1} | figures)
         self.events.write(step, figures)
-        self.run.say(
+        self._say(
             f"epoch {epoch + 1}: "
             + ", ".join(f"{name} {value}" for name, value in figures.items() if name != "spectrum")
         )
@@ -134,20 +149,25 @@ class Journal:
             ByoltError: The disk is full; the checkpoint before stays.
         """
         self._refuse_non_finite(step, weights=True)
-        state = checkpoint_state(self.identity, self.learner, self.watch, step)
-        save_checkpoint(self.run.checkpoints, state, keep=self.recipe.machine.keep_checkpoints)
+        if self.writes:
+            state = checkpoint_state(self.identity, self.learner, self.watch, step)
+            save_checkpoint(self.run.checkpoints, state, keep=self.recipe.machine.keep_checkpoints)
         self.saved_s = time.monotonic()
 
     def end(self, state: str, step: int) -> None:
         """Write down that the run has ended and how; the same command again prints it."""
-        write_json(self.run.path / "result.json", {"state": state, "step": step} | self.watch.figures)
+        if self.writes:
+            write_json(self.run.path / "result.json", {"state": state, "step": step} | self.watch.figures)
+
+    def _say(self, text: str) -> None:
+        if self.writes:
+            self.run.say(text)
 
     def _refuse_non_finite(self, step: int, *, weights: bool = False) -> None:
         """The loss is that before a step: a step can leave ``weights`` that are not finite after one that is."""
-        if not bool(self.finite):
-            raise self._not_finite("the loss is", step)
-        if weights and not self.learner.is_finite():
-            raise self._not_finite("the weights are", step)
+        loss, weight = largest(not bool(self.finite), weights and not self.learner.is_finite())
+        if loss or weight:
+            raise self._not_finite("the loss is" if loss else "the weights are", step)
 
     def _not_finite(self, what: str, step: int) -> TrainingFault:
         return TrainingFault(

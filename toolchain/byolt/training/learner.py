@@ -1,12 +1,17 @@
 """One optimizer step of a method: forward, backward, optimizer, target; and the state to resume it."""
 
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.profiler import record_function
+from torch.nn.parallel import DistributedDataParallel
 
-from byolt.methods.method import Outcome
+from byolt.collectives import gather_rows, mean_over_processes, world_size
+from byolt.methods.method import Method, Outcome, Term, joined
+from byolt.norms import synchronise_norms
 from byolt.sections import Section
 from byolt.sections_of_methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
 from byolt.training.assembly import build_method
@@ -18,23 +23,49 @@ if TYPE_CHECKING:
     from byolt.schema import Recipe
 
 
+# Of an optimizer's groups: how this machine computes, which a checkpoint of another one does not decide.
+_MACHINE_KEYS = ("lr", "foreach", "fused", "capturable")
+
+
 class Learner:
-    """The networks and their optimizer on a device."""
+    """The networks and their optimizer on a device; of several processes each has its own, and all are alike."""
 
     def __init__(
-        self, recipe: "Recipe", device: torch.device, *, steps: int, steps_per_epoch: int, classes: int = 0
+        self,
+        recipe: "Recipe",
+        device: torch.device,
+        *,
+        steps: int,
+        steps_per_epoch: int,
+        classes: int = 0,
+        device_rates: bool = False,
     ) -> None:
-        """Build the method by the recipe; ``steps`` is the run's length, ``classes`` the labels of Mean Teacher."""
-        self.device = device
-        self.steps = steps
+        """Build the method by the recipe.
+
+        Args:
+            recipe: What is learned, and how.
+            device: Where.
+            steps, steps_per_epoch: The run's length and an epoch's, in optimizer steps.
+            classes: Labels of Mean Teacher.
+            device_rates: Keep learning rates and tau on the device, for a step that is captured as a CUDA graph.
+
+        Raises:
+            InputError: The model or the method does not fit the recipe or the number of processes.
+        """
+        self.device, self.steps = device, steps
         self.warmup_steps = round(recipe.schedule.warmup_epochs * steps_per_epoch)
         self.peak_lr = recipe.optim.base_lr * recipe.optim.batch_size / 256
         self.accumulate = recipe.optim.accumulate
         self.settings = recipe.method
+        method = build_method(recipe, classes)
+        if world_size() > 1:
+            _share(method, recipe.method, device)
         layout = torch.channels_last if recipe.machine.channels_last else torch.contiguous_format
-        self.method = build_method(recipe, classes).to(device, memory_format=layout)  # type: ignore[call-overload]
-        self.forward: nn.Module = torch.compile(self.method) if recipe.machine.compile else self.method  # type: ignore[assignment]
-        self.optimizer = build_optimizer(self.method, recipe.optim, **predictor_rates(recipe.method))
+        self.method = method.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.forward, self._no_sync = _forward_of(self.method, compiled=recipe.machine.compile)
+        rates = predictor_rates(recipe.method)
+        self.optimizer = build_optimizer(self.method, recipe.optim, device_rates=device_rates, **rates)
+        self.decay: float | Tensor = torch.zeros((), device=device) if device_rates else 0.0
         self.bf16 = _takes_bf16(recipe.machine.precision, device)
 
     def learning_rate(self, step: int) -> float:
@@ -61,25 +92,48 @@ class Learner:
             step: Counted from 0.
             batch: View 1 and view 2, (B, 3, H, W) each, and for a method that takes them the labels, (B,).
         """
+        self.prepare(step)
+        return self.advance(*batch)
+
+    def prepare(self, step: int) -> None:
+        """Set the rates of a step; what of it depends on the step's number."""
         rate = self.learning_rate(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = (self.peak_lr if group.get("constant_rate") else rate) * group.get("rate_multiplier", 1.0)
-        self.optimizer.zero_grad(set_to_none=True)
+            own = (self.peak_lr if group.get("constant_rate") else rate) * group.get("rate_multiplier", 1.0)
+            group["lr"] = group["lr"].fill_(own) if isinstance(group["lr"], Tensor) else own
+        decay = self.tau(step)
+        if decay is not None:
+            self.decay = self.decay.fill_(decay) if isinstance(self.decay, Tensor) else decay
         self.method.set_progress(step / self.steps)
+
+    def advance(self, *batch: Tensor) -> Outcome:
+        """The step itself: the same work on the device whatever its number."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = list(zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True))
         outcomes = []
-        for part in zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True):
-            with record_function("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                outcome = self.forward(*part)
-            with record_function("backward"):
-                (outcome.loss / self.accumulate).backward()
-            outcomes.append(outcome._replace(loss=outcome.loss.detach()))
+        for part in parts:
+            # Gradients of all processes are averaged once a step, with the last part's.
+            with nullcontext() if part is parts[-1] else self._no_sync():
+                outcomes.append(self._learn_from(part))
         with record_function("optimizer"):
             self.optimizer.step()
         with record_function("target"):
-            decay = self.tau(step)
-            if decay is not None:
-                self.method.update_target(decay)  # After the optimizer: the target follows the new weights.
+            if self.tau(0) is not None:
+                self.method.update_target(self.decay)  # After the optimizer: the target follows the new weights.
         return _whole(outcomes)
+
+    def _learn_from(self, part: tuple[Tensor, ...]) -> Outcome:
+        """Forward and backward a term at a time, so that one term's activations are gone before the next one's come."""
+        terms = iter(self.forward(*part))
+        made: list[Term] = []
+        while True:
+            with record_function("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                term = next(terms, None)
+            if term is None:
+                return joined(made)
+            with record_function("backward"):
+                torch.autograd.backward(term.loss / self.accumulate)
+            made.append(term._replace(loss=term.loss.detach()))
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer, for a checkpoint."""
@@ -93,9 +147,56 @@ class Learner:
         return bool(torch.stack([torch.isfinite(t).all().to(self.device) for t in floats]).all())
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+        """Take up the state of a checkpoint, of whatever device and number of processes."""
         self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        saved = dict(state["optimizer"])
+        own = [{key: group[key] for key in _MACHINE_KEYS if key in group} for group in self.optimizer.param_groups]
+        saved["param_groups"] = [group | mine for group, mine in zip(saved["param_groups"], own, strict=True)]
+        self.optimizer.load_state_dict(saved)
+
+
+def gathered(outcome: Outcome) -> Outcome:
+    """The outcome of the global batch, in every process."""
+    return Outcome(
+        mean_over_processes(outcome.loss),
+        gather_rows(outcome.z_1),
+        gather_rows(outcome.z_2),
+        None if outcome.q_1 is None else gather_rows(outcome.q_1),
+    )
+
+
+def _share(method: Method, settings: Section, device: torch.device) -> None:
+    """Make a method that is one of several processes': statistics over the global batch, or over MoCo v2's parts."""
+    if not isinstance(settings, MocoV2Method):
+        synchronise_norms(method, device)
+    elif settings.norm_groups % world_size():
+        raise InputError(
+            f"method.norm_groups {settings.norm_groups} must be a multiple of the {world_size()} processes: each "
+            "normalises as many parts of a batch"
+        )
+
+
+def _forward_of(
+    method: Method, *, compiled: bool
+) -> tuple[Callable[..., Iterable[Term]], Callable[[], AbstractContextManager[Any]]]:
+    """A method's terms, and a context in which the processes' gradients are not averaged.
+
+    Compiled or of several processes a method is called whole: one graph, one reduction that overlaps its backward.
+    """
+    if not compiled and world_size() == 1:
+        return method.terms, nullcontext
+    whole: Any = torch.compile(method) if compiled else method
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
+    if world_size() > 1:
+        # The statistics' buffers are equal already; sent between two forwards they would spoil the first's backward.
+        whole = DistributedDataParallel(whole, broadcast_buffers=False, gradient_as_bucket_view=True)
+        no_sync = whole.no_sync
+
+    def terms(*batch: Tensor) -> Iterable[Term]:
+        outcome = whole(*batch)
+        yield Term(outcome.loss, (outcome.z_1, outcome.z_2), outcome.q_1)
+
+    return terms, no_sync
 
 
 def _whole(parts: list[Outcome]) -> Outcome:

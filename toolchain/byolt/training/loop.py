@@ -1,6 +1,13 @@
-"""The run from a recipe to a learned encoder: prepare, then numbered steps, then the encoder's file."""
+"""The run from a recipe to a learned encoder: prepare, then numbered steps, then the encoder's file.
 
+Started by torchrun, every process runs all of this on its part of each batch; the first alone writes.
+"""
+
+import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +21,22 @@ from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.methods.mean_teacher import MeanTeacher
 from byolt.networks import load_snippet, save_weights
 from byolt.recipe import result_keys
-from byolt.run import Run, create_run, run_of
+from byolt.run import Run, create_run, read_json, run_of, write_json
 from byolt.schema import Recipe
 from byolt.sections_of_methods import MeanTeacherMethod
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.journal import Journal, checkpoint_state
 from byolt.training.learner import Learner, pick_device
+from byolt.training.processes import first_on_its_machine, is_first, join, largest, leave, meet, was_restarted
 from byolt.training.signals import StopSignals
-from byolt.training.stream import Labelled, Plan, view_stream
+from byolt.training.stepper import Stepper, captures
+from byolt.training.stream import Labelled, Plan, batch_stream
 from byolt.training.watch import Watch
 from byolt_export.errors import Stopped, TrainingFault
+
+_FAULT = "fault.json"
+"""In a run's folder: what ended its learning, and under which job of torchrun."""
 
 
 @dataclass
@@ -36,6 +48,7 @@ class Parts:
     store: ImageStore
     plan: Plan
     learner: Learner
+    stepper: Stepper
 
 
 def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: Console) -> Run:
@@ -50,27 +63,56 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
     """
     parts = prepare(recipe)
     identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
-    watch = Watch(recipe, parts.splits, parts.store)
-    if resume is None:
-        run = run_of(recipe, parts.store.fingerprint)
-        if run.result is None:
-            with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
-                watch.write_grid(made.path / "plots" / "views.png")
-                save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, watch, step=0), keep=1)
-    else:
-        run = Run(resume)
-        state = load_checkpoint(run.checkpoints)
-        refuse_other_recipe(state, identity["result_keys"], identity["images"], resume)
-        parts.learner.restore(state)
-        watch.restore(state["watch"])
-        parts.plan.start_step = state["step"]
-        run.forget_after(state["step"])
+    with first_on_its_machine():
+        watch = Watch(recipe, parts.splits, parts.store)
+    run = Run(resume) if resume is not None else run_of(recipe, parts.store.fingerprint)
     result = run.result
+    meet()  # No process has changed the run's folder before each has looked.
+    if result is None and (resume is not None or (was_restarted() and run.path.exists())):
+        _go_on(run, parts, watch, identity)
+    elif result is None and is_first():
+        with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
+            watch.write_grid(made.path / "plots" / "views.png")
+            save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, watch, step=0), keep=1)
     if result is None:
-        learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
+        meet()
+        with _faults_kept(run):
+            learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
     elif result["state"] == "collapsed":
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
+    leave()
     return run
+
+
+def _go_on(run: Run, parts: Parts, watch: Watch, identity: dict[str, Any]) -> None:
+    """Take up a run where its last checkpoint left it.
+
+    Raises:
+        InputError: There is no checkpoint, or it is of another recipe or other images.
+        TrainingFault: torchrun starts again what ended by a fault of learning.
+    """
+    fault = read_json(run.path / _FAULT) or {}
+    if was_restarted() and fault.get("job") == os.environ["TORCHELASTIC_RUN_ID"]:
+        raise TrainingFault(f"not started again: {fault['fault']}")
+    state = load_checkpoint(run.checkpoints)
+    refuse_other_recipe(state, identity["result_keys"], identity["images"], run.path)
+    parts.learner.restore(state)
+    watch.restore(state["watch"])
+    parts.plan.start_step = state["step"]
+    meet()  # Each has read before the first one writes.
+    if is_first():
+        run.forget_after(state["step"])
+
+
+@contextmanager
+def _faults_kept(run: Run) -> Iterator[None]:
+    """Write down what ends learning for good, so that torchrun's next start of the same job does not learn it again."""
+    try:
+        yield
+    except TrainingFault as fault:
+        if is_first() and "TORCHELASTIC_RUN_ID" in os.environ:
+            write_json(run.path / _FAULT, {"job": os.environ["TORCHELASTIC_RUN_ID"], "fault": str(fault)})
+        raise
 
 
 def prepare(recipe: Recipe) -> Parts:
@@ -79,17 +121,31 @@ def prepare(recipe: Recipe) -> Parts:
     Raises:
         InputError: Images, model or batch size do not fit; one sentence says where and what.
     """
+    join(recipe.machine.device)
     configure_torch(recipe)
-    data = recipe.data
-    splits = open_splits(data, recipe.seed)
-    store = store_of(splits.learn, data, data.learn_size_px)
-    labelled = labelled_part(store, recipe)
-    plan = Plan(len(store), recipe.optim.batch_size, recipe.schedule.epochs, recipe.seed, labelled=labelled)
-    device = pick_device(recipe.machine.device)
-    learner = Learner(
-        recipe, device, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch, classes=len(store.classes)
+    data, optim = recipe.data, recipe.optim
+    with first_on_its_machine():
+        splits = open_splits(data, recipe.seed)
+        store = store_of(splits.learn, data, data.learn_size_px)
+    plan = Plan(
+        len(store),
+        optim.batch_size,
+        recipe.schedule.epochs,
+        recipe.seed,
+        labelled=labelled_part(store, recipe),
+        parts=optim.accumulate,
     )
-    return Parts(recipe, splits, store, plan, learner)
+    device = pick_device(recipe.machine.device)
+    captured = captures(recipe, device)
+    learner = Learner(
+        recipe,
+        device,
+        steps=plan.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        classes=len(store.classes),
+        device_rates=captured,
+    )
+    return Parts(recipe, splits, store, plan, learner, Stepper(learner, recipe, captured=captured))
 
 
 def labelled_part(store: ImageStore, recipe: Recipe) -> Labelled | None:
@@ -117,27 +173,30 @@ def learn(parts: Parts, journal: Journal) -> None:
     with StopSignals() as signals, journal:
         end_if_collapsed(journal, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
-        for epoch, batch in view_stream(plan, parts.store, parts.recipe, learner.device):
+        for batch in batch_stream(plan, parts.store, parts.recipe, learner.device):
             journal.waited(time.monotonic() - waiting_s)
-            outcome = learner.step(step, *batch)
+            outcome = parts.stepper.step(step, batch)
             step += 1
             journal.note(outcome)
+            # Clocks and signals differ between processes; what follows from them must not.
+            checkpoint_is_due, received = largest(journal.checkpoint_is_due(), signals.received or 0)
             if journal.log_is_due(step):
-                journal.log(step, epoch, outcome)
+                journal.log(step, batch.epoch, outcome)
             if journal.evaluation_is_due(step):
-                journal.evaluate(step, epoch, outcome)
+                journal.evaluate(step, batch.epoch, outcome)
                 journal.save(step)
                 end_if_collapsed(journal, step)
-            elif journal.checkpoint_is_due() or signals.received:
+            elif checkpoint_is_due or received:
                 journal.save(step)
-            if signals.received:
+            if received:
                 raise Stopped(
-                    f"stopped by {signals.received.name} after step {step} of {plan.steps}; the checkpoint is "
+                    f"stopped by {signal.Signals(received).name} after step {step} of {plan.steps}; the checkpoint is "
                     f"written, go on with --resume {journal.run.path}",
-                    signals.received,
+                    signal.Signals(received),
                 )
             waiting_s = time.monotonic()
-        write_encoder(journal.run, parts)
+        if is_first():
+            write_encoder(journal.run, parts)
         journal.end("finished", step)
 
 

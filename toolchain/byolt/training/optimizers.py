@@ -40,7 +40,10 @@ class Lars(Optimizer):
             momenta = [self._momentum(w) for w in weights]
             torch._foreach_mul_(momenta, group["momentum"])
             torch._foreach_add_(momenta, update)
-            torch._foreach_add_(weights, momenta, alpha=-group["lr"])
+            if isinstance(group["lr"], Tensor):  # On the device, so that a captured step reads it anew.
+                torch._foreach_add_(weights, torch._foreach_mul(momenta, -group["lr"]))
+            else:
+                torch._foreach_add_(weights, momenta, alpha=-group["lr"])
 
     def _momentum(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -60,7 +63,12 @@ def _trust_ratios(weights: list[Tensor], update: list[Tensor], trust: float) -> 
 
 
 def build_optimizer(
-    method: nn.Module, optim: "Optim", *, predictor_multiplier: float = 1.0, predictor_constant: bool = False
+    method: nn.Module,
+    optim: "Optim",
+    *,
+    predictor_multiplier: float = 1.0,
+    predictor_constant: bool = False,
+    device_rates: bool = False,
 ) -> Optimizer:
     """The recipe's optimizer over the online parameters (the target's ask for no gradient).
 
@@ -73,6 +81,7 @@ def build_optimizer(
         optim: Which optimizer, and its settings.
         predictor_multiplier: Rate of the predictor over that of the rest (Table 21); kept as ``rate_multiplier``.
         predictor_constant: Whether the predictor's rate stays at its peak; kept as ``constant_rate``.
+        device_rates: Whether each group's rate is a tensor beside its weights, as a captured step needs it.
     """
     apart = predictor_multiplier != 1.0 or predictor_constant
     learned = {name: p for name, p in method.named_parameters() if p.requires_grad}
@@ -82,11 +91,15 @@ def build_optimizer(
     if predictors:
         own = {"rate_multiplier": predictor_multiplier, "constant_rate": predictor_constant}
         groups += [group | own for group in _groups(predictors, optim)]
+    if device_rates:
+        for group in groups:
+            group["lr"] = torch.zeros((), device=others[0].device)
+    how: dict[str, Any] = {"fused": True} if device_rates else {"foreach": True}
     if optim.name == "lars":
         return Lars(groups, lr=0.0, momentum=optim.momentum, trust=optim.trust_coefficient)
     if optim.name == "sgd":
-        return SGD(groups, lr=0.0, momentum=optim.momentum, foreach=True)
-    return AdamW(groups, lr=0.0, betas=(optim.momentum, 0.999), foreach=True)
+        return SGD(groups, lr=0.0, momentum=optim.momentum, **how)
+    return AdamW(groups, lr=0.0, betas=(optim.momentum, 0.999), capturable=device_rates, **how)
 
 
 def _groups(learned: list[Tensor], optim: "Optim") -> list[dict[str, Any]]:

@@ -16,9 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 from byolt.reporting.progress import duration
 from byolt.schema import Recipe
 from byolt.training.loop import Parts, prepare
-from byolt.training.stream import Plan, view_stream
+from byolt.training.stepper import Stepper
+from byolt.training.stream import Fetched, Plan, batch_stream
 
-WARMUP_STEPS, STEPS = 3, 20
+WARMUP_STEPS, STEPS = 4, 20
 PHASES = ("data", "views", "forward", "backward", "optimizer", "target")
 
 
@@ -108,32 +109,42 @@ def _stages(recipe: Recipe) -> Iterator[tuple[int, int, int]]:
 def _rehearse_stage(parts: Parts, size_px: int, first_epoch: int, epochs: int, *, profiled: bool) -> Stage:
     recipe, plan, device = parts.recipe, parts.plan, parts.learner.device
     start, of_stage = first_epoch * plan.steps_per_epoch, epochs * plan.steps_per_epoch
-    plan = Plan(plan.images, plan.batch_size, first_epoch + epochs, plan.seed, start_step=start, labelled=plan.labelled)
+    plan = Plan(
+        plan.images,
+        plan.batch_size,
+        first_epoch + epochs,
+        plan.seed,
+        start_step=start,
+        labelled=plan.labelled,
+        parts=plan.parts,
+    )
     warmup = min(WARMUP_STEPS, of_stage - 1)
     steps = min(STEPS, of_stage - warmup)
     shares: dict[str, float] = {}
-    with closing(view_stream(plan, parts.store, recipe, device)) as stream:
-        _take(parts, stream, start, warmup)
+    # A captured step has no phases: its profile is of the same step, one kernel at a time.
+    stepper = Stepper(parts.learner, recipe, captured=False) if profiled else parts.stepper
+    with closing(batch_stream(plan, parts.store, recipe, device)) as stream:
+        _take(stepper, stream, start, warmup)
         if profiled:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
             with profile(activities=activities) as profiler:
-                elapsed_s = _take(parts, stream, start + warmup, steps)
+                elapsed_s = _take(stepper, stream, start + warmup, steps)
             shares = _shares(profiler.events(), elapsed_s, device)
         else:
-            elapsed_s = _take(parts, stream, start + warmup, steps)
+            elapsed_s = _take(stepper, stream, start + warmup, steps)
     return Stage(size_px, epochs, of_stage, steps * recipe.optim.batch_size / elapsed_s, shares)
 
 
-def _take(parts: Parts, stream: Iterator[Any], start: int, steps: int) -> float:
+def _take(stepper: Stepper, stream: Iterator[Fetched], start: int, steps: int) -> float:
     """Seconds that ``steps`` steps from ``start`` on took, the device's work included."""
-    if parts.learner.device.type == "cuda":
-        torch.cuda.synchronize(parts.learner.device)
+    device = stepper.learner.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     started_s = time.monotonic()
     for step in range(start, start + steps):
-        _, batch = next(stream)
-        parts.learner.step(step, *batch)
-    if parts.learner.device.type == "cuda":
-        torch.cuda.synchronize(parts.learner.device)
+        stepper.step(step, next(stream))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.monotonic() - started_s
 
 

@@ -1,19 +1,22 @@
-"""The run's batches in their one order, as pairs of views on the device.
+"""The run's batches in their one order, on the device, and the pairs of views that are made of them.
 
 The order is a permutation keyed by (seed, epoch), a view's parameters a hash of (seed, epoch, index, view):
-the stream can start at any step, with any number of workers, and gives the same batches.
+the stream can start at any step, with any number of workers, and gives the same batches. Of several processes each
+takes its part of every batch.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
+from byolt.collectives import rank, world_size
 from byolt.methods.mean_teacher import UNLABELLED
 from byolt_export.errors import ByoltError, InputError
 
@@ -52,21 +55,29 @@ class Plan:
         seed: int,
         start_step: int = 0,
         labelled: Labelled | None = None,
+        parts: int = 1,
     ) -> None:
         """Plan ``epochs`` passes over ``images`` images; a last incomplete batch of a pass is left out.
 
         With ``labelled`` a batch begins with that many labelled images, in passes of their own, and the rest of it is
-        from all images without labels: as many steps and images as without.
+        from all images without labels: as many steps and images as without. ``parts`` are those that a batch goes
+        through one after the other; of each of them every process takes an equal share.
 
         Raises:
-            InputError: Fewer images than one batch.
+            InputError: Fewer images than one batch, or a batch that cannot be shared out.
         """
         if images < batch_size:
             raise InputError(
                 f"optim.batch_size {batch_size} is larger than the set of {images} images; "
                 f"use --set optim.batch_size={max(2, images // 4)} or more images"
             )
-        self.images, self.batch_size, self.epochs = images, batch_size, epochs
+        if batch_size % (parts * world_size()) or batch_size // (parts * world_size()) < 2:
+            raise InputError(
+                f"optim.batch_size {batch_size} in {parts} parts (optim.accumulate) does not go to {world_size()} "
+                "processes in equal shares of at least 2; give another batch size or number of processes"
+            )
+        self.images, self.batch_size, self.epochs, self.parts = images, batch_size, epochs, parts
+        self.own = np.arange(batch_size).reshape(parts, world_size(), -1)[:, rank()].ravel()
         self.seed, self.start_step, self.labelled = seed, start_step, labelled
         self.steps_per_epoch = images // batch_size
         self.steps = epochs * self.steps_per_epoch
@@ -81,10 +92,17 @@ class Plan:
             )
             order = epoch_order(self.images, self.seed, epoch)
             for k in range(first, self.steps_per_epoch):
-                if self.labelled is None:
-                    yield Batch(epoch, order[k * self.batch_size : (k + 1) * self.batch_size])
-                else:
-                    yield self._two_streams(epoch, k, order, self.labelled)
+                whole = Batch(epoch, order[k * self.batch_size : (k + 1) * self.batch_size])
+                if self.labelled is not None:
+                    whole = self._two_streams(epoch, k, order, self.labelled)
+                yield self._share_of(whole)
+
+    def _share_of(self, whole: Batch) -> Batch:
+        """What this process takes of a batch, in the order of the parts."""
+        if len(self.own) == self.batch_size:
+            return whole
+        labels, draws = (None if array is None else array[self.own] for array in (whole.labels, whole.draws))
+        return Batch(whole.epoch, whole.indices[self.own], labels, draws)
 
     def _two_streams(self, epoch: int, k: int, order: npt.NDArray[np.int64], labelled: Labelled) -> Batch:
         rest = self.batch_size - labelled.per_batch
@@ -111,10 +129,29 @@ def epoch_order(images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(images)
 
 
-Fetched = tuple[int, Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]
+class Fetched(NamedTuple):
+    """A batch's pixels: squares to cut views from, or the views themselves."""
+
+    epoch: int
+    drawn_by: Int64[Tensor, "B"]
+    """What the views of each image are drawn by."""
+    images: UInt8[Tensor, "B S S 3"]
+    """Decoded squares; with ``others`` first views."""
+    others: UInt8[Tensor, "B s s 3"] | None = None
+    """Second views, where workers make them."""
+    labels: Int64[Tensor, "B"] | None = None
+
+    def moved(self, device: torch.device) -> "Fetched":
+        """The same on a device, without waiting for it."""
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Fetched":
+        """The same with each tensor changed."""
+        others, labels = (None if t is None else change(t) for t in (self.others, self.labels))
+        return Fetched(self.epoch, change(self.drawn_by), change(self.images), others, labels)
 
 
-class _Reader(Dataset[Fetched | ByoltError]):
+class _Reader(Dataset["Fetched | ByoltError"]):
     """Fetches one whole batch: decoded squares, or with albumentations both views of each image.
 
     A fault is returned, not raised: what a worker raises arrives with its traceback in place of the one sentence.
@@ -135,31 +172,32 @@ class _Reader(Dataset[Fetched | ByoltError]):
             return error
 
     def _fetch(self, batch: Batch) -> Fetched:
-        draws = batch.indices if batch.draws is None else batch.draws
-        index = torch.from_numpy(draws)
-        labels = () if batch.labels is None else (torch.from_numpy(batch.labels),)
+        index, labels = _drawn_by(batch), None if batch.labels is None else torch.from_numpy(batch.labels)
         if self.views is None:
-            return batch.epoch, index, torch.from_numpy(self.store.batch(batch.indices)), None, labels
+            return Fetched(batch.epoch, index, torch.from_numpy(self.store.batch(batch.indices)), labels=labels)
         pairs = [
-            self.views(self.store[int(i)], int(draw), batch.epoch) for i, draw in zip(batch.indices, draws, strict=True)
+            self.views(self.store[int(i)], draw, batch.epoch)
+            for i, draw in zip(batch.indices, index.tolist(), strict=True)
         ]
         view_1, view_2 = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
-        return batch.epoch, index, view_1, view_2, labels
+        return Fetched(batch.epoch, index, view_1, view_2, labels)
 
 
-def view_stream(
+def _drawn_by(batch: Batch) -> Int64[Tensor, "B"]:
+    return torch.from_numpy(batch.indices if batch.draws is None else batch.draws)
+
+
+def batch_stream(
     plan: Plan, store: "ImageStore", recipe: "Recipe", device: torch.device
-) -> Generator[tuple[int, tuple[Tensor, ...]], None, None]:
-    """(epoch, (view 1, view 2)) a step; views are (B, 3, H, W), float32, normalised, channels-last, on ``device``.
-
-    A plan with labels adds them, (B,), as a third of the batch.
+) -> Generator[Fetched, None, None]:
+    """The plan's batches on ``device``: from a copy of the whole set there where it fits, else loaded ahead.
 
     Raises:
         InputError: An image is gone or has become unreadable (streamed sets only).
     """
-    from byolt.views import batched_views, normalise
-
-    data = recipe.data
+    if device.type == "cuda" and _fits(store, recipe):
+        yield from resident_stream(plan, store, device)
+        return
     loader = DataLoader(
         _Reader(store, recipe),
         sampler=plan,
@@ -167,24 +205,81 @@ def view_stream(
         num_workers=recipe.machine.workers,
         pin_memory=device.type == "cuda",
     )
-    for epoch, index, first, second, labels in _timed(loader):
-        with record_function("views"):
-            images = first.to(device, non_blocking=True)
-            if second is None:
-                views = batched_views(
-                    images,
-                    index.to(device, non_blocking=True),
-                    epoch=epoch,
-                    seed=recipe.seed,
-                    views=recipe.views,
-                    size_px=recipe.view_size_px_of(epoch),
-                    mean=data.mean,
-                    std=data.std,
-                )
-            else:
-                others = second.to(device, non_blocking=True)
-                views = normalise(images, data.mean, data.std), normalise(others, data.mean, data.std)
-        yield epoch, (*views, *(label.to(device, non_blocking=True) for label in labels))
+    yield from _copied_ahead(_timed(loader), device) if device.type == "cuda" else _timed(loader)
+
+
+def resident_stream(plan: Plan, store: "ImageStore", device: torch.device) -> Iterator[Fetched]:
+    """Batches out of all decoded squares, which are copied to ``device`` once."""
+    assert store.images is not None
+    squares = torch.from_numpy(np.array(store.images)).to(device)
+    for batch in plan:
+        with record_function("data"):
+            places = torch.from_numpy(batch.indices).to(device, non_blocking=True)
+            labels = None if batch.labels is None else torch.from_numpy(batch.labels)
+            fetched = Fetched(batch.epoch, _drawn_by(batch), places, labels=labels).moved(device)
+            yield fetched._replace(images=squares[places])
+
+
+def _fits(store: "ImageStore", recipe: "Recipe") -> bool:
+    resident = recipe.views.backend == "batched" and store.images is not None
+    return resident and store.images.nbytes <= recipe.machine.resident_gb * 1e9  # type: ignore[union-attr]
+
+
+def _copied_ahead(fetched: Iterator[Fetched], device: torch.device) -> Iterator[Fetched]:
+    """Batches on a GPU, each copied while it computes on the one before."""
+    copies: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    computes = torch.cuda.current_stream(device)
+    waiting: Fetched | None = None
+    for on_host in fetched:
+        with torch.cuda.stream(copies):
+            following = on_host.moved(device)
+        if waiting is not None:
+            yield waiting
+        computes.wait_stream(copies)
+        for tensor in following[1:]:
+            if isinstance(tensor, Tensor):
+                tensor.record_stream(computes)
+        waiting = following
+    if waiting is not None:
+        yield waiting
+
+
+def make_views(batch: Fetched, recipe: "Recipe", epoch: Tensor | None = None) -> tuple[Tensor, ...]:
+    """View 1 and view 2 of a batch, and its labels where it has some.
+
+    Views are (B, 3, s, s), float32, normalised, channels-last, on the batch's device.
+
+    Args:
+        batch: On the device.
+        recipe: What the views are drawn from.
+        epoch: The batch's own as a tensor (), for a captured step.
+    """
+    from byolt.views import batched_views, normalise
+
+    data = recipe.data
+    with record_function("views"):
+        if batch.others is None:
+            views = batched_views(
+                batch.images,
+                batch.drawn_by,
+                epoch=batch.epoch if epoch is None else epoch,
+                seed=recipe.seed,
+                views=recipe.views,
+                size_px=recipe.view_size_px_of(batch.epoch),
+                mean=data.mean,
+                std=data.std,
+            )
+        else:
+            views = normalise(batch.images, data.mean, data.std), normalise(batch.others, data.mean, data.std)
+    return views if batch.labels is None else (*views, batch.labels)
+
+
+def view_stream(
+    plan: Plan, store: "ImageStore", recipe: "Recipe", device: torch.device
+) -> Generator[tuple[int, tuple[Tensor, ...]], None, None]:
+    """(epoch, views and labels) a step: ``make_views`` of each batch of ``batch_stream``."""
+    for batch in batch_stream(plan, store, recipe, device):
+        yield batch.epoch, make_views(batch, recipe)
 
 
 def _timed(loader: DataLoader[Any]) -> Iterator[Fetched]:
