@@ -25,7 +25,7 @@ LEARNING = [
         "rate off by one step", LEARNER, "return learning_rate(step, ", "return learning_rate(step + 1, ", IN_LEARNER
     ),
     Mutation("rate not scaled by the batch", LEARNER, "recipe.optim.batch_size / 256", "1", IN_LEARNER),
-    Mutation("accumulated gradients summed", LEARNER, "(outcome.loss / self.accumulate)", "outcome.loss", IN_LEARNER),
+    Mutation("accumulated gradients summed", LEARNER, "(term.loss / self.accumulate)", "(term.loss)", IN_LEARNER),
     Mutation("gradients carried over", LEARNER, "self.optimizer.zero_grad(set_to_none=True)", "pass", IN_LEARNER),
     Mutation(
         "biases decayed", OPTIMIZERS, '"weight_decay": 0.0}', '"weight_decay": optim.weight_decay}', IN_OPTIMIZERS

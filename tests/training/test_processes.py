@@ -1,30 +1,34 @@
 """Several processes learn what one does: twenty steps of every method in float64, and whole runs by the command."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tests.conftest import tiny_recipe
 from tests.training.shared_steps import METHODS
+
+from byolt.recipe import dump_recipe
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/toolchain:{ROOT}/export:{ROOT}", "OMP_NUM_THREADS": "1"}
 
 
+def launched(processes: int, *words: str) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *launcher, "-m", *words]
+
+
 def torchrun(processes: int, *words: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        "-m",
-        *words,
-    ]
-    return subprocess.run(command, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, timeout=400, check=False)
+    command = launched(processes, *words)
+    return subprocess.run(command, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,71 @@ def test_twenty_steps_of_several_processes_are_those_of_one(method: str, alone: 
     for ours, theirs in zip(several["outcome"], one["outcome"], strict=True):
         rows = slice(None) if method != "byol accumulated" else slice(0)  # Its rows lie in another order.
         torch.testing.assert_close(ours if ours.ndim == 0 else ours[rows], theirs if ours.ndim == 0 else theirs[rows])
+
+
+def written(folder: Path, **sections: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "tiny.yaml"
+    path.write_text(dump_recipe(tiny_recipe(**sections)))
+    return path
+
+
+def run_of(folder: Path) -> Path:
+    (found,) = (folder / "runs").glob("tiny-*")
+    return found
+
+
+def test_a_run_killed_in_mid_epoch_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    # 16 steps, 4 an epoch; a checkpoint after each.
+    settings = {"schedule": {"epochs": 4, "warmup_epochs": 0}, "evaluation": {"every_epochs": 4, "probe_images": 64}}
+    settings |= {"machine": {"device": "cpu", "log_every_steps": 1, "checkpoint_every_s": 0.001}}
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    for folder in (straight, killed):
+        written(folder, **settings)
+    command = [sys.executable, "-m", "byolt", "pretrain", "tiny.yaml"]
+    whole = subprocess.run(command, env=ENVIRONMENT, cwd=straight, capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+
+    process = subprocess.Popen(
+        launched(2, "byolt", "pretrain", "tiny.yaml"), env=ENVIRONMENT, cwd=killed, start_new_session=True
+    )
+    while not [path for path in killed.glob("runs/tiny-*/checkpoints/step-*") if int(path.stem[5:]) >= 5]:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    resumed = [*command, "--resume", str(run_of(killed).relative_to(killed))]
+    rest = subprocess.run(resumed, env=ENVIRONMENT, cwd=killed, capture_output=True, text=True, check=False)
+    assert rest.returncode == 0, rest.stderr
+    assert run_of(killed).name == run_of(straight).name
+    one, several = (load_file(run_of(folder) / "encoder.safetensors") for folder in (straight, killed))
+    for name, value in one.items():
+        torch.testing.assert_close(several[name], value, rtol=1e-3, atol=1e-4)
+    logs = [
+        [json.loads(line) for line in (run_of(f) / "metrics.jsonl").read_text().splitlines()]
+        for f in (straight, killed)
+    ]
+    ours, theirs = ({line["step"]: line["loss"] for line in log} for log in logs)
+    assert ours.keys() == theirs.keys() == set(range(1, 17))
+    assert theirs == pytest.approx(ours, abs=1e-3)  # Another order of the images would show in each of them.
+
+
+def test_torchrun_does_not_start_again_what_ended_by_a_fault_of_learning(tmp_path: Path) -> None:
+    written(tmp_path, optim={"base_lr": 1e30}, machine={"device": "cpu", "log_every_steps": 1})
+    command = launched(2, "byolt", "pretrain", "tiny.yaml")
+    command.insert(command.index("-m", 3), "--max-restarts=1")
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    log = (run_of(tmp_path) / "train.log").read_text()
+    assert log.count("learning from step") == 1
+    assert "not started again: the " in done.stderr
+    assert "exitcode  : 3" in done.stderr
+    assert "Traceback" not in done.stderr.split("torch.distributed.elastic")[0]
+
+
+def test_more_processes_than_a_batch_goes_to_are_one_sentence(tmp_path: Path) -> None:
+    written(tmp_path, optim={"batch_size": 15}, machine={"device": "cpu"})
+    done = torchrun(2, "byolt", "pretrain", "tiny.yaml", cwd=tmp_path)
+    told = "optim.batch_size 15 in 1 parts (optim.accumulate) does not go to 2 processes in equal shares"
+    assert done.stderr.count(told) == 1
+    assert "exitcode  : 2" in done.stderr

@@ -1,7 +1,6 @@
 """What a few steps say of the whole run: each size of the views by its epochs, and the run's own device."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch

@@ -3,6 +3,7 @@
 The commands parse, call one function and print; heavy imports come inside the command that needs them.
 """
 
+import os
 import sys
 from typing import NoReturn
 
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         fault = as_ours(error)
         if fault is None or "--debug" in arguments:
             raise
-        click.echo(str(fault), err=True)
+        if os.environ.get("RANK", "0") == "0":  # All of torchrun's processes meet it, one tells it.
+            click.echo(str(fault), err=True)
         sys.exit(fault.exit_code)
     sys.exit(0)

@@ -93,7 +93,7 @@ def statistics_in_turn(network: nn.Module, parts: int) -> Iterator[None]:
         (1 - momentum) ** later * (statistic - (1 - momentum) ** parts * old)
         for (momentum, statistic), old in zip(statistics, before, strict=True)
     ]
-    total = sum_over_processes(torch.cat(added)).split([len(old) for old in before])
+    total = torch.split(sum_over_processes(torch.cat(added)), [len(old) for old in before])
     for (momentum, statistic), old, new in zip(statistics, before, total, strict=True):
         # Not through autograd's eyes: in training no backward reads them, but it would see that they changed.
         statistic.data.copy_((1 - momentum) ** (parts * world_size()) * old + new)
