@@ -1,4 +1,4 @@
-"""A captured step's buffers and device rates give the weights of ordinary steps; what a graph would hold is run here."""
+"""A captured step gives the weights of ordinary steps: its buffers and rates; what a graph would hold is run here."""
 
 from pathlib import Path
 from typing import Any
