@@ -110,7 +110,9 @@ def print_table(rounds: list[dict[str, Cost]], absent: list[str]) -> None:
 def cost(*words: str) -> Cost:
     """Of a Python process that does ``words``."""
     before_s, started_s = children_cpu_s(), time.perf_counter()
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, *words], check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"python {' '.join(words)}: {done.stderr[-2000:]}")
     return Cost(time.perf_counter() - started_s, children_cpu_s() - before_s)
 
 
