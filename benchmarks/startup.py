@@ -1,10 +1,11 @@
 """Time until byolt works: to the end of `--help`, and of a cached set's first training step; beside peers' imports.
 
 Every figure is the wall time of a fresh process on a warm disk, from before it is made, with its CPU time beside it;
-the rounds are interleaved, so that all see the same noise. The first step is that of the real command, `byolt pretrain
-RECIPE`, with nothing hooked in: it logs each step (machine.log_every_steps=1), and the clock stops when `metrics.jsonl`
-holds its first line, which the process then does not outlive. So the time holds all that a user waits for: the recipe,
-the cache, the view grid, the checkpoint of step 0 and what the first line measures.
+the rounds are interleaved, so that all see the same noise, and a round before them compiles all sources. The first step
+is that of the real command, `byolt pretrain RECIPE`, with nothing hooked in: it logs each step
+(machine.log_every_steps=1), and the clock stops when `metrics.jsonl` holds its first line, which the process then does
+not outlive. So the time holds all that a user waits for: the recipe, the cache, the view grid, the checkpoint of step 0
+and what the first line measures.
 
 The imports that are used are found, not chosen: `python -X importtime` of that same command says which modules of other
 packages byolt's files, or calls into those packages, import by then. A bare process that imports exactly these, in that
@@ -61,6 +62,7 @@ def main() -> None:
     if arguments.solo is not None:
         sys.path.append(str(arguments.solo))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(arguments.solo))))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # Set, each process would compile all sources anew.
     with tempfile.TemporaryDirectory() as folder:
         first_step = FirstStep(arguments.recipe.resolve(), Path(folder))
         first_step()  # Decodes the images into the cache.
