@@ -2,25 +2,32 @@
 
 Every candidate gets the same two views in memory, encoder, heads (4096 / 256) and SGD, and is set up as its own
 example does it. Each lives in a process of its own; the processes take single steps in turn, so that all see the same
-noise. Images are counted once a step. Needs lightly and byol-pytorch (``pip install lightly byol-pytorch``);
-what is not installed is left out and said so.
+noise, after one step each as warm-up. Images are counted once a step. Needs lightly and byol-pytorch (``pip install
+lightly byol-pytorch``); what is not installed is left out and said so.
+
+solo-learn is a folder, since its package installs nowhere new: that of the index unpacked (``pip download solo-learn
+--no-deps``, version 1.0.2), which still imports with lightning-bolts, einops and ``setuptools<81`` beside it. Its BYOL
+runs its own training step, loss, optimizer and momentum updater, on the encoder of the others (its own small stem pads
+wider) and channels-last, which its later versions have by default. Left out, for it as for lightly: Lightning's
+Trainer and what is logged through it. Its step trains a linear classifier beside, which cannot be turned off.
 
     python benchmarks/train.py --image-size 32 --batch-size 256 --rounds 5
+    python benchmarks/train.py --candidates byolt,solo-learn --solo solo-learn-1.0.2
 """
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 
-CANDIDATES = ("byolt", "plain", "lightly", "byol-pytorch")
-PACKAGES = {"lightly": "lightly", "byol-pytorch": "byol-pytorch"}
+from byolt import __version__
+from byolt.run import environment, package_version
+
+CANDIDATES = ("byolt", "plain", "lightly", "byol-pytorch", "solo-learn")
 HIDDEN, OUT, TAU = 4096, 256, 0.99
 
 
@@ -31,8 +38,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--candidates", default=",".join(CANDIDATES), help="Names with commas between them.")
+    parser.add_argument("--solo", default="", help="The folder that holds solo-learn's package `solo`.")
     parser.add_argument("--worker", choices=CANDIDATES)
     arguments = parser.parse_args()
+    if arguments.solo:
+        sys.path.append(arguments.solo)
     if arguments.worker:
         work(arguments)
     else:
@@ -43,25 +54,39 @@ def compare(arguments: argparse.Namespace) -> None:
     """Interleave single steps of all candidates and print medians and ratios."""
     import torch
 
-    present = [name for name in CANDIDATES if name not in PACKAGES or installed(PACKAGES[name])]
-    print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}, {arguments.rounds} rounds")
-    for name in set(CANDIDATES) - set(present):
-        print(f"{name}: not installed, left out")
+    asked = arguments.candidates.split(",")
+    if unknown := set(asked) - set(CANDIDATES):
+        sys.exit(f"--candidates: {', '.join(sorted(unknown))} is none of {', '.join(CANDIDATES)}")
+    present = [name for name in asked if name in ("byolt", "plain") or package_version(name)]
+    print(f"{environment()['processor']}, {arguments.threads} threads, torch {torch.__version__}", end=", ")
+    print(f"{arguments.rounds} rounds")
+    for name in asked:
+        if name not in present:
+            print(f"{name}: not installed, left out")
     options = [f"--{key.replace('_', '-')}={value}" for key, value in vars(arguments).items() if key != "worker"]
     workers = {name: Worker(name, options) for name in present}
     for worker in workers.values():
         worker.step()  # Warm-up: allocations, algorithm choices.
     rounds = [{name: worker.step() for name, worker in workers.items()} for _ in range(arguments.rounds)]
     print(f"\nResNet-18, {arguments.image_size} px, batch {arguments.batch_size}\n")
-    print("| candidate | images/s, median | min to max | byolt faster, median of rounds | CPU s a step | peak RSS MB |")
-    print("|---|---|---|---|---|---|")
+    print_table(rounds, present, arguments.batch_size)
+
+
+def print_table(rounds: list[dict[str, dict[str, float]]], present: list[str], batch_size: int) -> None:
+    """A row a candidate; ratios are to byolt, or to the first where byolt is not asked for."""
+    versions = {"byolt": __version__, "plain": "loop"}
+    base = "byolt" if "byolt" in present else present[0]
+    print(f"| candidate | images/s, median | min to max | {base} faster, median of rounds ", end="")
+    print("| CPU s a step | minor page faults a step | peak RSS MB |")
+    print("|---|---|---|---|---|---|---|")
     for name in present:
-        speeds = [arguments.batch_size / step[name]["wall_s"] for step in rounds]
-        ratio = statistics.median(step[name]["wall_s"] / step["byolt"]["wall_s"] for step in rounds)
-        cpu_s = statistics.median(step[name]["cpu_s"] for step in rounds)
+        speeds = [batch_size / step[name]["wall_s"] for step in rounds]
+        ratio = statistics.median(step[name]["wall_s"] / step[base]["wall_s"] for step in rounds)
+        cpu_s, faults = (statistics.median(step[name][key] for step in rounds) for key in ("cpu_s", "faults"))
         print(
-            f"| {name} {version(name)} | {statistics.median(speeds):.1f} | {min(speeds):.1f} to {max(speeds):.1f} "
-            f"| {ratio:.2f} x | {cpu_s:.1f} | {rounds[-1][name]['rss_mb']:.0f} |"
+            f"| {name} {versions.get(name) or package_version(name)} | {statistics.median(speeds):.1f} "
+            f"| {min(speeds):.1f} to {max(speeds):.1f} | {ratio:.2f} x | {cpu_s:.1f} | {faults:,.0f} "
+            f"| {rounds[-1][name]['rss_mb']:.0f} |"
         )
 
 
@@ -70,15 +95,19 @@ class Worker:
 
     def __init__(self, name: str, options: list[str]) -> None:
         command = [sys.executable, "-W", "ignore", __file__, f"--worker={name}", *options]
+        self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def step(self) -> dict[str, float]:
-        """Seconds of wall and CPU of one step, and the process's peak resident size."""
+        """Seconds of wall and CPU and minor page faults of one step, and the process's peak resident size."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
-        measured: dict[str, float] = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.name} has ended; what it said is above, and --candidates can leave it out")
+        measured: dict[str, float] = json.loads(line)
         return measured
 
 
@@ -93,10 +122,11 @@ def work(arguments: argparse.Namespace) -> None:
     build: Callable[..., Callable[[], None]] = globals()[f"{arguments.worker.replace('-', '_')}_step"]
     step = build(view_1, view_2)
     for _ in sys.stdin:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        wall_s, cpu_s, before = time.perf_counter(), time.process_time(), resource.getrusage(resource.RUSAGE_SELF)
         step()
         cost = {"wall_s": time.perf_counter() - wall_s, "cpu_s": time.process_time() - cpu_s}
-        cost["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cost |= {"faults": after.ru_minflt - before.ru_minflt, "rss_mb": after.ru_maxrss / 1024}
         print(json.dumps(cost), flush=True)
 
 
@@ -237,26 +267,39 @@ def byol_pytorch_step(view_1, view_2):
     return step
 
 
-def installed(package: str) -> bool:
-    """Whether a distribution is here."""
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+def solo_learn_step(view_1, view_2):
+    """solo-learn's BYOL class in the order in which Lightning's Trainer calls it."""
+    import copy
 
+    import torch
+    from solo.methods.byol import BYOL
 
-def version(name: str) -> str:
-    """Version of a candidate's distribution, or nothing for the plain loop."""
-    return "" if name == "plain" else metadata.version(PACKAGES.get(name, name))
+    networks = {"encoder": "resnet18", "backbone_args": {}, "num_classes": 10}
+    heads = {"proj_output_dim": OUT, "proj_hidden_dim": HIDDEN, "pred_hidden_dim": HIDDEN}
+    target = {"base_tau_momentum": TAU, "final_tau_momentum": 1.0, "momentum_classifier": False}
+    rates = {"lr": 0.06, "classifier_lr": 0.06, "min_lr": 0.0, "warmup_start_lr": 0.0, "warmup_epochs": 0}
+    sgd = {"optimizer": "sgd", "extra_optimizer_args": {"momentum": 0.9}, "weight_decay": 0.0, "scheduler": "none"}
+    no_lars = {"lars": False, "exclude_bias_n_norm": False}
+    length = {"max_epochs": 1, "batch_size": len(view_1), "accumulate_grad_batches": 1}
+    crops = {"num_large_crops": 2, "num_small_crops": 0}
+    learner = BYOL(**networks, **heads, **target, **rates, **sgd, **no_lars, **length, **crops)
+    learner.encoder = encoder(view_1.shape[-1])
+    learner.momentum_encoder = copy.deepcopy(learner.encoder).requires_grad_(False)
+    learner.to(memory_format=torch.channels_last)
+    learner.log_dict = lambda *_, **__: None  # The Trainer's.
+    optimizer = learner.configure_optimizers()
+    views = [view.contiguous(memory_format=torch.channels_last) for view in (view_1, view_2)]
+    batch = (torch.arange(len(view_1)), views, torch.zeros(len(view_1), dtype=torch.long))
 
+    def step() -> None:
+        loss = learner.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for pair in learner.momentum_pairs:
+            learner.momentum_updater.update(*pair)
 
-def processor() -> str:
-    """The processor's name."""
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        return next(
-            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-        )
+    return step
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ gets one JSON file a step, the bench's plot, and `summary.md`, which goes into d
 
 import argparse
 import json
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
+
+from steps import Steps
 
 BATCHES = "1,8,32,64"
 
@@ -27,56 +26,27 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="A finished run; left out, the quickstart's is learned.")
     parser.add_argument("--seconds", type=float, default=2.0, help="Timed seconds a candidate and batch size.")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     steps = Steps(arguments.out)
-    steps.take("doctor", "doctor")
+    steps.byolt("doctor", "doctor")
     run = arguments.run
     if run is None:
-        learned = steps.take("pretrain", "pretrain", "recipes/quickstart.yaml")
+        learned = steps.byolt("pretrain", "pretrain", "recipes/quickstart.yaml")
         run = Path(learned["run"]) if learned else None
     if run is None:
-        return steps.end()
-    steps.take("export", "export", run, "--precision", "fp32,fp16,int8")
+        return steps.end(*tables(arguments.out))
+    steps.byolt("export", "export", run, "--precision", "fp32,fp16,int8")
     bundle = run / "export"
     for flavour in ("tensorrt", "tensorrt_rtx"):
-        steps.take(f"build-{flavour}", "build-engine", bundle, "--target", "here", "--flavour", flavour)
-    steps.take("verify", "verify", bundle)
+        steps.byolt(f"build-{flavour}", "build-engine", bundle, "--target", "here", "--flavour", flavour)
+    steps.byolt("verify", "verify", bundle)
     speed = ("--batch", BATCHES, "--seconds", arguments.seconds, "--compile", "-o", arguments.out / "bench")
-    steps.take("bench", "bench", bundle, *speed)
-    return steps.end()
+    steps.byolt("bench", "bench", bundle, *speed)
+    return steps.end(*tables(arguments.out))
 
 
-class Steps:
-    """Commands of byolt, each with `--json` into a file of its own."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.taken: list[tuple[str, int, float, str]] = []
-
-    def take(self, name: str, *words: object) -> dict[str, Any] | None:
-        """What the command found; ``None`` when it found nothing. Its words of failure stay with the step."""
-        started_s = time.monotonic()
-        command = [sys.executable, "-m", "byolt", *map(str, words), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        told = (done.stderr.strip().splitlines() or [""])[-1] if done.returncode else ""
-        self.taken.append((name, done.returncode, time.monotonic() - started_s, told))
-        print(f"{name}: exit {done.returncode} {told}", flush=True)
-        try:
-            found: dict[str, Any] = json.loads(done.stdout)
-        except json.JSONDecodeError:
-            return None
-        (self.out / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-        return found
-
-    def end(self) -> int:
-        """Write the summary; the exit code of the whole."""
-        lines = ["| step | exit | seconds | told |", "|---|---|---|---|"]
-        lines += [f"| {name} | {code} | {seconds:.0f} | {told} |" for name, code, seconds, told in self.taken]
-        lines += ["", *parity_table(self.out / "verify.json"), "", *speed_table(self.out / "bench.json")]
-        (self.out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print("\n".join(lines))
-        # A flavour of TensorRT that is not installed (5) is no failure of the export.
-        return int(any(code not in (0, 5) for _, code, _, _ in self.taken))
+def tables(out: Path) -> tuple[list[str], list[str]]:
+    """Parity and speed, as far as they were found."""
+    return parity_table(out / "verify.json"), speed_table(out / "bench.json")
 
 
 def parity_table(path: Path) -> list[str]:

@@ -1,0 +1,256 @@
+"""What `cifar10_speedrun.py` measures besides byolt's own commands; each reading is a process that prints JSON.
+
+    python benchmarks/gpu/readings.py peak --size 8192
+    python benchmarks/gpu/readings.py speed RECIPE [--set KEY=VALUE]...
+
+A reading that has no meaning here (a GPU's on a CPU, lightly's where it is not installed) ends with exit code 5.
+"""
+
+import argparse
+import copy
+import hashlib
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from byolt.networks import build_encoder
+from byolt.recipe import load_recipe
+from byolt.run import environment
+from byolt.schema import Recipe
+from byolt.training import rehearsal
+from byolt.training.loop import prepare
+
+ABSENT = 5
+COUNTED_IMAGES = 4
+# The host waits in these. A copy to the host is one more where it is not asynchronous, which its name does not say.
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "Memcpy DtoH")
+
+
+def main() -> None:
+    """Take one reading and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("reading", choices=["peak", "speed", "waits", "lightly", "parts"])
+    parser.add_argument("source", nargs="?", type=Path, help="A recipe; for `parts` a run's folder.")
+    parser.add_argument("--set", action="append", default=[], help="A key of the recipe.")
+    parser.add_argument("--size", type=int, default=8192, help="Side of the matrices.")
+    parser.add_argument("--steps", type=int, default=200, help="Timed steps.")
+    parser.add_argument("--seconds", type=float, default=60.0, help="Of lightly's loop.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Of lightly's DataLoader.")
+    parser.add_argument("--part-mb", type=float, default=15.0, help="Largest part of the encoder's file.")
+    parser.add_argument("--out", type=Path, default=Path(), help="Where the parts go.")
+    arguments = parser.parse_args()
+    if arguments.reading == "peak":
+        found = peak(arguments.size)
+    elif arguments.reading == "parts":
+        found = parts(arguments.source, arguments.out, int(arguments.part_mb * 1e6))
+    else:
+        recipe = load_recipe(arguments.source, arguments.set)
+        readings: dict[str, Callable[[], dict[str, Any]]] = {
+            "speed": lambda: speed(recipe, arguments.steps),
+            "waits": lambda: waits(recipe, arguments.steps),
+            "lightly": lambda: lightly(recipe, arguments.seconds, arguments.workers),
+        }
+        found = readings[arguments.reading]()
+    print(json.dumps(found))
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def finish() -> None:
+    """Wait until the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak(size: int) -> dict[str, Any]:
+    """The machine, and the fastest that it multiplies matrices of ``size``, bf16 on a GPU, median of 20."""
+    kind = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    left, right = (torch.randn(size, size, device=device()).to(kind) for _ in range(2))
+    took_s = []
+    for _ in range(25):
+        finish()
+        started_s = time.perf_counter()
+        left @ right
+        finish()
+        took_s.append(time.perf_counter() - started_s)
+    tflops = 2 * size**3 / statistics.median(took_s[5:]) / 1e12  # The first five choose and load a kernel.
+    found = {"device": device().type, "dtype": str(kind).removeprefix("torch."), "size": size, "tflops": tflops}
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        found |= {"gpu": gpu.name, "gpu_memory_gb": gpu.total_memory / 1e9, "cuda": torch.version.cuda}
+    return found | environment()
+
+
+def speed(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """Images/s of real steps, views included, and the floating-point operations of the networks for one image."""
+    operations = flops_per_image(recipe)
+    rehearsal.WARMUP_STEPS, rehearsal.STEPS = max(1, steps // 10), steps
+    told = rehearsal.rehearse(recipe, profiled=False).to_dict()
+    return told | {"flops_per_image": operations, "batch_size": recipe.optim.batch_size}
+
+
+def flops_per_image(recipe: Recipe) -> float:
+    """Multiplications and additions of a step by torch's own counter: convolutions and matrices, no view, no optimizer.
+
+    Counted on the CPU and on a few images: neither changes the number, and no kernel or graph of a GPU hides one.
+    """
+    on_cpu = recipe.machine.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
+    learner = prepare(recipe.model_copy(update={"machine": on_cpu})).learner
+    views = torch.randn(2, COUNTED_IMAGES, 3, recipe.view_size_px, recipe.view_size_px)
+    with FlopCounterMode(display=False) as counter:
+        learner.step(0, *views)
+    return float(counter.get_total_flops() / COUNTED_IMAGES)
+
+
+def waits(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """How often a step makes the host wait for the GPU, in the steady state.
+
+    Two rehearsals are profiled, one of them ``steps`` steps longer: what they do once is in both, and falls out.
+    """
+    if not torch.cuda.is_available():
+        absent("no GPU here, so none that the host could wait for")
+    counts = []
+    for window in (steps, 2 * steps):
+        rehearsal.STEPS = window
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            rehearsal.rehearse(recipe, profiled=False)
+        counts.append(waits_among(event.name for event in profiler.events()))
+    return {"steps": steps, "waits_per_step": {name: (counts[1][name] - counts[0][name]) / steps for name in WAITS}}
+
+
+def waits_among(names: Iterable[str]) -> Counter[str]:
+    """How many of a profile's events are each of ``WAITS``."""
+    return Counter(wait for name in names for wait in WAITS if name.startswith(wait))
+
+
+class Pictures(Dataset[Any]):
+    """The recipe's images as torchvision's own set gives them: PIL images through a transform."""
+
+    def __init__(self, store: Any, transform: Callable[[Image.Image], Any]) -> None:
+        self.store, self.transform = store, transform
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(Image.fromarray(self.store[index]))
+
+
+def lightly(recipe: Recipe, seconds: float, workers: int) -> dict[str, Any]:
+    """lightly's BYOL as its example has it, for ``seconds``: its transforms, its modules, DataLoader and SGD.
+
+    Encoder, heads, batch and images are the recipe's. bf16 and channels-last, which its example leaves out, are given
+    to it on a GPU; byolt's store, read in place of files, is too. Beside it the same step on views that lie there.
+    """
+    if importlib.util.find_spec("lightly") is None:
+        absent("lightly is not installed, left out")
+    from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+
+    size_px, batch_size = recipe.view_size_px, recipe.optim.batch_size
+    transform = BYOLTransform(  # As its example does for CIFAR-10.
+        BYOLView1Transform(input_size=size_px, gaussian_blur=0.0),
+        BYOLView2Transform(input_size=size_px, gaussian_blur=0.0),
+    )
+    pictures = Pictures(prepare(recipe).store, transform)
+    loader = DataLoader(pictures, batch_size, shuffle=True, drop_last=True, num_workers=workers, pin_memory=True)
+    step, taken, started_s = lightly_step(recipe), 0, 0.0
+    while not started_s or time.perf_counter() - started_s < seconds:
+        for views in loader:
+            step(*views)
+            if not started_s:  # The first step is the warm-up.
+                finish()
+                started_s = time.perf_counter()
+                continue
+            taken += 1
+            if time.perf_counter() - started_s >= seconds:
+                break
+    finish()
+    looped = taken * batch_size / (time.perf_counter() - started_s)
+    alone = timed(lambda: step(*views), 20) / batch_size
+    return {"images_per_s": looped, "step_alone_images_per_s": 1 / alone, "workers": workers, "steps": taken}
+
+
+def lightly_step(recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """Its building blocks in the order of its example."""
+    from lightly.loss import NegativeCosineSimilarity
+    from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+    from lightly.models.utils import deactivate_requires_grad, update_momentum
+
+    head, to = recipe.model.projector, {"device": device(), "memory_format": torch.channels_last}
+    encoder, width = build_encoder(recipe.model, seed=0, image_size_px=recipe.view_size_px)
+    backbone = encoder.to(**to)
+    projection = BYOLProjectionHead(width, head.hidden_dim, head.out_dim).to(device())
+    prediction = BYOLPredictionHead(head.out_dim, head.hidden_dim, head.out_dim).to(device())
+    slow_backbone, slow_projection = copy.deepcopy(backbone), copy.deepcopy(projection)
+    deactivate_requires_grad(slow_backbone)
+    deactivate_requires_grad(slow_projection)
+    criterion = NegativeCosineSimilarity()
+    learned = [*backbone.parameters(), *projection.parameters(), *prediction.parameters()]
+    optimizer = torch.optim.SGD(learned, lr=0.06)
+
+    def step(view_1: torch.Tensor, view_2: torch.Tensor) -> None:
+        update_momentum(backbone, slow_backbone, m=0.99)
+        update_momentum(projection, slow_projection, m=0.99)
+        views = [view.to(non_blocking=True, **to) for view in (view_1, view_2)]
+        with torch.autocast(device().type, torch.bfloat16, enabled=torch.cuda.is_available()):
+            p_1, p_2 = (prediction(projection(backbone(view).flatten(start_dim=1))) for view in views)
+            z_1, z_2 = (slow_projection(slow_backbone(view).flatten(start_dim=1)).detach() for view in views)
+            loss = 0.5 * (criterion(p_1, z_2) + criterion(p_2, z_1))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def timed(step: Callable[[], object], times: int) -> float:
+    """Seconds of one of ``times`` calls, the GPU's work included."""
+    finish()
+    started_s = time.perf_counter()
+    for _ in range(times):
+        step()
+    finish()
+    return (time.perf_counter() - started_s) / times
+
+
+def parts(run: Path, out: Path, largest_bytes: int) -> dict[str, Any]:
+    """A run's encoder with its matrices and kernels in fp16, cut into files of at most ``largest_bytes``.
+
+    Biases and statistics stay fp32: they are few, and a variance can leave fp16's range.
+    """
+    from safetensors.torch import load_file, save
+
+    weights = load_file(run / "encoder.safetensors")
+    whole = save({name: value.half() if value.ndim > 1 else value for name, value in weights.items()})
+    pieces = [whole[start : start + largest_bytes] for start in range(0, len(whole), largest_bytes)]
+    names = [f"encoder.fp16.safetensors.part{number}" for number in range(len(pieces))]
+    for name, piece in zip(names, pieces, strict=True):
+        (out / name).write_bytes(piece)
+    joined = f"cat {' '.join(names)} > encoder.fp16.safetensors"
+    return {"bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest(), "parts": names, "join": joined}
+
+
+def absent(why: str) -> None:
+    """End without a figure: it has no meaning here."""
+    print(why, file=sys.stderr)
+    sys.exit(ABSENT)
+
+
+if __name__ == "__main__":
+    main()
