@@ -1,6 +1,8 @@
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -196,6 +198,72 @@ def test_the_fingerprint_is_of_names_and_sizes_the_cache_key_of_times_too(tmp_pa
     assert rewritten.cache_key != two.cache_key
     save(tmp_path / "two" / "b.bmp")
     assert FolderSource(tmp_path / "two").fingerprint != two.fingerprint
+
+
+FROZEN = (b"B/\xff.webp", b"a!/z-1.jpg", b"a!/z.jpg", b"a-b/y.png", b"a/x.png", b"a/x/1.JPG", b"\xc3\xa4/1.bmp")
+"""In the order of their bytes: `a!/`, `a-b/`, `a/`, which is another than that of the folders' names."""
+
+
+def frozen_folder(root: Path, *loose: bytes) -> Path:
+    """Files that no image is read of, each of another size and time, and a link to nothing."""
+    for k, name in enumerate(FROZEN + loose):
+        path = root / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 37 * k)
+        os.utime(path, ns=(0, 1_700_000_000_000_000_000 + k))
+    (root / "a" / "link.png").symlink_to("nowhere")
+    return root
+
+
+def listed(source: FolderSource) -> list[bytes]:
+    return [os.fsencode(Path(source.path(k)).relative_to(source.root)) for k in range(len(source))]
+
+
+# Computed by the code that kept every file in a list and sorted it whole: the hashes of runs depend on these.
+def test_the_identity_of_a_labelled_folder_is_what_it_was(tmp_path: Path) -> None:
+    source = FolderSource(frozen_folder(tmp_path))
+    assert listed(source) == sorted([*FROZEN, b"a/link.png"])
+    assert source.fingerprint == "e8a05e7e602ee286aa1d55ff889672b133a6ebe5cc36c904cb1ff9453d41fa0d"
+    assert source.cache_key == "2e95e8d5d4568cc6e3d06449ccf017ad2c4d7e1bdf152ecb4007db7c547f5101"
+    assert source.classes == ("B", "a", "a!", "a-b", "ä")
+    assert source.labels is not None
+    assert source.labels.dtype == np.int64
+    assert source.labels.tolist() == [0, 2, 2, 3, 1, 1, 1, 4]
+
+
+def test_the_identity_of_a_folder_with_loose_images_is_what_it_was(tmp_path: Path) -> None:
+    source = FolderSource(frozen_folder(tmp_path, b"a.png", b"ab.gif"))
+    assert listed(source) == sorted([*FROZEN, b"a/link.png", b"a.png", b"ab.gif"])
+    assert source.fingerprint == "1a221ccf2952ba2d440b736409372ffb259d6b43078d166ace04637741469f8a"
+    assert source.cache_key == "b1fa26787b30d299513a412aa79a3b75688177f7f6a0c45d5e3be17ff35881e6"
+    assert (source.classes, source.labels) == ((), None)
+
+
+def test_numbers_past_the_last_image_are_refused_and_those_below_the_first_count_from_the_end(tmp_path: Path) -> None:
+    source = FolderSource(frozen_folder(tmp_path))
+    assert source.path(-1) == source.path(7) == str(tmp_path / "ä" / "1.bmp")
+    with pytest.raises(IndexError):
+        source.path(8)
+
+
+def test_the_benchmark_of_a_large_folder_gives_its_figures(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "folder.py"
+    options = ["--images=2000", "--workers=2", "--steps=40", "--batch-size=4", "--first-batch-size=16"]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    told = subprocess.run(
+        [sys.executable, script, f"--dir={tmp_path}", *options],
+        env=os.environ | {"PYTHONPATH": paths},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout.splitlines()
+    assert len(told) == 3
+    cells = [float(cell) for cell in told[2].strip("| ").split("|")]
+    images, workers, opened_s, peak_mb, _, first_s, _, last_mb, _, largest_mb, images_per_s = cells
+    assert (images, workers) == (2000, 2)
+    assert min(opened_s, peak_mb, first_s, last_mb, images_per_s) > 0
+    assert largest_mb >= last_mb
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_that_are_no_utf8_are_read(tmp_path: Path) -> None:

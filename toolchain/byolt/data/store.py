@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -27,24 +28,40 @@ _log = logging.getLogger("byolt")
 
 
 class ImageStore:
-    """Squares (S, S, 3) of the readable images of a source, by number.
+    """Squares (S, S, 3) of the images of a source, by number: cached ones of the readable images, or streamed ones.
 
-    ``fingerprint`` is the identity of the images' content and order, the same on every machine and for every size,
-    cached or streamed; part of the run's hash.
+    ``fingerprint`` is the identity of the images and their order, the same on every machine and for every size; part
+    of the run's hash. Of a cached set it is of the images' content, of a streamed one, which is not read before it is
+    learned from, of names and sizes alone: the two are never equal.
+
+    A streamed set has every image of the source. Where one is damaged the next readable image takes its place, of the
+    same class where there are labels, so that ``labels`` are those of the images shown: a function of the number alone,
+    whichever process asks. Each damaged file is told, and ends the run when there are more than the limit allows.
     """
 
     def __init__(
-        self, source: ImageSource, size_px: int, resize: str, kept: Labels, content: str, cache: Path | None
+        self,
+        source: ImageSource,
+        size_px: int,
+        resize: str,
+        *,
+        kept: Labels,
+        content: str,
+        cache: Path | None,
+        corrupt_limit: float,
     ) -> None:
-        """``kept`` are the source's readable images, ``content`` the digest of all its images' own digests.
+        """``kept`` are the source's images that the store has, ``content`` tells what the fingerprint knows of them.
 
-        ``cache`` holds the squares, or None to decode each time.
+        ``cache`` holds the squares, or None to decode each time, up to ``corrupt_limit`` (a share) of damaged images.
         """
         self.source, self.size_px, self.resize, self.kept, self.cache = source, size_px, resize, kept, cache
         self.classes = source.classes
         self.labels: Labels | None = None if source.labels is None else source.labels[kept]
         self.fingerprint = hashlib.sha256(f"{source.fingerprint} {content}".encode()).hexdigest()
         self.images = _mapped(cache)
+        self.corrupt_limit = corrupt_limit
+        self.damaged: set[int] = set()
+        """Images that this process has found unreadable while it streamed."""
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -52,13 +69,19 @@ class ImageStore:
     def __getitem__(self, index: int) -> Pixels:
         if self.images is not None:
             return np.array(self.images[index])  # A copy: the map is read-only.
-        return _square(self.source, int(self.kept[index]), self.size_px, self.resize)
+        for candidate in self._candidates(index):
+            if candidate not in self.damaged:
+                try:
+                    return _square(self.source, int(self.kept[candidate]), self.size_px, self.resize)
+                except UnreadableImage as error:
+                    self._leave_out(candidate, str(error))
+        raise InputError(f"{self.path(index)} cannot be read, nor can any image that could take its place; mend them")
 
     def batch(self, indices: Labels) -> Pixels:
         """Squares (B, S, S, 3) at ``indices``.
 
         Raises:
-            InputError: A file is gone or has become unreadable (streamed sets only).
+            InputError: A file is gone, or more of them are damaged than the limit allows (streamed sets only).
         """
         if self.images is not None:
             return np.asarray(self.images[indices])
@@ -67,6 +90,21 @@ class ImageStore:
     def path(self, index: int) -> str:
         """What to call image ``index`` in a message."""
         return self.source.path(int(self.kept[index]))
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        """The image itself, then those that can take its place: after the last comes the first."""
+        yield index
+        if self.labels is None:
+            yield from range(index + 1, len(self))
+            yield from range(index)
+        else:
+            alike = np.flatnonzero(self.labels == self.labels[index])
+            yield from map(int, np.roll(alike, -1 - int(np.searchsorted(alike, index)))[:-1])
+
+    def _leave_out(self, index: int, fault: str) -> None:
+        self.damaged.add(index)
+        _tell_once(fault)
+        _refuse_above(self.corrupt_limit, len(self.damaged), self.source, f"the last: {fault}")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"images": None}  # Workers map the file themselves, instead of being sent its bytes.
@@ -86,34 +124,44 @@ def open_store(
     corrupt_limit: float,
     progress: Progress | None = None,
 ) -> ImageStore:
-    """The decoded images of a source; the first time they are decoded, or checked one by one where they do not fit.
+    """The images of a source: decoded the first time where they fit into the budget, else streamed from their files.
 
-    Unreadable files are left out, and told, up to ``corrupt_limit`` (a share of all). What was found is kept with the
-    cache, so the next call opens no image. ``progress`` is called after each image; left out, a line on stderr tells.
+    Of what is decoded unreadable files are left out, and told, up to ``corrupt_limit`` (a share of all). What was found
+    is kept with the cache, so the next call opens no image. ``progress`` is called after each image; left out, a line
+    on stderr tells. Of a set that is streamed no image is opened here; see ``ImageStore``.
 
     Raises:
         InputError: More files than the limit are unreadable, or one is gone.
         ByoltError: The cache cannot be written.
     """
     square_bytes = size_px * size_px * 3
-    cached = len(source) * square_bytes <= budget_gb * 1e9
-    key = f"{FORMAT} {source.cache_key} {size_px if cached else 'checked'} {resize if cached else ''}"
+    if len(source) * square_bytes > budget_gb * 1e9:
+        every = np.arange(len(source))
+        # No digest is such a word, so no streamed set is taken for one whose content is known.
+        return ImageStore(
+            source, size_px, resize, kept=every, content="unread", cache=None, corrupt_limit=corrupt_limit
+        )
+    key = f"{FORMAT} {source.cache_key} {size_px} {resize}"
     stem = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:24]
     pixels, told = stem.with_suffix(".npy"), stem.with_suffix(".json")
-    if not told.exists() or (cached and not pixels.exists()):
+    if not told.exists() or not pixels.exists():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             progress = progress or Decoding(source.name)
-            _check_room(cache_dir, len(source) * square_bytes if cached else 0)
-            _write(told, _decode(source, size_px, resize, pixels if cached else None, progress))
+            _check_room(cache_dir, len(source) * square_bytes)
+            _write(told, _decode(source, size_px, resize, pixels, progress))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
     known = json.loads(told.read_text(encoding="utf-8"))
     # Keys are the numbers of the unreadable images; JSON makes them strings.
     faults = {int(index): fault for index, fault in known["unreadable"].items()}
-    _tell(source, list(faults.values()), corrupt_limit)
+    for fault in faults.values():
+        _log.warning("left out: %s", fault)
+    _refuse_above(corrupt_limit, len(faults), source, f"the first: {next(iter(faults.values()), '')}")
     kept = np.setdiff1d(np.arange(len(source)), np.array(list(faults), np.int64))
-    return ImageStore(source, size_px, resize, kept, known["content"], pixels if cached else None)
+    return ImageStore(
+        source, size_px, resize, kept=kept, content=known["content"], cache=pixels, corrupt_limit=corrupt_limit
+    )
 
 
 def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
@@ -128,12 +176,8 @@ def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
     )
 
 
-def _decode(
-    source: ImageSource, size_px: int, resize: str, cache: Path | None, progress: Progress | None
-) -> dict[str, Any]:
-    """Decode every image, into ``cache`` where one is given; what to keep of them beside it."""
-    if cache is None:
-        return _decode_into(None, source, size_px, resize, progress)
+def _decode(source: ImageSource, size_px: int, resize: str, cache: Path, progress: Progress | None) -> dict[str, Any]:
+    """Decode every image into ``cache``; what to keep of them beside it."""
     beside = cache.with_suffix(f".{os.getpid()}.part")
     try:
         # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
@@ -146,7 +190,7 @@ def _decode(
 
 
 def _decode_into(
-    file: BinaryIO | None, source: ImageSource, size_px: int, resize: str, progress: Progress | None
+    file: BinaryIO, source: ImageSource, size_px: int, resize: str, progress: Progress | None
 ) -> dict[str, Any]:
     """Squares of the readable images one after the other, as one ``.npy`` file.
 
@@ -155,34 +199,30 @@ def _decode_into(
     """
     faults: dict[int, str] = {}
     content = hashlib.sha256()
-    if file is not None:
-        _write_header(file, len(source), size_px)
-    for index, (square, digest) in _squares(source, size_px, resize, kept=file is not None):
+    _write_header(file, len(source), size_px)
+    for index, (square, digest) in _squares(source, size_px, resize):
         content.update(digest)
         if isinstance(square, str):
             faults[index] = square
-        elif file is not None and square is not None:
+        else:
             file.write(square.data)
         if progress is not None:
             progress(index + 1, len(source))
-    if file is not None and faults:
+    if faults:
         file.seek(0)
         _write_header(file, len(source) - len(faults), size_px)
     return {"source": source.name, "unreadable": faults, "content": content.hexdigest()}
 
 
-def _squares(
-    source: ImageSource, size_px: int, resize: str, *, kept: bool
-) -> Iterator[tuple[int, tuple[Pixels | str | None, bytes]]]:
-    """Square or fault, and digest, of every image by number, in order, on all cores; None for squares not ``kept``."""
+def _squares(source: ImageSource, size_px: int, resize: str) -> Iterator[tuple[int, tuple[Pixels | str, bytes]]]:
+    """Square or fault, and digest, of every image by number, in order, on all cores."""
 
-    def attempt(index: int) -> tuple[Pixels | str | None, bytes]:
+    def attempt(index: int) -> tuple[Pixels | str, bytes]:
         digest = source.digest(index)  # The file is then in memory for the decoder.
         try:
-            square = _square(source, index, size_px, resize)
+            return _square(source, index, size_px, resize), digest
         except UnreadableImage as error:
             return str(error), digest
-        return square if kept else None, digest
 
     window = max(16, int(_WAITING_BYTES / (size_px * size_px * 3)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales outside Python's lock.
@@ -218,13 +258,21 @@ def _no_room(cache_dir: Path, why: str) -> ByoltError:
     )
 
 
-def _tell(source: ImageSource, faults: list[str], corrupt_limit: float) -> None:
-    for fault in faults:
-        _log.warning("left out: %s", fault)
-    if len(faults) > corrupt_limit * len(source) or len(faults) == len(source):
+@cache
+def _tell_once(fault: str) -> None:
+    """Warn of a damaged file the first time this process meets it, in whichever store."""
+    _log.warning("left out: %s", fault)
+
+
+def _refuse_above(corrupt_limit: float, damaged: int, source: ImageSource, which: str) -> None:
+    """The limit is a share of the whole set: a streamed one ends when it is certain that a cached one would have.
+
+    A share of the images read so far would depend on their order, and end a run at its first image.
+    """
+    if damaged > corrupt_limit * len(source) or damaged == len(source):
         raise InputError(
-            f"{len(faults)} of {len(source)} images of {source.name} cannot be read, more than data.corrupt_limit "
-            f"{corrupt_limit:g} allows; the first: {faults[0]}; see byolt data check"
+            f"{damaged} of {len(source)} images of {source.name} cannot be read, more than data.corrupt_limit "
+            f"{corrupt_limit:g} allows; {which}; see byolt data check"
         )
 
 
