@@ -11,6 +11,7 @@ from byolt.sections import Section
 from byolt.sections_of_methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
 from byolt.training.assembly import build_method
 from byolt.training.optimizers import build_optimizer
+from byolt.training.recompute import recompute_blocks
 from byolt.training.schedules import learning_rate, tau
 from byolt_export.errors import InputError
 
@@ -33,6 +34,7 @@ class Learner:
         self.settings = recipe.method
         layout = torch.channels_last if recipe.machine.channels_last else torch.contiguous_format
         self.method = build_method(recipe, classes).to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.recomputed_blocks = recompute_blocks(self.method.encoder) if recipe.machine.recompute else 0
         self.forward: nn.Module = torch.compile(self.method) if recipe.machine.compile else self.method  # type: ignore[assignment]
         self.optimizer = build_optimizer(self.method, recipe.optim, **predictor_rates(recipe.method))
         self.bf16 = _takes_bf16(recipe.machine.precision, device)
