@@ -1,4 +1,4 @@
-"""Blocks computed again in backward: the same weights and statistics to the bit, fewer bytes kept, for four families."""
+"""Blocks computed again in backward: the same weights and statistics to the bit, and fewer bytes kept."""
 
 import copy
 from typing import Any

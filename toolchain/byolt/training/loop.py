@@ -21,6 +21,7 @@ from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.journal import Journal, checkpoint_state
 from byolt.training.learner import Learner, pick_device
+from byolt.training.memory import within_memory
 from byolt.training.signals import StopSignals
 from byolt.training.stream import Labelled, Plan, view_stream
 from byolt.training.watch import Watch
@@ -67,7 +68,8 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
         run.forget_after(state["step"])
     result = run.result
     if result is None:
-        learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
+        with within_memory(parts, run):
+            learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
     elif result["state"] == "collapsed":
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
     return run

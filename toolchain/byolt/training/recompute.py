@@ -30,9 +30,7 @@ class _Recomputed(nn.Module):
         if torch.compiler.is_compiling():  # The compiler updates each buffer once, whatever it computes again.
             return checkpoint(plain, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
         # No random state to keep: dropout and stochastic depth are 0 in every encoder of byolt.
-        return checkpoint(
-            plain, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts, **kwargs
-        )
+        return checkpoint(plain, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts, **kwargs)
 
 
 def recompute_blocks(encoder: nn.Module) -> int:

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from byolt.reporting.progress import duration
 from byolt.schema import Recipe
 from byolt.training.loop import Parts, prepare
+from byolt.training.memory import largest_batch, within_memory
 from byolt.training.stream import Plan, view_stream
 
 WARMUP_STEPS, STEPS = 3, 20
@@ -48,6 +49,10 @@ class Rehearsal:
     shares: dict[str, float]
     """Share of the whole run's time by phase; empty without ``--profile``."""
     stages: tuple[Stage, ...]
+    largest_batch: int | None
+    """Largest ``optim.batch_size`` that the memory here holds; None where that could not be found."""
+    largest_because: str
+    """By what it was found, or why it was not."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -61,6 +66,8 @@ class Rehearsal:
             f"images         {self.images:,}",
             f"speed          {self.images_per_s:,.0f} images/s",
             f"peak memory    {self.peak_memory_mb:,.0f} MB {memory}",
+            f"largest batch  {'not found: ' if self.largest_batch is None else f'about {self.largest_batch:,} '}"
+            f"{self.largest_because}",
             f"whole run      {self.steps:,} steps, {duration(self.finish_s)} without evaluations",
         ]
         if len(self.stages) > 1:
@@ -79,7 +86,9 @@ def rehearse(recipe: Recipe, *, profiled: bool) -> Rehearsal:
         InputError: Images, model or batch size do not fit.
     """
     parts = prepare(recipe)
-    stages = tuple(_rehearse_stage(parts, *stage, profiled=profiled) for stage in _stages(recipe))
+    with within_memory(parts):
+        largest = largest_batch(parts)
+        stages = tuple(_rehearse_stage(parts, *stage, profiled=profiled) for stage in _stages(recipe))
     seconds = [stage.steps * recipe.optim.batch_size / stage.images_per_s for stage in stages]
     finish_s = sum(seconds)
     shares = {
@@ -95,6 +104,7 @@ def rehearse(recipe: Recipe, *, profiled: bool) -> Rehearsal:
         finish_s,
         shares,
         stages,
+        *largest,
     )
 
 
