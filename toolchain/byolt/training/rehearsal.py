@@ -1,5 +1,6 @@
 """``--dry-run`` and ``--profile``: a few real steps, nothing written, and what they say of the whole run."""
 
+import os
 import resource
 import time
 from bisect import bisect_right
@@ -15,8 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from byolt.reporting.progress import duration
 from byolt.schema import Recipe
+from byolt.training.advice import Facts, advice
 from byolt.training.loop import Parts, prepare
-from byolt.training.memory import largest_batch, within_memory
+from byolt.training.memory import Largest, largest_batch, within_memory
 from byolt.training.stream import Plan, view_stream
 
 WARMUP_STEPS, STEPS = 3, 20
@@ -53,6 +55,8 @@ class Rehearsal:
     """Largest ``optim.batch_size`` that the memory here holds; None where that could not be found."""
     largest_because: str
     """By what it was found, or why it was not."""
+    advice: list[str]
+    """What would shorten a step; empty without ``--profile``."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -76,6 +80,7 @@ class Rehearsal:
                 for s in self.stages
             ]
         lines += [f"{phase:<14} {share:.1%} of a step" for phase, share in self.shares.items()]
+        lines += [f"advice         {sentence}" for sentence in self.advice]
         return "\n".join(lines)
 
 
@@ -105,6 +110,21 @@ def rehearse(recipe: Recipe, *, profiled: bool) -> Rehearsal:
         shares,
         stages,
         *largest,
+        advice(shares, recipe, _facts(parts, largest)),
+    )
+
+
+def _facts(parts: Parts, largest: Largest) -> Facts:
+    """Of this machine and process, for the advice."""
+    store, device = parts.store, parts.learner.device
+    decoded_gb = len(store) * store.size_px**2 * 3 / 1e9
+    return Facts(
+        device.type,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        has_bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
+        streamed_gb=decoded_gb if store.images is None else 0.0,
+        largest_batch=largest.batch,
     )
 
 
