@@ -158,13 +158,15 @@ def _advice(parts: "Parts", run: Run | None) -> str:
 def fitting_batch(parts: "Parts") -> tuple[int | None, Line | None]:
     """The largest batch below the recipe's that ran just now, and the line that led to it; None where none did.
 
-    From below, doubled: a try that is far too large could end the process on a CPU instead of failing.
+    From below, four times as many each time: a try that is far too large could end the process on a CPU instead of
+    failing, and the steps up to there cost a third of the last.
     """
     if _has_peers() or not forget_peak(parts.learner.device):
         return None, None
     recipe, line = parts.recipe, None
     ran: list[tuple[int, int]] = []
-    batch = math.lcm(_EVEN, _unit(recipe))
+    even = math.lcm(_EVEN, _unit(recipe))
+    batch = max(even, recipe.optim.batch_size // 64 // even * even)
     while batch < recipe.optim.batch_size and (line is None or batch <= line.batch_within(_room(parts))):
         peak = _tried(parts, batch) if _is_whole(batch, recipe) else 0
         if peak is None:
@@ -172,7 +174,7 @@ def fitting_batch(parts: "Parts") -> tuple[int | None, Line | None]:
         if peak:
             line = line_through(*ran[-1], batch, peak) or line if ran else None
             ran.append((batch, peak))
-        batch *= 2
+        batch *= 4
     if not ran:
         return None, None
     known = ran[-1][0]
@@ -188,11 +190,11 @@ def rounded(batch: int, recipe: "Recipe") -> int:
 
 
 def _that_runs(parts: "Parts", guess: int, known: int) -> int:
-    """``guess``, or less by a tenth of the way down to ``known`` each time, until one runs; ``known`` did."""
+    """``guess``, or less by a quarter of the way down to ``known`` each time, until one runs; ``known`` did."""
     while guess > known:
         if _tried(parts, guess) is not None:
             return guess
-        guess = rounded(known + (guess - known) * 9 // 10, parts.recipe)
+        guess = rounded(known + (guess - known) * 3 // 4, parts.recipe)
     return known
 
 

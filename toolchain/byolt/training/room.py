@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from byolt.training.allocator import kept_bytes
+
 _RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs
 _ROOT = Path("/")
 
@@ -48,7 +50,7 @@ def room_bytes(device: torch.device, root: Path = _ROOT) -> int:
     free = [_kib(root / "proc/meminfo", "MemAvailable") * 1024, *_free_in_groups(root)]
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
-        free.append(limit - _kib(status, "VmSize") * 1024)
+        free.append(limit - _kib(status, "VmSize") * 1024 + kept_bytes())
     return _kib(status, "VmRSS") * 1024 + max(0, min(free))
 
 
