@@ -13,6 +13,11 @@ _EXTRAS = {
     "rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     "tensorboard": ("tensorboard",),
 }
+# torch on a CPU and on a GPU, oneDNN, cuDNN and cuBLAS, in their own words.
+_OUT_OF_MEMORY = (
+    *("DefaultCPUAllocator: ", "not enough memory", "CUDA error: out of memory", "could not create a memory"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
+)
 _MEMORY = (
     "lower optim.batch_size or raise optim.accumulate (learning), finetune.batch_size, data.cache_budget_gb or "
     "machine.workers, or take a machine with more"
@@ -25,7 +30,7 @@ def as_ours(error: Exception) -> ByoltError | None:
         return error
     if isinstance(error, ImportError):
         return _missing(error)
-    if isinstance(error, MemoryError) or _is_torchs_memory_fault(error):
+    if is_memory_fault(error):
         where = "the GPU" if "CUDA" in str(error) else "this machine"
         return ByoltError(f"{where} has too little memory ({_first_line(error)}); {_MEMORY}")
     if isinstance(error, OSError):
@@ -42,11 +47,14 @@ def _missing(error: ImportError) -> MissingPart | None:
     return None
 
 
-def _is_torchs_memory_fault(error: Exception) -> bool:
-    """By name and words, since torch may not be imported here; its CPU allocator raises a plain RuntimeError."""
-    return type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
-    )
+def is_memory_fault(error: BaseException) -> bool:
+    """Whether memory ran out: by name and words, since torch may not be imported here.
+
+    Its CPU allocator, and the libraries under it, raise a plain RuntimeError.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _first_line(error: Exception) -> str:

@@ -335,6 +335,9 @@ class Machine(Section):
     """On one GPU: capture the step as a CUDA graph, so that the host launches it as a whole."""
     compile: bool = machine(False)
     """torch.compile encoder, heads and loss; the first steps are slow."""
+    recompute: bool = machine(False)
+    """Keep no activations inside the encoder's blocks and compute them again in the backward pass: less memory, about
+    a third more time."""
     deterministic: bool = machine(False)
     """Bit-equal results on a GPU, at some cost in speed; CPU runs always are, at the same thread count."""
     log_every_steps: PositiveInt = machine(20)

@@ -18,3 +18,28 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 * 2**20}
     return all(mallopt(name, value) == 1 for name, value in settings.items())
+
+
+class _Mallinfo2(ctypes.Structure):
+    """malloc.h; ``fordblks`` is what is free in glibc's heaps."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ) + (("keepcost", ctypes.c_size_t),)
+
+
+def kept_bytes() -> int:
+    """Address space that was freed and that glibc keeps for the next allocation; 0 where it cannot be told."""
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc 2.33
+    if mallinfo2 is None:
+        return 0
+    mallinfo2.restype = _Mallinfo2
+    return int(mallinfo2().fordblks)
+
+
+def give_back_freed_memory() -> None:
+    """Give freed memory back to the system once, whatever is set above: so that a peak can be measured."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

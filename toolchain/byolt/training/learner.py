@@ -16,6 +16,7 @@ from byolt.sections import Section
 from byolt.sections_of_methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
 from byolt.training.assembly import build_method
 from byolt.training.optimizers import build_optimizer
+from byolt.training.recompute import recompute_blocks
 from byolt.training.schedules import learning_rate, tau
 from byolt_export.errors import InputError
 
@@ -62,6 +63,7 @@ class Learner:
             _share(method, recipe.method, device)
         layout = torch.channels_last if recipe.machine.channels_last else torch.contiguous_format
         self.method = method.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.recomputed_blocks = recompute_blocks(self.method.encoder) if recipe.machine.recompute else 0
         self.forward, self._no_sync = _forward_of(self.method, compiled=recipe.machine.compile)
         rates = predictor_rates(recipe.method)
         self.optimizer = build_optimizer(self.method, recipe.optim, device_rates=device_rates, **rates)

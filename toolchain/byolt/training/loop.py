@@ -28,6 +28,7 @@ from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.journal import Journal, checkpoint_state
 from byolt.training.learner import Learner, pick_device
+from byolt.training.memory import within_memory
 from byolt.training.processes import first_on_its_machine, is_first, join, largest, leave, meet, was_restarted
 from byolt.training.signals import StopSignals
 from byolt.training.stepper import Stepper, captures
@@ -76,7 +77,7 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
             save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, watch, step=0), keep=1)
     if result is None:
         meet()
-        with _faults_kept(run):
+        with within_memory(parts, run), _faults_kept(run):
             learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
     elif result["state"] == "collapsed":
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")

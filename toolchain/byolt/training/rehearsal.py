@@ -1,5 +1,6 @@
 """``--dry-run`` and ``--profile``: a few real steps, nothing written, and what they say of the whole run."""
 
+import os
 import resource
 import time
 from bisect import bisect_right
@@ -15,7 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from byolt.reporting.progress import duration
 from byolt.schema import Recipe
+from byolt.training.advice import Facts, advice
 from byolt.training.loop import Parts, prepare
+from byolt.training.memory import Largest, largest_batch, within_memory
 from byolt.training.stepper import Stepper
 from byolt.training.stream import Fetched, Plan, batch_stream
 
@@ -49,6 +52,12 @@ class Rehearsal:
     shares: dict[str, float]
     """Share of the whole run's time by phase; empty without ``--profile``."""
     stages: tuple[Stage, ...]
+    largest_batch: int | None
+    """Largest ``optim.batch_size`` that the memory here holds; None where that could not be found."""
+    largest_because: str
+    """By what it was found, or why it was not."""
+    advice: list[str]
+    """What would shorten a step; empty without ``--profile``."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -62,6 +71,8 @@ class Rehearsal:
             f"images         {self.images:,}",
             f"speed          {self.images_per_s:,.0f} images/s",
             f"peak memory    {self.peak_memory_mb:,.0f} MB {memory}",
+            f"largest batch  {'not found: ' if self.largest_batch is None else f'about {self.largest_batch:,} '}"
+            f"{self.largest_because}",
             f"whole run      {self.steps:,} steps, {duration(self.finish_s)} without evaluations",
         ]
         if len(self.stages) > 1:
@@ -70,6 +81,7 @@ class Rehearsal:
                 for s in self.stages
             ]
         lines += [f"{phase:<14} {share:.1%} of a step" for phase, share in self.shares.items()]
+        lines += [f"advice         {sentence}" for sentence in self.advice]
         return "\n".join(lines)
 
 
@@ -80,7 +92,9 @@ def rehearse(recipe: Recipe, *, profiled: bool) -> Rehearsal:
         InputError: Images, model or batch size do not fit.
     """
     parts = prepare(recipe)
-    stages = tuple(_rehearse_stage(parts, *stage, profiled=profiled) for stage in _stages(recipe))
+    with within_memory(parts):
+        largest = largest_batch(parts)
+        stages = tuple(_rehearse_stage(parts, *stage, profiled=profiled) for stage in _stages(recipe))
     seconds = [stage.steps * recipe.optim.batch_size / stage.images_per_s for stage in stages]
     finish_s = sum(seconds)
     shares = {
@@ -96,6 +110,22 @@ def rehearse(recipe: Recipe, *, profiled: bool) -> Rehearsal:
         finish_s,
         shares,
         stages,
+        *largest,
+        advice(shares, recipe, _facts(parts, largest)),
+    )
+
+
+def _facts(parts: Parts, largest: Largest) -> Facts:
+    """Of this machine and process, for the advice."""
+    store, device = parts.store, parts.learner.device
+    decoded_gb = len(store) * store.size_px**2 * 3 / 1e9
+    return Facts(
+        device.type,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        has_bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
+        streamed_gb=decoded_gb if store.images is None else 0.0,
+        largest_batch=largest.batch,
     )
 
 
