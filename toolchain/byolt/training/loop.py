@@ -84,7 +84,14 @@ def prepare(recipe: Recipe) -> Parts:
     splits = open_splits(data, recipe.seed)
     store = store_of(splits.learn, data, data.learn_size_px)
     labelled = labelled_part(store, recipe)
-    plan = Plan(len(store), recipe.optim.batch_size, recipe.schedule.epochs, recipe.seed, labelled=labelled)
+    plan = Plan(
+        len(store),
+        recipe.optim.batch_size,
+        recipe.schedule.epochs,
+        recipe.seed,
+        labelled=labelled,
+        order=store.order,
+    )
     device = pick_device(recipe.machine.device)
     learner = Learner(
         recipe, device, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch, classes=len(store.classes)

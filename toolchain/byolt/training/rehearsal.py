@@ -108,7 +108,15 @@ def _stages(recipe: Recipe) -> Iterator[tuple[int, int, int]]:
 def _rehearse_stage(parts: Parts, size_px: int, first_epoch: int, epochs: int, *, profiled: bool) -> Stage:
     recipe, plan, device = parts.recipe, parts.plan, parts.learner.device
     start, of_stage = first_epoch * plan.steps_per_epoch, epochs * plan.steps_per_epoch
-    plan = Plan(plan.images, plan.batch_size, first_epoch + epochs, plan.seed, start_step=start, labelled=plan.labelled)
+    plan = Plan(
+        plan.images,
+        plan.batch_size,
+        first_epoch + epochs,
+        plan.seed,
+        start_step=start,
+        labelled=plan.labelled,
+        order=plan.order,
+    )
     warmup = min(WARMUP_STEPS, of_stage - 1)
     steps = min(STEPS, of_stage - warmup)
     shares: dict[str, float] = {}
