@@ -8,17 +8,23 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
 from tests.conftest import tiny_recipe
 from tests.data.shard_folders import IMAGES, number_in, packed_folder
 
 from byolt.data import open_splits, open_store, shard_cache
 from byolt.data.shards import ShardSource, open_folder, open_url
+from byolt.run import Run
 from byolt.schema import Data
+from byolt.training.loop import pretrain
 from byolt_export.errors import ByoltError, InputError
 
 
@@ -99,6 +105,22 @@ def test_a_recipe_takes_a_url(server: Server, tmp_path: Path) -> None:
     )
     assert len(open_splits(data, seed=0).learn) == IMAGES
     assert tiny_recipe(data={"name": "shards", "url": server.url}).data.root is None
+
+
+def test_a_run_from_a_url_is_the_run_from_the_folder(shards: Path, server: Server, tmp_path: Path) -> None:
+    def run_of(**place: Any) -> Run:
+        recipe = tiny_recipe(
+            machine={"runs_dir": tmp_path / "-".join(place), "threads": 1, "workers": 2},
+            data={"name": "shards", "image_size_px": 32, "cache_budget_gb": 0, "cache_dir": tmp_path / "cache"} | place,
+            schedule={"epochs": 1, "warmup_epochs": 0},
+        )
+        return pretrain(recipe, "name: tiny\n", resume=None, console=Console(file=StringIO()))
+
+    local, fetched = run_of(root=shards), run_of(url=server.url)
+    assert local.path.name == fetched.path.name
+    one, other = (load_file(run.path / "encoder.safetensors") for run in (local, fetched))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(server.asked[path.name] == 1 for path in shards.glob("*.tar"))
 
 
 def test_a_file_url_is_one_too(shards: Path, tmp_path: Path) -> None:
