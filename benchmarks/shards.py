@@ -1,9 +1,9 @@
 """A set packed as shards and read back by the stream that learning uses: each image once an epoch, and exact resume.
 
-Packs a folder of images, hard-linked as often as it takes to make up the number, and streams an epoch with two workers
-from the folder and from the shards. The views leave the pixels as they are, so that each image that comes is compared
-with the file it was packed from. Then the stream of shards begins again in the middle of the epoch, with another number
-of workers, and each batch that is left has to be the same bytes. Exits 1 where anything differs. Files are in memory
+Packs a folder of images, hard-linked as often as it takes to make up the number, and streams an epoch with two workers.
+The views leave the pixels as they are, so that each image that comes is compared with the file it was packed from. Then
+the stream begins again in the middle of the epoch, with as many workers and with none, and each batch that is left has
+to be the same bytes. Exits 1 where anything differs. Files are in memory
 after packing: the figures are those of the reader and the decoder, not of a disk.
 
     python benchmarks/shards.py data/cifar10-jpeg/train --images 100000
@@ -77,16 +77,12 @@ def measure(arguments: argparse.Namespace, below: Path) -> int:
         f"{packed.images:,} images, {image_mb:,.0f} MB, in {packed.shards} shards, {packed.size_bytes / 1e6:,.0f} MB\n"
     )
 
-    stores = [
-        open_store(source, SIZE_PX, "crop", budget_gb=0, cache_dir=below / "cache", corrupt_limit=0)
-        for source in (folder, shards)
-    ]
+    store = open_store(shards, SIZE_PX, "crop", budget_gb=0, cache_dir=below / "cache", corrupt_limit=0)
     middle = arguments.images // BATCH_SIZE // 2
     passes = [
-        streamed("folder", stores[0], arguments.workers),
-        streamed("shards", stores[1], arguments.workers),
-        streamed("shards, from the middle", stores[1], arguments.workers, middle),
-        streamed("shards, from the middle", stores[1], 0, middle + 1),
+        streamed("whole epoch", store, arguments.workers),
+        streamed("from the middle", store, arguments.workers, middle),
+        streamed("from the middle", store, 0, middle + 1),
     ]
     print(
         "| pass | workers | images | seconds | images/s | MB/s | RSS of a worker, MB |\n|---|---|---|---|---|---|---|"
@@ -94,14 +90,14 @@ def measure(arguments: argparse.Namespace, below: Path) -> int:
     print(
         f"| pack | - | {packed.images:,} | {pack_s:.1f} | {packed.images / pack_s:,.0f} | {image_mb / pack_s:.1f} | - |"
     )
-    for one, workers in zip(passes, (arguments.workers, arguments.workers, arguments.workers, 0), strict=True):
+    for one, workers in zip(passes, (arguments.workers, arguments.workers, 0), strict=True):
         images = len(one.numbers)
         rate_mb = image_mb * images / packed.images / one.elapsed_s
         rates = f"{one.elapsed_s:.1f} | {images / one.elapsed_s:,.0f} | {rate_mb:.1f}"
         print(f"| {one.name} | {workers} | {images:,} | {rates} | {f'{one.worker_mb:,.0f}' if workers else '-'} |")
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\nRSS of the main process, with torch and what is compared: {peak_mb:,.0f} MB at most")
-    _, whole, later, latest = passes
+    whole, later, latest = passes
     names = [name_of(shards.path(k)) for k in whole.numbers]
     facts = {
         "each image once": sorted(whole.numbers) == list(range(packed.images)) and sorted(names) == sorted(original),
