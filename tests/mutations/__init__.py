@@ -3,12 +3,13 @@
 Run with ``python -m tests.mutations [NAME]``; prints a table and exits 1 where one survives.
 """
 
+from tests.mutations.data import DATA
 from tests.mutations.evaluation import EVALUATION
 from tests.mutations.learning import LEARNING
 from tests.mutations.methods import METHODS
 from tests.mutations.mutation import ROOT, Mutation
 from tests.mutations.statistics import STATISTICS
 
-MUTATIONS = [*METHODS, *LEARNING, *EVALUATION, *STATISTICS]
+MUTATIONS = [*METHODS, *DATA, *LEARNING, *EVALUATION, *STATISTICS]
 
 __all__ = ["MUTATIONS", "ROOT", "Mutation"]

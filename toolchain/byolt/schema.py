@@ -16,16 +16,24 @@ from byolt.sections_of_methods import ByolMethod, MeanTeacherMethod, Method, Moc
 
 CameraSize = Annotated[tuple[Annotated[int, Field(ge=8, le=8192)], Annotated[int, Field(ge=8, le=8192)]], Strict(False)]
 
+_URLS = ("http://", "https://", "file://")
+
 
 class Data(Section):
     """Which images, where they lie, and how one becomes a square of pixels."""
 
-    name: Literal["folder", "stl10", "cifar10", "cifar100", "imagenette", "synthetic"]
-    """The image set; `folder` is any folder of image files."""
+    name: Literal["folder", "shards", "stl10", "cifar10", "cifar100", "imagenette", "synthetic"]
+    """The image set; `folder` is any folder of image files, `shards` what `byolt data pack` made of one, or tar files
+    of webdataset's format."""
     root: FolderPath | None = machine(None)
-    """Folder that holds the images (`folder`), or where a named set is kept and downloaded to."""
+    """Folder of the images (`folder`) or tar files (`shards`), or where a named set is kept and downloaded to."""
+    url: str | None = machine(None)
+    """In place of `root`, a http, https or file URL of a folder that `byolt data pack` wrote (`shards`)."""
+    shard_cache_gb: Annotated[float, Field(gt=0)] = machine(50.0)
+    """Most room that shards fetched from a URL take below `cache_dir`; what was used longest ago goes first."""
     test_root: FolderPath | None = machine(None)
-    """Labelled folder held out for the test figures; without it `test_share` of the labelled images is held out."""
+    """Labelled folder held out for the test figures; without it `test_share` of a labelled folder is held out, and
+    nothing of `shards`, for which it may be a folder of shards too."""
     labels: Literal["auto", "none"] = "auto"
     """`auto`: the first level of sub-folders are classes where every image lies in one; `none`: they are mere folders,
     nothing is held out, and no figure needs labels."""
@@ -58,6 +66,10 @@ class Data(Section):
             raise ValueError(f"store_size_px {self.store_size_px} is smaller than image_size_px {self.image_size_px}")
         if self.name == "folder" and self.root is None:
             raise ValueError("root is missing: a `folder` set needs the folder's path")
+        if self.name == "shards" and (self.root is None) == (self.url is None):
+            raise ValueError("a `shards` set needs either root, a local folder, or url, and not both")
+        if self.url is not None and (self.name != "shards" or not self.url.startswith(_URLS)):
+            raise ValueError(f"url goes with `name: shards` and starts with {', '.join(_URLS)}")
         if self.labels == "none" and self.test_root is not None:
             raise ValueError("test_root goes with labels: leave it out, or set labels: auto")
         return self

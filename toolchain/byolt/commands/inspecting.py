@@ -1,4 +1,4 @@
-"""Commands that look, and change nothing: recipe, data, doctor."""
+"""Commands before a run: recipe, data, doctor. All look and change nothing, but for ``data pack``."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def recipe_explain(words: tuple[str, ...], as_json: bool) -> None:
 
 @click.group()
 def data() -> None:
-    """Look at images."""
+    """Look at images, or pack them."""
 
 
 @data.command("check")
@@ -58,6 +58,26 @@ def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
 
     report = check_folder(path, test_path)
     print_result(report.to_dict(), as_json, lambda: click.echo(report.to_text()))
+
+
+@data.command("pack")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--shard-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=256,
+    show_default=True,
+    help="Largest size of a tar file, in 10^6 bytes.",
+)
+@JSON
+def data_pack(path: Path, out: Path, shard_mb: float, as_json: bool) -> None:
+    """Write a folder of images as tar files (webdataset's format) with an index, for `data.name: shards`."""
+    from byolt.data import FolderSource
+    from byolt.data.packing import pack
+
+    packed = pack(FolderSource(path), out, int(shard_mb * 1e6))
+    print_result(packed.to_dict(), as_json, lambda: click.echo(packed.to_text()))
 
 
 @click.command()

@@ -1,7 +1,8 @@
 """Images in: sources of undecoded images, the splits of a recipe, and stores of decoded squares.
 
-Reading order: ``source`` (what a set is), ``folder``, ``known`` and ``synthetic`` (three kinds of it), ``splits`` (what
-a recipe learns from and is tested on), ``store`` (decoded once, or streamed), ``check`` (``byolt data check``).
+Reading order: ``source`` (what a set is), ``folder``, ``known`` and ``synthetic`` (three kinds of it), ``shards``
+(a fourth, with ``shard_index``, ``shard_cache`` and ``packing``), ``splits`` (what a recipe learns from and is tested
+on), ``order`` (of an epoch), ``store`` (decoded once, or streamed), ``check`` (``byolt data check``).
 """
 
 from byolt.data.folder import FolderSource

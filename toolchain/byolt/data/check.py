@@ -6,13 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from byolt.data.folder import FolderSource, decode_image
+from byolt.data.folder import FolderSource
+from byolt.data.shards import ShardSource, holds_shards, open_folder
 from byolt.data.source import UnreadableImage
 
 COMMON_SIZES = 10
@@ -65,12 +67,13 @@ class CheckReport:
 def check_folder(path: Path, test_path: Path | None = None) -> CheckReport:
     """Decode every image of a folder, and of a test folder where one is given, and say what was found.
 
+    Either may be a folder of shards; their bytes are then compared with the digests in their index.
+
     Raises:
-        InputError: A folder is missing or holds no image, or a file went while it was looked at.
+        InputError: A folder is missing or holds no image, a file went while it was looked at, or a shard was changed.
     """
-    source = FolderSource(path)
-    survey = _Survey(source)
-    test = None if test_path is None else _Survey(FolderSource(test_path))
+    survey = _Survey(_opened(path))
+    test = None if test_path is None else _Survey(_opened(test_path))
     leaked = (
         None
         if test is None
@@ -99,6 +102,14 @@ def check_folder(path: Path, test_path: Path | None = None) -> CheckReport:
     )
 
 
+def _opened(path: Path) -> FolderSource | ShardSource:
+    if not holds_shards(path):
+        return FolderSource(path)
+    source = open_folder(path, cache_dir=None)
+    source.verify()
+    return source
+
+
 class _Facts(NamedTuple):
     """What is kept of one decoded image."""
 
@@ -112,7 +123,7 @@ class _Facts(NamedTuple):
 class _Survey:
     """Counts over the readable images of a folder."""
 
-    def __init__(self, source: FolderSource) -> None:
+    def __init__(self, source: FolderSource | ShardSource) -> None:
         self.source, self.images, self.pixels = source, 0, 0
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: Counter[str] = Counter()
@@ -153,18 +164,17 @@ class _Survey:
         return _rgb([float(difference) ** 0.5 / self.pixels / 255 for difference in exact])
 
 
-def _all_facts(source: FolderSource) -> Iterator[tuple[int, _Facts | str]]:
+def _all_facts(source: FolderSource | ShardSource) -> Iterator[tuple[int, _Facts | str]]:
     """(number, facts or the reason why it cannot be read) of every image in order, decoded on all cores."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(source), _WINDOW):
             numbers = range(start, min(start + _WINDOW, len(source)))
-            paths = [Path(source.path(index)) for index in numbers]
-            yield from zip(numbers, pool.map(_facts, paths), strict=True)
+            yield from zip(numbers, pool.map(partial(_facts, source), numbers), strict=True)
 
 
-def _facts(path: Path) -> _Facts | str:
+def _facts(source: FolderSource | ShardSource, index: int) -> _Facts | str:
     try:
-        pixels, mode = decode_image(path)
+        pixels, mode = source.decode(index)
     except UnreadableImage as error:
         return str(error)
     height, width = pixels.shape[:2]

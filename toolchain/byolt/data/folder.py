@@ -1,6 +1,7 @@
 """Any folder of images: nested, mixed sizes and modes, labelled by sub-folder or not at all."""
 
 import hashlib
+import io
 import os
 import struct
 import warnings
@@ -80,8 +81,12 @@ class FolderSource:
         return len(self._ends) - 1
 
     def read(self, index: int, at_least_px: int | None = None) -> Pixels:
-        """Decode image ``index``; see ``read_image``."""
-        return read_image(Path(self.path(index)), at_least_px)
+        """Decode image ``index``; see ``decode_image``."""
+        return self.decode(index, at_least_px).pixels
+
+    def decode(self, index: int, at_least_px: int | None = None) -> "Decoded":
+        """Image ``index`` and its mode; see ``decode_image``."""
+        return decode_image(self.path(index), at_least_px)
 
     def digest(self, index: int) -> bytes:
         """SHA-256 of the file, not of its pixels, which another version of a decoder may round otherwise."""
@@ -112,7 +117,7 @@ def read_image(path: Path, at_least_px: int | None = None) -> Pixels:
     return decode_image(path, at_least_px).pixels
 
 
-def decode_image(path: Path, at_least_px: int | None = None) -> Decoded:
+def decode_image(path: Path | str, at_least_px: int | None = None, content: bytes | None = None) -> Decoded:
     """An image file as RGB (H, W, 3), turned upright by its EXIF orientation, and its mode in Pillow's words.
 
     Grey becomes three equal channels; 16-bit is scaled to 8 by its full range, 65535, for any other range would
@@ -123,13 +128,15 @@ def decode_image(path: Path, at_least_px: int | None = None) -> Decoded:
         path: The file.
         at_least_px: A JPEG may be decoded at a half, a quarter or an eighth of its size while its sides stay at least
             twice this: the last factor of two is left to the antialiased resize, so that the shortcut does not show.
+        content: The file's bytes where they are at hand; ``path`` is then only what to call them.
 
     Raises:
         UnreadableImage: The file is damaged, or no image, or a link to nothing.
         InputError: The file is gone, or the system cannot read it.
     """
+    opened = str(path) if content is None else io.BytesIO(content)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(opened, formats=_FORMATS) as image:
             mode = image.mode
             if at_least_px is not None:
                 image.draft(None, (2 * at_least_px, 2 * at_least_px))
@@ -137,8 +144,8 @@ def decode_image(path: Path, at_least_px: int | None = None) -> Decoded:
             return Decoded(_to_rgb(image if turn is None else image.transpose(turn)), mode)
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise _system_fault(path, error) from error
-        reason = first_line(error).replace(repr(str(path)), "it")
+            raise _system_fault(Path(path), error) from error
+        reason = first_line(error).replace(repr(opened), "it")
         raise UnreadableImage(f"image {path} cannot be read: {reason}") from error
 
 

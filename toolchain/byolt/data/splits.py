@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from byolt.data.folder import FolderSource
+from byolt.data.shards import ShardSource, holds_shards, open_folder, open_url
 from byolt.data.source import ImageSource, Labels, PartOf
 from byolt.data.subsets import stratified_subset
 from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
@@ -53,6 +54,8 @@ def _all_splits(data: "Data", seed: int) -> Splits:
         if data.labels == "none":  # Nothing is held out of it.
             return Splits(FolderSource(data.root), None, None)
         return _folder_splits(data.root, data.test_root, data.test_share, seed)
+    if data.name == "shards":
+        return _shard_splits(data)
     from byolt.data.known import open_known, stl10_folds
 
     root = data.root or Path("data") / data.name
@@ -98,5 +101,33 @@ def _held_out_folder(test_root: Path, train: FolderSource) -> FolderSource:
         raise InputError(
             f"data.test_root {test_root} must hold the same sub-folders, one a class, as {train.root}; "
             f"only one of them has: {', '.join(odd[:5])}"
+        )
+    return test
+
+
+def _shard_splits(data: "Data") -> Splits:
+    """All of the shards to learn and train on; ``test_root`` to test on where it is given: shards are not split."""
+    if data.url is not None:
+        whole = open_url(data.url, data.cache_dir, data.shard_cache_gb)
+    else:
+        assert data.root is not None
+        whole = open_folder(data.root, data.cache_dir)
+    if data.test_root is None or data.labels == "none":
+        return Splits(whole, None if whole.labels is None else whole, None)
+    return Splits(whole, whole, _held_out_of_shards(data.test_root, whole, data))
+
+
+def _held_out_of_shards(test_root: Path, train: ShardSource, data: "Data") -> ImageSource:
+    if train.labels is None:
+        raise InputError(f"data.test_root {test_root} goes with labels, but {train.name} have none")
+    if data.root is not None and data.root.resolve() == test_root.resolve():
+        raise InputError(f"data.test_root {test_root} is data.root; name separate folders")
+    shards = holds_shards(test_root)
+    test: ImageSource = open_folder(test_root, data.cache_dir) if shards else FolderSource(test_root)
+    if test.classes != train.classes:
+        odd = sorted(set(test.classes) ^ set(train.classes))
+        raise InputError(
+            f"data.test_root {test_root} must hold the same classes as {train.name}; only one of them has: "
+            f"{', '.join(odd[:5])}"
         )
     return test

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
+from byolt.data.order import Order, epoch_order, sharded_order
+from byolt.data.shards import ShardSource
 from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_square
 from byolt.reporting.progress import Decoding
 from byolt_export.errors import ByoltError, InputError
@@ -90,6 +92,22 @@ class ImageStore:
     def path(self, index: int) -> str:
         """What to call image ``index`` in a message."""
         return self.source.path(int(self.kept[index]))
+
+    def order(self, seed: int, epoch: int) -> Order:
+        """The order of an epoch, (len(self),): by the source's kind, and the same cached or streamed."""
+        if isinstance(self.source, ShardSource):
+            return sharded_order(self.source.images_per_shard(self.kept), seed, epoch)
+        return epoch_order(len(self), seed, epoch)
+
+    def expect(self, indices: Labels) -> None:
+        """Say which images will be read soon, ``look_ahead_images`` before they are."""
+        if self.look_ahead_images and isinstance(self.source, ShardSource):
+            self.source.expect(self.kept[indices])
+
+    @property
+    def look_ahead_images(self) -> int:
+        """How long before it is read an image should be expected; 0 where it is no use."""
+        return self.source.look_ahead_images if isinstance(self.source, ShardSource) and self.images is None else 0
 
     def _candidates(self, index: int) -> Iterator[int]:
         """The image itself, then those that can take its place: after the last comes the first."""

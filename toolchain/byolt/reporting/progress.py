@@ -110,23 +110,23 @@ def duration(seconds: float) -> str:
 
 
 class Decoding:
-    """One line on stderr while images are decoded or checked: renewed in a terminal, else a plain line now and then."""
+    """One line on stderr while images are decoded or packed: renewed in a terminal, else a plain line now and then."""
 
-    def __init__(self, name: str) -> None:
-        """``name``: what to call the set."""
-        self.name = name
+    def __init__(self, name: str, verb: str = "decoding") -> None:
+        """``name``: what to call the set; ``verb``: what is done with it."""
+        self.name, self.verb = name, verb
         self._in_terminal = sys.stderr.isatty()
         self._every_s = 0.25 if self._in_terminal else PLAIN_EVERY_S
         self._shown_s = time.monotonic() - self._every_s + QUIET_S
         self._shown = False
 
     def __call__(self, done: int, of: int) -> None:
-        """``done`` of ``of`` images are decoded; the last call ends the line."""
+        """``done`` of ``of`` images are through; the last call ends the line."""
         now_s = time.monotonic()
         if now_s - self._shown_s < self._every_s and not (self._shown and done == of):
             return
         self._shown_s, self._shown = now_s, True
-        line = f"decoding {self.name}: {done:,}/{of:,} images"
+        line = f"{self.verb} {self.name}: {done:,}/{of:,} images"
         ends = "\n" if done == of or not self._in_terminal else ""
         sys.stderr.write(f"\r\x1b[K{line}{ends}" if self._in_terminal else f"{line}\n")
         sys.stderr.flush()

@@ -135,6 +135,7 @@ def prepare(recipe: Recipe) -> Parts:
         recipe.seed,
         labelled=labelled_part(store, recipe),
         parts=optim.accumulate,
+        order=store.order,
     )
     device = pick_device(recipe.machine.device)
     captured = captures(recipe, device)

@@ -239,7 +239,15 @@ def _plan(parts: "Parts", batch: int) -> Plan:
     if labelled is not None and isinstance(recipe.method, MeanTeacherMethod):
         labelled = labelled._replace(per_batch=recipe.method.labelled_in(batch))
     start = epoch * (parts.plan.images // batch)
-    return Plan(parts.plan.images, batch, epoch + _STEPS, recipe.seed, start_step=start, labelled=labelled)
+    return Plan(
+        parts.plan.images,
+        batch,
+        epoch + _STEPS,
+        recipe.seed,
+        start_step=start,
+        labelled=labelled,
+        order=parts.plan.order,
+    )
 
 
 def _room(parts: "Parts") -> int:

@@ -147,6 +147,7 @@ def _rehearse_stage(parts: Parts, size_px: int, first_epoch: int, epochs: int, *
         start_step=start,
         labelled=plan.labelled,
         parts=plan.parts,
+        order=plan.order,
     )
     warmup = min(WARMUP_STEPS, of_stage - 1)
     steps = min(STEPS, of_stage - warmup)

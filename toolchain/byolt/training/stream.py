@@ -5,7 +5,9 @@ the stream can start at any step, with any number of workers, and gives the same
 takes its part of every batch.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
 from byolt.collectives import rank, world_size
+from byolt.data.order import Order, epoch_order
 from byolt.methods.mean_teacher import UNLABELLED
 from byolt_export.errors import ByoltError, InputError
 
@@ -56,12 +59,14 @@ class Plan:
         start_step: int = 0,
         labelled: Labelled | None = None,
         parts: int = 1,
+        order: Callable[[int, int], Order] | None = None,
     ) -> None:
         """Plan ``epochs`` passes over ``images`` images; a last incomplete batch of a pass is left out.
 
         With ``labelled`` a batch begins with that many labelled images, in passes of their own, and the rest of it is
         from all images without labels: as many steps and images as without. ``parts`` are those that a batch goes
-        through one after the other; of each of them every process takes an equal share.
+        through one after the other; of each of them every process takes an equal share. ``order`` gives the numbers of
+        all images by (seed, epoch); left out, ``epoch_order``.
 
         Raises:
             InputError: Fewer images than one batch, or a batch that cannot be shared out.
@@ -79,6 +84,7 @@ class Plan:
         self.images, self.batch_size, self.epochs, self.parts = images, batch_size, epochs, parts
         self.own = np.arange(batch_size).reshape(parts, world_size(), -1)[:, rank()].ravel()
         self.seed, self.start_step, self.labelled = seed, start_step, labelled
+        self.order = order or partial(epoch_order, images)
         self.steps_per_epoch = images // batch_size
         self.steps = epochs * self.steps_per_epoch
 
@@ -90,7 +96,7 @@ class Plan:
             first = (
                 self.start_step - epoch * self.steps_per_epoch if epoch * self.steps_per_epoch < self.start_step else 0
             )
-            order = epoch_order(self.images, self.seed, epoch)
+            order = self.order(self.seed, epoch)
             for k in range(first, self.steps_per_epoch):
                 whole = Batch(epoch, order[k * self.batch_size : (k + 1) * self.batch_size])
                 if self.labelled is not None:
@@ -124,9 +130,15 @@ class Plan:
         )
 
 
-def epoch_order(images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The permutation of an epoch, (images,), a function of (seed, epoch) alone."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(images)
+def _announced(plan: Plan, store: "ImageStore") -> Iterator[Batch]:
+    """The plan's batches, each told to the store some time before it is read: remote shards are fetched meanwhile."""
+    waiting: deque[Batch] = deque()
+    for batch in plan:
+        store.expect(batch.indices)
+        waiting.append(batch)
+        if len(waiting) * len(batch.indices) > store.look_ahead_images:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class Fetched(NamedTuple):
@@ -200,7 +212,7 @@ def batch_stream(
         return
     loader = DataLoader(
         _Reader(store, recipe),
-        sampler=plan,
+        sampler=_announced(plan, store),
         batch_size=None,  # The reader fetches whole batches.
         num_workers=recipe.machine.workers,
         pin_memory=device.type == "cuda",

@@ -1,0 +1,256 @@
+"""Images in the tar files of webdataset's format, read by their place in the file: a local folder, or a URL of one.
+
+The format is webdataset's, the reader is not: docs/decisions/0011 says why.
+"""
+
+import hashlib
+import math
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from byolt.data.folder import Decoded, decode_image
+from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
+from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
+from byolt.data.source import Labels, Pixels
+from byolt_export.errors import InputError, not_written
+
+
+class ShardFiles(Protocol):
+    """Where the tar files of an index are."""
+
+    location: str
+    remote: bool
+    """Whether ``expect`` is of use."""
+
+    def open(self, number: int) -> int:
+        """A descriptor of file ``number`` for reading, which the caller closes.
+
+        Raises:
+            OSError: The system cannot open it.
+            ByoltError: It cannot be fetched or kept.
+        """
+        ...
+
+    def expect(self, number: int) -> None:
+        """Say that file ``number`` will be read soon."""
+        ...
+
+
+class LocalShards:
+    """Tar files in a folder of this machine."""
+
+    remote = False
+
+    def __init__(self, root: Path, files: tuple[str, ...]) -> None:
+        """``files`` are names in ``root``."""
+        self.root, self.files, self.location = root, files, str(root)
+
+    def open(self, number: int) -> int:
+        """A descriptor for reading."""
+        return os.open(self.root / self.files[number], os.O_RDONLY)
+
+    def expect(self, number: int) -> None:
+        """Nothing: it is here."""
+
+
+class ShardSource:
+    """The images of a folder of shards, as an ``ImageSource``, in the order of their index."""
+
+    def __init__(self, index: ShardIndex, files: ShardFiles, changed: str = "") -> None:
+        """``changed`` tells when the files were written on this machine, where that is known."""
+        Image.init()  # As in FolderSource.
+        self.index, self.files = index, files
+        self.name, self.classes, self.labels = f"shards {files.location}", index.classes, index.labels
+        self.fingerprint = index.fingerprint()
+        self.cache_key = hashlib.sha256(f"{self.fingerprint} {changed}".encode()).hexdigest()
+        self._file = lru_cache(LEAST_KEPT)(self._opened)
+
+    def __len__(self) -> int:
+        return len(self.index.shard)
+
+    def read(self, index: int, at_least_px: int | None = None) -> Pixels:
+        """Decode image ``index``; see ``decode_image``."""
+        return self.decode(index, at_least_px).pixels
+
+    def decode(self, index: int, at_least_px: int | None = None) -> Decoded:
+        """Image ``index`` and its mode; see ``decode_image``."""
+        return decode_image(self.path(index), at_least_px, self.content(index))
+
+    def content(self, index: int) -> bytes:
+        """The encoded bytes of image ``index`` as they were packed.
+
+        Raises:
+            InputError: Its shard is gone, shorter than it was, or cannot be read or fetched.
+            ByoltError: A fetched shard cannot be kept.
+        """
+        number, wanted_bytes = int(self.index.shard[index]), int(self.index.length[index])
+        name = f"{self.files.location}/{self.index.files[number]}"
+        try:
+            content = self._file(number).read(wanted_bytes, int(self.index.offset[index]))
+        except FileNotFoundError as error:
+            raise InputError(f"shard {name} is gone since the folder was opened; put it back") from error
+        except OSError as error:
+            raise InputError(f"shard {name} cannot be read: {error.strerror}; mend that, and start again") from error
+        if len(content) < wanted_bytes:
+            raise InputError(f"shard {name} is shorter than its index says; copy it again")
+        return content
+
+    def digest(self, index: int) -> bytes:
+        """Empty where the fingerprint holds the shards' digests, else the SHA-256 of the image's bytes."""
+        return b"" if self.index.file_sha256 else hashlib.sha256(self.content(index)).digest()
+
+    def path(self, index: int) -> str:
+        """Where the image lies, and what it was called before it was packed."""
+        file = self.index.files[int(self.index.shard[index])]
+        return f"{self.files.location}/{file}/{os.fsdecode(bytes(self.index.names[index]))}"
+
+    def images_per_shard(self, kept: Labels) -> Labels:
+        """How many of the images ``kept`` lie in each shard, (S,)."""
+        return np.bincount(self.index.shard[kept], minlength=len(self.index.files))
+
+    def expect(self, images: npt.NDArray[np.int64]) -> None:
+        """Say which images will be read soon: remote shards are fetched meanwhile."""
+        if self.files.remote:
+            for number in np.unique(self.index.shard[images]).tolist():
+                self.files.expect(number)
+
+    @property
+    def look_ahead_images(self) -> int:
+        """How long before it is read an image should be expected: a shard's worth where shards are remote."""
+        return -(-len(self) // len(self.index.files)) if self.files.remote else 0
+
+    def verify(self) -> None:
+        """Read every shard whole and compare its SHA-256 with the index.
+
+        Raises:
+            InputError: One differs; the message names it.
+        """
+        for number, expected in enumerate(self.index.file_sha256):
+            digest = hashlib.sha256()
+            with open(self.files.open(number), "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            found = digest.hexdigest()
+            if found != expected:
+                raise InputError(
+                    f"shard {self.files.location}/{self.index.files[number]} was changed since it was packed (SHA-256 "
+                    f"{found[:12]}, its index says {expected[:12]}); copy it again"
+                )
+
+    def _opened(self, number: int) -> "_Descriptor":
+        return _Descriptor(self.files.open(number))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_file"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._file = lru_cache(LEAST_KEPT)(self._opened)
+
+
+class _Descriptor:
+    """An open file that is closed when nobody reads it any more, whichever thread that is."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def read(self, length: int, offset: int) -> bytes:
+        # pread moves no position, so threads, and workers that were forked, can share the descriptor.
+        return os.pread(self.descriptor, length, offset)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def holds_shards(root: Path) -> bool:
+    """Whether a folder is one of shards."""
+    return (root / INDEX).is_file() or bool(_tar_files(root))
+
+
+def open_folder(root: Path, cache_dir: Path | None) -> ShardSource:
+    """The shards in a local folder, with their own index, or with one made of their headers.
+
+    One that was made is kept in ``cache_dir``, unless that is None.
+
+    Raises:
+        InputError: The folder is missing, or holds no shards, or not those that its index names.
+        ByoltError: The index cannot be kept.
+    """
+    if not holds_shards(root):
+        raise InputError(
+            f"{root} is no folder of shards: it has neither {INDEX} nor tar files; byolt data pack writes one"
+        )
+    stored = root / INDEX
+    try:
+        index = read_index(stored.read_bytes(), str(stored)) if stored.is_file() else _scanned(root, cache_dir)
+        stats = [(root / name).stat() for name in index.files]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"shard {error.filename} is missing, but {stored} names it; copy the folder again, whole"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{root} cannot be read: {error.strerror} ({error.filename})") from error
+    for name, stat, wanted_bytes in zip(index.files, stats, index.file_bytes.tolist(), strict=True):
+        if stat.st_size != wanted_bytes:
+            raise InputError(
+                f"shard {root / name} has {stat.st_size} bytes, its index says {wanted_bytes}; copy it again, whole"
+            )
+    return ShardSource(index, LocalShards(root, index.files), " ".join(str(stat.st_mtime_ns) for stat in stats))
+
+
+def open_url(url: str, cache_dir: Path, budget_gb: float) -> ShardSource:
+    """The shards of a folder at a http, https or file URL; they are fetched one by one as they are needed.
+
+    Raises:
+        InputError: There is no index, or it cannot be fetched, or ``budget_gb`` holds too few shards.
+        ByoltError: The cache cannot be written.
+    """
+    index = read_index(fetch_index(url), f"{url.rstrip('/')}/{INDEX}")
+    if not index.file_sha256:
+        raise InputError(f"{url}/{INDEX} holds no digests, so what is fetched cannot be checked; pack the images again")
+    needed_bytes = int(np.sort(index.file_bytes)[::-1][:LEAST_KEPT].sum())
+    if needed_bytes > budget_gb * 1e9:
+        raise InputError(
+            f"data.shard_cache_gb {budget_gb:g} is too small for {url}: {LEAST_KEPT} shards are kept at a time; "
+            f"give --set data.shard_cache_gb={math.ceil(needed_bytes / 1e6) / 1e3:g} or more, or pack smaller shards"
+        )
+    return ShardSource(index, CachedShards(url, index, cache_dir / "shards", budget_gb))
+
+
+def _tar_files(root: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in root.glob("*.tar") if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _scanned(root: Path, cache_dir: Path | None) -> ShardIndex:
+    """The index of others' shards: kept in ``cache_dir`` under their names, sizes and times."""
+    files = _tar_files(root)
+    if cache_dir is None:
+        return scan_shards(root, files)
+    digest = hashlib.sha256()
+    for name in files:
+        stat = (root / name).stat()
+        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    kept = cache_dir / f"index-{digest.hexdigest()[:24]}.npz"
+    if kept.exists():
+        return read_index(kept.read_bytes(), str(kept))
+    index = scan_shards(root, files)
+    beside = kept.with_suffix(f".{os.getpid()}.part")
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            index.write(file)
+        os.replace(beside, kept)
+    except OSError as error:
+        raise not_written(kept, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return index
