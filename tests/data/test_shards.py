@@ -53,7 +53,10 @@ def test_what_is_read_is_what_was_packed_byte_for_byte(shards: Path, tmp_path: P
         assert source.classes[source.labels[k]] == original.parent.name
         numbers.append(number_in(source.read(k)))
     assert sorted(numbers) == list(range(IMAGES))
-    assert numbers != sorted(numbers)  # A shard is a random sample.
+    paths = [images.path(k) for k in range(IMAGES)]
+    packed = [str(shards.parent / "images" / Path(*Path(source.path(k)).parts[-2:])) for k in range(IMAGES)]
+    assert sorted(packed) == paths
+    assert packed != paths  # A shard is a random sample.
 
 
 def test_the_files_are_webdatasets(shards: Path) -> None:
@@ -86,6 +89,16 @@ def test_the_same_images_give_the_same_shards(shards: Path, tmp_path: Path) -> N
     assert store.fingerprint == other.fingerprint
     pack(FolderSource(shards.parent / "images"), tmp_path / "larger", 2 * SHARD_BYTES)
     assert open_folder(tmp_path / "larger", tmp_path).fingerprint != first.fingerprint
+
+
+def test_other_content_of_the_same_sizes_is_another_set(shards: Path, tmp_path: Path) -> None:
+    source = FolderSource(image_folder(tmp_path / "images"))
+    path = Path(source.path(5))
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1  # One bit of one pixel.
+    path.write_bytes(content)
+    pack(source, tmp_path / "shards", SHARD_BYTES)
+    assert open_folder(tmp_path / "shards", tmp_path).fingerprint != open_folder(shards, tmp_path).fingerprint
 
 
 def test_images_without_classes_have_no_labels(tmp_path: Path) -> None:
