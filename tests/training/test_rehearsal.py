@@ -30,6 +30,8 @@ def test_early_and_late_views_weigh_by_their_epochs(tmp_path: Path) -> None:
     assert told.finish_s == pytest.approx(28 * 16 / early.images_per_s + 12 * 16 / late.images_per_s)
     assert told.images_per_s == pytest.approx(40 * 16 / told.finish_s)
     assert "at   32 px" in told.to_text()
+    assert told.advice == []
+    assert told.largest_because in told.to_text()
 
 
 def test_each_stage_takes_steps_of_its_own_size_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +44,8 @@ def test_each_stage_takes_steps_of_its_own_size_and_number(tmp_path: Path, monke
 
     monkeypatch.setattr(Learner, "step", noted)
     rehearse(growing(tmp_path), profiled=False)
+    # First two steps each at half the batch and at the batch, of the widest views, for the memory.
+    assert [seen.pop(0) for _ in range(4)] == [(0, 32)] * 4
     assert seen == [(k, 8) for k in range(23)] + [(28 + k, 32) for k in range(12)]
 
 
@@ -56,6 +60,8 @@ def test_memory_is_that_of_the_runs_device_on_a_machine_with_a_gpu(
     assert "MB of the process" in told.to_text()
     assert sum(told.shares.values()) == pytest.approx(1, abs=0.05)
     assert told.shares["forward"] > 0.05
+    assert told.advice
+    assert all(f"advice         {sentence}" in told.to_text() for sentence in told.advice)
 
 
 @pytest.mark.gpu

@@ -8,6 +8,7 @@ memory"), and the process holds on to the most that it ever used.
 
 import ctypes
 
+_MALLINFO2 = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()  # malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -21,12 +22,9 @@ def keep_freed_memory() -> bool:
 
 
 class _Mallinfo2(ctypes.Structure):
-    """malloc.h; ``fordblks`` is what is free in glibc's heaps."""
+    """What glibc knows of its heaps; ``fordblks`` is what is free in glibc's heaps."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
-    ) + (("keepcost", ctypes.c_size_t),)
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO2)
 
 
 def kept_bytes() -> int:
