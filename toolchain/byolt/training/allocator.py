@@ -8,7 +8,6 @@ memory"), and the process holds on to the most that it ever used.
 
 import ctypes
 
-_MALLINFO2 = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()  # malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -22,9 +21,9 @@ def keep_freed_memory() -> bool:
 
 
 class _Mallinfo2(ctypes.Structure):
-    """What glibc knows of its heaps; ``fordblks`` is what is free in glibc's heaps."""
+    """malloc.h; ``fordblks`` is what is free in glibc's heaps."""
 
-    _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO2)
+    _fields_ = (("others", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t))
 
 
 def kept_bytes() -> int:
