@@ -6,10 +6,11 @@ Run with ``python -m tests.mutations [NAME]``; prints a table and exits 1 where 
 from tests.mutations.data import DATA
 from tests.mutations.evaluation import EVALUATION
 from tests.mutations.learning import LEARNING
+from tests.mutations.memory import MEMORY
 from tests.mutations.methods import METHODS
 from tests.mutations.mutation import ROOT, Mutation
 from tests.mutations.statistics import STATISTICS
 
-MUTATIONS = [*METHODS, *DATA, *LEARNING, *EVALUATION, *STATISTICS]
+MUTATIONS = [*METHODS, *DATA, *LEARNING, *EVALUATION, *STATISTICS, *MEMORY]
 
 __all__ = ["MUTATIONS", "ROOT", "Mutation"]

@@ -31,6 +31,8 @@ def test_early_and_late_views_weigh_by_their_epochs(tmp_path: Path) -> None:
     assert told.finish_s == pytest.approx(28 * 16 / early.images_per_s + 12 * 16 / late.images_per_s)
     assert told.images_per_s == pytest.approx(40 * 16 / told.finish_s)
     assert "at   32 px" in told.to_text()
+    assert told.advice == []
+    assert told.largest_because in told.to_text()
 
 
 def test_each_stage_takes_steps_of_its_own_size_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +60,8 @@ def test_memory_is_that_of_the_runs_device_on_a_machine_with_a_gpu(
     assert "MB of the process" in told.to_text()
     assert sum(told.shares.values()) == pytest.approx(1, abs=0.05)
     assert told.shares["forward"] > 0.05
+    assert told.advice
+    assert all(f"advice         {sentence}" in told.to_text() for sentence in told.advice)
 
 
 @pytest.mark.gpu

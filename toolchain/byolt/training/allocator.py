@@ -23,13 +23,7 @@ def keep_freed_memory() -> bool:
 class _Mallinfo2(ctypes.Structure):
     """malloc.h; ``fordblks`` is what is free in glibc's heaps."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks"),
-            "keepcost",
-        )
-    )
+    _fields_ = (("others", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t))
 
 
 def kept_bytes() -> int:
