@@ -23,7 +23,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -101,16 +100,16 @@ def take_readings(steps: Steps, arguments: argparse.Namespace, keys: tuple[str, 
     """What was found of the machine and of single steps, by name; what was not found is left out."""
     of_step = [RECIPE, *sets((*keys, *PAPERS_VIEWS))]
     timed, counted = ("--steps", arguments.steps), ("--steps", max(1, arguments.steps // 10))
-    minute = ("--seconds", arguments.lightly_seconds, "--workers", arguments.workers)
+    looped = ("--seconds", arguments.lightly_seconds, "--workers", arguments.workers)
+    tenth_s = 60 * arguments.minutes / 10  # One that hangs leaves time for the others.
+    in_two = {"limit_s": 2 * tenth_s}
     found = {
-        "doctor": steps.byolt("doctor", "doctor", limit_s=30),
-        "peak": steps.take("peak", READINGS, "peak", "--size", arguments.matrix, limit_s=60),
-        "speed": steps.take("speed", READINGS, "speed", *of_step, *timed, limit_s=120),
-        "profile": steps.byolt("profile", "pretrain", *of_step, "--profile", limit_s=90),
-        "waits": steps.take("waits", READINGS, "waits", *of_step, *counted, limit_s=90),
-        "lightly": steps.take(
-            "lightly", READINGS, "lightly", *of_step, *minute, limit_s=arguments.lightly_seconds + 60
-        ),
+        "doctor": steps.byolt("doctor", "doctor", limit_s=tenth_s),
+        "peak": steps.take("peak", READINGS, "peak", "--size", arguments.matrix, limit_s=tenth_s),
+        "speed": steps.take("speed", READINGS, "speed", *of_step, *timed, **in_two),
+        "profile": steps.byolt("profile", "pretrain", *of_step, "--profile", **in_two),
+        "waits": steps.take("waits", READINGS, "waits", *of_step, *counted, **in_two),
+        "lightly": steps.take("lightly", READINGS, "lightly", *of_step, *looped, **in_two),
     }
     return {name: figures for name, figures in found.items() if figures}
 
@@ -139,12 +138,8 @@ def learn(steps: Steps, arguments: argparse.Namespace, keys: tuple[str, ...], fo
 def keep(steps: Steps, arguments: argparse.Namespace, run: Path) -> None:
     """The encoder in parts and the run's evaluation, and the files that tell what was learned."""
     to = ("--out", arguments.out, "--part-mb", arguments.part_mb)
-    steps.take("parts", READINGS, "parts", run, *to, limit_s=60)
-    started_s = time.monotonic()
-    if steps.left_s() > 1:
-        steps.byolt("evaluate", "evaluate", run)
-    else:
-        steps.note("evaluate", 5, time.monotonic() - started_s, "left out: the time is over")
+    steps.take("parts", READINGS, "parts", run, *to)
+    steps.byolt("evaluate", "evaluate", run)
     for name in OF_RUN:
         path, beside = run / name, arguments.out / "run" / name
         beside.parent.mkdir(parents=True, exist_ok=True)

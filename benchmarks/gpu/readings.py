@@ -110,12 +110,17 @@ def flops_per_image(recipe: Recipe) -> float:
 
     Counted on the CPU and on a few images: neither changes the number, and no kernel or graph of a GPU hides one.
     """
-    on_cpu = recipe.machine.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
-    learner = prepare(recipe.model_copy(update={"machine": on_cpu})).learner
+    learner = prepare(on_cpu(recipe)).learner
     views = torch.randn(2, COUNTED_IMAGES, 3, recipe.view_size_px, recipe.view_size_px)
     with FlopCounterMode(display=False) as counter:
         learner.step(0, *views)
     return float(counter.get_total_flops() / COUNTED_IMAGES)
+
+
+def on_cpu(recipe: Recipe) -> Recipe:
+    """The same on the CPU, nothing of it on a GPU."""
+    plain = {"device": "cpu", "precision": "fp32", "compile": False}
+    return recipe.model_copy(update={"machine": recipe.machine.model_copy(update=plain)})
 
 
 def waits(recipe: Recipe, steps: int) -> dict[str, Any]:
@@ -167,8 +172,15 @@ def lightly(recipe: Recipe, seconds: float, workers: int) -> dict[str, Any]:
         BYOLView1Transform(input_size=size_px, gaussian_blur=0.0),
         BYOLView2Transform(input_size=size_px, gaussian_blur=0.0),
     )
-    pictures = Pictures(prepare(recipe).store, transform)
-    loader = DataLoader(pictures, batch_size, shuffle=True, drop_last=True, num_workers=workers, pin_memory=True)
+    pictures = Pictures(prepare(on_cpu(recipe)).store, transform)
+    loader = DataLoader(
+        pictures,
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )
     step, taken, started_s = lightly_step(recipe), 0, 0.0
     while not started_s or time.perf_counter() - started_s < seconds:
         for views in loader:
