@@ -43,8 +43,8 @@ def test_three_faults_are_three_lines(tmp_path: Path) -> None:
     )
     assert faults_of(path) == [
         f"{path}:1: seed: should be a valid integer, got True",
-        f"{path}:3: data.name: 'sintetic' is not one of folder, stl10, cifar10, cifar100, imagenette, synthetic; "
-        "did you mean 'synthetic'?",
+        f"{path}:3: data.name: 'sintetic' is not one of folder, shards, stl10, cifar10, cifar100, imagenette, "
+        "synthetic; did you mean 'synthetic'?",
         f"{path}:6: optim.batch_sise: unknown key; did you mean 'batch_size'?",
     ]
 
