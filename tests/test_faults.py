@@ -61,6 +61,7 @@ def test_memory_that_runs_out_is_one_sentence() -> None:
         assert fault.exit_code == 1
         assert "too little memory" in str(fault)
         assert "\n" not in str(fault)
+    assert as_ours(RuntimeError("could not create a primitive")) is not None  # oneDNN's words for it.
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     fault = as_ours(caught.value)

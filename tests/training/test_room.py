@@ -84,9 +84,7 @@ def test_what_is_freed_is_kept_and_known() -> None:
 def test_the_peak_begins_anew_and_sees_what_is_touched() -> None:
     program = """if True:
         import torch
-        from byolt.training import room
-from byolt.training.allocator import kept_bytes
-from byolt.training.room import forget_peak, peak_bytes, room_bytes
+        from byolt.training.room import forget_peak, peak_bytes, room_bytes
         cpu = torch.device("cpu")
         torch.ones(2**26)  # 256 MiB, given back at once.
         high = peak_bytes(cpu)

@@ -16,6 +16,7 @@ _EXTRAS = {
 # torch on a CPU and on a GPU, oneDNN, cuDNN and cuBLAS, in their own words.
 _OUT_OF_MEMORY = (
     *("DefaultCPUAllocator: ", "not enough memory", "CUDA error: out of memory", "could not create a memory"),
+    *("could not create a primitive", "could not execute a primitive"),  # oneDNN's code and scratch found no place.
     *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
 )
 _MEMORY = (

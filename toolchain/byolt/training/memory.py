@@ -161,8 +161,8 @@ def _advice(parts: "Parts", run: Run | None) -> str:
 def fitting_batch(parts: "Parts") -> tuple[int | None, Line | None]:
     """The largest batch below the recipe's that ran just now, and the line that led to it; None where none did.
 
-    From below, four times as many each time: a try that is far too large could end the process on a CPU instead of
-    failing, and the steps up to there cost a third of the last.
+    From below and with the margin, four times as many each time: a try that is too large could end the process on a
+    CPU instead of failing, and the steps up to there cost a third of the last.
     """
     # Of several processes a trial of one alone would wait for the others for ever.
     if world_size() > 1 or not forget_peak(parts.learner.device):
@@ -225,7 +225,8 @@ def _parts_that_run(parts: "Parts", fits: int, line: Line) -> int | None:
     try:
         for count in counts[:3]:
             learner.accumulate = count
-            if line.at(batch // count) + 2 * view_bytes < _room(parts) and _tried(parts, batch) is not None:
+            needed = line.at(batch // count) + 2 * view_bytes
+            if needed < _room(parts) * (1 - MARGIN) and _tried(parts, batch) is not None:
                 return count
     finally:
         learner.accumulate = before
