@@ -1,6 +1,6 @@
 """What a process of a test's run does: twenty steps of each method on its part of the batches, weights to a file.
 
-torchrun --nproc-per-node=2 -m tests.training.shared_steps OUT
+torchrun --nproc-per-node=2 -m tests.training.shared_steps OUT [METHOD]...
 """
 
 import sys
@@ -32,11 +32,11 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def main(out: Path) -> None:
+def main(out: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     join("cpu")
-    for name in METHODS:
+    for name in names:
         learned = learn(name)
         if is_first():
             torch.save(learned, out / f"{name}.pt")
@@ -61,8 +61,11 @@ def learn(name: str) -> dict[str, Any]:
 
 def recipe_of(name: str) -> Recipe:
     accumulate = 2 if name.endswith("accumulated") else 1
-    return tiny_recipe(method=METHODS[name], optim={"momentum": 0.9, "accumulate": accumulate, "base_lr": 1.0})
+    narrow = {"backbone": "timm/resnetv2_18", "args": {"layers": [1, 1], "channels": [16, 16], "stem_chs": 16}}
+    return tiny_recipe(
+        model=narrow, method=METHODS[name], optim={"momentum": 0.9, "accumulate": accumulate, "base_lr": 1.0}
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or list(METHODS))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -191,7 +192,10 @@ def _forward_of(
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
     if world_size() > 1:
         # The statistics' buffers are equal already; sent between two forwards they would spoil the first's backward.
-        whole = DistributedDataParallel(whole, broadcast_buffers=False, gradient_as_bucket_view=True)
+        known = signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # Before torch 2.15.
+        how: dict[str, Any] = {name: False}
+        whole = DistributedDataParallel(whole, gradient_as_bucket_view=True, **how)
         no_sync = whole.no_sync
 
     def terms(*batch: Tensor) -> Iterable[Term]:

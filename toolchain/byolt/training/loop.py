@@ -69,7 +69,7 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
     run = Run(resume) if resume is not None else run_of(recipe, parts.store.fingerprint)
     result = run.result
     meet()  # No process has changed the run's folder before each has looked.
-    if result is None and (resume is not None or (was_restarted() and run.path.exists())):
+    if resume is not None or (result is None and was_restarted() and run.path.exists()):
         _go_on(run, parts, watch, identity)
     elif result is None and is_first():
         with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
@@ -180,16 +180,17 @@ def learn(parts: Parts, journal: Journal) -> None:
             outcome = parts.stepper.step(step, batch)
             step += 1
             journal.note(outcome)
-            # Clocks and signals differ between processes; what follows from them must not.
-            checkpoint_is_due, received = largest(journal.checkpoint_is_due(), signals.received or 0)
             if journal.log_is_due(step):
                 journal.log(step, batch.epoch, outcome)
-            if journal.evaluation_is_due(step):
+            evaluation_is_due = journal.evaluation_is_due(step)
+            if evaluation_is_due:
                 journal.evaluate(step, batch.epoch, outcome)
+            # Clocks and signals differ between processes; what follows from them must not.
+            checkpoint_is_due, received = largest(journal.checkpoint_is_due(), signals.received or 0)
+            if evaluation_is_due or checkpoint_is_due or received:
                 journal.save(step)
+            if evaluation_is_due:
                 end_if_collapsed(journal, step)
-            elif checkpoint_is_due or received:
-                journal.save(step)
             if received:
                 raise Stopped(
                     f"stopped by {signal.Signals(received).name} after step {step} of {plan.steps}; the checkpoint is "
