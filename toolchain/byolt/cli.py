@@ -50,5 +50,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise
         if os.environ.get("RANK", "0") == "0":  # All of torchrun's processes meet it, one tells it.
             click.echo(str(fault), err=True)
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # An orderly end would wait for peers that may never come.
+            sys.stderr.flush()
+            os._exit(fault.exit_code)
         sys.exit(fault.exit_code)
     sys.exit(0)
