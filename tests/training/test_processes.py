@@ -93,6 +93,7 @@ def run_of(folder: Path) -> Path:
     return found
 
 
+@pytest.mark.full
 def test_a_run_killed_in_mid_epoch_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     # 16 steps, 4 an epoch; a checkpoint after each.
     settings = {"schedule": {"epochs": 4, "warmup_epochs": 0}, "evaluation": {"every_epochs": 4, "probe_images": 64}}
@@ -146,6 +147,7 @@ def test_a_job_started_again_does_not_learn_again_what_ended_by_a_fault_of_learn
     assert (run_of(tmp_path) / "train.log").read_text().count("learning from step") == 1
 
 
+@pytest.mark.full
 def test_more_processes_than_a_batch_goes_to_are_one_sentence(tmp_path: Path) -> None:
     written(tmp_path, optim={"batch_size": 15}, machine={"device": "cpu"})
     done = torchrun(2, "byolt", "pretrain", "tiny.yaml", cwd=tmp_path)
