@@ -2,8 +2,9 @@
 
 Makes hard links to a few hundred JPEG files, in nested sub-folders, and measures each number of workers in a process
 of its own. Memory beyond the imports at opening is the peak of the resident size; while batches are fetched it is the
-proportional size (PSS) of the process and its workers together, as pages that they share count once. The folder's
-entries are warm, as they were just made; the pixels of so few files too.
+proportional size (PSS) of the process and its workers together, as pages that they share count once, and without pages
+of files: those of the libraries are shared with other programs and grow when one of them ends. The folder's entries are
+warm, as they were just made; the pixels of so few files too.
 
     python benchmarks/folder.py --images 1000000 --workers 0 2
 """
@@ -141,8 +142,9 @@ def children() -> list[int]:
 
 
 def proportional_mb(pid: int) -> float:
-    """Resident memory of a process; a page that n processes share counts 1/n."""
-    return kib_of(Path(f"/proc/{pid}/smaps_rollup"), "Pss") * 1024 / 1e6
+    """Resident memory of a process that is not of a file; a page that n processes share counts 1/n."""
+    table = Path(f"/proc/{pid}/smaps_rollup")
+    return (kib_of(table, "Pss_Anon") + kib_of(table, "Pss_Shmem")) * 1024 / 1e6
 
 
 def status_mb(field: str) -> float:
