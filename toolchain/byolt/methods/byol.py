@@ -53,7 +53,7 @@ class Byol(Method):
         if target != "copy":
             self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
 
-    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:
         """The symmetric loss of equation 2: a mean over the batch, a sum over the two views, in [0, 8]."""
         # One forward a view: BatchNorm statistics must not mix the two views (the paper's code does the same).
         if self.target is None:  # Each view's projection is the other's target, so both are needed at once.

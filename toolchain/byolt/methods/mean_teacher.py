@@ -55,9 +55,7 @@ class MeanTeacher(Method):
         assert isinstance(head, nn.Linear)
         return head
 
-    def terms(  # type: ignore[override]
-        self, view_1: Images, view_2: Images, labels: Int64[Tensor, "B"]
-    ) -> Iterator[Term]:
+    def terms(self, view_1: Images, view_2: Images, labels: Int64[Tensor, "B"]) -> Iterator[Term]:
         """Cross-entropy of the labelled images plus the weighted consistency of all, both of the student's first view.
 
         Args:

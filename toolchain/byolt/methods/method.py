@@ -3,7 +3,7 @@
 Axes: B images, D projection features, H W pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -48,6 +48,8 @@ class Method(nn.Module):
     """q, (B, D) to (B, D), or None."""
     target: nn.Sequential | None
     """Encoder and projector of the target network, or None where there is no other network."""
+    terms: Callable[..., Iterator[Term]]
+    """Each method's own: the summands of a batch's loss, so that only one holds its activations at a time."""
 
     def __init__(self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> None:
         super().__init__()
@@ -58,10 +60,6 @@ class Method(nn.Module):
     def delivered(self) -> nn.Module:
         """The encoder that is evaluated and exported."""
         return self.encoder
-
-    def terms(self, *batch: Tensor) -> Iterator[Term]:
-        """The loss's summands one by one, so that no more than one holds its activations at a time."""
-        raise NotImplementedError
 
     def forward(self, *batch: Tensor) -> Outcome:
         """The whole loss: the terms' sum."""

@@ -49,7 +49,7 @@ class MocoV2(Method):
         self.register_buffer("queue", F.normalize(queue, dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
-    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:
         """Mean of both directions (differs: the paper has one), then both views' keys take the oldest ones' places."""
         key_1, key_2 = self._keys(view_1), self._keys(view_2)
         for view, key in ((view_1, key_2), (view_2, key_1)):
@@ -112,7 +112,7 @@ class MocoV3(Method):
         self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
         self.temperature = temperature
 
-    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:
         """Algorithm 1: both directions of ``ctr``, summed."""
         assert self.target is not None
         with torch.no_grad():

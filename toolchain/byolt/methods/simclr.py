@@ -21,7 +21,7 @@ class SimClr(Method):
         super().__init__(encoder, projector)
         self.temperature = temperature
 
-    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:
         """NT-Xent over the 2B views: equation 1, a mean over all of them."""
         # One forward a view, like every method here (differs: the paper normalises both views of the batch together).
         z_1, z_2 = self.project(view_1), self.project(view_2)

@@ -18,7 +18,7 @@ class SimSiam(Method):
 
     predictor: nn.Module
 
-    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:  # type: ignore[override]
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:
         """Equation 4: half of each direction, in [-1, 1]."""
         z_1, z_2 = self.project(view_1), self.project(view_2)
         p_1, p_2 = self.predictor(z_1), self.predictor(z_2)
