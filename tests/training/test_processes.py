@@ -93,25 +93,54 @@ def run_of(folder: Path) -> Path:
     return found
 
 
+SIXTEEN_STEPS: dict[str, Any] = {
+    "schedule": {"epochs": 4, "warmup_epochs": 0},
+    "evaluation": {"every_epochs": 4, "probe_images": 64},
+    "machine": {"device": "cpu", "log_every_steps": 1, "checkpoint_every_s": 0.001},
+    "optim": {"base_lr": 0.02},  # Small enough that rounding stays rounding over these steps.
+}
+"""4 an epoch, a checkpoint after each."""
+
+
+def workers_after_five_steps(launcher: "subprocess.Popen[bytes]", folder: Path) -> list[int]:
+    while not [path for path in folder.glob("runs/tiny-*/checkpoints/step-*") if int(path.stem[5:]) >= 5]:
+        assert launcher.poll() is None
+        time.sleep(0.01)
+    return [int(pid) for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+
+
+def logged(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run_of(folder) / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines}
+
+
+@pytest.mark.full
+def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path: Path) -> None:
+    written(tmp_path, **SIXTEEN_STEPS)
+    command = launched(2, "byolt", "pretrain", "tiny.yaml")
+    command.insert(command.index("--standalone"), "--max-restarts=1")
+    with open(tmp_path / "told", "wb") as told:
+        launcher = subprocess.Popen(command, env=ENVIRONMENT, cwd=tmp_path, stderr=told)
+        os.kill(workers_after_five_steps(launcher, tmp_path)[1], signal.SIGKILL)
+        assert launcher.wait() == 0, (tmp_path / "told").read_text()
+    assert logged(tmp_path).keys() == set(range(1, 17))
+    first, again = [line for line in (run_of(tmp_path) / "train.log").read_text().splitlines() if "from step" in line]
+    assert "from step 0 of 16" in first
+    assert "from step 0 of 16" not in again
+
+
 @pytest.mark.full
 def test_a_run_killed_in_mid_epoch_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
-    # 16 steps, 4 an epoch; a checkpoint after each.
-    settings = {"schedule": {"epochs": 4, "warmup_epochs": 0}, "evaluation": {"every_epochs": 4, "probe_images": 64}}
-    settings |= {"machine": {"device": "cpu", "log_every_steps": 1, "checkpoint_every_s": 0.001}}
-    settings |= {"optim": {"base_lr": 0.02}}  # Small enough that rounding stays rounding over these steps.
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     for folder in (straight, killed):
-        written(folder, **settings)
+        written(folder, **SIXTEEN_STEPS)
     command = [sys.executable, "-m", "byolt", "pretrain", "tiny.yaml"]
     whole = subprocess.run(command, env=ENVIRONMENT, cwd=straight, capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr
 
     process = subprocess.Popen(launched(2, "byolt", "pretrain", "tiny.yaml"), env=ENVIRONMENT, cwd=killed)
-    while not [path for path in killed.glob("runs/tiny-*/checkpoints/step-*") if int(path.stem[5:]) >= 5]:
-        assert process.poll() is None
-        time.sleep(0.01)
-    for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        os.kill(int(worker), signal.SIGKILL)
+    for worker in workers_after_five_steps(process, killed):
+        os.kill(worker, signal.SIGKILL)
     process.wait()
     assert not (run_of(killed) / "result.json").exists()
     resumed = [*command, "--resume", str(run_of(killed).relative_to(killed))]
@@ -121,11 +150,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_with_another_number_of_processes(tmp_
     one, several = (load_file(run_of(folder) / "encoder.safetensors") for folder in (straight, killed))
     for name, value in one.items():
         torch.testing.assert_close(several[name], value, rtol=1e-3, atol=1e-4)
-    logs = [
-        [json.loads(line) for line in (run_of(f) / "metrics.jsonl").read_text().splitlines()]
-        for f in (straight, killed)
-    ]
-    ours, theirs = ({line["step"]: line["loss"] for line in log} for log in logs)
+    ours, theirs = logged(straight), logged(killed)
     assert ours.keys() == theirs.keys() == set(range(1, 17))
     assert theirs == pytest.approx(ours, abs=1e-3)  # Another order of the images would show in each of them.
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from byolt.collectives import rank, world_size
 from byolt_export.errors import InputError
@@ -40,7 +42,10 @@ def join(device: str) -> None:
             )
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    store, own_rank, processes = next(rendezvous("env://", timeout=_PATIENCE))
+    # torchrun may keep its store over a restart, and in it the addresses of processes that are gone.
+    store = PrefixStore(f"start {_start()}", store)
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes, timeout=_PATIENCE)
 
 
 def leave() -> None:
@@ -61,7 +66,12 @@ def is_first() -> bool:
 
 def was_restarted() -> bool:
     """Whether torchrun started the run again after a process of it had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _start() > 0
+
+
+def _start() -> int:
+    """How many times torchrun has started the job anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
