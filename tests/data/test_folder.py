@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from byolt.data.folder import FolderSource, read_image
+from byolt.data.folder import FolderSource, decode_image
 from byolt.data.source import UnreadableImage, to_square
 from byolt_export.errors import InputError
 
@@ -24,7 +24,7 @@ def save(
 
 
 def pixel(path: Path) -> tuple[int, ...]:
-    pixels = read_image(path)
+    pixels = decode_image(path).pixels
     assert pixels.dtype == np.uint8
     assert pixels.shape == (2, 3, 3)  # height, width, channels
     assert (pixels == pixels[0, 0]).all()
@@ -92,17 +92,17 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, stored: ob
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored(upright))).save(tmp_path / "a.png", exif=exif)  # type: ignore[operator]
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), upright)
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png").pixels, upright)
 
 
 def test_a_jpeg_decoded_smaller_keeps_twice_the_wanted_size_and_the_same_square(tmp_path: Path) -> None:
     axis = np.linspace(0, 12, 512)
     waves = np.stack([np.sin(axis[:, None] * k) * np.cos(axis[None] * (k + 1)) for k in (1, 2, 3)], axis=2)
     Image.fromarray(((waves + 1) * 127.5).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
-    assert read_image(tmp_path / "a.jpg", 64).shape == (128, 128, 3)  # 512 / 4 = 128 = 2 * 64
-    assert read_image(tmp_path / "a.jpg", 65).shape == (256, 256, 3)  # 128 would be below 2 * 65
-    small = to_square(read_image(tmp_path / "a.jpg", 64), 64, "crop").astype(int)
-    whole = to_square(read_image(tmp_path / "a.jpg"), 64, "crop").astype(int)
+    assert decode_image(tmp_path / "a.jpg", 64).pixels.shape == (128, 128, 3)  # 512 / 4 = 128 = 2 * 64
+    assert decode_image(tmp_path / "a.jpg", 65).pixels.shape == (256, 256, 3)  # 128 would be below 2 * 65
+    small = to_square(decode_image(tmp_path / "a.jpg", 64).pixels, 64, "crop").astype(int)
+    whole = to_square(decode_image(tmp_path / "a.jpg").pixels, 64, "crop").astype(int)
     assert np.abs(small - whole).mean() < 1
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_image_is_told_in_one_sentence(tmp_path: Path, content: bytes
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(UnreadableImage, match=rf"image .*a\.jpg cannot be read: .*{reason}[^\n]*$"):
-        read_image(path)
+        decode_image(path)
 
 
 @pytest.mark.parametrize(("name", "keep"), [("a.jpg", 0.6), ("a.png", 0.6), ("a.tif", 0.6), ("a.webp", 0.6)])
@@ -135,22 +135,22 @@ def test_a_truncated_file_is_unreadable_not_half_an_image(tmp_path: Path, name: 
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(UnreadableImage, match=f"{name} cannot be read"):
-        read_image(tmp_path / name)
+        decode_image(tmp_path / name)
 
 
 @pytest.mark.parametrize(("mode", "value", "reason"), [("F", 0.5, "floating-point"), ("I", 70000, "beyond the range")])
 def test_pixels_without_a_known_range_are_refused(tmp_path: Path, mode: str, value: float, reason: str) -> None:
     with pytest.raises(UnreadableImage, match=reason):
-        read_image(save(tmp_path / "a.tif", value, mode))
+        decode_image(save(tmp_path / "a.tif", value, mode))
 
 
 def test_a_missing_file_is_no_damage_and_a_link_to_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.png is gone") as gone:
-        read_image(tmp_path / "a.png")
+        decode_image(tmp_path / "a.png")
     assert not isinstance(gone.value, UnreadableImage)
     (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UnreadableImage, match="link to nothing"):
-        read_image(tmp_path / "b.png")
+        decode_image(tmp_path / "b.png")
 
 
 def test_listing_is_sorted_recursive_and_leaves_out_what_is_no_image(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Data(Section):
     synthetic_images: Annotated[int, Field(ge=64)] = 6000
     """Images that the synthetic set draws for learning (data.name: synthetic)."""
     corrupt_limit: Share = machine(0.01)
-    """Largest share of unreadable files that is skipped; above it the run is refused."""
+    """Largest share of unreadable files that is skipped; above it the run is refused, or ended where it streams."""
     cache_dir: FolderPath = machine(Path(".cache/byolt"))
     """Where decoded images are kept between runs."""
     cache_budget_gb: Annotated[float, Field(ge=0)] = machine(8.0)

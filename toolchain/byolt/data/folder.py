@@ -112,11 +112,6 @@ class Decoded(NamedTuple):
     mode: str
 
 
-def read_image(path: Path, at_least_px: int | None = None) -> Pixels:
-    """An image file as RGB (H, W, 3), turned upright by its EXIF orientation; see ``decode_image``."""
-    return decode_image(path, at_least_px).pixels
-
-
 def decode_image(path: Path | str, at_least_px: int | None = None, content: bytes | None = None) -> Decoded:
     """An image file as RGB (H, W, 3), turned upright by its EXIF orientation, and its mode in Pillow's words.
 
