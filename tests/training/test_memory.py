@@ -10,25 +10,21 @@ import pytest
 import torch
 from tests.conftest import tiny_recipe
 
+from byolt.recipe import dump_recipe
 from byolt.training import memory
 from byolt.training.loop import Parts, prepare
 from byolt.training.memory import Line, largest_batch, line_through, rounded, within_memory
 from byolt_export.errors import ByoltError
 
-TIGHT = """\
-name: tight
-data: {name: synthetic, image_size_px: 32, synthetic_images: 1100}
-model:
-  backbone: timm/resnet18
-  args: {layers: [1, 1, 1, 1], channels: [16, 16, 16, 16]}
-  stem: small
-  projector: {hidden_dim: 16, out_dim: 8}
-  predictor: {hidden_dim: 16, out_dim: 8}
-optim: {name: sgd, batch_size: 1024, base_lr: 0.2}
-schedule: {epochs: 1, warmup_epochs: 0}
-evaluation: {every_epochs: 2, probe_images: 64, knn_k: 5}
-machine: {device: cpu, threads: 1}
-"""
+TIGHT = dump_recipe(
+    tiny_recipe(
+        name="tight",
+        data={"image_size_px": 32, "synthetic_images": 1100},
+        optim={"batch_size": 1024, "base_lr": 0.2},
+        schedule={"epochs": 1},
+        machine={"device": "cpu", "threads": 1},
+    )
+)
 # The command under a limit on its address space: 500 MiB more than its imports take.
 LIMITED = """if True:
     import resource, sys

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from byolt.training.loop import Parts
 
 MARGIN = 0.1  # Left free: other processes, fragments, an evaluation.
+_WARY = 0.6  # On a CPU a library that is refused memory may end the process: no larger share of the batch is tried.
 _STEPS = 2  # The optimizer's moments are there from the second on.
 _EVEN = 8  # Tensor cores and vector units take eights.
 
@@ -171,7 +172,7 @@ def fitting_batch(parts: "Parts") -> tuple[int | None, Line | None]:
     ran: list[tuple[int, int]] = []
     even = math.lcm(_EVEN, _unit(recipe))
     batch = max(even, recipe.optim.batch_size // 64 // even * even)
-    while batch < recipe.optim.batch_size and (line is None or batch <= line.batch_within(_room(parts))):
+    while batch < recipe.optim.batch_size and (line is None or batch <= _worth_a_try(parts, line)):
         peak = _tried(parts, batch) if _is_whole(batch, recipe) else 0
         if peak is None:
             break
@@ -182,8 +183,13 @@ def fitting_batch(parts: "Parts") -> tuple[int | None, Line | None]:
     if not ran:
         return None, None
     known = ran[-1][0]
-    guess = known if line is None else min(line.batch_within(_room(parts)), recipe.optim.batch_size - 1)
+    guess = known if line is None else min(_worth_a_try(parts, line), recipe.optim.batch_size - 1)
     return _that_runs(parts, rounded(guess, recipe), known), line
+
+
+def _worth_a_try(parts: "Parts", line: Line) -> int:
+    found = line.batch_within(_room(parts))
+    return found if parts.learner.device.type == "cuda" else int(found * _WARY)
 
 
 def rounded(batch: int, recipe: "Recipe") -> int:
