@@ -5,11 +5,13 @@ from tests.mutations.mutation import Mutation
 LEARNER = "toolchain/byolt/training/learner.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
+CONVOLUTIONS = "toolchain/byolt/convolutions.py"
 BATCHED = "toolchain/byolt/views/batched.py"
 IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
     f"tests/training/test_{name}.py" for name in ("learner", "optimizers", "schedules")
 )
 IN_VIEWS = "tests/views/test_batched.py"
+IN_CONVOLUTIONS = "tests/test_convolutions.py"
 
 LEARNING = [
     Mutation(
@@ -48,6 +50,27 @@ LEARNING = [
         "_foreach_add_(momenta, update)",
         "_foreach_add_(momenta, update, alpha=group['lr'])",
         IN_OPTIMIZERS,
+    ),
+    Mutation(
+        "taps mirrored",
+        CONVOLUTIONS,
+        "start = first * stride - padding + number",
+        "start = first * stride + padding - number",
+        IN_CONVOLUTIONS,
+    ),
+    Mutation(
+        "outputs beside the map",
+        CONVOLUTIONS,
+        "min(output_side, (side - 1 - number + padding) // stride + 1)",
+        "output_side",
+        IN_CONVOLUTIONS,
+    ),
+    Mutation(
+        "rows of the kernel for columns",
+        CONVOLUTIONS,
+        "out=weights[:, down.number, right.number]",
+        "out=weights[:, right.number, down.number]",
+        IN_CONVOLUTIONS,
     ),
     Mutation("step uphill", OPTIMIZERS, 'alpha=-group["lr"]', 'alpha=group["lr"]', IN_OPTIMIZERS),
     Mutation(

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from byolt.convolutions import speed_up_convolutions
 from byolt.data.subsets import stratified_subset
 from byolt.evaluation.features import Images, Rgb, Subset, embed
 from byolt.evaluation.figures import accuracy_figure
@@ -189,6 +190,7 @@ class _Trainer:
         steps_per_epoch = math.ceil(len(self.images) / settings.batch_size)
         steps = settings.epochs * steps_per_epoch
         optimizer = sgd(classifier, settings.weight_decay)
+        speed_up_convolutions(classifier, self.device)
         classifier.train()
         step = 0
         for epoch in range(settings.epochs):

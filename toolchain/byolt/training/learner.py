@@ -11,6 +11,7 @@ from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 
 from byolt.collectives import gather_rows, mean_over_processes, world_size
+from byolt.convolutions import speed_up_convolutions
 from byolt.methods.method import Method, Outcome, Term, joined
 from byolt.norms import synchronise_norms
 from byolt.sections import Section
@@ -64,6 +65,7 @@ class Learner:
             _share(method, recipe.method, device)
         layout = torch.channels_last if recipe.machine.channels_last else torch.contiguous_format
         self.method = method.to(device, memory_format=layout)  # type: ignore[call-overload]
+        speed_up_convolutions(self.method.encoder, device)
         self.recomputed_blocks = recompute_blocks(self.method.encoder) if recipe.machine.recompute else 0
         self.forward, self._no_sync = _forward_of(self.method, compiled=recipe.machine.compile)
         rates = predictor_rates(recipe.method)

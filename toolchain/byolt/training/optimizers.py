@@ -94,12 +94,11 @@ def build_optimizer(
     if device_rates:
         for group in groups:
             group["lr"] = torch.zeros((), device=others[0].device)
-    how: dict[str, Any] = {"fused": True} if device_rates else {"foreach": True}
     if optim.name == "lars":
         return Lars(groups, lr=0.0, momentum=optim.momentum, trust=optim.trust_coefficient)
     if optim.name == "sgd":
-        return SGD(groups, lr=0.0, momentum=optim.momentum, **how)
-    return AdamW(groups, lr=0.0, betas=(optim.momentum, 0.999), capturable=device_rates, **how)
+        return SGD(groups, lr=0.0, momentum=optim.momentum, fused=True)
+    return AdamW(groups, lr=0.0, betas=(optim.momentum, 0.999), capturable=device_rates, fused=True)
 
 
 def _groups(learned: list[Tensor], optim: "Optim") -> list[dict[str, Any]]:
