@@ -98,8 +98,8 @@ LEARNING = [
     Mutation(
         "every image solarized",
         BATCHED,
-        "torch.where(p.solarize, 1.0, 3.0)",
-        "torch.where(p.solarize, 1.0, 1.0)",
+        "torch.where(chosen, 1.0, 3.0)",
+        "torch.where(chosen, 1.0, 1.0)",
         IN_VIEWS,
     ),
     Mutation("blur of a smaller sigma", BATCHED, "torch.exp(-0.5 * (distance", "torch.exp(-1.0 * (distance", IN_VIEWS),

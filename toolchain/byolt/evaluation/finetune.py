@@ -190,7 +190,7 @@ class _Trainer:
         steps_per_epoch = math.ceil(len(self.images) / settings.batch_size)
         steps = settings.epochs * steps_per_epoch
         optimizer = sgd(classifier, settings.weight_decay)
-        speed_up_convolutions(classifier, self.device)
+        speed_up_convolutions(classifier, torch.device(self.device))
         classifier.train()
         step = 0
         for epoch in range(settings.epochs):
