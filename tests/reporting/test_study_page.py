@@ -103,6 +103,12 @@ def test_an_arm_without_predictor_or_metrics_has_no_line_of_it(tmp_path: Path) -
     assert not any("Predictor" in label for label in page.charts)
 
 
+def test_runs_that_are_elsewhere_are_named(tmp_path: Path) -> None:
+    arms = (arm("here", 0.5, 0.5, metrics=(metrics(1), metrics(1))), arm("half", 0.5, 0.5, metrics=(metrics(1), [])))
+    page = written(tmp_path, figures(("one", (*arms, arm("gone", 0.5, metrics=([],)), arm("of no run", 0.5)))))
+    assert "not at hand: half (1 of 2 seeds), gone (1 of 1 seeds)." in page.text
+
+
 def test_names_cannot_mark_up_the_page_or_the_chart(tmp_path: Path) -> None:
     study = figures((HOSTILE, (arm(HOSTILE, 0.5, 0.6),)), notes=(HOSTILE,), recipe_text=HOSTILE)
     page = written(tmp_path, study)

@@ -51,6 +51,11 @@ def _told(table: Table, place: int) -> dict[str, Any]:
         "changes": any(arm.changes for arm in table.arms),
         "knn": any(arm.knn for arm in table.arms),
         "charts": dynamics_charts(table.arms, f"t{place}"),
+        "undrawn": [
+            f"{arm.name} ({lost} of {len(arm.metrics)} seeds)"
+            for arm in table.arms
+            if (lost := sum(not metrics for metrics in arm.metrics))
+        ],
         "swatches": [(*_swatch(index), arm.name) for index, arm in enumerate(table.arms)],
     }
 
