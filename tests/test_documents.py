@@ -75,7 +75,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.M
 def test_the_readmes_onnx_lines_see_the_pipelines_pixels(
     exported: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch, height: int, width: int, orientation: int
 ) -> None:
-    from byolt.data.folder import read_image
+    from byolt.data.folder import decode_image
     from byolt.data.source import to_square
     from byolt_export.graph import torch_outputs
 
@@ -87,7 +87,7 @@ def test_the_readmes_onnx_lines_see_the_pipelines_pixels(
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
     exec(readmes_python("numpy"), names)
-    square = to_square(read_image(folder / "part.png"), 32, "crop")
+    square = to_square(decode_image(folder / "part.png").pixels, 32, "crop")
     assert np.array_equal(np.asarray(names["image"]), square)
     np.testing.assert_allclose(names["embedding"], torch_outputs(encoder, square[None], **SMALL), rtol=1e-3, atol=1e-5)
 
