@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from byolt.study.figures import ArmFigures, Table
 from byolt.study.ledger import COLUMNS, Ledger, key_of
 from byolt.study.plan import Job, jobs_of, method_arm, tuning_arms
 from byolt.study.runner import complete, learn_and_measure, learning_fingerprint
-from byolt_export.errors import ByoltError, InputError
+from byolt_export.errors import ByoltError, InputError, Stopped
 
 METHODS = {
     "simclr": {"method.temperature": 0.5},
@@ -259,6 +263,28 @@ class _Inline:
         done: Future[Any] = Future()
         done.set_result(function(*arguments))
         return done
+
+
+@pytest.mark.full
+def test_a_stopped_study_begins_no_further_run_and_goes_on_later(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path, schedule={"epochs": 500}, evaluation={"every_epochs": 500})
+    jobs = jobs_of([method_arm(recipe, "byol")], range(6), "study")
+
+    def stop() -> None:
+        while len(list((tmp_path / "runs").glob("*/metrics.jsonl"))) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(Stopped, match="stopped by SIGTERM; rows of finished runs are kept"):
+        complete(jobs, learning_fingerprint(recipe), Ledger(tmp_path / "rows.csv"), at_once=2, say=silent)
+    stopper.join()
+    begun = sorted((tmp_path / "runs").iterdir())
+    assert len(begun) == 2
+    for folder in begun:
+        assert "the checkpoint is written" in (folder / "train.log").read_text()
+        assert not (folder / "result.json").exists()
 
 
 @pytest.mark.full  # Two processes that import torch.

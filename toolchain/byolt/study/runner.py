@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 from byolt.data import ImageStore, open_splits, store_of
@@ -22,6 +23,8 @@ from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
 
 Say = Callable[[str], None]
 _POLL_S = 1.0
+_told_to_stop = Event()
+"""Of a process of the pool."""
 
 
 class Answer(NamedTuple):
@@ -101,10 +104,17 @@ def _stop(pool: ProcessPoolExecutor, received: signal.Signals) -> None:
 
 
 def answer(job: Job) -> Answer:
-    """Learn and measure one run, in a process of the pool; faults come back as words."""
+    """Learn and measure one run, in a process of the pool; faults come back as words.
+
+    After a signal no further one is begun: the pool has handed out more than it runs, and cannot take it back.
+    """
+    if _told_to_stop.is_set():
+        return Answer(None, "not begun")
     try:
         return Answer(learn_and_measure(job))
     except ByoltError as error:
+        if isinstance(error, Stopped):
+            _told_to_stop.set()
         return Answer(None, f"{job.arm}, seed {job.recipe.seed}: {error}")
 
 
