@@ -43,7 +43,9 @@ def speed_up_convolutions(network: nn.Module, device: torch.device) -> None:
 
     Changed in place, and on a CPU alone: names, weights and outputs stay as they were.
     """
-    for module in network.modules() if device.type == "cpu" else ():
+    if device.type != "cpu":
+        return
+    for module in network.modules():
         # Exactly nn.Conv2d: what is derived from it has a forward of its own.
         if type(module) is nn.Conv2d and _is_plain(module):
             module.__class__ = _OnSmallMaps
