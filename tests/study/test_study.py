@@ -266,7 +266,7 @@ class _Inline:
 
 
 @pytest.mark.full
-def test_a_stopped_study_begins_no_further_run_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_stopped_study_begins_no_further_run(tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, schedule={"epochs": 500}, evaluation={"every_epochs": 500})
     jobs = jobs_of([method_arm(recipe, "byol")], range(6), "study")
 
