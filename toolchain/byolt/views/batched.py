@@ -5,7 +5,8 @@ the view, in pixels. Everything linear is a matrix a sample: crop, flip and anti
 axis, blur one (s, s) matrix. On the way an image lies as scanlines, (B, y, 3, x): a matrix along either axis is then
 one batched product without a copy. Views leave channels-last. Only arithmetic touches the pixels, since comparisons
 and ``where`` take 5 to 40 times as long as an addition on a CPU. A GPU is never waited for and a CUDA graph may
-capture it all; on a CPU, where a loop and a choice cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip needless work.
+capture it all; on a CPU, where a loop and a choice cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip
+needless work.
 """
 
 import math
