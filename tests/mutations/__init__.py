@@ -6,12 +6,13 @@ mutation survives, or only crashes: such a row shows that the line is run, not t
 
 from tests.mutations.data import DATA
 from tests.mutations.evaluation import EVALUATION
+from tests.mutations.export import EXPORT
 from tests.mutations.learning import LEARNING
 from tests.mutations.memory import MEMORY
 from tests.mutations.methods import METHODS
 from tests.mutations.mutation import ROOT, Mutation
 from tests.mutations.statistics import STATISTICS
 
-MUTATIONS = [*METHODS, *DATA, *LEARNING, *EVALUATION, *STATISTICS, *MEMORY]
+MUTATIONS = [*METHODS, *DATA, *LEARNING, *EVALUATION, *STATISTICS, *MEMORY, *EXPORT]
 
 __all__ = ["MUTATIONS", "ROOT", "Mutation"]

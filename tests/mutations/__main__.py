@@ -34,13 +34,13 @@ def main() -> int:
         print(f"no mutation {unknown[0]!r}; {f'did you mean {near[0]!r}?' if near else 'known: ' + ', '.join(known)}")
         return 2
     chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
-    print(f"{'wrong formula':<44}{'file':<18}{'verdict':<10}first test that fails: why")
+    print(f"{'wrong formula':<48}{'file':<18}{'verdict':<10}first test that fails: why")
     missed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Each waits for a process of its own.
         for mutation, outcome in zip(chosen, pool.map(try_out, chosen), strict=True):
             missed += outcome.verdict != CAUGHT
             said = f"{outcome.test}: {outcome.why}"
-            print(f"{mutation.name:<44}{Path(mutation.file).name:<18}{outcome.verdict:<10}{said[:220]}", flush=True)
+            print(f"{mutation.name:<48}{Path(mutation.file).name:<18}{outcome.verdict:<10}{said[:220]}", flush=True)
     print(f"{len(chosen)} mutations, {missed} not caught by an assertion on a value")
     return 1 if missed else 0
 
