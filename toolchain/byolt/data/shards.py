@@ -8,7 +8,7 @@ import math
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from byolt.data.source import Labels, Pixels
 from byolt_export.errors import InputError, not_written
 
 
+@runtime_checkable
 class ShardFiles(Protocol):
     """Where the tar files of an index are."""
 
