@@ -66,7 +66,7 @@ EXPORT = [
     Mutation("int8 cut off, not rounded", ROUNDING, "np.clip(np.round((rows", "np.clip(np.trunc((rows", IN_PRECISION),
     Mutation("a level above int8", ROUNDING, "-128, 127) * np.float32(", "-128, 128) * np.float32(", IN_PRECISION),
     Mutation("range of the positive values alone", ROUNDING, "max(-low.min(), high.max()) / 127", "high.max() / 127", IN_PRECISION),
-    Mutation("scales that the file does not hold", ROUNDING, ".astype(kind).astype(np.float64)", ".astype(np.float64)", IN_PRECISION),
+    Mutation("scales that the file does not hold", ROUNDING, "info.max), kind)", "info.max))", IN_PRECISION),
     Mutation("one scale for a whole kernel", ROUNDING, "np.abs(kernel).max(axis=-1) / 127, dtype", "np.broadcast_to(np.abs(kernel).max(), kernel.shape[:2]) / 127, dtype", IN_PRECISION),
     Mutation("kernel scales whatever the inputs are", ROUNDING, " * moments[:, None])", ")", IN_PRECISION),
     Mutation("levels of the greatest error", ROUNDING, "if error < best:", "if error > best or best == np.inf:", IN_PRECISION),
