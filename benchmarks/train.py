@@ -146,7 +146,7 @@ def byolt_step(view_1, view_2):
     """byolt's learner, as ``byolt pretrain`` sets it up."""
     import torch
 
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
     from byolt.training.learner import Learner
     from byolt.training.loop import configure_torch
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from byolt.convolutions import speed_up_convolutions, weight_gradient
 from byolt.networks import build_encoder
-from byolt.schema import Model
+from byolt.recipe.schema import Model
 
 CPU = torch.device("cpu")
 

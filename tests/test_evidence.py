@@ -7,7 +7,7 @@ import pytest
 
 from byolt.delivery import _pixels
 from byolt.evidence import gather_evidence
-from byolt.schema import Data, Export, Recipe, Schedule
+from byolt.recipe.schema import Data, Export, Recipe, Schedule
 from byolt_export.deliver import Evidence
 from byolt_export.errors import InputError
 from tests.test_command_line import draw_folder

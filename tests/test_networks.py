@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from byolt.networks import build_encoder, load_encoder, load_snippet
-from byolt.schema import Model
+from byolt.recipe.schema import Model
 from byolt.training.learner import Learner
 from byolt_export.errors import InputError
 from tests.conftest import tiny_recipe

@@ -23,7 +23,7 @@ from byolt.data import FolderSource, ImageStore, open_splits, open_store
 from byolt.data.check import check_folder
 from byolt.data.packing import pack
 from byolt.data.shards import open_folder
-from byolt.schema import Data, Recipe
+from byolt.recipe.schema import Data, Recipe
 from byolt.training.loop import pretrain
 from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import InputError, Stopped

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.learner import Learner, gathered
 from byolt.training.processes import is_first, join, leave
 from byolt.training.stream import Labelled, Plan

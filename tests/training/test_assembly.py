@@ -14,7 +14,7 @@ from byolt.methods.moco import MocoV2, MocoV3
 from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
 from byolt.networks import build_head
-from byolt.schema import Head
+from byolt.recipe.schema import Head
 from byolt.training.assembly import build_method, weight_seed
 from byolt.training.learner import Learner
 from byolt_export.errors import InputError

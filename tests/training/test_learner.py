@@ -10,7 +10,7 @@ from tests.conftest import tiny_recipe
 from torch import Tensor
 
 from byolt.networks import build_head
-from byolt.schema import Head
+from byolt.recipe.schema import Head
 from byolt.training.learner import Learner
 
 STEPS = 8

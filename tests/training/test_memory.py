@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.recipe import dump_recipe
+from byolt.recipe.load import dump_recipe
 from byolt.training import memory
 from byolt.training.loop import Parts, prepare
 from byolt.training.memory import Line, largest_batch, line_through, rounded, within_memory

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.conftest import tiny_recipe
 from tests.training.shared_steps import METHODS
 
-from byolt.recipe import dump_recipe
+from byolt.recipe.load import dump_recipe
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/toolchain:{ROOT}/export:{ROOT}", "OMP_NUM_THREADS": "1"}

@@ -9,7 +9,7 @@ from tests.conftest import tiny_recipe
 from torch import Tensor, nn
 
 from byolt.networks import build_encoder
-from byolt.schema import Model
+from byolt.recipe.schema import Model
 from byolt.training.learner import Learner
 from byolt.training.recompute import recompute_blocks
 from byolt_export.errors import InputError

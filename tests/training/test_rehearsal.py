@@ -7,7 +7,7 @@ import torch
 from tests.conftest import tiny_recipe
 
 from byolt.methods.method import Outcome
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.rehearsal import rehearse
 from byolt.training.stepper import Stepper
 from byolt.training.stream import Fetched

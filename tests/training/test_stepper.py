@@ -8,7 +8,7 @@ import torch
 from tests.conftest import tiny_recipe
 
 from byolt.methods.method import Outcome
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.learner import Learner
 from byolt.training.loop import Parts, prepare
 from byolt.training.stepper import WARMUP_STEPS, Stepper

@@ -13,9 +13,9 @@ from byolt.data import FolderSource, ImageStore
 from byolt.evaluation.downstream import load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
 from byolt.evidence import gather_evidence
-from byolt.recipe import with_overrides
+from byolt.recipe.load import with_overrides
+from byolt.recipe.schema import Data, Recipe, Schedule
 from byolt.run import Run, open_run
-from byolt.schema import Data, Recipe, Schedule
 from byolt_export.bundle import MANIFEST, PAGE, read_golden, read_manifest
 from byolt_export.deliver import build_bundle
 from byolt_export.equip import add_engines, choose_targets
@@ -67,7 +67,7 @@ def export_run(
         classes=classes,
         normalize=recipe.export.normalize and not classifier,
         recipe_hash=run.hash,
-        metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
+        metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe.load": recipe.name},
         bisects=bisects,
         say=say,
     )

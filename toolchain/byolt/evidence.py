@@ -8,7 +8,7 @@ from byolt.data import open_splits
 from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.evaluate import evaluation_store
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt_export.deliver import Evidence, image_digest
 from byolt_export.errors import InputError
 from byolt_export.manifest import Input

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from byolt_export.errors import InputError, not_written
 
 if TYPE_CHECKING:
-    from byolt.schema import Head, Model
+    from byolt.recipe.schema import Head, Model
 
 # Attributes that hold the classifier of torchvision's families; the features are what enters it.
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")

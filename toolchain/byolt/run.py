@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from byolt import __version__
-from byolt.recipe import dump_recipe, load_recipe, recipe_hash, result_keys
-from byolt.schema import Recipe
+from byolt.recipe.load import dump_recipe, load_recipe, recipe_hash, result_keys
+from byolt.recipe.schema import Recipe
 from byolt_export.errors import ByoltError, InputError, not_written
 
 _PACKAGES = ("torch", "torchvision", "timm", "albumentations", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")

@@ -47,7 +47,7 @@ def study(
 
     Finished runs are rows of <results>/<recipe>.csv; the same command makes those that are missing.
     """
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
     from byolt.study.command import study_recipe
     from byolt.study.runner import at_once_default
 
@@ -86,7 +86,7 @@ def ablate(
 
     Rows that collapse are results: they are told, and the command goes on.
     """
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
     from byolt.study.command import ablate_recipe
     from byolt.study.runner import at_once_default
 

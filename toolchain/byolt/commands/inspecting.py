@@ -17,7 +17,7 @@ def recipe() -> None:
 @SET
 def recipe_show(recipe_path: Path, overrides: tuple[str, ...]) -> None:
     """Print every key of a recipe with its value, defaults included."""
-    from byolt.recipe import dump_recipe, load_recipe
+    from byolt.recipe.load import dump_recipe, load_recipe
 
     click.echo(dump_recipe(load_recipe(recipe_path, overrides)), nl=False)
 
@@ -30,8 +30,8 @@ def recipe_explain(words: tuple[str, ...], as_json: bool) -> None:
 
     KEY narrows it, for example `optim` or `optim.base_lr`.
     """
-    from byolt.explain import explain
-    from byolt.recipe import load_recipe
+    from byolt.recipe.explain import explain
+    from byolt.recipe.load import load_recipe
     from byolt.reporting.tables import print_explanation
 
     if len(words) > 2:

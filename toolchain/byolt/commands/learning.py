@@ -18,7 +18,7 @@ def pretrain(
     recipe_path: Path, overrides: tuple[str, ...], resume: Path | None, dry_run: bool, profile: bool, as_json: bool
 ) -> None:
     """Learn an encoder from images by RECIPE; on many GPUs: torchrun --nproc-per-node=8 -m byolt pretrain RECIPE."""
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
 
     settings = load_recipe(recipe_path, overrides)
     if dry_run or profile:

@@ -21,8 +21,8 @@ from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_enc
 from byolt.evaluation.features import Subset
 from byolt.evaluation.linear import linear_probe
 from byolt.networks import build_encoder, without_initial_weights
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
 from byolt.training.assembly import weight_seed
 from byolt_export.errors import InputError, MissingPart
 

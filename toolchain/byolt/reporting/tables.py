@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from byolt.explain import Row
+    from byolt.recipe.explain import Row
 
 
 def wide_console() -> Console:

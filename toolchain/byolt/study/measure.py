@@ -14,9 +14,9 @@ from byolt.evaluation.features import Subset
 from byolt.evaluation.figures import evaluate_features
 from byolt.evaluation.linear import linear_probe
 from byolt.networks import without_initial_weights
+from byolt.recipe.methods import MeanTeacherMethod
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.sections_of_methods import MeanTeacherMethod
 from byolt.study.plan import Job
 from byolt.training.assembly import build_method
 from byolt.training.checkpoint import load_checkpoint

@@ -12,7 +12,7 @@ from byolt.methods.moco import MocoV2, MocoV3
 from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
 from byolt.networks import build_encoder, build_head, seeded
-from byolt.sections_of_methods import (
+from byolt.recipe.methods import (
     ByolMethod,
     MeanTeacherMethod,
     MocoV2Method,
@@ -23,7 +23,7 @@ from byolt.sections_of_methods import (
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
 
 
 def build_method(recipe: "Recipe", classes: int = 0) -> Method:

@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 
 from byolt.methods.method import Outcome
+from byolt.recipe.schema import Recipe
 from byolt.reporting.events import EventWriter
 from byolt.reporting.progress import Progress
 from byolt.run import Run, write_json
-from byolt.schema import Recipe
 from byolt.training.checkpoint import save_checkpoint
 from byolt.training.learner import Learner, gathered
 from byolt.training.processes import is_first, largest, told_by_first

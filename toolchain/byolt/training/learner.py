@@ -14,8 +14,8 @@ from byolt.collectives import gather_rows, mean_over_processes, world_size
 from byolt.convolutions import speed_up_convolutions
 from byolt.methods.method import Method, Outcome, Term, joined
 from byolt.norms import synchronise_norms
-from byolt.sections import Section
-from byolt.sections_of_methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
+from byolt.recipe.methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
+from byolt.recipe.section import Section
 from byolt.training.assembly import build_method
 from byolt.training.optimizers import build_optimizer
 from byolt.training.recompute import recompute_blocks
@@ -23,7 +23,7 @@ from byolt.training.schedules import learning_rate, tau
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
 
 
 # Of an optimizer's groups: how this machine computes, which a checkpoint of another one does not decide.

@@ -20,10 +20,10 @@ from byolt.data.subsets import stratified_subset
 from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.methods.mean_teacher import MeanTeacher
 from byolt.networks import load_snippet, save_weights
-from byolt.recipe import result_keys
+from byolt.recipe.load import result_keys
+from byolt.recipe.methods import MeanTeacherMethod
+from byolt.recipe.schema import Recipe
 from byolt.run import Run, create_run, read_json, run_of, write_json
-from byolt.schema import Recipe
-from byolt.sections_of_methods import MeanTeacherMethod
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.journal import Journal, checkpoint_state

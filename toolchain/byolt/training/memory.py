@@ -15,8 +15,8 @@ import torch
 
 from byolt.collectives import world_size
 from byolt.faults import is_memory_fault
+from byolt.recipe.methods import MeanTeacherMethod, MocoV2Method
 from byolt.run import Run
-from byolt.sections_of_methods import MeanTeacherMethod, MocoV2Method
 from byolt.training import learner as learner_file
 from byolt.training import stepper as stepper_file
 from byolt.training import stream as stream_file
@@ -26,7 +26,7 @@ from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import ByoltError
 
 if TYPE_CHECKING:
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
     from byolt.training.loop import Parts
 
 MARGIN = 0.1  # Left free: other processes, fragments, an evaluation.

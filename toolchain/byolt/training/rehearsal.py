@@ -14,8 +14,8 @@ import torch
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
+from byolt.recipe.schema import Recipe
 from byolt.reporting.progress import duration
-from byolt.schema import Recipe
 from byolt.training.advice import Facts, advice
 from byolt.training.loop import Parts, prepare
 from byolt.training.memory import Largest, largest_batch, within_memory

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from byolt.collectives import world_size
 from byolt.methods.method import Outcome
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.learner import Learner
 from byolt.training.stream import Fetched, make_views
 

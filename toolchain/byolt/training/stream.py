@@ -25,7 +25,7 @@ from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
     from byolt.data import ImageStore
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
 
 
 class Batch(NamedTuple):

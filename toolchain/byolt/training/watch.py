@@ -14,7 +14,7 @@ from byolt.evaluation.dynamics import dynamics, spectrum
 from byolt.evaluation.features import Subset, embed
 from byolt.evaluation.knn import knn_predict
 from byolt.methods.method import Method, Outcome
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.learner import Learner
 
 # Enough for a figure to steer by; the final evaluation uses every image.

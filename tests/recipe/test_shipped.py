@@ -10,9 +10,9 @@ from ruamel.yaml.comments import CommentedMap
 from tests.data.tiny_sets import write_cifar, write_stl10
 from tests.test_command_line import draw_folder
 
-from byolt.explain import explain
-from byolt.recipe import leaves, load_recipe
-from byolt.schema import Recipe
+from byolt.recipe.explain import explain
+from byolt.recipe.load import leaves, load_recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.loop import prepare
 from byolt.training.stream import view_stream
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, Strict, model_validator
 
-from byolt.sections import FolderPath, Range, Rgb, Section, Share, machine
-from byolt.sections_of_methods import ByolMethod, MeanTeacherMethod, Method, MocoV2Method
+from byolt.recipe.methods import ByolMethod, MeanTeacherMethod, Method, MocoV2Method
+from byolt.recipe.section import FolderPath, Range, Rgb, Section, Share, machine
 
 CameraSize = Annotated[tuple[Annotated[int, Field(ge=8, le=8192)], Annotated[int, Field(ge=8, le=8192)]], Strict(False)]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from byolt.explain import explain
-from byolt.recipe import dump_recipe, load_recipe, recipe_hash, result_keys, with_overrides
+from byolt.recipe.explain import explain
+from byolt.recipe.load import dump_recipe, load_recipe, recipe_hash, result_keys, with_overrides
 from byolt_export.errors import InputError
 
 GOOD = """\

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from byolt.sections import Section, Share
+from byolt.recipe.section import Section, Share
 
 Unit = Annotated[float, Field(gt=0, lt=1)]
 

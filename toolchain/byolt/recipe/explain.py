@@ -5,10 +5,10 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic.fields import FieldInfo
 
-from byolt.recipe import did_you_mean, is_section, leaves
-from byolt.schema import Recipe
-from byolt.sections import MACHINE, Section
-from byolt.sections_of_methods import METHODS
+from byolt.recipe.load import did_you_mean, is_section, leaves
+from byolt.recipe.methods import METHODS
+from byolt.recipe.schema import Recipe
+from byolt.recipe.section import MACHINE, Section
 from byolt_export.errors import InputError
 
 
@@ -78,4 +78,4 @@ def _type_name(field: FieldInfo) -> str:
         return f"{core.__name__} or nothing"
     if isinstance(annotation, type) and not inside:
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("byolt.schema.", "")
+    return str(annotation).replace("typing.", "").replace("byolt.recipe.schema.", "")

@@ -18,9 +18,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from byolt.schema import Recipe
-from byolt.sections import MACHINE, Section
-from byolt.sections_of_methods import METHODS
+from byolt.recipe.methods import METHODS
+from byolt.recipe.schema import Recipe
+from byolt.recipe.section import MACHINE, Section
 from byolt_export.errors import InputError
 
 Key = tuple[str | int, ...]
