@@ -22,7 +22,7 @@ def pretrain(
 
     settings = load_recipe(recipe_path, overrides)
     if dry_run or profile:
-        from byolt.training.processes import is_first
+        from byolt.distributed.process_group import is_first
         from byolt.training.rehearsal import rehearse
 
         rehearsal = rehearse(settings, profiled=profile)
@@ -31,9 +31,9 @@ def pretrain(
         return
     from rich.console import Console
 
+    from byolt.distributed.process_group import is_first
     from byolt.reporting.summary import print_summary, summarise
     from byolt.training.loop import pretrain as learn
-    from byolt.training.processes import is_first
 
     run = learn(settings, recipe_path.read_text(encoding="utf-8"), resume=resume, console=Console(stderr=True))
     if is_first():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt.collectives import batch_moments, gather_rows, own_rows
+from byolt.distributed.collectives import batch_moments, gather_rows, own_rows
 from byolt.methods.method import Images, Method, Term, wide
 
 Normalisation = Literal["l2", "layer", "batch", "none"]

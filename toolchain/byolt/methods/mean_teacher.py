@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from byolt.collectives import mean_over_processes
+from byolt.distributed.collectives import mean_over_processes
 from byolt.methods.method import Images, Method, Term, wide
 
 UNLABELLED = -1

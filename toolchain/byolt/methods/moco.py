@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from byolt.collectives import gather_rows, own_rows, world_size
+from byolt.distributed.batch_norm import statistics_in_turn
+from byolt.distributed.collectives import gather_rows, own_rows, world_size
 from byolt.methods.method import Images, Method, Term, info_nce, wide
-from byolt.norms import statistics_in_turn
 
 
 class MocoV2(Method):

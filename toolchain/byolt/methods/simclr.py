@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt.collectives import gather_rows, own_rows
+from byolt.distributed.collectives import gather_rows, own_rows
 from byolt.methods.method import Images, Method, Term, wide
 
 

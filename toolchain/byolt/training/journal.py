@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from byolt.distributed.process_group import is_first, largest, told_by_first
 from byolt.methods.method import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.reporting.events import EventWriter
@@ -19,7 +20,6 @@ from byolt.reporting.progress import Progress
 from byolt.run import Run, write_json
 from byolt.training.checkpoint import save_checkpoint
 from byolt.training.learner import Learner, gathered
-from byolt.training.processes import is_first, largest, told_by_first
 from byolt.training.stream import Plan
 from byolt.training.watch import NonFiniteFeatures, Watch
 from byolt_export.errors import ByoltError, TrainingFault

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 
-from byolt.collectives import gather_rows, mean_over_processes, world_size
 from byolt.convolutions import speed_up_convolutions
+from byolt.distributed.batch_norm import synchronise_norms
+from byolt.distributed.collectives import gather_rows, mean_over_processes, world_size
 from byolt.methods.method import Method, Outcome, Term, joined
-from byolt.norms import synchronise_norms
 from byolt.recipe.methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
 from byolt.recipe.section import Section
 from byolt.training.assembly import build_method

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.subsets import stratified_subset
+from byolt.distributed.process_group import first_on_its_machine, is_first, join, largest, leave, meet, was_restarted
 from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.methods.mean_teacher import MeanTeacher
 from byolt.networks import load_snippet, save_weights
@@ -29,7 +30,6 @@ from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save
 from byolt.training.journal import Journal, checkpoint_state
 from byolt.training.learner import Learner, pick_device
 from byolt.training.memory import within_memory
-from byolt.training.processes import first_on_its_machine, is_first, join, largest, leave, meet, was_restarted
 from byolt.training.signals import StopSignals
 from byolt.training.stepper import Stepper, captures
 from byolt.training.stream import Labelled, Plan, batch_stream

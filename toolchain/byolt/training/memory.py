@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from byolt.collectives import world_size
+from byolt.distributed.collectives import world_size
 from byolt.faults import is_memory_fault
 from byolt.recipe.methods import MeanTeacherMethod, MocoV2Method
 from byolt.run import Run

@@ -7,7 +7,7 @@ step to step (pixels, epoch, rates, tau) lies in tensors that are written before
 import torch
 from torch import Tensor
 
-from byolt.collectives import world_size
+from byolt.distributed.collectives import world_size
 from byolt.methods.method import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.training.learner import Learner

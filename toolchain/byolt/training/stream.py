@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
-from byolt.collectives import rank, world_size
 from byolt.data.order import Order, epoch_order
+from byolt.distributed.collectives import rank, world_size
 from byolt.methods.mean_teacher import UNLABELLED
 from byolt_export.errors import ByoltError, InputError
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from byolt.collectives import batch_moments, rank, sum_over_processes, world_size
+from byolt.distributed.collectives import batch_moments, rank, sum_over_processes, world_size
 
 
 class SyncBatchNorm(_BatchNorm):

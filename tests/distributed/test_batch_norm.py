@@ -7,7 +7,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from byolt.norms import SyncBatchNorm, synchronise_norms
+from byolt.distributed.batch_norm import SyncBatchNorm, synchronise_norms
 
 CPU = torch.device("cpu")
 

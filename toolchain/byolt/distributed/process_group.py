@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from byolt.collectives import rank, world_size
+from byolt.distributed.collectives import rank, world_size
 from byolt_export.errors import InputError
 
 T = TypeVar("T")
