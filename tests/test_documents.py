@@ -57,7 +57,7 @@ SMALL = {"pixels": Input(size_px=32, resize="crop", max_batch=4, mean=(0.5, 0.5,
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
     """A folder that holds ``export/encoder.onnx``, and the encoder in it."""
-    from byolt.networks import build_encoder
+    from byolt.networks.encoders import build_encoder
     from byolt.recipe.schema import Model
     from byolt_export.graph import export_onnx
 
@@ -97,7 +97,7 @@ def test_the_readmes_lines_load_the_weights_into_the_plain_model(
 ) -> None:
     from safetensors.torch import save_file
 
-    from byolt.networks import build_encoder, load_snippet
+    from byolt.networks.encoders import build_encoder, load_snippet
     from byolt.recipe.load import load_recipe
 
     model = load_recipe(ROOT / "recipes" / "stl10.yaml").model

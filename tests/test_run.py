@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from byolt.networks import save_weights
+from byolt.networks.encoders import save_weights
 from byolt.run import Run, write_json
 from byolt_export.errors import ByoltError, InputError
 

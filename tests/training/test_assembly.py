@@ -13,7 +13,7 @@ from byolt.methods.mean_teacher import MeanTeacher
 from byolt.methods.moco import MocoV2, MocoV3
 from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
-from byolt.networks import build_head
+from byolt.networks.encoders import build_head
 from byolt.recipe.schema import Head
 from byolt.training.assembly import build_method, weight_seed
 from byolt.training.learner import Learner

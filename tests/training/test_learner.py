@@ -9,7 +9,7 @@ import torch
 from tests.conftest import tiny_recipe
 from torch import Tensor
 
-from byolt.networks import build_head
+from byolt.networks.encoders import build_head
 from byolt.recipe.schema import Head
 from byolt.training.learner import Learner
 

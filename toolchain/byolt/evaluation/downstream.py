@@ -10,7 +10,7 @@ from torch import nn
 from byolt.data import ImageStore, open_splits
 from byolt.evaluation.evaluate import evaluation_store, learned_encoder
 from byolt.evaluation.finetune import Classifier, Finetuned, Progress, finetune, save_classifier
-from byolt.networks import build_encoder, without_initial_weights
+from byolt.networks.encoders import build_encoder, without_initial_weights
 from byolt.recipe.load import with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run

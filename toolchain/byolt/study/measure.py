@@ -13,7 +13,7 @@ from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.evaluation.features import Subset
 from byolt.evaluation.figures import evaluate_features
 from byolt.evaluation.linear import linear_probe
-from byolt.networks import without_initial_weights
+from byolt.networks.encoders import without_initial_weights
 from byolt.recipe.methods import MeanTeacherMethod
 from byolt.recipe.schema import Recipe
 from byolt.run import Run

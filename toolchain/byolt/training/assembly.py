@@ -11,7 +11,7 @@ from byolt.methods.method import Method
 from byolt.methods.moco import MocoV2, MocoV3
 from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
-from byolt.networks import build_encoder, build_head, seeded
+from byolt.networks.encoders import build_encoder, build_head, seeded
 from byolt.recipe.methods import (
     ByolMethod,
     MeanTeacherMethod,

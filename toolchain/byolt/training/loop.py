@@ -20,7 +20,7 @@ from byolt.data.subsets import stratified_subset
 from byolt.distributed.process_group import first_on_its_machine, is_first, join, largest, leave, meet, was_restarted
 from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.methods.mean_teacher import MeanTeacher
-from byolt.networks import load_snippet, save_weights
+from byolt.networks.encoders import load_snippet, save_weights
 from byolt.recipe.load import result_keys
 from byolt.recipe.methods import MeanTeacherMethod
 from byolt.recipe.schema import Recipe

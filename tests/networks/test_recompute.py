@@ -8,10 +8,10 @@ import torch
 from tests.conftest import tiny_recipe
 from torch import Tensor, nn
 
-from byolt.networks import build_encoder
+from byolt.networks.encoders import build_encoder
+from byolt.networks.recompute import recompute_blocks
 from byolt.recipe.schema import Model
 from byolt.training.learner import Learner
-from byolt.training.recompute import recompute_blocks
 from byolt_export.errors import InputError
 
 # Blocks as the papers' tables have them.
@@ -119,7 +119,7 @@ def test_a_deep_copy_runs_its_own_weights() -> None:
 def test_nothing_is_recomputed_without_a_gradient_or_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, images = encoder_of("resnet18", 32), torch.randn(2, 3, 32, 32)
     recompute_blocks(encoder)
-    monkeypatch.setattr("byolt.training.recompute.checkpoint", None)
+    monkeypatch.setattr("byolt.networks.recompute.checkpoint", None)
     with torch.no_grad():
         encoder(images)
     encoder.eval()(images)

@@ -9,13 +9,13 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from tests.conftest import tiny_recipe
 from torch import nn
 
-from byolt.networks import build_encoder, load_encoder, load_snippet
+from byolt.networks.encoders import build_encoder, load_encoder, load_snippet
 from byolt.recipe.schema import Model
 from byolt.training.learner import Learner
 from byolt_export.errors import InputError
-from tests.conftest import tiny_recipe
 
 SMALL_TIMM = {"backbone": "timm/resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}}
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from byolt.convolutions import speed_up_convolutions, weight_gradient
-from byolt.networks import build_encoder
+from byolt.networks.convolutions import speed_up_convolutions, weight_gradient
+from byolt.networks.encoders import build_encoder
 from byolt.recipe.schema import Model
 
 CPU = torch.device("cpu")
