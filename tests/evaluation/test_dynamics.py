@@ -7,8 +7,8 @@ import torch
 from tests.methods.small import parts
 
 from byolt.evaluation.dynamics import dynamics, effective_rank, predictor_alignment, spectrum, target_distance
+from byolt.methods.base import Outcome
 from byolt.methods.byol import Byol
-from byolt.methods.method import Outcome
 
 
 def test_spectrum_of_four_points_by_hand() -> None:

@@ -5,10 +5,10 @@ from tests.mutations.mutation import Mutation
 FOLDER = "toolchain/byolt/methods"
 METHOD, BYOL, SIMCLR = f"{FOLDER}/method.py", f"{FOLDER}/byol.py", f"{FOLDER}/simclr.py"
 SIMSIAM, MOCO, TEACHER = f"{FOLDER}/simsiam.py", f"{FOLDER}/moco.py", f"{FOLDER}/mean_teacher.py"
-ASSEMBLY, STREAM = "toolchain/byolt/training/assembly.py", "toolchain/byolt/training/stream.py"
+ASSEMBLY, STREAM = "toolchain/byolt/methods/build.py", "toolchain/byolt/training/stream.py"
 IN_BYOL, IN_SIMCLR, IN_SIMSIAM = (f"tests/methods/test_{name}.py" for name in ("byol", "simclr", "simsiam"))
 IN_MOCO, IN_TEACHER = "tests/methods/test_moco.py", "tests/methods/test_mean_teacher.py"
-IN_ASSEMBLY, IN_STREAM = "tests/training/test_assembly.py", "tests/training/test_stream.py"
+IN_ASSEMBLY, IN_STREAM = "tests/methods/test_build.py", "tests/training/test_stream.py"
 SECOND = "yield self.predict(self.project(view_2), target_2, target_1)"
 DIRECTIONS = "((view_1, key_2), (view_2, key_1))"
 KEYS_2 = f"for view, key in {DIRECTIONS}:\n            z = self._queries(view)"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.methods.method import Outcome
+from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.training.rehearsal import rehearse
 from byolt.training.stepper import Stepper

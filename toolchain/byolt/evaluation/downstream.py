@@ -10,11 +10,11 @@ from torch import nn
 from byolt.data import ImageStore, open_splits
 from byolt.evaluation.evaluate import evaluation_store, learned_encoder
 from byolt.evaluation.finetune import Classifier, Finetuned, Progress, finetune, save_classifier
+from byolt.methods.build import weight_seed
 from byolt.networks.encoders import build_encoder, without_initial_weights
 from byolt.recipe.load import with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.training.assembly import weight_seed
 from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 

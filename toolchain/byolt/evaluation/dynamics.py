@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from byolt.methods.method import Method, Outcome
+from byolt.methods.base import Method, Outcome
 
 SMALLEST = 1e-6
 """Directions with less than this share of the variance are rounding, and have no axis to align with."""

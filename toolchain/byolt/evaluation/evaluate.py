@@ -15,11 +15,11 @@ from byolt.evaluation.figures import evaluate_and_predict, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.statistics import mcnemar
+from byolt.methods.build import weight_seed
 from byolt.networks.encoders import build_encoder, load_encoder, without_initial_weights
 from byolt.recipe.load import recipe_hash, result_keys, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.training.assembly import weight_seed
 from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from byolt.distributed.collectives import batch_moments, gather_rows, own_rows
-from byolt.methods.method import Images, Method, Term, wide
+from byolt.methods.base import Images, Method, Term, wide
 
 Normalisation = Literal["l2", "layer", "batch", "none"]
 

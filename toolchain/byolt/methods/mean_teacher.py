@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from byolt.distributed.collectives import mean_over_processes
-from byolt.methods.method import Images, Method, Term, wide
+from byolt.methods.base import Images, Method, Term, wide
 
 UNLABELLED = -1
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from byolt.distributed.batch_norm import statistics_in_turn
 from byolt.distributed.collectives import gather_rows, own_rows, world_size
-from byolt.methods.method import Images, Method, Term, info_nce, wide
+from byolt.methods.base import Images, Method, Term, info_nce, wide
 
 
 class MocoV2(Method):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from byolt.distributed.collectives import gather_rows, own_rows
-from byolt.methods.method import Images, Method, Term, wide
+from byolt.methods.base import Images, Method, Term, wide
 
 
 class SimClr(Method):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt.methods.method import Images, Method, Term, wide
+from byolt.methods.base import Images, Method, Term, wide
 
 
 class SimSiam(Method):

@@ -13,12 +13,12 @@ from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.evaluation.features import Subset
 from byolt.evaluation.figures import evaluate_features
 from byolt.evaluation.linear import linear_probe
+from byolt.methods.build import build_method
 from byolt.networks.encoders import without_initial_weights
 from byolt.recipe.methods import MeanTeacherMethod
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt.study.plan import Job
-from byolt.training.assembly import build_method
 from byolt.training.checkpoint import load_checkpoint
 
 VALIDATION_IMAGES = 5000

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from byolt.distributed.process_group import is_first, largest, told_by_first
-from byolt.methods.method import Outcome
+from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.reporting.events import EventWriter
 from byolt.reporting.progress import Progress

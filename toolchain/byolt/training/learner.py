@@ -12,12 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from byolt.distributed.batch_norm import synchronise_norms
 from byolt.distributed.collectives import gather_rows, mean_over_processes, world_size
-from byolt.methods.method import Method, Outcome, Term, joined
+from byolt.methods.base import Method, Outcome, Term, joined
+from byolt.methods.build import build_method
 from byolt.networks.convolutions import speed_up_convolutions
 from byolt.networks.recompute import recompute_blocks
 from byolt.recipe.methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
 from byolt.recipe.section import Section
-from byolt.training.assembly import build_method
 from byolt.training.optimizers import build_optimizer
 from byolt.training.schedules import learning_rate, tau
 from byolt_export.errors import InputError

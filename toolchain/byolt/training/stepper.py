@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from byolt.distributed.collectives import world_size
-from byolt.methods.method import Outcome
+from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.training.learner import Learner
 from byolt.training.stream import Fetched, make_views

@@ -13,7 +13,7 @@ from byolt.evaluation.collapse import CollapseMonitor, alignment, rankme, unifor
 from byolt.evaluation.dynamics import dynamics, spectrum
 from byolt.evaluation.features import Subset, embed
 from byolt.evaluation.knn import knn_predict
-from byolt.methods.method import Method, Outcome
+from byolt.methods.base import Method, Outcome
 from byolt.recipe.schema import Recipe
 from byolt.training.learner import Learner
 

@@ -8,6 +8,7 @@ import torch
 from tests.conftest import tiny_recipe
 from torch import nn
 
+from byolt.methods.build import build_method, weight_seed
 from byolt.methods.byol import Byol
 from byolt.methods.mean_teacher import MeanTeacher
 from byolt.methods.moco import MocoV2, MocoV3
@@ -15,7 +16,6 @@ from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
 from byolt.networks.encoders import build_head
 from byolt.recipe.schema import Head
-from byolt.training.assembly import build_method, weight_seed
 from byolt.training.learner import Learner
 from byolt_export.errors import InputError
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from byolt.methods.base import Method
 from byolt.methods.byol import Byol
 from byolt.methods.mean_teacher import MeanTeacher
-from byolt.methods.method import Method
 from byolt.methods.moco import MocoV2, MocoV3
 from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
