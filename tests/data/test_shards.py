@@ -171,7 +171,7 @@ def test_a_run_that_was_stopped_in_mid_epoch_ends_with_the_same_weights(
     console = Console(file=StringIO())
     whole = pretrain(recipe_of(shards, tmp_path, "whole"), "name: tiny\n", resume=None, console=console)
     recipe = recipe_of(shards, tmp_path, "stopped")
-    import byolt.training.journal as journal
+    import byolt.training.logger as journal
 
     log = journal.Journal.log
 

@@ -16,7 +16,7 @@ from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
 from byolt.networks.encoders import build_head
 from byolt.recipe.schema import Head
-from byolt.training.learner import Learner
+from byolt.training.step import Learner
 from byolt_export.errors import InputError
 
 MOCO = {"name": "moco_v2", "queue_size": 32, "norm_groups": 2, "tau": 0.9, "temperature": 0.3, "shuffle": False}

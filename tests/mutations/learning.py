@@ -2,7 +2,7 @@
 
 from tests.mutations.mutation import Mutation
 
-LEARNER = "toolchain/byolt/training/learner.py"
+LEARNER = "toolchain/byolt/training/step.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
 CONVOLUTIONS = "toolchain/byolt/networks/convolutions.py"

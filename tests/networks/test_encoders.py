@@ -14,7 +14,7 @@ from torch import nn
 
 from byolt.networks.encoders import build_encoder, load_encoder, load_snippet
 from byolt.recipe.schema import Model
-from byolt.training.learner import Learner
+from byolt.training.step import Learner
 from byolt_export.errors import InputError
 
 SMALL_TIMM = {"backbone": "timm/resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}}

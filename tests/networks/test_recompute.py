@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from byolt.networks.encoders import build_encoder
 from byolt.networks.recompute import recompute_blocks
 from byolt.recipe.schema import Model
-from byolt.training.learner import Learner
+from byolt.training.step import Learner
 from byolt_export.errors import InputError
 
 # Blocks as the papers' tables have them.

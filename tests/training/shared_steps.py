@@ -13,7 +13,7 @@ from tests.conftest import tiny_recipe
 
 from byolt.distributed.process_group import is_first, join, leave
 from byolt.recipe.schema import Recipe
-from byolt.training.learner import Learner, gathered
+from byolt.training.step import Learner, gathered
 from byolt.training.stream import Labelled, Plan
 
 STEPS, IMAGES, BATCH, CLASSES = 20, 80, 16, 3

@@ -29,7 +29,7 @@ TIGHT = dump_recipe(
 LIMITED = """if True:
     import resource, sys
     from pathlib import Path
-    import byolt.reporting.summary, byolt.training.loop, byolt.views.grid, timm, torchvision, PIL.Image
+    import byolt.console.summary, byolt.training.loop, byolt.views.grid, timm, torchvision, PIL.Image
     from byolt.cli import main
     words = Path("/proc/self/status").read_text().split()
     used = int(words[words.index("VmSize:") + 1]) * 1024

@@ -15,7 +15,7 @@ from byolt.networks.encoders import build_encoder, without_initial_weights
 from byolt.recipe.load import with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.training.learner import pick_device
+from byolt.training.step import pick_device
 from byolt_export.errors import InputError
 
 

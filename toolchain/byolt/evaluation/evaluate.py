@@ -20,7 +20,7 @@ from byolt.networks.encoders import build_encoder, load_encoder, without_initial
 from byolt.recipe.load import recipe_hash, result_keys, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.training.learner import pick_device
+from byolt.training.step import pick_device
 from byolt_export.errors import InputError
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from byolt.console.summary import FEATURES, FINETUNED
 from byolt.evaluation.collapse import Verdict
 from byolt.recipe.load import leaves
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import MACHINE
 from byolt.reporting.page import Figure, number, percent
-from byolt.reporting.summary import FEATURES, FINETUNED
 from byolt.run import Run, learned_for_s, read_json
 
 MOST_ROWS = 40

@@ -27,13 +27,13 @@ from byolt.recipe.schema import Recipe
 from byolt.run import Run, create_run, read_json, run_of, write_json
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
-from byolt.training.journal import Journal, checkpoint_state
-from byolt.training.learner import Learner, pick_device
+from byolt.training.cuda_graph import Stepper, captures
+from byolt.training.logger import Journal, checkpoint_state
 from byolt.training.memory import within_memory
+from byolt.training.online_eval import Watch
 from byolt.training.signals import StopSignals
-from byolt.training.stepper import Stepper, captures
+from byolt.training.step import Learner, pick_device
 from byolt.training.stream import Labelled, Plan, batch_stream
-from byolt.training.watch import Watch
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from byolt.distributed.collectives import world_size
-from byolt.faults import is_memory_fault
+from byolt.errors import is_memory_fault
 from byolt.recipe.methods import MeanTeacherMethod, MocoV2Method
 from byolt.run import Run
-from byolt.training import learner as learner_file
-from byolt.training import stepper as stepper_file
+from byolt.training import cuda_graph as stepper_file
+from byolt.training import step as learner_file
 from byolt.training import stream as stream_file
 from byolt.training.allocator import give_back_freed_memory
 from byolt.training.room import forget_peak, peak_bytes, room_bytes

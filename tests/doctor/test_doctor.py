@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from byolt.doctor import Finding, examine, to_json, to_text
-from byolt.machine import Gpu, Machine, survey, torch_cuda
+from byolt.doctor.findings import Finding, examine, to_json, to_text
+from byolt.doctor.survey import Gpu, Machine, survey, torch_cuda
 
 HEALTHY = Machine(
     byolt="0.1.0",

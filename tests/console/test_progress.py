@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from byolt.reporting.progress import Progress
+from byolt.console.progress import Progress
 
 FIGURES = {"loss": 1.0, "z_std_ratio": 0.5}
 VERDICT = {"verdict": "healthy", "knn": 0.5}

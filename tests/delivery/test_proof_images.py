@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.test_command_line import draw_folder
 
-from byolt.delivery import _pixels
-from byolt.evidence import gather_evidence
+from byolt.delivery.export import _pixels
+from byolt.delivery.proof_images import gather_evidence
 from byolt.recipe.schema import Data, Export, Recipe, Schedule
 from byolt_export.deliver import Evidence
 from byolt_export.errors import InputError
-from tests.test_command_line import draw_folder
 
 
 def recipe(root: Path, cache: Path, **export: object) -> Recipe:

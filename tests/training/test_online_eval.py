@@ -9,8 +9,8 @@ from tests.conftest import tiny_recipe
 
 from byolt.data import Splits, open_store
 from byolt.data.source import ArraySource
-from byolt.training.learner import Learner
-from byolt.training.watch import Watch
+from byolt.training.online_eval import Watch
+from byolt.training.step import Learner
 
 
 @pytest.mark.parametrize(("each", "measured"), [(1, False), (2, True)])

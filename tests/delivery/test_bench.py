@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.test_command_line import byolt, draw_folder, one_sentence, only_run, write_recipe
 
 from byolt.reporting.speed import plot_speed
-from tests.test_command_line import byolt, draw_folder, one_sentence, only_run, write_recipe
 
 
 @pytest.fixture(scope="module")

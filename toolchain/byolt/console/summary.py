@@ -6,7 +6,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from byolt.reporting.tables import wide_console
+from byolt.console.tables import wide_console
 from byolt.run import Run, read_json
 
 FEATURES = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from byolt.distributed.collectives import world_size
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
-from byolt.training.learner import Learner
+from byolt.training.step import Learner
 from byolt.training.stream import Fetched, make_views
 
 WARMUP_STEPS = 3

@@ -15,7 +15,7 @@ from byolt.evaluation.features import Subset, embed
 from byolt.evaluation.knn import knn_predict
 from byolt.methods.base import Method, Outcome
 from byolt.recipe.schema import Recipe
-from byolt.training.learner import Learner
+from byolt.training.step import Learner
 
 # Enough for a figure to steer by; the final evaluation uses every image.
 GALLERY_IMAGES = 10_000

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from byolt.data import FolderSource, ImageStore
+from byolt.delivery.proof_images import gather_evidence
 from byolt.evaluation.downstream import load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
-from byolt.evidence import gather_evidence
 from byolt.recipe.load import with_overrides
 from byolt.recipe.schema import Data, Recipe, Schedule
 from byolt.run import Run, open_run

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from byolt.machine import Gpu, Machine
+from byolt.doctor.survey import Gpu, Machine
 
 
 class Finding(NamedTuple):

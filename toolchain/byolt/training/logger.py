@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from byolt.console.progress import Progress
 from byolt.distributed.process_group import is_first, largest, told_by_first
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
-from byolt.reporting.events import EventWriter
-from byolt.reporting.progress import Progress
 from byolt.run import Run, write_json
 from byolt.training.checkpoint import save_checkpoint
-from byolt.training.learner import Learner, gathered
+from byolt.training.online_eval import NonFiniteFeatures, Watch
+from byolt.training.step import Learner, gathered
 from byolt.training.stream import Plan
-from byolt.training.watch import NonFiniteFeatures, Watch
+from byolt.training.tensorboard import EventWriter
 from byolt_export.errors import ByoltError, TrainingFault
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byolt.networks.encoders import build_head
 from byolt.recipe.schema import Head
-from byolt.training.learner import Learner
+from byolt.training.step import Learner
 
 STEPS = 8
 
