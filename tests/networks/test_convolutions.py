@@ -9,7 +9,7 @@ from torch import nn
 
 from byolt.networks.convolutions import speed_up_convolutions, weight_gradient
 from byolt.networks.encoders import build_encoder
-from byolt.recipe.schema import Model
+from byolt.recipe.model import Model
 
 CPU = torch.device("cpu")
 

@@ -29,7 +29,7 @@ from byolt.views import normalise
 from byolt_export.errors import TrainingFault
 
 if TYPE_CHECKING:
-    from byolt.recipe.schema import Finetune
+    from byolt.recipe.evaluation import Finetune
 
 MOMENTUM = 0.9
 CROP_MARGIN = 8

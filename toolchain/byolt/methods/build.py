@@ -11,7 +11,7 @@ from byolt.methods.mean_teacher import MeanTeacher
 from byolt.methods.moco import MocoV2, MocoV3
 from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
-from byolt.networks.encoders import build_encoder, build_head, seeded
+from byolt.networks.encoders import build_encoder, build_head, seeded, weight_seed
 from byolt.recipe.methods import (
     ByolMethod,
     MeanTeacherMethod,
@@ -96,8 +96,3 @@ def _mean_teacher(
     with seeded(seed):
         classifier = nn.Linear(feature_dim, classes)
     return MeanTeacher(encoder, classifier, consistency=settings.consistency, rampup_share=settings.rampup_share)
-
-
-def weight_seed(seed: int, part: int = 0) -> int:
-    """Seed of the weights of the encoder (part 0), projector (1), or predictor or queue (2) of a run."""
-    return 3 * seed + part

@@ -1,5 +1,6 @@
 """What each key of a recipe means, from the schema, and what a recipe sets it to."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_args
 
@@ -78,4 +79,4 @@ def _type_name(field: FieldInfo) -> str:
         return f"{core.__name__} or nothing"
     if isinstance(annotation, type) and not inside:
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("byolt.recipe.schema.", "")
+    return re.sub(r"\b(typing|byolt\.recipe\.\w+)\.", "", str(annotation))

@@ -17,14 +17,16 @@ from rich.console import Console
 
 from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.subsets import stratified_subset
+from byolt.device import pick_device
 from byolt.distributed.process_group import first_on_its_machine, is_first, join, largest, leave, meet, was_restarted
 from byolt.evaluation.finetune import Classifier, save_classifier
+from byolt.files import read_json, write_json
 from byolt.methods.mean_teacher import MeanTeacher
 from byolt.networks.encoders import load_snippet, save_weights
 from byolt.recipe.load import result_keys
 from byolt.recipe.methods import MeanTeacherMethod
 from byolt.recipe.schema import Recipe
-from byolt.run import Run, create_run, read_json, run_of, write_json
+from byolt.run import Run, create_run, run_of
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.cuda_graph import Stepper, captures
@@ -32,7 +34,7 @@ from byolt.training.logger import Journal, checkpoint_state
 from byolt.training.memory import within_memory
 from byolt.training.online_eval import Watch
 from byolt.training.signals import StopSignals
-from byolt.training.step import Learner, pick_device
+from byolt.training.step import Learner
 from byolt.training.stream import Labelled, Plan, batch_stream
 from byolt_export.errors import Stopped, TrainingFault
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 if TYPE_CHECKING:
-    from byolt.recipe.schema import Optim
+    from byolt.recipe.optim import Optim
 
 
 class Lars(Optimizer):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 
+from byolt.device import computes_in_bf16
 from byolt.distributed.batch_norm import synchronise_norms
 from byolt.distributed.collectives import gather_rows, mean_over_processes, world_size
 from byolt.methods.base import Method, Outcome, Term, joined
@@ -71,7 +72,7 @@ class Learner:
         rates = predictor_rates(recipe.method)
         self.optimizer = build_optimizer(self.method, recipe.optim, device_rates=device_rates, **rates)
         self.decay: float | Tensor = torch.zeros((), device=device) if device_rates else 0.0
-        self.bf16 = _takes_bf16(recipe.machine.precision, device)
+        self.bf16 = computes_in_bf16(recipe.machine.precision, device)
 
     def learning_rate(self, step: int) -> float:
         """Rate of a step, for images of the whole batch."""
@@ -225,18 +226,3 @@ def predictor_rates(method: Section) -> dict[str, Any]:
     if isinstance(method, SimSiamMethod):
         return {"predictor_constant": method.predictor_rate == "constant"}
     return {}
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of the recipe; ``auto`` is a GPU where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("machine.device: no CUDA device here; use device: auto, and see `byolt doctor`")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _takes_bf16(precision: str, device: torch.device) -> bool:
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16"
