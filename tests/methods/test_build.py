@@ -11,7 +11,8 @@ from torch import nn
 from byolt.methods.build import build_method
 from byolt.methods.byol import Byol
 from byolt.methods.mean_teacher import MeanTeacher
-from byolt.methods.moco import MocoV2, MocoV3
+from byolt.methods.moco_v2 import MocoV2
+from byolt.methods.moco_v3 import MocoV3
 from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
 from byolt.networks.encoders import build_head, weight_seed

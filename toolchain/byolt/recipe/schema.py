@@ -14,7 +14,8 @@ from byolt.recipe.data import Data
 from byolt.recipe.evaluation import Evaluation, Finetune, Study
 from byolt.recipe.export import Export
 from byolt.recipe.machine import Machine
-from byolt.recipe.methods import ByolMethod, MeanTeacherMethod, Method, MocoV2Method
+from byolt.recipe.methods import Method
+from byolt.recipe.methods.byol import ByolMethod
 from byolt.recipe.model import Model
 from byolt.recipe.optim import Optim, Schedule
 from byolt.recipe.section import Section
@@ -53,24 +54,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _batches_fit_the_method(self) -> "Recipe":
-        part = self.optim.batch_size // self.optim.accumulate
-        if isinstance(self.method, MocoV2Method):
-            if part % self.method.norm_groups or part // self.method.norm_groups < 2:
-                raise ValueError(
-                    f"method.norm_groups {self.method.norm_groups} must cut a batch of {part} into equal parts of at "
-                    "least 2"
-                )
-            if self.method.queue_size < 2 * part:
-                raise ValueError(
-                    f"method.queue_size {self.method.queue_size} must hold the {2 * part} keys of a batch of {part}"
-                )
-        if isinstance(self.method, MeanTeacherMethod):
-            labelled = self.method.labelled_in(self.optim.batch_size)
-            if not 2 <= labelled <= self.optim.batch_size - 2 or self.optim.accumulate > 1:
-                raise ValueError(
-                    f"method.batch_share {self.method.batch_share:g} of a batch of {self.optim.batch_size} must leave "
-                    "at least 2 images on either side, and mean_teacher takes a batch whole (optim.accumulate: 1)"
-                )
+        self.method.check_batch(self.optim.batch_size, self.optim.accumulate)
         return self
 
     @property
