@@ -20,7 +20,8 @@ from typing import Any
 
 from byolt import __version__
 from byolt.files import append_text, read_json, write_json, write_text
-from byolt.recipe.load import dump_recipe, load_recipe, recipe_hash, result_keys
+from byolt.recipe.identity import recipe_hash, result_keys
+from byolt.recipe.load import dump_recipe, load_recipe
 from byolt.recipe.schema import Recipe
 from byolt_export.errors import ByoltError, InputError
 

@@ -17,7 +17,8 @@ from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.statistics import mcnemar
 from byolt.networks.encoders import build_encoder, load_encoder, weight_seed, without_initial_weights
-from byolt.recipe.load import recipe_hash, result_keys, with_overrides
+from byolt.recipe.identity import recipe_hash, result_keys
+from byolt.recipe.load import with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt_export.errors import InputError

@@ -22,7 +22,7 @@ from byolt.distributed.process_group import first_on_its_machine, is_first, join
 from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.files import read_json, write_json
 from byolt.networks.encoders import load_snippet, save_weights
-from byolt.recipe.load import result_keys
+from byolt.recipe.identity import result_keys
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, create_run, run_of
 from byolt.training.allocator import keep_freed_memory
