@@ -148,7 +148,7 @@ def byolt_step(view_1, view_2):
 
     from byolt.schema import Recipe
     from byolt.training.learner import Learner
-    from byolt.training.loop import configure_torch
+    from byolt.training.prepare import configure_torch
 
     size_px = view_1.shape[-1]
     head = {"hidden_dim": HIDDEN, "out_dim": OUT}

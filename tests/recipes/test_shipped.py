@@ -13,7 +13,7 @@ from tests.test_command_line import draw_folder
 from byolt.explain import explain
 from byolt.recipe import leaves, load_recipe
 from byolt.schema import Recipe
-from byolt.training.loop import prepare
+from byolt.training.prepare import prepare
 from byolt.training.stream import view_stream
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from tests.conftest import tiny_recipe
 from byolt.methods.method import Outcome
 from byolt.schema import Recipe
 from byolt.training.learner import Learner
-from byolt.training.loop import Parts, prepare
+from byolt.training.prepare import Parts, prepare
 from byolt.training.stepper import WARMUP_STEPS, Stepper
 from byolt.training.stream import batch_stream, resident_stream
 
