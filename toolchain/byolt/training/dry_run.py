@@ -14,11 +14,11 @@ import torch
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
-from byolt.reporting.progress import duration
-from byolt.schema import Recipe
+from byolt.console.progress import duration
+from byolt.recipe.schema import Recipe
+from byolt.training.cuda_graph import Stepper
 from byolt.training.memory import largest_batch, peak_bytes, within_memory
 from byolt.training.prepare import Parts, prepare
-from byolt.training.stepper import Stepper
 from byolt.training.stream import Fetched, batch_stream
 
 WARMUP_STEPS, STEPS = 4, 20

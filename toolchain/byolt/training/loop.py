@@ -14,20 +14,20 @@ from typing import Any
 
 from rich.console import Console
 
+from byolt.distributed.process_group import first_on_its_machine, is_first, largest, leave, meet, was_restarted
 from byolt.evaluation.finetune import Classifier, save_classifier
-from byolt.methods.mean_teacher import MeanTeacher
-from byolt.networks import load_snippet, save_weights
-from byolt.recipe import result_keys
-from byolt.run import Run, create_run, read_json, run_of, write_json
-from byolt.schema import Recipe
+from byolt.files import read_json, write_json
+from byolt.networks.encoders import load_snippet, save_weights
+from byolt.recipe.load import result_keys
+from byolt.recipe.schema import Recipe
+from byolt.run import Run, create_run, run_of
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
-from byolt.training.journal import Journal, checkpoint_state
+from byolt.training.logger import Journal, checkpoint_state
 from byolt.training.memory import batch_bound, within_memory
+from byolt.training.online_eval import Watch
 from byolt.training.prepare import Parts, prepare
-from byolt.training.processes import first_on_its_machine, is_first, largest, leave, meet, was_restarted
 from byolt.training.signals import StopSignals
 from byolt.training.stream import batch_stream
-from byolt.training.watch import Watch
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"
@@ -149,6 +149,6 @@ def end_if_collapsed(journal: Journal, step: int) -> None:
 def write_encoder(run: Run, parts: Parts) -> None:
     """The delivered encoder alone, under the plain module's names, with the lines that load it in its metadata."""
     method = parts.learner.method
-    save_weights(method.delivered, run.encoder_file, {"load": load_snippet(parts.recipe.model)})
-    if isinstance(method, MeanTeacher):
-        save_classifier(run, Classifier(method.delivered, method.delivered_head), parts.store.classes)
+    save_weights(method.eval_encoder, run.encoder_file, {"load": load_snippet(parts.recipe.model)})
+    if method.eval_classifier is not None:
+        save_classifier(run, Classifier(method.eval_encoder, method.eval_classifier), parts.store.classes)

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from byolt.collectives import world_size
-from byolt.faults import is_memory_fault
+from byolt.distributed.collectives import world_size
+from byolt.errors import is_memory_fault
 from byolt.run import Run
-from byolt.sections_of_methods import MocoV2Method
 from byolt.training.allocator import give_back_freed_memory
 from byolt.training.prepare import Parts
 from byolt.training.stream import view_stream
@@ -72,7 +71,7 @@ def largest_batch(parts: Parts) -> LargestBatch:
     memory, cap = memory_bytes(device), batch_cap(parts)
     found = _whole(min(line.batch_within(memory), cap), unit)
     bound = f"{memory / 1e9:,.1f} GB here" if found < _whole(cap, unit) else "no larger one is of use"
-    return LargestBatch(found, f"from the peaks of batches {quarter} and {half} ({bound})")
+    return LargestBatch(found, f"estimated from the peaks of batches {quarter} and {half} ({bound})")
 
 
 def peak_of_steps(parts: Parts, batch: int) -> int:
@@ -116,9 +115,9 @@ def within_memory(parts: Parts, at_most: int | None, run: Run | None = None) -> 
 def _ways_out(parts: Parts, at_most: int | None, run: Run | None) -> str:
     recipe, batch = parts.recipe, parts.recipe.optim.batch_size
     fits = _whole(min(at_most or 0, batch - 1), _unit(parts))
+    bound = f" (at most about {fits} here; --dry-run with a smaller one estimates the largest)" if fits else ""
     ways = [
-        "lower optim.batch_size"
-        + (f" (about {fits} at most; --dry-run with a smaller one estimates it)" if fits else ""),
+        f"lower optim.batch_size{bound}",
         "raise optim.accumulate (BatchNorm then sees parts of a batch)",
     ]
     if not recipe.machine.recompute:
@@ -137,22 +136,24 @@ def batch_bound(parts: Parts) -> int:
 
 
 def batch_cap(parts: Parts) -> int:
-    """What bounds a batch besides memory: the images, MoCo v2's queue of both views' keys, and a tensor's elements."""
-    recipe, size_px = parts.recipe, parts.recipe.view_size_px
-    per_part = [_ELEMENTS // elements_per_image(parts.learner.method.encoder, size_px, parts.learner.device)]
-    if isinstance(recipe.method, MocoV2Method):
-        per_part.append(recipe.method.queue_size // 2)
+    """What bounds a batch besides memory: the images, what the method takes, and the elements of one tensor."""
+    recipe, size_px, accumulate = parts.recipe, parts.recipe.view_size_px, parts.recipe.optim.accumulate
+    elements = elements_per_image(parts.learner.method.encoder, size_px, parts.learner.device)
     similarities = math.isqrt(_ELEMENTS) // 2  # Of both views' images, each with each.
-    return min(parts.plan.images, similarities, _ELEMENTS // (3 * size_px**2), min(per_part) * recipe.optim.accumulate)
+    of_method = recipe.method.largest_batch(accumulate) or parts.plan.images
+    in_a_tensor = min(_ELEMENTS // elements * accumulate, _ELEMENTS // (3 * size_px**2), similarities)
+    return min(parts.plan.images, of_method, in_a_tensor)
 
 
 def elements_per_image(encoder: nn.Module, size_px: int, device: torch.device) -> int:
     """Elements of the largest tensor, for one image, that a module of the encoder gives."""
     sizes = [3 * size_px**2]
-    hooks = [
-        module.register_forward_hook(lambda _, __, given: sizes.append(given.numel() // 2))
-        for module in encoder.modules()
-    ]
+
+    def note(_: nn.Module, __: object, given: object) -> None:
+        if isinstance(given, Tensor):
+            sizes.append(given.numel() // 2)
+
+    hooks = [module.register_forward_hook(note) for module in encoder.modules()]
     with torch.no_grad():
         encoder(torch.zeros(2, 3, size_px, size_px, device=device))
     for hook in hooks:
@@ -162,9 +163,7 @@ def elements_per_image(encoder: nn.Module, size_px: int, device: torch.device) -
 
 def _unit(parts: Parts) -> int:
     """What a batch must be a multiple of."""
-    method = parts.recipe.method
-    groups = method.norm_groups if isinstance(method, MocoV2Method) else 1
-    return parts.recipe.optim.accumulate * math.lcm(groups, world_size())
+    return parts.recipe.optim.accumulate * math.lcm(parts.recipe.method.norm_parts or 1, world_size())
 
 
 def _whole(batch: int, unit: int) -> int:
@@ -179,7 +178,7 @@ def memory_bytes(device: torch.device) -> int:
         # What torch has reserved is not free to the driver, but is to torch.
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     limits = [int(text) for file in map(Path, _LIMITS) if file.exists() and (text := file.read_text().strip()) != "max"]
-    return min(in_use_bytes(device) + _kib("/proc/meminfo", "MemAvailable") * 1024, *limits)
+    return min([in_use_bytes(device) + _kib("/proc/meminfo", "MemAvailable") * 1024, *limits])
 
 
 def in_use_bytes(device: torch.device) -> int:

@@ -6,12 +6,12 @@ import torch
 
 from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.subsets import stratified_subset
-from byolt.schema import Recipe
-from byolt.sections_of_methods import MeanTeacherMethod
+from byolt.device import pick_device
+from byolt.distributed.process_group import first_on_its_machine, join
+from byolt.recipe.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
-from byolt.training.learner import Learner, pick_device
-from byolt.training.processes import first_on_its_machine, join
-from byolt.training.stepper import Stepper, captures
+from byolt.training.cuda_graph import Stepper, captures
+from byolt.training.step import Learner
 from byolt.training.stream import Labelled, Plan
 
 
@@ -63,11 +63,11 @@ def prepare(recipe: Recipe) -> Parts:
 
 def labelled_part(store: ImageStore, recipe: Recipe) -> Labelled | None:
     """The labels that the recipe's method is given: a stratified share, a function of the seed; None without any."""
-    method = recipe.method
-    if not isinstance(method, MeanTeacherMethod) or store.labels is None:
+    share = recipe.method.share_of_labels
+    if share is None or store.labels is None:
         return None
-    chosen = stratified_subset(store.labels, method.labelled_share, recipe.seed)
-    return Labelled(chosen, store.labels[chosen], method.labelled_in(recipe.optim.batch_size))
+    chosen = stratified_subset(store.labels, share, recipe.seed)
+    return Labelled(chosen, store.labels[chosen], recipe.method.labelled_in(recipe.optim.batch_size))
 
 
 def configure_torch(recipe: Recipe) -> None:
