@@ -13,7 +13,7 @@ from safetensors.torch import load, save_file
 from torch import nn
 
 from byolt.recipe.schema import Recipe
-from byolt.training.loop import prepare
+from byolt.training.prepare import prepare
 from tests.conftest import tiny_recipe
 from tests.test_command_line import draw_folder
 

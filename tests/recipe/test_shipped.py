@@ -14,7 +14,7 @@ from byolt.recipe.explain import explain
 from byolt.recipe.load import load_recipe
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import leaves
-from byolt.training.loop import prepare
+from byolt.training.prepare import prepare
 from byolt.training.stream import view_stream
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from tests.conftest import tiny_recipe
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import WARMUP_STEPS, Stepper
-from byolt.training.loop import Parts, prepare
+from byolt.training.prepare import Parts, prepare
 from byolt.training.step import Learner
 from byolt.training.stream import batch_stream, resident_stream
 

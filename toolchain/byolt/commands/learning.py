@@ -23,11 +23,11 @@ def pretrain(
     settings = load_recipe(recipe_path, overrides)
     if dry_run or profile:
         from byolt.distributed.process_group import is_first
-        from byolt.training.rehearsal import rehearse
+        from byolt.training.dry_run import dry_run as measure
 
-        rehearsal = rehearse(settings, profiled=profile)
+        measured = measure(settings, profiled=profile)
         if is_first():
-            print_result(rehearsal.to_dict(), as_json, lambda: click.echo(rehearsal.to_text()))
+            print_result(measured.to_dict(), as_json, lambda: click.echo(measured.to_text()))
         return
     from rich.console import Console
 

@@ -46,11 +46,6 @@ class Stepper:
             self._captures[size_px] = CapturedStep(self.learner, self.recipe, batch, self._side)
         return self._captures[size_px].take(batch)
 
-    def forget(self) -> None:
-        """Give up what was recorded, and the memory that it holds."""
-        self._captures.clear()
-        self._seen.clear()
-
     def _warm_up(self, batch: Fetched) -> Outcome:
         """An ordinary step, on the stream that the capture will use: gradients belong to the stream they came by."""
         if self._side is not None:

@@ -1,10 +1,10 @@
 """``--dry-run`` and ``--profile``: a few real steps, nothing written, and what they say of the whole run."""
 
+import math
 import os
-import resource
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -16,13 +16,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from byolt.console.progress import duration
 from byolt.recipe.schema import Recipe
-from byolt.training.advice import Facts, advice
 from byolt.training.cuda_graph import Stepper
-from byolt.training.loop import Parts, prepare
-from byolt.training.memory import Largest, largest_batch, within_memory
-from byolt.training.stream import Fetched, Plan, batch_stream
+from byolt.training.memory import largest_batch, peak_bytes, within_memory
+from byolt.training.prepare import Parts, prepare
+from byolt.training.stream import Fetched, batch_stream
 
 WARMUP_STEPS, STEPS = 4, 20
+_WAITING, _VIEWS = 0.10, 0.25  # Shares of a step above which another setting is worth a try.
+_WIDE_PX = 64  # From about this size on albumentations makes a view on a CPU in less time than the batched backend.
 PHASES = ("data", "views", "forward", "backward", "optimizer", "target")
 
 
@@ -39,7 +40,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What a few steps of each stage say of the whole run."""
 
     device: str
@@ -53,11 +54,11 @@ class Rehearsal:
     """Share of the whole run's time by phase; empty without ``--profile``."""
     stages: tuple[Stage, ...]
     largest_batch: int | None
-    """Largest ``optim.batch_size`` that the memory here holds; None where that could not be found."""
+    """Estimate of the largest ``optim.batch_size`` that the memory here holds; None where there is none."""
     largest_because: str
-    """By what it was found, or why it was not."""
+    """What the estimate rests on, or why there is none."""
     advice: list[str]
-    """What would shorten a step; empty without ``--profile``."""
+    """Keys that would shorten a step; empty without ``--profile``."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -71,7 +72,7 @@ class Rehearsal:
             f"images         {self.images:,}",
             f"speed          {self.images_per_s:,.0f} images/s",
             f"peak memory    {self.peak_memory_mb:,.0f} MB {memory}",
-            f"largest batch  {'not found: ' if self.largest_batch is None else f'about {self.largest_batch:,} '}"
+            f"largest batch  {'not known: ' if self.largest_batch is None else f'about {self.largest_batch:,} '}"
             f"{self.largest_because}",
             f"whole run      {self.steps:,} steps, {duration(self.finish_s)} without evaluations",
         ]
@@ -85,47 +86,43 @@ class Rehearsal:
         return "\n".join(lines)
 
 
-def rehearse(recipe: Recipe, *, profiled: bool) -> Rehearsal:
+def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmup_steps: int = WARMUP_STEPS) -> DryRun:
     """Take some steps of each stage of the recipe on its own images; writes nothing but the cache of decoded images.
+
+    Args:
+        recipe: What would be run.
+        profiled: Whether to tell the share of each phase.
+        steps, warmup_steps: Taken of each stage at most, those before the timed ones apart.
 
     Raises:
         InputError: Images, model or batch size do not fit.
+        ByoltError: A step needs more memory than there is.
     """
     parts = prepare(recipe)
-    with within_memory(parts):
-        largest = largest_batch(parts)
-        stages = tuple(_rehearse_stage(parts, *stage, profiled=profiled) for stage in _stages(recipe))
+    batch, because = largest_batch(parts)
+    with within_memory(parts, batch):
+        stages = tuple(
+            _measure_stage(parts, *stage, profiled=profiled, steps=steps, warmup_steps=warmup_steps)
+            for stage in _stages(recipe)
+        )
     seconds = [stage.steps * recipe.optim.batch_size / stage.images_per_s for stage in stages]
     finish_s = sum(seconds)
     shares = {
         phase: sum(stage.shares[phase] * part_s for stage, part_s in zip(stages, seconds, strict=True)) / finish_s
         for phase in stages[0].shares
     }
-    return Rehearsal(
+    return DryRun(
         parts.learner.device.type,
         len(parts.store),
         parts.plan.steps,
         parts.plan.steps * recipe.optim.batch_size / finish_s,
-        _peak_memory_mb(parts.learner.device),
+        peak_bytes(parts.learner.device) / 1e6,
         finish_s,
         shares,
         stages,
-        *largest,
-        advice(shares, recipe, _facts(parts, largest)),
-    )
-
-
-def _facts(parts: Parts, largest: Largest) -> Facts:
-    """Of this machine and process, for the advice."""
-    store, device = parts.store, parts.learner.device
-    decoded_gb = len(store) * store.size_px**2 * 3 / 1e9
-    return Facts(
-        device.type,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        threads=torch.get_num_threads(),
-        has_bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
-        streamed_gb=decoded_gb if store.images is None else 0.0,
-        largest_batch=largest.batch,
+        None if batch is None else max(batch, recipe.optim.batch_size),  # The recipe's own did run.
+        because,
+        advice(shares, parts) if profiled else [],
     )
 
 
@@ -136,21 +133,14 @@ def _stages(recipe: Recipe) -> Iterator[tuple[int, int, int]]:
         yield size_px, first, 1 + len(others)
 
 
-def _rehearse_stage(parts: Parts, size_px: int, first_epoch: int, epochs: int, *, profiled: bool) -> Stage:
-    recipe, plan, device = parts.recipe, parts.plan, parts.learner.device
-    start, of_stage = first_epoch * plan.steps_per_epoch, epochs * plan.steps_per_epoch
-    plan = Plan(
-        plan.images,
-        plan.batch_size,
-        first_epoch + epochs,
-        plan.seed,
-        start_step=start,
-        labelled=plan.labelled,
-        parts=plan.parts,
-        order=plan.order,
-    )
-    warmup = min(WARMUP_STEPS, of_stage - 1)
-    steps = min(STEPS, of_stage - warmup)
+def _measure_stage(
+    parts: Parts, size_px: int, first_epoch: int, epochs: int, *, profiled: bool, steps: int, warmup_steps: int
+) -> Stage:
+    recipe, device = parts.recipe, parts.learner.device
+    plan = parts.plan.window(first_epoch, epochs)
+    start, of_stage = plan.start_step, len(plan)
+    warmup = min(warmup_steps, of_stage - 1)
+    steps = min(steps, of_stage - warmup)
     shares: dict[str, float] = {}
     # A captured step has no phases: its profile is of the same step, one kernel at a time.
     stepper = Stepper(parts.learner, recipe, captured=False) if profiled else parts.stepper
@@ -200,8 +190,28 @@ def _shares(events: EventList, elapsed_s: float, device: torch.device) -> dict[s
     return shares | {"host": max(0.0, 1 - sum(shares.values()))}
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    """Largest memory in use on a GPU, or on the CPU the largest resident size of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def advice(shares: Mapping[str, float], parts: Parts) -> list[str]:
+    """Keys that would shorten a step.
+
+    Args:
+        shares: Share of a step's time by phase; ``data`` is waiting for images.
+        parts: What was run.
+    """
+    recipe, store, on_gpu = parts.recipe, parts.store, parts.learner.device.type == "cuda"
+    machine, threads, said = recipe.machine, torch.get_num_threads(), []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads > cores:
+        said.append(f"{threads} threads share {cores} cores: machine.threads={cores}")
+    if shares["data"] > _WAITING:
+        decoded_gb = math.ceil(len(store) * store.size_px**2 * 3 / 1e9)
+        once = f", or decode once with data.cache_budget_gb={decoded_gb}" if store.images is None else ""
+        said.append(f"waiting for images takes {shares['data']:.0%} of a step: more machine.workers{once}")
+    if shares["views"] > _VIEWS and not on_gpu and recipe.view_size_px >= _WIDE_PX:
+        said.append(
+            f"making views takes {shares['views']:.0%} of a step: views.backend=albumentations (another result)"
+        )
+    if on_gpu and torch.cuda.is_bf16_supported() and machine.precision == "fp32":
+        said.append("machine.precision=auto computes in bf16")
+    if not machine.channels_last:
+        said.append("machine.channels_last=true makes convolutions quicker")
+    return said
