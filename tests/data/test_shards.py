@@ -22,11 +22,12 @@ from tests.data.shard_folders import IMAGES, SHARD_BYTES, image_folder, number_i
 from byolt.data import FolderSource, ImageStore, open_splits, open_store
 from byolt.data.check import check_folder
 from byolt.data.packing import pack
+from byolt.data.sampler import BatchSampler
 from byolt.data.shards import open_folder
 from byolt.recipe.data import Data
 from byolt.recipe.schema import Recipe
+from byolt.training.loader import view_stream
 from byolt.training.loop import pretrain
-from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import InputError, Stopped
 
 
@@ -110,7 +111,7 @@ def test_images_without_classes_have_no_labels(tmp_path: Path) -> None:
         assert all(name.endswith(".bmp") for name in tar.getnames())
 
 
-def streamed(store: ImageStore, plan: Plan, workers: int) -> list[tuple[int, list[Any]]]:
+def streamed(store: ImageStore, plan: BatchSampler, workers: int) -> list[tuple[int, list[Any]]]:
     recipe = tiny_recipe(machine={"workers": workers}, data={"image_size_px": 32})
     return [
         (epoch, [hashlib.sha256(view.contiguous().numpy().tobytes()).hexdigest() for view in views])
@@ -118,8 +119,8 @@ def streamed(store: ImageStore, plan: Plan, workers: int) -> list[tuple[int, lis
     ]
 
 
-def plan_of(store: ImageStore, start_step: int = 0) -> Plan:
-    return Plan(len(store), 8, 2, seed=5, start_step=start_step, order=store.order)
+def plan_of(store: ImageStore, start_step: int = 0) -> BatchSampler:
+    return BatchSampler(len(store), 8, 2, seed=5, start_step=start_step, order=store.order)
 
 
 def test_the_stream_is_the_same_with_any_workers_and_from_any_step(shards: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import torch
 from tests.methods.small import apart, parts, slope, views
 from torch import Tensor, nn
 
+from byolt.data.sampler import UNLABELLED
 from byolt.methods.byol import Byol
-from byolt.methods.mean_teacher import UNLABELLED, MeanTeacher, classification, consistency
+from byolt.methods.mean_teacher import MeanTeacher, classification, consistency
 
 LABELS = torch.tensor([2, 0, UNLABELLED, UNLABELLED, UNLABELLED, UNLABELLED])
 

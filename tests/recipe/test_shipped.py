@@ -14,8 +14,8 @@ from byolt.recipe.explain import explain
 from byolt.recipe.load import load_recipe
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import leaves
+from byolt.training.loader import view_stream
 from byolt.training.prepare import prepare
-from byolt.training.stream import view_stream
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -182,7 +182,7 @@ def test_a_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytes
         settings += [f"data.test_root={tmp_path / 'test'}"] if load_recipe(path).data.test_root else []
     recipe = load_recipe(path, settings)
     parts = prepare(recipe)
-    stream = view_stream(parts.plan, parts.store, recipe, torch.device("cpu"))
+    stream = view_stream(parts.sampler, parts.store, recipe, torch.device("cpu"))
     for step in range(2):
         _, batch = next(stream)
         view_1, view_2 = batch[:2]

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from byolt.console.progress import Progress
+from byolt.data.sampler import BatchSampler
 from byolt.distributed.process_group import is_first, largest, told_by_first
 from byolt.files import write_json
 from byolt.methods.base import Outcome
@@ -21,7 +22,6 @@ from byolt.run import Run
 from byolt.training.checkpoint import save_checkpoint
 from byolt.training.online_eval import NonFiniteFeatures, Watch
 from byolt.training.step import Learner, gathered
-from byolt.training.stream import Plan
 from byolt.training.tensorboard import EventWriter
 from byolt_export.errors import ByoltError, TrainingFault
 
@@ -33,31 +33,33 @@ class Journal:
         self,
         run: Run,
         recipe: Recipe,
-        plan: Plan,
+        sampler: BatchSampler,
         learner: Learner,
         watch: Watch,
         identity: dict[str, Any],
         console: Console,
     ) -> None:
         """``identity`` holds the result keys and the images' fingerprint, which every checkpoint carries."""
-        self.run, self.recipe, self.plan, self.learner, self.watch = run, recipe, plan, learner, watch
+        self.run, self.recipe, self.sampler, self.learner, self.watch = run, recipe, sampler, learner, watch
         self.identity, self.writes = identity, is_first()
         self.progress = Progress(
             console if self.writes else Console(file=io.StringIO()),
             epochs=recipe.schedule.epochs,
-            steps=plan.steps,
-            steps_per_epoch=plan.steps_per_epoch,
-            steps_per_evaluation=recipe.evaluation.every_epochs * plan.steps_per_epoch,
+            steps=sampler.steps,
+            steps_per_epoch=sampler.steps_per_epoch,
+            steps_per_evaluation=recipe.evaluation.every_epochs * sampler.steps_per_epoch,
             batch_size=recipe.optim.batch_size,
-            start_step=plan.start_step,
+            start_step=sampler.start_step,
         )
-        self.events = EventWriter(run.path, on=recipe.machine.tensorboard and self.writes, start_step=plan.start_step)
+        self.events = EventWriter(
+            run.path, on=recipe.machine.tensorboard and self.writes, start_step=sampler.start_step
+        )
         self.started_s = self.saved_s = time.monotonic()
         self.finite = torch.ones((), dtype=torch.bool, device=learner.device)
 
     def __enter__(self) -> "Journal":
         self.progress.__enter__()
-        self._say(f"learning from step {self.plan.start_step} of {self.plan.steps}")
+        self._say(f"learning from step {self.sampler.start_step} of {self.sampler.steps}")
         return self
 
     def __exit__(
@@ -78,12 +80,12 @@ class Journal:
 
     def log_is_due(self, step: int) -> bool:
         """Every ``log_every_steps`` and at the last step."""
-        return step % self.recipe.machine.log_every_steps == 0 or step == self.plan.steps
+        return step % self.recipe.machine.log_every_steps == 0 or step == self.sampler.steps
 
     def evaluation_is_due(self, step: int) -> bool:
         """At the end of every ``every_epochs``-th epoch and of the last."""
-        epochs, rest = divmod(step, self.plan.steps_per_epoch)
-        return rest == 0 and (epochs % self.recipe.evaluation.every_epochs == 0 or step == self.plan.steps)
+        epochs, rest = divmod(step, self.sampler.steps_per_epoch)
+        return rest == 0 and (epochs % self.recipe.evaluation.every_epochs == 0 or step == self.sampler.steps)
 
     def checkpoint_is_due(self) -> bool:
         """Every ``checkpoint_every_s``."""

@@ -22,12 +22,12 @@ from byolt.recipe.identity import result_keys
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, create_run, run_of
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
+from byolt.training.loader import batch_stream
 from byolt.training.logger import Journal, checkpoint_state
 from byolt.training.memory import batch_bound, within_memory
 from byolt.training.online_eval import Watch
 from byolt.training.prepare import Parts, prepare
 from byolt.training.signals import StopSignals
-from byolt.training.stream import batch_stream
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"
@@ -60,7 +60,7 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
     if result is None:
         meet()
         with _faults_kept(run):
-            learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
+            learn(parts, Journal(run, recipe, parts.sampler, parts.learner, watch, identity, console))
     elif result["state"] == "collapsed":
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
     leave()
@@ -68,7 +68,7 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
 
 
 def _go_on(run: Run, parts: Parts, watch: Watch, identity: dict[str, Any]) -> Parts:
-    """Take up a run where its last checkpoint left it; its plan then begins there.
+    """Take up a run where its last checkpoint left it; its sampler then begins there.
 
     Raises:
         InputError: There is no checkpoint, or it is of another recipe or other images.
@@ -84,7 +84,7 @@ def _go_on(run: Run, parts: Parts, watch: Watch, identity: dict[str, Any]) -> Pa
     meet()  # Each has read before the first one writes.
     if is_first():
         run.forget_after(state["step"])
-    return replace(parts, plan=replace(parts.plan, start_step=state["step"]))
+    return replace(parts, sampler=replace(parts.sampler, start_step=state["step"]))
 
 
 @contextmanager
@@ -100,12 +100,12 @@ def _faults_kept(run: Run) -> Iterator[None]:
 
 def learn(parts: Parts, journal: Journal) -> None:
     """The loop: views, step, and at their times the log, the evaluation and the checkpoint."""
-    plan, learner, step = parts.plan, parts.learner, parts.plan.start_step
+    sampler, learner, step = parts.sampler, parts.learner, parts.sampler.start_step
     most = batch_bound(parts)
     with StopSignals() as signals, journal:
         end_if_collapsed(journal, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
-        for batch in batch_stream(plan, parts.store, parts.recipe, learner.device):
+        for batch in batch_stream(sampler, parts.store, parts.recipe, learner.device):
             journal.waited(time.monotonic() - waiting_s)
             with within_memory(parts, most, journal.run):
                 outcome = parts.stepper.step(step, batch)
@@ -124,8 +124,8 @@ def learn(parts: Parts, journal: Journal) -> None:
                 end_if_collapsed(journal, step)
             if received:
                 raise Stopped(
-                    f"stopped by {signal.Signals(received).name} after step {step} of {plan.steps}; the checkpoint is "
-                    f"written, go on with --resume {journal.run.path}",
+                    f"stopped by {signal.Signals(received).name} after step {step} of {sampler.steps}; the checkpoint "
+                    f"is written, go on with --resume {journal.run.path}",
                     signal.Signals(received),
                 )
             waiting_s = time.monotonic()
