@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same with each tensor changed."""
         fields: dict[str, Any] = self._asdict()
-        changed = {name: change(field) for name, field in fields.items() if isinstance(field, Tensor)}
+        changed: dict[str, Any] = {name: change(field) for name, field in fields.items() if isinstance(field, Tensor)}
         return self._replace(**changed)
 
     def to(self, device: torch.device) -> "Batch":
