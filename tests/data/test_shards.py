@@ -216,7 +216,7 @@ def test_a_test_root_of_shards_or_images_is_the_test_split(shards: Path, tmp_pat
         ({"name": "shards"}, "needs either root, a local folder, or url, and not both"),
         ({"name": "shards", "root": "a", "url": "http://b"}, "needs either root"),
         ({"name": "folder", "root": "a", "url": "http://b"}, "url goes with `name: shards`"),
-        ({"name": "shards", "url": "s3://b"}, "starts with http://, https://, file://"),
+        ({"name": "shards", "url": "ftp://b"}, "starts with http://, https://, s3://, gs://, file://"),
     ],
 )
 def test_a_recipe_names_one_place(keys: dict[str, str], fault: str) -> None:
