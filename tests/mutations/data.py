@@ -44,7 +44,7 @@ DATA = [
         IN_SHARDS,
     ),
     Mutation("fingerprint without the digests", INDEX, "self.file_sha256, self.classes)", "self.classes)", IN_SHARDS),
-    Mutation("a cut tar is taken for a whole one", INDEX, "!= bytes(_BLOCK_BYTES)", "is None", IN_FAULTS),
+    Mutation("a cut tar is taken for a whole one", INDEX, "!= bytes(tarfile.BLOCKSIZE)", "is None", IN_FAULTS),
     Mutation(
         "a short read is taken for an image", SHARDS, "if len(content) < wanted_bytes:", "if not content:", IN_FAULTS
     ),

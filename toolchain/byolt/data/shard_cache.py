@@ -147,8 +147,7 @@ def fetch_index(url: str) -> bytes:
         InputError: It cannot be fetched; the message says why.
         MissingPart: The library for such URLs is not installed.
     """
-    content: bytes = _retried(f"{url.rstrip('/')}/{INDEX}", lambda storage, path: storage.cat_file(path))
-    return content
+    return bytes(_retried(f"{url.rstrip('/')}/{INDEX}", lambda storage, path: storage.cat_file(path)))
 
 
 def _retried(url: str, transfer: Callable[[Any, str], Any]) -> Any:

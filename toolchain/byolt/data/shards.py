@@ -18,6 +18,7 @@ from byolt.data.folder import Decoded, decode_image
 from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
 from byolt.data.source import Labels, Pixels
+from byolt_export.bundle import sha256
 from byolt_export.errors import InputError, not_written
 
 
@@ -36,13 +37,13 @@ class LocalShards:
 class ShardSource:
     """The images of a folder of shards, as an ``ImageSource``, in the order of their index."""
 
-    def __init__(self, index: ShardIndex, files: LocalShards | CachedShards, changed: str = "") -> None:
-        """``changed`` tells when the files were written on this machine, where that is known."""
+    def __init__(self, index: ShardIndex, files: LocalShards | CachedShards, mtimes: str = "") -> None:
+        """``mtimes``: when the files were written on this machine, where that is known."""
         Image.init()  # As in FolderSource.
         self.index, self.files = index, files
         self.name, self.classes, self.labels = f"shards {files.location}", index.classes, index.labels
         self.fingerprint = index.fingerprint()
-        self.cache_key = hashlib.sha256(f"{self.fingerprint} {changed}".encode()).hexdigest()
+        self.cache_key = hashlib.sha256(f"{self.fingerprint} {mtimes}".encode()).hexdigest()
         self._file = lru_cache(LEAST_KEPT)(self._opened)
 
     def __len__(self) -> int:
@@ -100,21 +101,17 @@ class ShardSource:
         return -(-len(self) // len(self.index.files)) if isinstance(self.files, CachedShards) else 0
 
     def verify(self) -> None:
-        """Read every shard whole and compare its SHA-256 with the index.
+        """Compare the SHA-256 of every shard of a local folder with the index; those of a URL are, when fetched.
 
         Raises:
             InputError: One differs; the message names it.
         """
-        for number, expected in enumerate(self.index.file_sha256):
-            digest = hashlib.sha256()
-            with open(self.files.open(number), "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            found = digest.hexdigest()
-            if found != expected:
+        for name, expected in zip(self.index.files, self.index.file_sha256, strict=False):
+            path = Path(self.files.location) / name
+            if (found := sha256(path)) != expected:
                 raise InputError(
-                    f"shard {self.files.location}/{self.index.files[number]} was changed since it was packed (SHA-256 "
-                    f"{found[:12]}, its index says {expected[:12]}); copy it again"
+                    f"shard {path} was changed since it was packed (SHA-256 {found[:12]}, its index says "
+                    f"{expected[:12]}); copy it again"
                 )
 
     def _opened(self, number: int) -> "_Descriptor":
@@ -198,10 +195,7 @@ def open_url(url: str, cache_dir: Path, budget_gb: float) -> ShardSource:
 
 
 def _tar_files(root: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in root.glob("*.tar") if not path.name.startswith("."))
-    except OSError:
-        return []
+    return sorted(path.name for path in root.glob("*.tar") if not path.name.startswith("."))
 
 
 def _scanned(root: Path, cache_dir: Path | None) -> ShardIndex:
