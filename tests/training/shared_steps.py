@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.schema import Recipe
-from byolt.training.learner import Learner, gathered
-from byolt.training.processes import is_first, join, leave
+from byolt.distributed.process_group import is_first, join, leave
+from byolt.recipe.schema import Recipe
+from byolt.training.step import Learner, gathered
 from byolt.training.stream import Labelled, Plan
 
 STEPS, IMAGES, BATCH, CLASSES = 20, 80, 16, 3
@@ -56,7 +56,7 @@ def learn(name: str) -> dict[str, Any]:
         labels = () if batch.labels is None else (torch.from_numpy(batch.labels),)
         outcome = gathered(learner.step(step, view_1[chosen], 2 * view_2[chosen] + 1, *labels))
         seen.append(chosen)
-    return {"weights": learner.method.state_dict(), "outcome": tuple(outcome), "seen": seen}
+    return {"weights": learner.method.state_dict(), "outcome": (outcome.loss, *outcome.z, outcome.q), "seen": seen}
 
 
 def recipe_of(name: str) -> Recipe:

@@ -29,6 +29,17 @@ def test_a_plan_begun_at_any_step_goes_on_with_the_same_batches() -> None:
         assert [(b.epoch, b.indices.tolist()) for b in Plan(11, 3, 3, seed=4, start_step=start)] == whole[start:]
 
 
+def test_a_window_of_a_plan_has_its_batches_and_another_batch_size_the_same_share_of_labels() -> None:
+    plan = two_streams()  # 5 steps an epoch, 3 epochs.
+    whole = [batch.indices.tolist() for batch in plan]
+    window = plan.window(1, 1)
+    assert (window.start_step, window.steps, len(window)) == (5, 10, 5)
+    assert [batch.indices.tolist() for batch in window] == whole[5:10]
+    double = plan.with_batch_size(16)
+    assert double.labelled is not None
+    assert (double.steps_per_epoch, double.labelled.per_batch, plan.batch_size) == (2, 6, 8)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("backend", ["batched", "albumentations"])
 def test_a_vanished_image_is_one_sentence_from_a_worker_too(tmp_path: Path, workers: int, backend: str) -> None:

@@ -20,21 +20,6 @@ def keep_freed_memory() -> bool:
     return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 
-class _Mallinfo2(ctypes.Structure):
-    """malloc.h; ``fordblks`` is what is free in glibc's heaps."""
-
-    _fields_ = (("others", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t))
-
-
-def kept_bytes() -> int:
-    """Address space that was freed and that glibc keeps for the next allocation; 0 where it cannot be told."""
-    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc 2.33
-    if mallinfo2 is None:
-        return 0
-    mallinfo2.restype = _Mallinfo2
-    return int(mallinfo2().fordblks)
-
-
 def give_back_freed_memory() -> None:
     """Give freed memory back to the system once, whatever is set above: so that a peak can be measured."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -7,7 +7,7 @@ takes its part of every batch.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
-from byolt.collectives import rank, world_size
 from byolt.data.order import Order, epoch_order
+from byolt.distributed.collectives import rank, world_size
 from byolt.methods.mean_teacher import UNLABELLED
 from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
     from byolt.data import ImageStore
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
 
 
 class Batch(NamedTuple):
@@ -47,46 +47,62 @@ class Labelled(NamedTuple):
     per_batch: int
 
 
+@dataclass(frozen=True)
 class Plan:
-    """Every batch of a run, in order, from ``start_step`` on; iterating draws one permutation an epoch."""
+    """Every batch of a run, in order, from ``start_step`` on; iterating draws one permutation an epoch.
 
-    def __init__(
-        self,
-        images: int,
-        batch_size: int,
-        epochs: int,
-        seed: int,
-        start_step: int = 0,
-        labelled: Labelled | None = None,
-        parts: int = 1,
-        order: Callable[[int, int], Order] | None = None,
-    ) -> None:
-        """Plan ``epochs`` passes over ``images`` images; a last incomplete batch of a pass is left out.
+    A last incomplete batch of a pass is left out. With ``labelled`` a batch begins with that many labelled images, in
+    passes of their own, and the rest of it is from all images without labels: as many steps and images as without.
 
-        With ``labelled`` a batch begins with that many labelled images, in passes of their own, and the rest of it is
-        from all images without labels: as many steps and images as without. ``parts`` are those that a batch goes
-        through one after the other; of each of them every process takes an equal share. ``order`` gives the numbers of
-        all images by (seed, epoch); left out, ``epoch_order``.
+    Raises:
+        InputError: Fewer images than one batch, or a batch that cannot be shared out.
+    """
 
-        Raises:
-            InputError: Fewer images than one batch, or a batch that cannot be shared out.
-        """
-        if images < batch_size:
+    images: int
+    batch_size: int
+    epochs: int
+    seed: int
+    start_step: int = 0
+    labelled: Labelled | None = None
+    parts: int = 1
+    """Those that a batch goes through one after the other; of each of them every process takes an equal share."""
+    order: Callable[[int, int], Order] | None = None
+    """The numbers of all images by (seed, epoch); None is ``epoch_order``."""
+
+    def __post_init__(self) -> None:
+        if self.images < self.batch_size:
             raise InputError(
-                f"optim.batch_size {batch_size} is larger than the set of {images} images; "
-                f"use --set optim.batch_size={max(2, images // 4)} or more images"
+                f"optim.batch_size {self.batch_size} is larger than the set of {self.images} images; "
+                f"use --set optim.batch_size={max(2, self.images // 4)} or more images"
             )
-        if batch_size % (parts * world_size()) or batch_size // (parts * world_size()) < 2:
+        shares = self.parts * world_size()
+        if self.batch_size % shares or self.batch_size // shares < 2:
             raise InputError(
-                f"optim.batch_size {batch_size} in {parts} parts (optim.accumulate) does not go to {world_size()} "
-                "processes in equal shares of at least 2; give another batch size or number of processes"
+                f"optim.batch_size {self.batch_size} in {self.parts} parts (optim.accumulate) does not go "
+                f"to {world_size()} processes in equal shares of at least 2; give another batch size or number of "
+                "processes"
             )
-        self.images, self.batch_size, self.epochs, self.parts = images, batch_size, epochs, parts
-        self.own = np.arange(batch_size).reshape(parts, world_size(), -1)[:, rank()].ravel()
-        self.seed, self.start_step, self.labelled = seed, start_step, labelled
-        self.order = order or partial(epoch_order, images)
-        self.steps_per_epoch = images // batch_size
-        self.steps = epochs * self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of one pass."""
+        return self.images // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of all epochs, those before ``start_step`` too."""
+        return self.epochs * self.steps_per_epoch
+
+    def window(self, first_epoch: int, epochs: int) -> "Plan":
+        """The same batches, of ``epochs`` epochs from ``first_epoch`` on alone."""
+        return replace(self, start_step=first_epoch * self.steps_per_epoch, epochs=first_epoch + epochs)
+
+    def with_batch_size(self, batch_size: int) -> "Plan":
+        """Batches of another size from the first epoch on, the same share of each labelled."""
+        labelled = self.labelled
+        if labelled is not None:
+            labelled = labelled._replace(per_batch=labelled.per_batch * batch_size // self.batch_size)
+        return replace(self, batch_size=batch_size, labelled=labelled, start_step=0)
 
     def __len__(self) -> int:
         return self.steps - self.start_step
@@ -96,7 +112,7 @@ class Plan:
             first = (
                 self.start_step - epoch * self.steps_per_epoch if epoch * self.steps_per_epoch < self.start_step else 0
             )
-            order = self.order(self.seed, epoch)
+            order = self.order(self.seed, epoch) if self.order else epoch_order(self.images, self.seed, epoch)
             for k in range(first, self.steps_per_epoch):
                 whole = Batch(epoch, order[k * self.batch_size : (k + 1) * self.batch_size])
                 if self.labelled is not None:
@@ -105,10 +121,11 @@ class Plan:
 
     def _share_of(self, whole: Batch) -> Batch:
         """What this process takes of a batch, in the order of the parts."""
-        if len(self.own) == self.batch_size:
+        if world_size() == 1:
             return whole
-        labels, draws = (None if array is None else array[self.own] for array in (whole.labels, whole.draws))
-        return Batch(whole.epoch, whole.indices[self.own], labels, draws)
+        own = np.arange(self.batch_size).reshape(self.parts, world_size(), -1)[:, rank()].ravel()
+        labels, draws = (None if array is None else array[own] for array in (whole.labels, whole.draws))
+        return Batch(whole.epoch, whole.indices[own], labels, draws)
 
     def _two_streams(self, epoch: int, k: int, order: npt.NDArray[np.int64], labelled: Labelled) -> Batch:
         rest = self.batch_size - labelled.per_batch
