@@ -93,6 +93,16 @@ def test_the_same_images_give_the_same_shards(shards: Path, tmp_path: Path) -> N
     assert open_folder(tmp_path / "larger", tmp_path).fingerprint != first.fingerprint
 
 
+def test_shards_are_those_of_every_version(tmp_path: Path) -> None:
+    for k in range(6):
+        path = tmp_path / "images" / "ab"[k % 2] / f"{k}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([k]) * (300 * k))
+    pack(FolderSource(tmp_path / "images"), tmp_path / "shards", 6000)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in sorted(tmp_path.glob("shards/*.tar"))]
+    assert digests == ["2c0bec8e", "56061b02", "e46162c0", "ae609ed7"]  # Of the first release.
+
+
 def test_other_content_of_the_same_sizes_is_another_set(shards: Path, tmp_path: Path) -> None:
     source = FolderSource(image_folder(tmp_path / "images"))
     path = Path(source.path(5))
@@ -218,7 +228,7 @@ def test_a_test_root_of_shards_or_images_is_the_test_split(shards: Path, tmp_pat
         ({"name": "shards"}, "needs either root, a local folder, or url, and not both"),
         ({"name": "shards", "root": "a", "url": "http://b"}, "needs either root"),
         ({"name": "folder", "root": "a", "url": "http://b"}, "url goes with `name: shards`"),
-        ({"name": "shards", "url": "s3://b"}, "starts with http://, https://, file://"),
+        ({"name": "shards", "url": "ftp://b"}, "starts with http://, https://, s3://, gs://, file://"),
     ],
 )
 def test_a_recipe_names_one_place(keys: dict[str, str], fault: str) -> None:

@@ -102,7 +102,7 @@ class ImageStore:
     def expect(self, indices: Labels) -> None:
         """Say which images will be read soon, ``look_ahead_images`` before they are."""
         if self.look_ahead_images and isinstance(self.source, ShardSource):
-            self.source.expect(self.kept[indices])
+            self.source.prefetch(self.kept[indices])
 
     @property
     def look_ahead_images(self) -> int:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from byolt.recipe.section import FolderPath, Rgb, Section, Share, machine
 
-_URLS = ("http://", "https://", "file://")
+_URLS = ("http://", "https://", "s3://", "gs://", "file://")
 
 
 class Data(Section):
@@ -19,7 +19,7 @@ class Data(Section):
     root: FolderPath | None = machine(None)
     """Folder of the images (`folder`) or tar files (`shards`), or where a named set is kept and downloaded to."""
     url: str | None = machine(None)
-    """In place of `root`, a http, https or file URL of a folder that `byolt data pack` wrote (`shards`)."""
+    """In place of `root`, a http, https, s3, gs or file URL of a folder that `byolt data pack` wrote (`shards`)."""
     shard_cache_gb: Annotated[float, Field(gt=0)] = machine(50.0)
     """Most room that shards fetched from a URL take below `cache_dir`; what was used longest ago goes first."""
     test_root: FolderPath | None = machine(None)
