@@ -58,7 +58,7 @@ SMALL = {"pixels": Input(size_px=32, resize="crop", max_batch=4, mean=(0.5, 0.5,
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
     """A folder that holds ``export/encoder.onnx``, and the encoder in it."""
     from byolt.networks.encoders import build_encoder
-    from byolt.recipe.schema import Model
+    from byolt.recipe.model import Model
     from byolt_export.graph import export_onnx
 
     folder = tmp_path_factory.mktemp("exported")

@@ -23,7 +23,8 @@ from byolt.data import FolderSource, ImageStore, open_splits, open_store
 from byolt.data.check import check_folder
 from byolt.data.packing import pack
 from byolt.data.shards import open_folder
-from byolt.recipe.schema import Data, Recipe
+from byolt.recipe.data import Data
+from byolt.recipe.schema import Recipe
 from byolt.training.loop import pretrain
 from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import InputError, Stopped

@@ -8,7 +8,10 @@ from tests.test_command_line import draw_folder
 
 from byolt.delivery.export import _pixels
 from byolt.delivery.proof_images import gather_evidence
-from byolt.recipe.schema import Data, Export, Recipe, Schedule
+from byolt.recipe.data import Data
+from byolt.recipe.export import Export
+from byolt.recipe.optim import Schedule
+from byolt.recipe.schema import Recipe
 from byolt_export.deliver import Evidence
 from byolt_export.errors import InputError
 

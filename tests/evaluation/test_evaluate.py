@@ -23,9 +23,9 @@ from byolt.evaluation.features import embed
 from byolt.evaluation.figures import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.predictions import compare_runs
-from byolt.methods.build import weight_seed
-from byolt.networks.encoders import build_encoder
-from byolt.recipe.schema import Evaluation, Recipe
+from byolt.networks.encoders import build_encoder, weight_seed
+from byolt.recipe.evaluation import Evaluation
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError

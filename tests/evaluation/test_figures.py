@@ -7,7 +7,7 @@ import torch
 from byolt.evaluation.figures import LabelledFeatures, evaluate_features
 from byolt.evaluation.knn import knn_predict
 from byolt.evaluation.linear import linear_probe
-from byolt.recipe.schema import Evaluation
+from byolt.recipe.evaluation import Evaluation
 
 
 def features(count: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:

@@ -13,7 +13,7 @@ from byolt.data.subsets import stratified_subset
 from byolt.evaluation.features import LabelledImages, embed
 from byolt.evaluation.finetune import Classifier, Finetuned, cosine_rate, finetune, sgd, shift_and_flip
 from byolt.evaluation.linear import linear_probe
-from byolt.recipe.schema import Finetune
+from byolt.recipe.evaluation import Finetune
 from byolt_export.errors import TrainingFault
 
 CLASSES = 3

@@ -8,14 +8,15 @@ import torch
 from tests.conftest import tiny_recipe
 from torch import nn
 
-from byolt.methods.build import build_method, weight_seed
+from byolt.methods.build import build_method
 from byolt.methods.byol import Byol
 from byolt.methods.mean_teacher import MeanTeacher
-from byolt.methods.moco import MocoV2, MocoV3
+from byolt.methods.moco_v2 import MocoV2
+from byolt.methods.moco_v3 import MocoV3
 from byolt.methods.simclr import SimClr
 from byolt.methods.simsiam import SimSiam
-from byolt.networks.encoders import build_head
-from byolt.recipe.schema import Head
+from byolt.networks.encoders import build_head, weight_seed
+from byolt.recipe.model import Head
 from byolt.training.step import Learner
 from byolt_export.errors import InputError
 

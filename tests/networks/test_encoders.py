@@ -13,7 +13,7 @@ from tests.conftest import tiny_recipe
 from torch import nn
 
 from byolt.networks.encoders import build_encoder, load_encoder, load_snippet
-from byolt.recipe.schema import Model
+from byolt.recipe.model import Model
 from byolt.training.step import Learner
 from byolt_export.errors import InputError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from byolt.networks.encoders import build_encoder
 from byolt.networks.recompute import recompute_blocks
-from byolt.recipe.schema import Model
+from byolt.recipe.model import Model
 from byolt.training.step import Learner
 from byolt_export.errors import InputError
 

@@ -11,8 +11,9 @@ from tests.data.tiny_sets import write_cifar, write_stl10
 from tests.test_command_line import draw_folder
 
 from byolt.recipe.explain import explain
-from byolt.recipe.load import leaves, load_recipe
+from byolt.recipe.load import load_recipe
 from byolt.recipe.schema import Recipe
+from byolt.recipe.section import leaves
 from byolt.training.loop import prepare
 from byolt.training.stream import view_stream
 

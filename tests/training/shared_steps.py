@@ -56,7 +56,7 @@ def learn(name: str) -> dict[str, Any]:
         labels = () if batch.labels is None else (torch.from_numpy(batch.labels),)
         outcome = gathered(learner.step(step, view_1[chosen], 2 * view_2[chosen] + 1, *labels))
         seen.append(chosen)
-    return {"weights": learner.method.state_dict(), "outcome": tuple(outcome), "seen": seen}
+    return {"weights": learner.method.state_dict(), "outcome": (outcome.loss, *outcome.z, outcome.q), "seen": seen}
 
 
 def recipe_of(name: str) -> Recipe:

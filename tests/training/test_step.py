@@ -10,7 +10,7 @@ from tests.conftest import tiny_recipe
 from torch import Tensor
 
 from byolt.networks.encoders import build_head
-from byolt.recipe.schema import Head
+from byolt.recipe.model import Head
 from byolt.training.step import Learner
 
 STEPS = 8

@@ -7,7 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from byolt.console.tables import wide_console
-from byolt.run import Run, read_json
+from byolt.files import read_json
+from byolt.run import Run
 
 FEATURES = {
     "encoder": "learned encoder",

@@ -21,7 +21,7 @@ from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_s
 from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
-    from byolt.recipe.schema import Data
+    from byolt.recipe.data import Data
 
 FORMAT = 3  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
 Progress = Callable[[int, int], None]

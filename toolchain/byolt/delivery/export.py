@@ -13,8 +13,10 @@ from byolt.data import FolderSource, ImageStore
 from byolt.delivery.proof_images import gather_evidence
 from byolt.evaluation.downstream import load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
+from byolt.recipe.data import Data
 from byolt.recipe.load import with_overrides
-from byolt.recipe.schema import Data, Recipe, Schedule
+from byolt.recipe.optim import Schedule
+from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
 from byolt_export.bundle import MANIFEST, PAGE, read_golden, read_manifest
 from byolt_export.deliver import build_bundle

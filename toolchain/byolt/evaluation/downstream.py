@@ -11,8 +11,7 @@ from byolt.data import open_splits
 from byolt.evaluation.evaluate import evaluation_store, labelled, learned_encoder
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, Progress, finetune, save_classifier
-from byolt.methods.build import weight_seed
-from byolt.networks.encoders import build_encoder, without_initial_weights
+from byolt.networks.encoders import build_encoder, weight_seed, without_initial_weights
 from byolt.recipe.load import with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run

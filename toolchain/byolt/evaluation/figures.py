@@ -17,7 +17,7 @@ from byolt.evaluation.linear import linear_probe
 from byolt.evaluation.statistics import accuracy_on_test_set
 
 if TYPE_CHECKING:
-    from byolt.recipe.schema import Evaluation
+    from byolt.recipe.evaluation import Evaluation
 
 Labels = npt.NDArray[np.int64]
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from byolt.data.subsets import stratified_subset
+from byolt.device import pick_device
 from byolt.evaluation.evaluate import embed_store
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.linear import LinearProbe, linear_probe
@@ -25,7 +26,6 @@ from byolt.evaluation.statistics import accuracy_on_test_set, difference_on_test
 from byolt.networks.convolutions import speed_up_convolutions
 from byolt.networks.encoders import save_weights
 from byolt.run import Run
-from byolt.training.step import pick_device
 from byolt.views import normalise
 from byolt_export.errors import TrainingFault
 

@@ -15,26 +15,15 @@ Images = Float[Tensor, "B 3 H W"]
 
 
 class Outcome(NamedTuple):
-    """What one forward of a method gives."""
+    """What a method gives for a batch, or for a summand of its loss that can go backward before the next is made."""
 
     loss: Float[Tensor, ""]
     """The loss, a mean over the batch."""
-    z_1: Float[Tensor, "B D"]
-    """Online projections of the first view, detached: what the collapse measures look at."""
-    z_2: Float[Tensor, "B D"]
-    """Online projections of the second view, detached; a teacher's logits where only it sees that view."""
-    q_1: Float[Tensor, "B D"] | None = None
-    """Predictions from the first view's projections, detached; None without a predictor."""
-
-
-class Term(NamedTuple):
-    """A summand of the loss that can go backward before the next one is made."""
-
-    loss: Float[Tensor, ""]
     z: tuple[Float[Tensor, "B D"], ...]
-    """Online projections of the views that were seen for it, detached."""
+    """Online projections of the views that were seen for it, detached: what the collapse measures look at. Of a batch
+    those of both views; a teacher's logits where only it sees the second."""
     q: Float[Tensor, "B D"] | None = None
-    """Predictions from the first of them, detached."""
+    """Predictions from the first of them, detached; None without a predictor."""
 
 
 class Method(nn.Module):
@@ -48,8 +37,9 @@ class Method(nn.Module):
     """q, (B, D) to (B, D), or None."""
     target: nn.Sequential | None
     """Encoder and projector of the target network, or None where there is no other network."""
-    terms: Callable[..., Iterator[Term]]
-    """Each method's own: the summands of a batch's loss, so that only one holds its activations at a time."""
+    terms: Callable[..., Iterator[Outcome]]
+    """Each method's own: the summands of a batch's loss, so that only one holds its activations at a time. What else a
+    batch changes, such as a queue, is done before the first of them is given."""
 
     def __init__(self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> None:
         super().__init__()
@@ -57,21 +47,26 @@ class Method(nn.Module):
         self.target = None
 
     @property
-    def delivered(self) -> nn.Module:
+    def eval_encoder(self) -> nn.Module:
         """The encoder that is evaluated and exported."""
         return self.encoder
 
+    @property
+    def eval_classifier(self) -> nn.Linear | None:
+        """The classifier over its features, (B, F) to logits (B, C); None for a method that learns none."""
+        return None
+
     def forward(self, *batch: Tensor) -> Outcome:
         """The whole loss: the terms' sum."""
-        return joined(list(self.terms(*batch)))
+        return sum_of_terms(list(self.terms(*batch)))
 
     def set_progress(self, progress: float) -> None:
-        """Told before each step which share of the run, in [0, 1), is behind it."""
+        """Set what depends on the share of the run, in [0, 1), that is done; called before each step."""
 
     def update_target(self, tau: float | Tensor) -> None:
-        """Called after each optimizer step with the tau of the step: the target, where there is one, follows."""
+        """Move the target, where there is one; called after each optimizer step with the step's tau."""
         if self.target is not None:
-            follow(self.target, [self.encoder, self.projector], tau)
+            ema_update(self.target, [self.encoder, self.projector], tau)
 
     def project(self, view: Images) -> Float[Tensor, "B D"]:
         """Online projections z = g(f(v))."""
@@ -79,19 +74,19 @@ class Method(nn.Module):
         return z
 
 
-def joined(terms: list[Term]) -> Outcome:
+def sum_of_terms(terms: list[Outcome]) -> Outcome:
     """The outcome of a batch from all its terms."""
-    z_1, z_2 = (z for term in terms for z in term.z)
-    return Outcome(torch.stack([term.loss for term in terms]).sum(), z_1, z_2, terms[0].q)
+    z = tuple(z for term in terms for z in term.z)
+    return Outcome(torch.stack([term.loss for term in terms]).sum(), z, terms[0].q)
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """float32, where a loss is computed under autocast; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 @torch.no_grad()
-def follow(target: nn.Module, online: list[nn.Module], tau: float | Tensor) -> None:
+def ema_update(target: nn.Module, online: list[nn.Module], tau: float | Tensor) -> None:
     """Set xi <- tau * xi + (1 - tau) * theta (equation 1 of BYOL), for parameters.
 
     Buffers are left alone: the target's running statistics come from its own forwards.
@@ -112,5 +107,5 @@ def info_nce(
 
     van den Oord et al. 2018 (arXiv:1807.03748), eq. (4); ``positive`` is the number of each query's own key.
     """
-    cosines = F.normalize(wide(query), dim=1) @ F.normalize(wide(keys), dim=1).T
+    cosines = F.normalize(upcast(query), dim=1) @ F.normalize(upcast(keys), dim=1).T
     return F.cross_entropy(cosines / temperature, positive)

@@ -19,8 +19,21 @@ _LARGEST_PX = 4
 _PAIRS_PER_PIXEL = 1024
 
 
-class _OnSmallMaps(nn.Conv2d):
-    """Stands before ``nn.Conv2d``, so that a deep copy runs its own weights and no name changes."""
+class SmallMapConv2d(nn.Conv2d):
+    """A convolution whose weights' gradient is taken by ``weight_gradient`` on small maps."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Take over the weights and settings of ``conv``."""
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type] # Pairs, as a constructed convolution holds them.
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.train(conv.training)
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         learned = torch.is_grad_enabled() and weight.requires_grad and bias is None
@@ -45,10 +58,11 @@ def speed_up_convolutions(network: nn.Module, device: torch.device) -> None:
     """
     if device.type != "cpu":
         return
-    for module in network.modules():
-        # Exactly nn.Conv2d: what is derived from it has a forward of its own.
-        if type(module) is nn.Conv2d and _is_plain(module):
-            module.__class__ = _OnSmallMaps
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            # Exactly nn.Conv2d: what is derived from it has a forward of its own.
+            if type(child) is nn.Conv2d and _is_plain(child):
+                setattr(parent, name, SmallMapConv2d(child))
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:

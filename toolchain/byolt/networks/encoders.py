@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from byolt_export.errors import InputError, not_written
 
 if TYPE_CHECKING:
-    from byolt.recipe.schema import Head, Model
+    from byolt.recipe.model import Head, Model
 
 # Attributes that hold the classifier of torchvision's families; the features are what enters it.
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")
@@ -146,6 +146,11 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def weight_seed(seed: int, part: int = 0) -> int:
+    """Seed of the weights of the encoder (part 0), projector (1), or predictor or queue (2) of a run."""
+    return 3 * seed + part
 
 
 def _torchvision_builder(name: str) -> Callable[..., nn.Module]:

@@ -6,6 +6,7 @@ arithmetic. What is learned stays the same to the bit wherever a layer computes 
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,21 +17,19 @@ from torch.utils.checkpoint import checkpoint
 from byolt_export.errors import InputError
 
 
-class _Recomputed(nn.Module):
-    """Stands before a block's own class, so that a deep copy runs its own weights and no name changes."""
+def _recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """``block.forward``, whose activations are computed again in backward."""
+    plain = partial(type(block).forward, block)
+    if not (block.training and torch.is_grad_enabled()):
+        return plain(*args, **kwargs)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        plain = super().forward
-        if not (self.training and torch.is_grad_enabled()):
-            return plain(*args, **kwargs)
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _buffers_spared(block)
 
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _buffers_spared(self)
-
-        if torch.compiler.is_compiling():  # The compiler updates each buffer once, whatever it computes again.
-            return checkpoint(plain, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-        # No random state to keep: dropout and stochastic depth are 0 in every encoder of byolt.
-        return checkpoint(plain, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts, **kwargs)
+    if torch.compiler.is_compiling():  # The compiler updates each buffer once, whatever it computes again.
+        return checkpoint(plain, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    # No random state to keep: dropout and stochastic depth are 0 in every encoder of byolt.
+    return checkpoint(plain, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts, **kwargs)
 
 
 def recompute_blocks(encoder: nn.Module) -> int:
@@ -49,8 +48,8 @@ def recompute_blocks(encoder: nn.Module) -> int:
             "leave it false, and save memory with optim.accumulate"
         )
     for block in blocks:
-        kind = type(block)
-        block.__class__ = type(kind.__name__, (_Recomputed, kind), {"__module__": kind.__module__})
+        # On the instance: names and types stay, and a deep copy of the block gets a forward of its own weights.
+        block.forward = partial(_recomputed, block)
     return len(blocks)
 
 

@@ -1,14 +1,15 @@
 """What each key of a recipe means, from the schema, and what a recipe sets it to."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_args
 
 from pydantic.fields import FieldInfo
 
-from byolt.recipe.load import did_you_mean, is_section, leaves
+from byolt.recipe.faults import did_you_mean
 from byolt.recipe.methods import METHODS
 from byolt.recipe.schema import Recipe
-from byolt.recipe.section import MACHINE, Section
+from byolt.recipe.section import MACHINE, Section, is_section, leaves
 from byolt_export.errors import InputError
 
 
@@ -78,4 +79,4 @@ def _type_name(field: FieldInfo) -> str:
         return f"{core.__name__} or nothing"
     if isinstance(annotation, type) and not inside:
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("byolt.recipe.schema.", "")
+    return re.sub(r"\b(typing|byolt\.recipe\.\w+)\.", "", str(annotation))

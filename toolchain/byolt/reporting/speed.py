@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from byolt.console.tables import wide_console
-from byolt.run import write_json, write_text
+from byolt.files import write_json, write_text
 
 
 def print_speed(found: dict[str, Any]) -> None:

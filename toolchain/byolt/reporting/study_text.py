@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from byolt.console.tables import wide_console
-from byolt.run import write_text
+from byolt.files import write_text
 from byolt.study.figures import ArmFigures, StudyFigures, Table
 
 

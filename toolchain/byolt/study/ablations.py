@@ -7,7 +7,8 @@ Published values are ImageNet linear top-1 in per cent, ResNet-50: of BYOL (Gril
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from byolt.recipe.load import changed, result_keys
+from byolt.recipe.identity import result_keys
+from byolt.recipe.load import with_changes
 from byolt.recipe.schema import Recipe
 from byolt.study.plan import Arm, Changes
 from byolt_export.errors import InputError
@@ -103,7 +104,7 @@ def ablation_arms(recipe: Recipe, name: str) -> list[Arm]:
         raise InputError(f"method.name {recipe.method.name}: the ablations take BYOL apart; use a recipe of byol")
     arms: dict[str, Arm] = {}
     for line in _batches(recipe) if name == "batch" else LINES[name]:
-        of_line = changed(recipe, line.changes)
+        of_line = with_changes(recipe, line.changes)
         # A switch may change nothing here: a recipe without blur has no row without it.
         same = str(result_keys(of_line))
         arms.setdefault(same, Arm(line.name, of_line, line.changes, line.published, line.source))

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from byolt.console.progress import Progress
 from byolt.distributed.process_group import is_first, largest, told_by_first
+from byolt.files import write_json
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
-from byolt.run import Run, write_json
+from byolt.run import Run
 from byolt.training.checkpoint import save_checkpoint
 from byolt.training.online_eval import NonFiniteFeatures, Watch
 from byolt.training.step import Learner, gathered

@@ -15,7 +15,8 @@ import torch
 
 from byolt.distributed.collectives import world_size
 from byolt.errors import is_memory_fault
-from byolt.recipe.methods import MeanTeacherMethod, MocoV2Method
+from byolt.recipe.methods.mean_teacher import MeanTeacherMethod
+from byolt.recipe.methods.moco_v2 import MocoV2Method
 from byolt.run import Run
 from byolt.training import cuda_graph as stepper_file
 from byolt.training import step as learner_file

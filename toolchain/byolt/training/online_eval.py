@@ -68,11 +68,12 @@ class Watch:
 
         From what the step computed anyway; but it waits for the device, and uniformity looks at each pair of the batch.
         """
+        z_1, z_2 = (z.cpu() for z in outcome.z)
         return {
             "loss": round(float(outcome.loss), 6),
-            "z_std_ratio": round(z_std_ratio(outcome.z_1.cpu()), 4),
-            "alignment": round(alignment(outcome.z_1.cpu(), outcome.z_2.cpu()), 4),
-            "uniformity": round(uniformity(outcome.z_1.cpu()), 4),
+            "z_std_ratio": round(z_std_ratio(z_1), 4),
+            "alignment": round(alignment(z_1, z_2), 4),
+            "uniformity": round(uniformity(z_1), 4),
             **dynamics(outcome, method),
         }
 
@@ -85,13 +86,13 @@ class Watch:
         data, knn = self.recipe.data, self.recipe.evaluation
 
         def features(images: Any) -> torch.Tensor:
-            embedded = embed(learner.method.delivered, images, mean=data.mean, std=data.std, device=learner.device)
+            embedded = embed(learner.method.eval_encoder, images, mean=data.mean, std=data.std, device=learner.device)
             if not bool(torch.isfinite(embedded).all()):
                 raise NonFiniteFeatures
             return embedded
 
         figures = self.glance(outcome, learner.method)
-        both = torch.cat([outcome.z_1, outcome.z_2]).cpu()
+        both = torch.cat(outcome.z).cpu()
         figures["spectrum"] = [float(f"{value:.3g}") for value in spectrum(both).tolist()]
         probe = features(self.probe)
         figures["rankme"] = round(rankme(probe), 2)

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 
+from byolt.device import computes_in_bf16
 from byolt.distributed.batch_norm import synchronise_norms
 from byolt.distributed.collectives import gather_rows, mean_over_processes, world_size
-from byolt.methods.base import Method, Outcome, Term, joined
+from byolt.methods.base import Method, Outcome, sum_of_terms
 from byolt.methods.build import build_method
 from byolt.networks.convolutions import speed_up_convolutions
 from byolt.networks.recompute import recompute_blocks
-from byolt.recipe.methods import ByolMethod, MeanTeacherMethod, MocoV2Method, MovingTarget, SimSiamMethod
-from byolt.recipe.section import Section
+from byolt.recipe.methods import MethodSettings
 from byolt.training.optimizers import build_optimizer
 from byolt.training.schedules import learning_rate, tau
 from byolt_export.errors import InputError
@@ -68,10 +68,11 @@ class Learner:
         speed_up_convolutions(self.method.encoder, device)
         self.recomputed_blocks = recompute_blocks(self.method.encoder) if recipe.machine.recompute else 0
         self.forward, self._no_sync = _forward_of(self.method, compiled=recipe.machine.compile)
-        rates = predictor_rates(recipe.method)
-        self.optimizer = build_optimizer(self.method, recipe.optim, device_rates=device_rates, **rates)
+        self.optimizer = build_optimizer(
+            self.method, recipe.optim, recipe.method.predictor_rate_rule, device_rates=device_rates
+        )
         self.decay: float | Tensor = torch.zeros((), device=device) if device_rates else 0.0
-        self.bf16 = _takes_bf16(recipe.machine.precision, device)
+        self.bf16 = computes_in_bf16(recipe.machine.precision, device)
 
     def learning_rate(self, step: int) -> float:
         """Rate of a step, for images of the whole batch."""
@@ -79,13 +80,10 @@ class Learner:
 
     def tau(self, step: int) -> float | None:
         """Target decay of a step; None for a method without moving target."""
-        if isinstance(self.settings, MocoV2Method | MeanTeacherMethod):
-            return self.settings.tau
-        if not isinstance(self.settings, MovingTarget):
-            return None
-        if self.settings.tau_schedule == "constant":
-            return self.settings.tau_base
-        return tau(step, steps=self.steps, tau_base=self.settings.tau_base)
+        decay = self.settings.target_decay
+        if decay is None or decay.schedule == "constant":
+            return None if decay is None else decay.base
+        return tau(step, steps=self.steps, tau_base=decay.base)
 
     def step(self, step: int, *batch: Tensor) -> Outcome:
         """Take step number ``step``; the loss before it and the projections, detached and still on the device.
@@ -130,12 +128,12 @@ class Learner:
     def _learn_from(self, part: tuple[Tensor, ...]) -> Outcome:
         """Forward and backward a term at a time, so that one term's activations are gone before the next one's come."""
         terms = iter(self.forward(*part))
-        made: list[Term] = []
+        made: list[Outcome] = []
         while True:
             with record_function("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 term = next(terms, None)
             if term is None:
-                return joined(made)
+                return sum_of_terms(made)
             with record_function("backward"):
                 torch.autograd.backward(term.loss / self.accumulate)
             made.append(term._replace(loss=term.loss.detach()))
@@ -162,28 +160,24 @@ class Learner:
 
 def gathered(outcome: Outcome) -> Outcome:
     """The outcome of the global batch, in every process."""
-    return Outcome(
-        mean_over_processes(outcome.loss),
-        gather_rows(outcome.z_1),
-        gather_rows(outcome.z_2),
-        None if outcome.q_1 is None else gather_rows(outcome.q_1),
-    )
+    z = tuple(gather_rows(one) for one in outcome.z)
+    return Outcome(mean_over_processes(outcome.loss), z, None if outcome.q is None else gather_rows(outcome.q))
 
 
-def _share(method: Method, settings: Section, device: torch.device) -> None:
-    """Make a method that is one of several processes': statistics over the global batch, or over MoCo v2's parts."""
-    if not isinstance(settings, MocoV2Method):
+def _share(method: Method, settings: MethodSettings, device: torch.device) -> None:
+    """Make a method that is one of several processes': statistics over the global batch, or over its parts."""
+    if settings.norm_parts is None:
         synchronise_norms(method, device)
-    elif settings.norm_groups % world_size():
+    elif settings.norm_parts % world_size():
         raise InputError(
-            f"method.norm_groups {settings.norm_groups} must be a multiple of the {world_size()} processes: each "
+            f"method.norm_groups {settings.norm_parts} must be a multiple of the {world_size()} processes: each "
             "normalises as many parts of a batch"
         )
 
 
 def _forward_of(
     method: Method, *, compiled: bool
-) -> tuple[Callable[..., Iterable[Term]], Callable[[], AbstractContextManager[Any]]]:
+) -> tuple[Callable[..., Iterable[Outcome]], Callable[[], AbstractContextManager[Any]]]:
     """A method's terms, and a context in which the processes' gradients are not averaged.
 
     Compiled or of several processes a method is called whole: one graph, one reduction that overlaps its backward.
@@ -200,43 +194,17 @@ def _forward_of(
         whole = DistributedDataParallel(whole, gradient_as_bucket_view=True, **how)
         no_sync = whole.no_sync
 
-    def terms(*batch: Tensor) -> Iterable[Term]:
-        outcome = whole(*batch)
-        yield Term(outcome.loss, (outcome.z_1, outcome.z_2), outcome.q_1)
+    def terms(*batch: Tensor) -> Iterable[Outcome]:
+        yield whole(*batch)
 
     return terms, no_sync
 
 
 def _whole(parts: list[Outcome]) -> Outcome:
     """The outcome of a batch from those of its equal parts."""
-    predictions = [part.q_1 for part in parts if part.q_1 is not None]
+    predictions = [part.q for part in parts if part.q is not None]
     return Outcome(
         torch.stack([part.loss for part in parts]).mean(),
-        torch.cat([part.z_1 for part in parts]),
-        torch.cat([part.z_2 for part in parts]),
+        tuple(torch.cat(view) for view in zip(*(part.z for part in parts), strict=True)),
         torch.cat(predictions) if predictions else None,
     )
-
-
-def predictor_rates(method: Section) -> dict[str, Any]:
-    """How the predictor's learning rate departs from that of the rest, for ``build_optimizer``."""
-    if isinstance(method, ByolMethod):
-        return {"predictor_multiplier": method.predictor_lr_multiplier}
-    if isinstance(method, SimSiamMethod):
-        return {"predictor_constant": method.predictor_rate == "constant"}
-    return {}
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of the recipe; ``auto`` is a GPU where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("machine.device: no CUDA device here; use device: auto, and see `byolt doctor`")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _takes_bf16(precision: str, device: torch.device) -> bool:
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16"

@@ -1,7 +1,6 @@
-"""MoCo: find the key of the same image, made by a slowly moving network, among the keys of other images.
+"""MoCo v2: find the key of the same image, made by a slowly moving network, in a queue of the keys of other images.
 
-v2 keeps a queue of keys (He et al. 2020, arXiv:1911.05722; Chen et al. 2020, arXiv:2003.04297), v3 takes those of the
-batch and adds a predictor (Chen et al. 2021, arXiv:2104.02057).
+He et al. 2020 (arXiv:1911.05722); Chen et al. 2020 (arXiv:2003.04297).
 Axes: B images, D projection features, K keys of the queue.
 """
 
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 
 from byolt.distributed.batch_norm import statistics_in_turn
 from byolt.distributed.collectives import gather_rows, own_rows, world_size
-from byolt.methods.base import Images, Method, Term, info_nce, wide
+from byolt.methods.base import Images, Method, Outcome, upcast
+from byolt.methods.build import Networks
+from byolt.recipe.methods.moco_v2 import MocoV2Method
 
 
 class MocoV2(Method):
@@ -49,20 +50,22 @@ class MocoV2(Method):
         self.register_buffer("queue", F.normalize(queue, dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
-    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:
-        """Mean of both directions (differs: the paper has one), then both views' keys take the oldest ones' places."""
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Outcome]:
+        """Mean of both directions (differs: the paper has one); both views' keys take the oldest ones' places."""
         key_1, key_2 = self._keys(view_1), self._keys(view_2)
+        negatives = self.queue.clone()  # As it was before the batch, whichever terms the caller takes.
+        self._enqueue(torch.cat([gather_rows(key_1), gather_rows(key_2)]))
         for view, key in ((view_1, key_2), (view_2, key_1)):
             z = self._queries(view)
-            yield Term(self.contrast(z, key) / 2, (z.detach(),))
-        self._enqueue(torch.cat([gather_rows(key_1), gather_rows(key_2)]))
+            yield Outcome(self.contrast(z, key, negatives) / 2, (z.detach(),))
 
-    def contrast(self, query: Float[Tensor, "B D"], key: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-        """Equation 1: each query's own key against the queue, not against the other keys of the batch."""
-        query, key = F.normalize(wide(query), dim=1), F.normalize(wide(key), dim=1)
+    def contrast(
+        self, query: Float[Tensor, "B D"], key: Float[Tensor, "B D"], negatives: Float[Tensor, "K D"]
+    ) -> Float[Tensor, ""]:
+        """Equation 1: each query's own key against ``negatives``, not against the other keys of the batch."""
+        query, key = F.normalize(upcast(query), dim=1), F.normalize(upcast(key), dim=1)
         own = (query * key).sum(1, keepdim=True)
-        # A copy: the queue changes before the backward that needs these.
-        others = query @ wide(self.queue).clone().T
+        others = query @ upcast(negatives).T
         logits = torch.cat([own, others], 1) / self.temperature
         return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
@@ -93,7 +96,7 @@ class MocoV2(Method):
         if self.shuffle:
             keys = gather_rows(keys)
             keys = torch.empty_like(keys).index_copy_(0, order, keys)[own]
-        return F.normalize(wide(keys), dim=1)
+        return F.normalize(upcast(keys), dim=1)
 
     @torch.no_grad()
     def _enqueue(self, keys: Float[Tensor, "N D"]) -> None:
@@ -102,27 +105,15 @@ class MocoV2(Method):
         self.position.copy_((self.position + len(keys)) % len(self.queue))
 
 
-class MocoV3(Method):
-    """Query network with predictor, key network; the batch's other images are the negatives."""
-
-    predictor: nn.Module
-
-    def __init__(self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module, *, temperature: float) -> None:
-        super().__init__(encoder, projector, predictor)
-        self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
-        self.temperature = temperature
-
-    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:
-        """Algorithm 1: both directions of ``ctr``, summed."""
-        assert self.target is not None
-        with torch.no_grad():
-            key_1, key_2 = self.target(view_1), self.target(view_2)
-        for view, key in ((view_1, key_2), (view_2, key_1)):
-            z = self.project(view)
-            q = self.predictor(z)
-            yield Term(self.contrast(q, key), (z.detach(),), q.detach())
-
-    def contrast(self, query: Float[Tensor, "B D"], key: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-        """``ctr`` of Algorithm 1: 2 T times the InfoNCE of each query among the batch's keys."""
-        own = own_rows(query)
-        return 2 * self.temperature * info_nce(query, gather_rows(key), own, self.temperature)
+def build(networks: Networks, settings: MocoV2Method) -> MocoV2:
+    """MoCo v2 by the recipe."""
+    with networks.drawn(2):
+        queue = torch.randn(settings.queue_size, networks.projection_dim)
+    return MocoV2(
+        networks.encoder,
+        networks.projector(),
+        temperature=settings.temperature,
+        queue=queue,
+        norm_groups=settings.norm_groups,
+        shuffle=settings.shuffle,
+    )
