@@ -20,10 +20,11 @@ from byolt.evaluation.collapse import rankme, uniformity, z_std_ratio
 from byolt.evaluation.downstream import finetune_run, load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluate_run, evaluation_store, learned_encoder
 from byolt.evaluation.features import embed
-from byolt.evaluation.figures import evaluate_features, evaluate_folds
+from byolt.evaluation.figures import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.predictions import compare_runs
 from byolt.networks.encoders import build_encoder, weight_seed
+from byolt.recipe.evaluation import Evaluation
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt.training.loop import pretrain
@@ -149,8 +150,14 @@ def test_stl10_is_measured_on_its_official_folds(tmp_path: Path, monkeypatch: py
     features, queries = embed_store(encoder, train, recipe), embed_store(encoder, test, recipe)
     assert train.labels is not None
     assert test.labels is not None
-    how = {"features": "", "classes": 10, "knn_k": 200, "knn_temperature": 0.07, "validation_share": 0.1, "seed": 0}
-    third = evaluate_features(features[folds[3]], train.labels[folds[3]], queries, test.labels, **how)
+    third, _ = evaluate_features(
+        LabelledFeatures("", features[folds[3]], train.labels[folds[3]]),
+        LabelledFeatures("", queries, test.labels),
+        what="",
+        classes=10,
+        settings=recipe.evaluation,
+        seed=0,
+    )
     kept = (run.figures("encoder") or {})["folds"]
     assert kept["knn"]["accuracies"][3] == third["knn"]["accuracy"]
     assert kept["linear"]["accuracies"][3] == third["linear"]["accuracy"]
@@ -158,10 +165,11 @@ def test_stl10_is_measured_on_its_official_folds(tmp_path: Path, monkeypatch: py
 
 def test_folds_are_told_by_mean_and_sample_deviation() -> None:
     """A gallery of one class a fold: 1/4, 1/4 and 2/4; mean 1/3, deviation sqrt((2 (1/12)^2 + (1/6)^2) / 2)."""
-    train, labels = torch.eye(3).repeat_interleave(2, 0), np.array([0, 0, 1, 1, 2, 2])
-    test, test_labels = torch.eye(3)[[0, 1, 2, 2]], np.array([0, 1, 2, 2])
-    how = {"features": "", "classes": 3, "knn_k": 2, "knn_temperature": 0.07, "validation_share": 0.5, "seed": 0}
-    figures = evaluate_folds([np.array([2 * k, 2 * k + 1]) for k in range(3)], train, labels, test, test_labels, **how)
+    train = LabelledFeatures("", torch.eye(3).repeat_interleave(2, 0), np.array([0, 0, 1, 1, 2, 2]))
+    test = LabelledFeatures("", torch.eye(3)[[0, 1, 2, 2]], np.array([0, 1, 2, 2]))
+    settings = Evaluation(knn_k=2, validation_share=0.4)  # Rounded half up, at least one: one of the two.
+    folds = [np.array([2 * k, 2 * k + 1]) for k in range(3)]
+    figures = evaluate_folds(folds, train, test, what="", classes=3, settings=settings, seed=0)
     assert figures["knn"]["accuracies"] == [0.25, 0.25, 0.5]
     assert figures["knn"]["mean"] == pytest.approx(1 / 3)
     assert figures["knn"]["std"] == pytest.approx(((2 / 144 + 1 / 36) / 2) ** 0.5)

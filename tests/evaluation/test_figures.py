@@ -1,14 +1,13 @@
 import json
+from typing import Any
 
 import numpy as np
 import torch
 
-from byolt.evaluation.figures import accuracy_figure, evaluate_features
-from byolt.evaluation.intervals import wilson_95
+from byolt.evaluation.figures import LabelledFeatures, evaluate_features
 from byolt.evaluation.knn import knn_predict
 from byolt.evaluation.linear import linear_probe
-
-SETTINGS = {"features": "blobs", "classes": 3, "knn_temperature": 0.07, "validation_share": 0.2, "seed": 0}
+from byolt.recipe.evaluation import Evaluation
 
 
 def features(count: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -17,16 +16,15 @@ def features(count: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
     return torch.randn(count, 6, generator=generator) + 1.5 * torch.eye(6)[labels], labels
 
 
-def test_an_accuracy_is_the_share_of_correct_images() -> None:
-    figure = accuracy_figure(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 0]))
-    assert figure == {"accuracy": 0.75, "interval_95": list(wilson_95(0.75, 4)), "n_test": 4}
+def measured(train: tuple[Any, Any], test: tuple[Any, Any], knn_k: int = 5) -> dict[str, Any]:
+    settings = Evaluation(knn_k=knn_k, validation_share=0.2)
+    parts = LabelledFeatures("a", *train), LabelledFeatures("b", *test)
+    return evaluate_features(*parts, what="blobs", classes=3, settings=settings, seed=0)[0]
 
 
 def test_both_figures_are_those_of_their_classifiers_on_the_test_split() -> None:
     (train, train_labels), (test, test_labels) = features(90, 0), features(60, 1)
-    figures = evaluate_features(
-        train, train_labels, test, test_labels, knn_k=5, train_split="a", test_split="b", **SETTINGS
-    )
+    figures = measured((train, train_labels), (test, test_labels))
     voted = knn_predict(train, train_labels, test, classes=3, k=5, temperature=0.07)
     probe = linear_probe(train, train_labels, classes=3, validation_share=0.2, seed=0)
     assert figures["knn"]["accuracy"] == (voted == test_labels).mean()
@@ -44,8 +42,8 @@ def test_both_figures_are_those_of_their_classifiers_on_the_test_split() -> None
 
 def test_nothing_is_chosen_on_the_test_split() -> None:
     (train, train_labels), (test, test_labels) = features(90, 2), features(60, 3)
-    one = evaluate_features(train, train_labels, test, test_labels, knn_k=5, **SETTINGS)
-    two = evaluate_features(train, train_labels, test, (test_labels + 1) % 3, knn_k=5, **SETTINGS)
+    one = measured((train, train_labels), (test, test_labels))
+    two = measured((train, train_labels), (test, (test_labels + 1) % 3))
     assert one["linear"]["accuracy"] > 0.5 > two["linear"]["accuracy"]
     for figure in ("knn", "linear"):
         chosen = [
@@ -57,7 +55,7 @@ def test_nothing_is_chosen_on_the_test_split() -> None:
 
 def test_a_gallery_below_k_votes_whole_and_the_figure_says_so() -> None:
     (train, train_labels), (test, test_labels) = features(30, 4), features(30, 5)
-    figure = evaluate_features(train, train_labels, test, test_labels, knn_k=200, **SETTINGS)["knn"]
+    figure = measured((train, train_labels), (test, test_labels), knn_k=200)["knn"]
     assert (figure["k"], figure["k_asked"]) == (30, 200)
     voted = knn_predict(train, train_labels, test, classes=3, k=30, temperature=0.07)
     assert figure["accuracy"] == (voted == test_labels).mean()

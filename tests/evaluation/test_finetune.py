@@ -5,18 +5,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.conftest import tiny_recipe
 from tests.evaluation.arrays import coloured_images
 from torch import nn
 
 from byolt.data.subsets import stratified_subset
-from byolt.evaluation.features import embed
+from byolt.evaluation.features import LabelledImages, embed
 from byolt.evaluation.finetune import Classifier, Finetuned, cosine_rate, finetune, sgd, shift_and_flip
 from byolt.evaluation.linear import linear_probe
 from byolt.recipe.evaluation import Finetune
 from byolt_export.errors import TrainingFault
 
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CLASSES = 3
+RECIPE = tiny_recipe(
+    data={"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
+    evaluation={"validation_share": 0.2},
+    machine={"device": "cpu"},
+)
+HOW = {"mean": RECIPE.data.mean, "std": RECIPE.data.std, "device": "cpu"}
 SETTINGS = Finetune(epochs=2, batch_size=16)
 
 
@@ -30,24 +36,13 @@ def small_encoder(seed: int) -> nn.Module:
 def run(seed: int = 0, share: float = 1.0, settings: Finetune = SETTINGS, **parts: Any) -> Finetuned:
     train, train_labels = coloured_images(60, CLASSES, 8, seed=1)
     test, test_labels = coloured_images(30, CLASSES, 8, seed=2)
-    parts = {"encoder": small_encoder(0), "untrained": small_encoder(1), "test": test} | parts
+    parts = {"encoder": small_encoder(0), "untrained": small_encoder(1)} | parts
     return finetune(
-        parts["encoder"],
-        parts["untrained"],
-        train,
-        train_labels,
-        parts["test"],
-        test_labels,
-        classes=CLASSES,
-        settings=settings,
+        train=LabelledImages(train, train_labels, CLASSES),
+        test=LabelledImages(parts.pop("test", test), test_labels, CLASSES),
+        recipe=RECIPE.model_copy(update={"seed": seed, "finetune": settings}),
         share=share,
-        validation_share=0.2,
-        seed=seed,
-        mean=MEAN,
-        std=STD,
-        device="cpu",
-        others=parts.get("others"),
-        progress=parts.get("progress"),
+        **parts,
     )
 
 
@@ -60,10 +55,10 @@ def test_the_probes_head_predicts_in_the_classifier_what_the_probe_predicts() ->
     encoder = small_encoder(0)
     with torch.no_grad():
         encoder[-1].bias += 100  # Far from 0, so that a head without the features' mean would be plainly wrong.
-    features = embed(encoder, train, mean=MEAN, std=STD, device="cpu")
+    features = embed(encoder, train, **HOW)
     probe = linear_probe(features, labels, classes=CLASSES, validation_share=0.2, seed=0)
     classifier = Classifier.from_probe(encoder, probe)
-    logits = embed(classifier, train, mean=MEAN, std=STD, device="cpu")
+    logits = embed(classifier, train, **HOW)
     assert len(set(probe.predict(features))) == CLASSES
     np.testing.assert_array_equal(logits.argmax(1).numpy(), probe.predict(features))
     assert classifier.encoder is not encoder
@@ -111,9 +106,9 @@ def test_the_probes_figure_is_that_of_frozen_features_and_the_other_that_of_the_
     result = run(settings=Finetune(epochs=6, batch_size=16, base_lr=1.0))
     train, train_labels = coloured_images(60, CLASSES, 8, seed=1)
     test, test_labels = coloured_images(30, CLASSES, 8, seed=2)
-    features, outside = (embed(small_encoder(0), images, mean=MEAN, std=STD, device="cpu") for images in (train, test))
+    features, outside = (embed(small_encoder(0), images, **HOW) for images in (train, test))
     probe = linear_probe(features, train_labels, classes=CLASSES, validation_share=0.2, seed=0)
-    logits = embed(result.classifier, test, mean=MEAN, std=STD, device="cpu")
+    logits = embed(result.classifier, test, **HOW)
     frozen = (probe.predict(outside) == test_labels).mean()
     tuned = (logits.argmax(1).numpy() == test_labels).mean()
     assert frozen != tuned

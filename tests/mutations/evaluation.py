@@ -48,13 +48,6 @@ EVALUATION = [
         IN_EVALUATION + "/test_collapse.py",
     ),
     Mutation(
-        "interval without Wilson's centre",
-        "toolchain/byolt/evaluation/intervals.py",
-        "centre = (accuracy + z2 / (2 * n))",
-        "centre = (accuracy)",
-        IN_EVALUATION + "/test_intervals.py",
-    ),
-    Mutation(
         "deviation over folds biased",
         "toolchain/byolt/evaluation/figures.py",
         "ddof=1",

@@ -11,11 +11,11 @@ from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.source import ImageSource, Labels
 from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
-from byolt.evaluation.features import embed
-from byolt.evaluation.figures import evaluate_and_predict, evaluate_folds
+from byolt.evaluation.features import LabelledImages, embed
+from byolt.evaluation.figures import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.predictions import write_predictions
-from byolt.evaluation.statistics import mcnemar
+from byolt.evaluation.statistics import difference_on_test_set
 from byolt.networks.encoders import build_encoder, load_encoder, weight_seed, without_initial_weights
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import with_overrides
@@ -63,8 +63,7 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
         name: _labelled_figures(what, features, train, test, splits, recipe) for name, (what, features) in kinds.items()
     }
     answers = {name: predicted for name, (_, predicted) in measured.items()}
-    assert test.labels is not None
-    measured["encoder"][0]["against"] = _against_others(answers, test.labels)
+    measured["encoder"][0]["against"] = _against_others(answers, labelled(test).labels)
     for name, (figures, _) in measured.items():
         run.write_figures(name, figures)
     write_predictions(run, answers, test)
@@ -74,7 +73,8 @@ def _against_others(answers: dict[str, dict[str, Labels]], labels: Labels) -> di
     """McNemar's test of the encoder against every other kind of features, on the same images."""
     return {
         name: {
-            probe: mcnemar(answers["encoder"][probe] == labels, others[probe] == labels)._asdict() for probe in others
+            probe: difference_on_test_set(answers["encoder"][probe] == labels, predicted == labels)._asdict()
+            for probe, predicted in others.items()
         }
         for name, others in answers.items()
         if name != "encoder"
@@ -90,24 +90,19 @@ def _labelled_figures(
     recipe: Recipe,
 ) -> tuple[dict[str, Any], dict[str, Labels]]:
     """kNN and linear probe of one kind of features, over the set's official folds too where it has them; answers."""
-    assert train.labels is not None
-    assert test.labels is not None
-    parts = features(train), train.labels, features(test), test.labels
+    gallery = LabelledFeatures(train.source.name, features(train), labelled(train).labels)
+    queries = LabelledFeatures(test.source.name, features(test), labelled(test).labels)
     how: dict[str, Any] = {
-        "features": what,
+        "what": what,
         "classes": len(train.classes),
-        "knn_k": recipe.evaluation.knn_k,
-        "knn_temperature": recipe.evaluation.knn_temperature,
-        "validation_share": recipe.evaluation.validation_share,
+        "settings": recipe.evaluation,
         "seed": recipe.seed,
-        "train_split": train.source.name,
-        "test_split": test.source.name,
     }
-    figures, answers = evaluate_and_predict(*parts, **how)
+    figures, answers = evaluate_features(gallery, queries, **how)
     if splits.folds:
         # Folds count the images of the source; unreadable ones have left the store.
         folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
-        figures["folds"] = evaluate_folds(folds, *parts, **how)
+        figures["folds"] = evaluate_folds(folds, gallery, queries, **how)
     return figures, answers
 
 
@@ -155,6 +150,12 @@ def learned_encoder(run: Run) -> nn.Module:
 def evaluation_store(source: ImageSource, recipe: Recipe) -> ImageStore:
     """A source's images at the size that the device sees."""
     return store_of(source, recipe.data, recipe.data.image_size_px)
+
+
+def labelled(store: ImageStore) -> LabelledImages:
+    """The images of a store that has labels, with them."""
+    assert store.labels is not None
+    return LabelledImages(store, store.labels, len(store.classes))
 
 
 def embed_store(encoder: nn.Module, images: Any, recipe: Recipe) -> Tensor:

@@ -1,90 +1,83 @@
-"""kNN and linear probe of any features as figures that say how they were made."""
+"""kNN and linear probe of any features as figures that say how they were made.
+
+Axes: N images, D features.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float32
 from torch import Tensor
 
-from byolt.evaluation.intervals import wilson_95
 from byolt.evaluation.knn import knn_predict
 from byolt.evaluation.linear import linear_probe
+from byolt.evaluation.statistics import accuracy_on_test_set
+
+if TYPE_CHECKING:
+    from byolt.recipe.evaluation import Evaluation
 
 Labels = npt.NDArray[np.int64]
 
 
-def accuracy_figure(predicted: Labels, labels: Labels) -> dict[str, Any]:
-    """Share of correct predictions, with its number of images and 95 % Wilson interval."""
-    accuracy = float((predicted == labels).mean())
-    return {"accuracy": accuracy, "interval_95": list(wilson_95(accuracy, len(labels))), "n_test": len(labels)}
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """Features of one split, and the class of each image, (N,)."""
+
+    split: str
+    """What to call it in the figures."""
+    features: Float32[Tensor, "N D"]
+    labels: Labels
 
 
 def evaluate_features(
-    train_features: Float32[Tensor, "N D"],
-    train_labels: Labels,
-    test_features: Float32[Tensor, "M D"],
-    test_labels: Labels,
-    **how: Any,
-) -> dict[str, Any]:
-    """kNN and linear probe, each with one look at the test split; the figures of ``evaluate_and_predict``."""
-    return evaluate_and_predict(train_features, train_labels, test_features, test_labels, **how)[0]
-
-
-def evaluate_and_predict(
-    train_features: Float32[Tensor, "N D"],
-    train_labels: Labels,
-    test_features: Float32[Tensor, "M D"],
-    test_labels: Labels,
+    train: LabelledFeatures,
+    test: LabelledFeatures,
     *,
-    features: str,
+    what: str,
     classes: int,
-    knn_k: int,
-    knn_temperature: float,
-    validation_share: float,
+    settings: "Evaluation",
     seed: int,
-    train_split: str = "train",
-    test_split: str = "test",
 ) -> tuple[dict[str, Any], dict[str, Labels]]:
     """kNN and linear probe, each with one look at the test split.
 
     The same protocol for every kind of features, learned or not.
 
     Args:
-        train_features, train_labels: Gallery of kNN, training images of the probe.
-        test_features, test_labels: What the figures are of.
-        features: What the features are, in words.
+        train: Gallery of kNN, training images of the probe.
+        test: What the figures are of.
+        what: What the features are, in words.
         classes: Number of classes.
-        knn_k: Neighbours asked for; a smaller gallery votes whole, and the figure says so.
-        knn_temperature: Votes weigh exp(cosine / temperature).
-        validation_share: Share of the training images that the probe's l2 is chosen on.
+        settings: Neighbours asked for (a smaller gallery votes whole, and the figure says so), the temperature of their
+            votes, and the share of the training images that the probe's l2 is chosen on.
         seed: Draws that validation split.
-        train_split, test_split: What to call the two splits in the figures.
 
     Returns:
         JSON-able ``{"knn": {...}, "linear": {...}}``, each with accuracy, interval_95, n_test, features, splits
-        and protocol; and the predicted class of each test image, (M,), by ``knn`` and by ``linear``.
+        and protocol; and the predicted class of each test image, (N,), by ``knn`` and by ``linear``.
     """
-    common = {"features": features, "train_split": train_split, "n_train": len(train_labels), "test_split": test_split}
-    k = min(knn_k, len(train_labels))
-    voted = knn_predict(train_features, train_labels, test_features, classes=classes, k=k, temperature=knn_temperature)
-    probe = linear_probe(train_features, train_labels, classes=classes, validation_share=validation_share, seed=seed)
-    answers = {"knn": voted, "linear": probe.predict(test_features)}
+    common = {"features": what, "train_split": train.split, "n_train": len(train.labels), "test_split": test.split}
+    k, temperature = min(settings.knn_k, len(train.labels)), settings.knn_temperature
+    voted = knn_predict(train.features, train.labels, test.features, classes=classes, k=k, temperature=temperature)
+    share = settings.validation_share
+    probe = linear_probe(train.features, train.labels, classes=classes, validation_share=share, seed=seed)
+    answers = {"knn": voted, "linear": probe.predict(test.features)}
     figures = {
         "knn": {
-            **accuracy_figure(voted, test_labels),
+            **accuracy_on_test_set(voted, test.labels),
             **common,
             "k": k,
-            "k_asked": knn_k,
-            "temperature": knn_temperature,
+            "k_asked": settings.knn_k,
+            "temperature": temperature,
             "protocol": "exact search by cosine over the whole training split, votes weigh exp(cosine / temperature)",
         },
         "linear": {
-            **accuracy_figure(answers["linear"], test_labels),
+            **accuracy_on_test_set(answers["linear"], test.labels),
             **common,
             "l2": probe.l2,
-            "validation_share": validation_share,
+            "validation_share": share,
             "validation_accuracies": [
                 {"l2": l2, "accuracy": accuracy} for l2, accuracy in probe.validation_accuracies.items()
             ],
@@ -97,29 +90,23 @@ def evaluate_and_predict(
 
 
 def evaluate_folds(
-    folds: Sequence[Labels],
-    train_features: Float32[Tensor, "N D"],
-    train_labels: Labels,
-    test_features: Float32[Tensor, "M D"],
-    test_labels: Labels,
-    **how: Any,
+    folds: Sequence[Labels], train: LabelledFeatures, test: LabelledFeatures, **how: Any
 ) -> dict[str, Any]:
     """kNN and linear probe from each official fold of the training images alone, on the whole test split.
 
     Args:
         folds: Indices into the training images, a fold each; at least two.
-        train_features, train_labels: All training images.
-        test_features, test_labels: What the figures are of.
+        train: All training images.
+        test: What the figures are of.
         how: The keywords of ``evaluate_features``.
 
     Returns:
         JSON-able ``{"knn": {...}, "linear": {...}}``, each with the accuracies in the folds' order, their mean, and
         their sample standard deviation (divisor: folds - 1).
     """
-    each = [
-        evaluate_features(train_features[fold], train_labels[fold], test_features, test_labels, **how) for fold in folds
-    ]
-    figures: dict[str, Any] = {"images": [len(fold) for fold in folds], "n_test": len(test_labels)}
+    parts = [LabelledFeatures(train.split, train.features[fold], train.labels[fold]) for fold in folds]
+    each = [evaluate_features(part, test, **how)[0] for part in parts]
+    figures: dict[str, Any] = {"images": [len(fold) for fold in folds], "n_test": len(test.labels)}
     for kind in ("knn", "linear"):
         accuracies = [figure[kind]["accuracy"] for figure in each]
         figures[kind] = {

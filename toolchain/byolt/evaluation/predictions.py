@@ -8,7 +8,7 @@ import numpy as np
 
 from byolt.data import ImageStore
 from byolt.data.source import Labels
-from byolt.evaluation.statistics import mcnemar
+from byolt.evaluation.statistics import difference_on_test_set
 from byolt.run import Run
 from byolt_export.errors import InputError, not_written
 
@@ -72,6 +72,8 @@ def compare_runs(run: Run, other: Run) -> dict[str, Any]:
     if ours.images != theirs.images or not np.array_equal(ours.labels, theirs.labels):
         raise InputError(f"{run.path} and {other.path} were evaluated on other test images; evaluate both on one set")
     return {
-        probe: mcnemar(ours.answers[probe] == ours.labels, theirs.answers[probe] == ours.labels)._asdict()
+        probe: difference_on_test_set(
+            ours.answers[probe] == ours.labels, theirs.answers[probe] == ours.labels
+        )._asdict()
         for probe in PROBES
     }

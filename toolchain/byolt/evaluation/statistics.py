@@ -1,15 +1,20 @@
-"""What figures over a few seeds allow one to say, and two models on the same images. Figures are shares in [0, 1]."""
+"""How sure an accuracy is: one function for each question that is asked of it. Accuracies are shares in [0, 1].
+
+``accuracy_on_test_set``: of one model, over the draw of the test images; Wilson's interval.
+``difference_on_test_set``: of two models on the same test images; McNemar's test, Agresti and Min's interval.
+``mean_over_seeds``: of one method, over the draw of the seed; Student's interval.
+``differences_over_seeds``: of methods paired by seed; the paired t test, simultaneous intervals.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from byolt.evaluation.intervals import wilson_95
 from byolt_export.errors import InputError, MissingPart
+from byolt_export.measures import paired_difference
 
 ALPHA = 0.05
 """How often all intervals of a family together may miss."""
@@ -71,7 +76,7 @@ class PairedModels(NamedTuple):
     """Two models on the same n images; ``only_a`` and ``only_b`` count those that one alone has right.
 
     ``difference`` is the accuracy of a minus that of b, ``low`` to ``high`` its 95 % interval over the draw of
-    images. ``p`` is McNemar's, exact and two-sided.
+    images, the one that a bundle's files are judged by. ``p`` is McNemar's, exact and two-sided.
     """
 
     only_a: int
@@ -91,17 +96,33 @@ class RankCorrelation(NamedTuple):
     p: float
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def accuracy_on_test_set(predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Share of correct predictions (N,), with N and Wilson's 95 % interval; JSON-able.
+
+    Wilson 1927: unlike ``p -/+ z sqrt(p (1-p) / n)`` it keeps its coverage near 0 and 1 and for small n. It covers the
+    draw of test images, not the seed of training.
+    """
+    right = predicted == labels
+    interval = _stats().binomtest(int(right.sum()), len(labels)).proportion_ci(0.95, method="wilson")
+    ends = [float(interval.low), float(interval.high)]
+    return {"accuracy": float(right.mean()), "interval_95": ends, "n_test": len(labels)}
+
+
+def mean_over_seeds(values: Sequence[float]) -> Summary:
     """Mean, spread and 95 % interval of one figure over seeds.
 
     Raises:
         InputError: There is no value, or one is not finite.
     """
     figures = _finite("summary", values)
-    if not len(figures):
+    n = len(figures)
+    if not n:
         raise InputError("summary: there is no value; evaluate at least one seed")
-    mean, std = float(figures.mean()), _std(figures, scale=float(np.abs(figures).max()))
-    return Summary(len(figures), mean, std, *_t_interval(mean, std, len(figures), ALPHA))
+    mean = float(figures.mean())
+    if not _differ(figures, np.abs(figures).max()):
+        return Summary(n, mean, 0.0 if n > 1 else math.nan, math.nan, math.nan)
+    interval = _stats().ttest_1samp(figures, 0).confidence_interval(1 - ALPHA)
+    return Summary(n, mean, float(figures.std(ddof=1)), float(interval.low), float(interval.high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -122,7 +143,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def compare_paired(ours: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, Comparison]:
+def differences_over_seeds(ours: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, Comparison]:
     """Our figures against each other method's, as one family.
 
     Args:
@@ -161,7 +182,7 @@ def sentence(ours: str, theirs: str, c: Comparison) -> str:
     return f"{ours} is {c.verdict} than {theirs} by {_points(difference, digits)} points {interval}"
 
 
-def mcnemar(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) -> PairedModels:
+def difference_on_test_set(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) -> PairedModels:
     """Two models by which of the same images they have right.
 
     McNemar 1947 in its exact form: images that tell the models apart fall to either with probability 1/2.
@@ -175,12 +196,11 @@ def mcnemar(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) 
     n = len(correct_a)
     if not 0 < n == len(correct_b):
         raise InputError(f"McNemar: {n} images against {len(correct_b)}; evaluate both on the same, at least one")
-    both, neither = int((correct_a & correct_b).sum()), int((~correct_a & ~correct_b).sum())
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
     apart = only_a + only_b
     p = float(_stats().binomtest(only_a, apart, 0.5).pvalue) if apart else 1.0
-    low, high = _newcombe_95(both, only_a, only_b, neither)
-    return PairedModels(only_a, only_b, n, (only_a - only_b) / n, low, high, p)
+    difference, (low, high) = paired_difference(correct_a, correct_b)
+    return PairedModels(only_a, only_b, n, difference, max(-1.0, low), min(1.0, high), p)
 
 
 def rank_correlation(ours: Sequence[float], published: Sequence[float]) -> RankCorrelation:
@@ -200,8 +220,16 @@ def rank_correlation(ours: Sequence[float], published: Sequence[float]) -> RankC
         return RankCorrelation(n, math.nan, math.nan)
     stats = _stats()
     found = stats.spearmanr(a, b)
-    p = _exact_p(stats.rankdata(a), stats.rankdata(b)) if n <= EXACT_PAIRS else float(found.pvalue)
-    return RankCorrelation(n, float(found.statistic), p)
+    rho = float(found.statistic)
+    if n > EXACT_PAIRS:
+        return RankCorrelation(n, rho, float(found.pvalue))
+    # Twice a rank less the mean is a whole number: equal correlations then compare as equal.
+    a, b = 2 * stats.rankdata(a) - n - 1, 2 * stats.rankdata(b) - n - 1
+    every_order: dict[str, Any] = {"permutation_type": "pairings", "n_resamples": math.inf, "vectorized": True}
+    found = stats.permutation_test(
+        (b,), lambda b, axis: np.abs((a * b).sum(axis)), alternative="greater", **every_order
+    )
+    return RankCorrelation(n, rho, float(found.pvalue))
 
 
 def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family: int) -> Comparison:
@@ -212,15 +240,15 @@ def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family:
         raise InputError(f"{name}: {n} figures of ours against {len(b)}; run both methods with the same seeds")
     if n < 2:
         raise InputError(f"{name}: {n} paired seeds tell no spread; run at least 2, better 5")
-    scale = float(max(np.abs(a).max(), np.abs(b).max()))
-    difference, std = float((a - b).mean()), _std(a - b, scale)
-    low, high = _t_interval(difference, std, n, ALPHA / family)
-    if std > 0:
-        p = 2 * float(_stats().t.sf(abs(difference) / std * math.sqrt(n), n - 1))
-        effect_size = _hedges(n - 1) * difference / std
-    else:
-        p, effect_size = float(abs(difference) <= ROUNDING * scale), math.nan
-    return Comparison(n, difference, low, high, family, p, p, effect_size)
+    scale, differences = max(np.abs(a).max(), np.abs(b).max()), a - b
+    mean = float(differences.mean())
+    if not _differ(differences, scale):
+        p = float(abs(mean) <= ROUNDING * scale)
+        return Comparison(n, mean, math.nan, math.nan, family, p, p, math.nan)
+    test = _stats().ttest_rel(a, b)
+    interval, p = test.confidence_interval(1 - ALPHA / family), float(test.pvalue)
+    effect_size = _hedges(n - 1) * mean / float(differences.std(ddof=1))
+    return Comparison(n, mean, float(interval.low), float(interval.high), family, p, p, effect_size)
 
 
 def _finite(where: str, values: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -230,20 +258,9 @@ def _finite(where: str, values: Sequence[float]) -> npt.NDArray[np.float64]:
     return figures
 
 
-def _std(values: npt.NDArray[np.float64], scale: float) -> float:
-    """Sample standard deviation, divisor n - 1; 0 where only rounding tells the values apart, NaN of one value."""
-    if len(values) < 2:
-        return math.nan
+def _differ(values: npt.NDArray[np.float64], scale: float) -> bool:
     # 0.9 - 0.8 and 0.8 - 0.7 differ in the last bit: taken for spread, it would give t = 1e15.
-    return float(values.std(ddof=1)) if np.ptp(values) > ROUNDING * scale else 0.0
-
-
-def _t_interval(mean: float, std: float, n: int, miss: float) -> tuple[float, float]:
-    """Student's interval of a mean, missed with probability ``miss``; NaN without a spread."""
-    if not std > 0:
-        return math.nan, math.nan
-    half = float(_stats().t.isf(miss / 2, n - 1)) * std / math.sqrt(n)
-    return mean - half, mean + half
+    return bool(np.ptp(values) > ROUNDING * scale)
 
 
 def _hedges(degrees: int) -> float:
@@ -251,37 +268,6 @@ def _hedges(degrees: int) -> float:
     if degrees < 2:
         return math.nan  # With one degree the estimate has no mean that a factor could set right.
     return math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
-
-
-def _newcombe_95(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
-    """95 % interval of the difference of two paired proportions.
-
-    Newcombe 1998 (Statistics in Medicine 17:2635), method 10: the Wilson intervals of both, their distances squared
-    and added with the correlation phi, whose numerator is brought n/2 nearer to 0 where it is positive. Unlike
-    Wald's it keeps its coverage where few images, or none, tell the models apart.
-    """
-    n = both + only_a + only_b + neither
-    a, b = (both + only_a) / n, (both + only_b) / n
-    (low_a, high_a), (low_b, high_b) = wilson_95(a, n), wilson_95(b, n)
-    product = both * neither - only_a * only_b
-    corrected = max(product - n / 2, 0.0) if product > 0 else product
-    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
-    phi = corrected / math.sqrt(margins) if margins else 0.0
-    down, up = _added(a - low_a, high_b - b, phi), _added(high_a - a, b - low_b, phi)
-    return max(-1.0, (only_a - only_b) / n - down), min(1.0, (only_a - only_b) / n + up)
-
-
-def _added(x: float, y: float, phi: float) -> float:
-    # Near phi = 1 and x = y the sum is 0 but for rounding, which may leave it below.
-    return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
-
-
-def _exact_p(a_ranks: npt.NDArray[np.float64], b_ranks: npt.NDArray[np.float64]) -> float:
-    # Twice a mean rank is a whole number: equal correlations then compare as equal. The first order is the one seen.
-    a, b = np.rint(2 * a_ranks).astype(np.int64), np.rint(2 * b_ranks).astype(np.int64)
-    orders = np.array(list(permutations(b.tolist())))
-    covariances = np.abs(len(a) * (orders @ a) - a.sum() * b.sum())
-    return float((covariances >= covariances[0]).mean())
 
 
 def _points(share: float, digits: int, sign: str = "") -> str:

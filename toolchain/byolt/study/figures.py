@@ -8,10 +8,10 @@ from byolt.evaluation.statistics import (
     Comparison,
     RankCorrelation,
     Summary,
-    compare_paired,
+    differences_over_seeds,
+    mean_over_seeds,
     rank_correlation,
     sentence,
-    summarise,
 )
 
 
@@ -51,7 +51,7 @@ class ArmFigures:
     @property
     def summary(self) -> Summary | None:
         """Mean, deviation and interval over the seeds; None where a seed has no figure."""
-        return summarise(self.accuracies) if self.whole else None
+        return mean_over_seeds(self.accuracies) if self.whole else None
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Table:
         others = {arm.name: arm.accuracies for arm in self.arms if arm.name != self.ours and arm.whole}
         if ours is None or not others or len(ours.seeds) < 2:
             return {}
-        return compare_paired(ours.accuracies, others)
+        return differences_over_seeds(ours.accuracies, others)
 
     @property
     def sentences(self) -> list[str]:
