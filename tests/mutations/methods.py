@@ -81,7 +81,7 @@ METHODS = [
     Mutation("MoCo: features of any length", METHOD, "F.normalize(wide(query), dim=1) @", "wide(query) @", IN_MOCO),
     Mutation("MoCo: temperature multiplied", METHOD, "F.cross_entropy(cosines / temperature", "F.cross_entropy(cosines * temperature", IN_MOCO),
     Mutation("Mean Teacher: dead consistency", TEACHER, "consistency(logits, taught)", "consistency(taught, taught)", IN_TEACHER),
-    Mutation("Mean Teacher: student is the teacher", TEACHER, "logits = self.project(view_1)", "logits = self.target(view_1)", IN_TEACHER),
+    Mutation("Mean Teacher: student is the teacher", TEACHER, "logits = self.project(view_1)", "logits = 0 * self.project(view_1) + self.target(view_1)", IN_TEACHER),
     Mutation("Mean Teacher: both see one view", TEACHER, "taught = self.target(view_2)", "taught = self.target(view_1)", IN_TEACHER),
     Mutation("Mean Teacher: consistency of logits", TEACHER, "wide(student).softmax(1) - wide(teacher).softmax(1)", "wide(student) - wide(teacher)", IN_TEACHER),
     Mutation("Mean Teacher: consistency falls with time", TEACHER, "-5 * (1 - done) ** 2", "-5 * done**2", IN_TEACHER),

@@ -9,7 +9,7 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +99,7 @@ class FolderSource:
                 return b""  # A link to nothing.
             raise fault from error
 
-    def path(self, index: int) -> str:
+    def path(self, index: SupportsIndex) -> str:
         """The file's path."""
         number = range(len(self))[index]  # As in a list: below 0 from the end, and none past it.
         return str(self.root / os.fsdecode(self._paths[self._ends[number] : self._ends[number + 1]]))

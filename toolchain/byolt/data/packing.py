@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -147,7 +147,7 @@ def _tar_bytes(sample: _Sample) -> int:
 def _contents(source: FolderSource, order: Order) -> Iterator[bytes]:
     """The files' bytes in that order; several are read at a time, since a disk or a network answers slowly."""
 
-    def content(index: int) -> bytes:
+    def content(index: SupportsIndex) -> bytes:
         path = source.path(index)
         try:
             return Path(path).read_bytes()

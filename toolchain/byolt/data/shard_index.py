@@ -42,7 +42,7 @@ class ShardIndex:
     labels: Labels | None
     """Class of each image, (N,); None where there are no labels."""
     classes: tuple[str, ...]
-    names: npt.NDArray[np.bytes_]
+    names: npt.NDArray[Any]
     """What each image was called before it was packed, (N,), as one block of bytes."""
 
     def fingerprint(self) -> str:
@@ -188,7 +188,7 @@ def _checked(columns: dict[str, npt.NDArray[Any]]) -> ShardIndex:
     return ShardIndex(files, file_bytes, digests, shard.astype(np.int32), offset, length, labels, classes, names)
 
 
-def _as_bytes(texts: "list[str] | tuple[str, ...]") -> npt.NDArray[np.bytes_]:
+def _as_bytes(texts: "list[str] | tuple[str, ...]") -> npt.NDArray[Any]:
     return np.array([os.fsencode(text) for text in texts], np.bytes_)
 
 
