@@ -8,7 +8,7 @@ SCHEDULES = "toolchain/byolt/training/schedules.py"
 CONVOLUTIONS = "toolchain/byolt/networks/convolutions.py"
 BATCHED = "toolchain/byolt/views/batched.py"
 IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
-    f"tests/training/test_{name}.py" for name in ("learner", "optimizers", "schedules")
+    f"tests/training/test_{name}.py" for name in ("step", "optimizers", "schedules")
 )
 IN_VIEWS = "tests/views/test_batched.py"
 IN_CONVOLUTIONS = "tests/networks/test_convolutions.py"
