@@ -4,7 +4,7 @@ Packs a folder of images, hard-linked as often as it takes to make up the number
 The views leave the pixels as they are, so that each image that comes is compared with the file it was packed from. Then
 the stream begins again in the middle of the epoch, with as many workers and with none, and each batch that is left has
 to be the same bytes. Exits 1 where anything differs. Files are in memory
-after packing: the figures are those of the reader and the decoder, not of a disk.
+after packing: the metrics are those of the reader and the decoder, not of a disk.
 
     python benchmarks/shards.py data/cifar10-jpeg/train --images 100000
 """

@@ -183,17 +183,17 @@ def test_a_run_that_was_stopped_in_mid_epoch_ends_with_the_same_weights(
     console = Console(file=StringIO())
     whole = pretrain(recipe_of(shards, tmp_path, "whole"), "name: tiny\n", resume=None, console=console)
     recipe = recipe_of(shards, tmp_path, "stopped")
-    import byolt.training.logger as journal
+    import byolt.training.logger as logger
 
-    log = journal.Journal.log
+    log = logger.RunLogger.log
 
-    def log_and_stop(self: journal.Journal, step: int, epoch: int, outcome: Any) -> None:
+    def log_and_stop(self: logger.RunLogger, step: int, epoch: int, outcome: Any) -> None:
         log(self, step, epoch, outcome)
         if step == 8:  # Of 6 an epoch.
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "log", log_and_stop)
+        patch.setattr(logger.RunLogger, "log", log_and_stop)
         with pytest.raises(Stopped, match="after step 8 of 12"):
             pretrain(recipe, "name: tiny\n", resume=None, console=console)
     (path,) = (tmp_path / "stopped").iterdir()

@@ -25,9 +25,9 @@ def studies(effects: np.ndarray, *, seed: int) -> list[dict[str, Comparison]]:
     """Ours above each method by its effect; the seeds carry a common part that only pairing takes out."""
     rng = np.random.default_rng(seed)
     common = rng.normal(0.5, 0.05, (STUDIES, 1, SEEDS))
-    figures = common + rng.normal(0, 0.01, (STUDIES, 1 + len(effects), SEEDS))
-    figures[:, 1:] -= effects[None, :, None]
-    return [differences_over_seeds(one[0], dict(zip(METHODS, one[1:], strict=True))) for one in figures.tolist()]
+    metrics = common + rng.normal(0, 0.01, (STUDIES, 1 + len(effects), SEEDS))
+    metrics[:, 1:] -= effects[None, :, None]
+    return [differences_over_seeds(one[0], dict(zip(METHODS, one[1:], strict=True))) for one in metrics.tolist()]
 
 
 def test_summary_by_hand() -> None:
@@ -131,11 +131,11 @@ def test_two_seeds_have_an_interval_but_no_effect_size() -> None:
     ("ours", "others", "message"),
     [
         ([0.5, 0.6], {}, "comparison: there is nothing to compare with; name"),
-        ([0.5, 0.6], {"simclr": [0.5]}, "simclr: 2 figures of ours against 1; run both methods with the same seeds"),
+        ([0.5, 0.6], {"simclr": [0.5]}, "simclr: 2 metrics of ours against 1; run both methods with the same seeds"),
         ([0.5], {"simclr": [0.5]}, "simclr: 1 paired seeds tell no spread; run at least 2"),
         ([], {"simclr": []}, "simclr: 0 paired seeds tell no spread; run at least 2"),
-        ([0.5, 0.6], {"simclr": [0.5, math.nan]}, "simclr: a figure is not a finite number; evaluate that run again"),
-        ([0.5, math.inf], {"simclr": [0.5, 0.6]}, "simclr: a figure is not a finite number; evaluate that run again"),
+        ([0.5, 0.6], {"simclr": [0.5, math.nan]}, "simclr: a metric is not a finite number; evaluate that run again"),
+        ([0.5, math.inf], {"simclr": [0.5, 0.6]}, "simclr: a metric is not a finite number; evaluate that run again"),
     ],
 )
 def test_what_cannot_be_paired_is_refused(ours: list[float], others: dict[str, list[float]], message: str) -> None:
@@ -248,9 +248,9 @@ def test_no_rank_correlation_without_ranks(ours: list[float], published: list[fl
 
 
 def test_rank_correlation_refuses_what_does_not_pair() -> None:
-    with pytest.raises(InputError, match="rank correlation: 3 figures against 2; give one of each for every method"):
+    with pytest.raises(InputError, match="rank correlation: 3 metrics against 2; give one of each for every method"):
         rank_correlation([1, 2, 3], [1, 2])
-    with pytest.raises(InputError, match="rank correlation: a figure is not a finite number"):
+    with pytest.raises(InputError, match="rank correlation: a metric is not a finite number"):
         rank_correlation([1, 2, 3], [1, 2, math.nan])
 
 

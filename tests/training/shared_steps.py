@@ -12,7 +12,7 @@ import torch
 from tests.conftest import tiny_recipe
 
 from byolt.data.sampler import BatchSampler, LabelledImages
-from byolt.distributed.process_group import is_first, join, leave
+from byolt.distributed.process_group import init_distributed, is_rank_zero
 from byolt.recipe.schema import Recipe
 from byolt.training.step import Learner, gathered
 
@@ -35,12 +35,12 @@ METHODS: dict[str, dict[str, Any]] = {
 def main(out: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    join("cpu")
+    init_distributed("cpu")
     for name in names:
         learned = learn(name)
-        if is_first():
+        if is_rank_zero():
             torch.save(learned, out / f"{name}.pt")
-    leave()
+    destroy_distributed()
 
 
 def learn(name: str) -> dict[str, Any]:

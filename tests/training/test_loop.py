@@ -234,7 +234,7 @@ def test_event_files_hold_the_figures_of_the_metrics(tmp_path: Path) -> None:
     learn(recipe, resume=run.path)
     events = EventAccumulator(str(run.path))
     events.Reload()
-    metrics = run.metrics()
+    metrics = run.log_records()
     for name, times in (("loss", 5), ("lr", 4), ("rankme", 1)):
         told = [(record["step"], record[name]) for record in metrics if name in record]
         kept = [(event.step, event.value) for event in events.Scalars(name)]

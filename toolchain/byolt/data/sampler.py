@@ -19,7 +19,7 @@ from byolt.distributed.collectives import rank, world_size
 from byolt_export.errors import InputError
 
 UNLABELLED = -1
-"""The label of an image whose class is not told."""
+"""The label of an image whose class is not used."""
 
 
 class Batch(NamedTuple):
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     view_keys: Int64[np.ndarray, "B"] | Int64[Tensor, "B"]
     """What the views of each image are drawn by."""
     labels: Int64[np.ndarray, "B"] | Int64[Tensor, "B"] | None = None
-    """Class of each image, ``UNLABELLED`` where it is not told; None where no label is used at all."""
+    """Class of each image, ``UNLABELLED`` where it is not used; None where no label is used at all."""
     images: UInt8[Tensor, "B S S 3"] | None = None
     """Decoded squares to cut views from; with ``second_views`` first views."""
     second_views: UInt8[Tensor, "B S S 3"] | None = None

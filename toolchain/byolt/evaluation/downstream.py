@@ -28,7 +28,7 @@ def finetune_run(
     *,
     imagenet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Fine-tune on ``data_root`` with each share of its labels; the figures of each, smallest share first.
+    """Fine-tune on ``data_root`` with each share of its labels; the metrics of each, smallest share first.
 
     Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors`` and
     ``evaluation/finetune.json``.
@@ -56,16 +56,16 @@ def finetune_run(
     others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     names = {"classes": list(train.classes), "data": train.source.name, "test": test.source.name}
-    told = []
+    results = []
     for share in sorted(set(shares)):
         result = finetune_encoder(
             encoder, labelled(train), labelled(test), recipe, share, others=others, progress=progress
         )
-        told.append(result.figures | names)
-        run.write_figures(f"finetune-{share:g}", told[-1])
+        results.append(result.metrics | names)
+        run.write_metrics(f"finetune-{share:g}", results[-1])
     save_classifier(run, result.classifier, train.classes)
-    run.write_figures("finetune", told[-1])
-    return told
+    run.write_metrics("finetune", results[-1])
+    return results
 
 
 def finetune_encoder(

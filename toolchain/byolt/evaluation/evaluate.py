@@ -1,4 +1,4 @@
-"""Every figure of a run's frozen encoder, beside what no learning gives, written to ``evaluation/``."""
+"""Every metric of a run's frozen encoder, beside what no learning gives, written to ``evaluation/``."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from byolt.data.source import ImageSource, Labels
 from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import LabelledImages, embed
-from byolt.evaluation.figures import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
+from byolt.evaluation.metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.statistics import difference_on_test_set
 from byolt.networks.encoders import build_encoder, load_encoder, weight_seed, without_initial_weights
@@ -46,7 +46,7 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
     encoders = {"encoder": ("the learned encoder's", learned_encoder(run)), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)
-    run.write_figures(
+    run.write_metrics(
         "collapse",
         {name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()},
     )
@@ -60,12 +60,12 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
     kinds["colours"] = "square root of the joint 8 x 8 x 8 RGB histogram", colour_features
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     measured = {
-        name: _labelled_figures(what, features, train, test, splits, recipe) for name, (what, features) in kinds.items()
+        name: _labelled_metrics(what, features, train, test, splits, recipe) for name, (what, features) in kinds.items()
     }
     answers = {name: predicted for name, (_, predicted) in measured.items()}
     measured["encoder"][0]["against"] = _against_others(answers, labelled(test).labels)
-    for name, (figures, _) in measured.items():
-        run.write_figures(name, figures)
+    for name, (metrics, _) in measured.items():
+        run.write_metrics(name, metrics)
     write_predictions(run, answers, test)
 
 
@@ -81,7 +81,7 @@ def _against_others(answers: dict[str, dict[str, Labels]], labels: Labels) -> di
     }
 
 
-def _labelled_figures(
+def _labelled_metrics(
     what: str,
     features: Callable[[ImageStore], Tensor],
     train: ImageStore,
@@ -98,12 +98,12 @@ def _labelled_figures(
         "settings": recipe.evaluation,
         "seed": recipe.seed,
     }
-    figures, answers = evaluate_features(gallery, queries, **how)
+    metrics, answers = evaluate_features(gallery, queries, **how)
     if splits.folds:
         # Folds count the images of the source; unreadable ones have left the store.
         folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
-        figures["folds"] = evaluate_folds(folds, gallery, queries, **how)
-    return figures, answers
+        metrics["folds"] = evaluate_folds(folds, gallery, queries, **how)
+    return metrics, answers
 
 
 def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:
@@ -119,8 +119,8 @@ def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:
             raise InputError(f"model.init_file {recipe.model.init_file} is not the file that learning started from")
         start, _ = build_encoder(recipe.model, seed=seed, image_size_px=size_px)
     except InputError as error:
-        # A finished run needs them for this figure alone; it may be evaluated where they cannot be had.
-        _log.warning("left out: figures of the weights that learning started from: %s", error)
+        # A finished run needs them for this metric alone; it may be evaluated where they cannot be had.
+        _log.warning("left out: metrics of the weights that learning started from: %s", error)
         return found
     return found | {"start": (f"the same encoder as learning started from it, {words}", start)}
 

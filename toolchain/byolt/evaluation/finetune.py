@@ -84,10 +84,10 @@ def save_classifier(run: Run, classifier: Classifier, classes: tuple[str, ...]) 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The fine-tuned classifier, and the figures of it, the probe it began as, and training from scratch."""
+    """The fine-tuned classifier, and the metrics of it, the probe it began as, and training from scratch."""
 
     classifier: Classifier
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     """JSON-able: ``probe``, ``finetuned``, ``scratch`` and others with accuracy and interval; ``against``, McNemar's
     test of the fine-tuned classifier against each on the same images; the protocol."""
 
@@ -106,7 +106,7 @@ def finetune(
     """Linear probe, then fine-tuning of all weights, and the same budget from scratch.
 
     The probe's weights are the head's start (Kumar et al. 2022, arXiv:2202.10054): the first steps then do
-    not tear the features apart. The test split is looked at once for each figure, at the end.
+    not tear the features apart. The test split is looked at once for each metric, at the end.
 
     Args:
         encoder: The learned encoder; its weights are left as they are.
@@ -133,8 +133,8 @@ def finetune(
     for name, source in (others or {}).items():
         beside[name], _ = trainer.probed(source)
         trainer.train(beside[name], f"fine-tune from {name}")
-    figures = _tested({"finetuned": finetuned, **beside}, test, recipe)
-    figures["probe"]["l2"] = l2
+    metrics = _tested({"finetuned": finetuned, **beside}, test, recipe)
+    metrics["probe"]["l2"] = l2
     about = {
         "protocol": PROTOCOL,
         "train_share": share,
@@ -143,18 +143,18 @@ def finetune(
         "seed": recipe.seed,
         "settings": recipe.finetune.model_dump(),
     }
-    return Finetuned(finetuned, figures | about)
+    return Finetuned(finetuned, metrics | about)
 
 
 def _tested(classifiers: Mapping[str, Classifier], test: LabelledImages, recipe: "Recipe") -> dict[str, Any]:
     """Accuracy of each on the test images, and ``against``: the fine-tuned one against each other."""
     answers = {name: embed_store(one, test.images, recipe).argmax(1).numpy() for name, one in classifiers.items()}
-    figures: dict[str, Any] = {name: accuracy_on_test_set(answer, test.labels) for name, answer in answers.items()}
+    metrics: dict[str, Any] = {name: accuracy_on_test_set(answer, test.labels) for name, answer in answers.items()}
     right = answers.pop("finetuned") == test.labels
-    figures["against"] = {
+    metrics["against"] = {
         name: difference_on_test_set(right, answer == test.labels)._asdict() for name, answer in answers.items()
     }
-    return figures
+    return metrics
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ def write_predictions(run: Run, answers: dict[str, dict[str, Labels]], test: Ima
     Raises:
         ByoltError: The disk is full or cannot be written.
     """
-    arrays: dict[str, Any] = {f"{name}_{probe}": told for name, by in answers.items() for probe, told in by.items()}
+    arrays: dict[str, Any] = {
+        f"{name}_{probe}": predicted for name, by in answers.items() for probe, predicted in by.items()
+    }
     path = run.path / "evaluation" / "predictions.npz"
     content = io.BytesIO()
     np.savez_compressed(content, images=np.array(test.fingerprint), labels=test.labels, **arrays)  # type: ignore[arg-type]

@@ -20,14 +20,14 @@ ALPHA = 0.05
 """How often all intervals of a family together may miss."""
 
 ROUNDING = 1e-12
-"""Figures closer than this share of the largest of them differ by rounding alone."""
+"""Metrics closer than this share of the largest of them differ by rounding alone."""
 
 EXACT_PAIRS = 9
 """Pairs up to which all orders are counted: 9! = 362,880."""
 
 
 class Summary(NamedTuple):
-    """Mean of one figure over n seeds; ``std`` has the divisor n - 1, ``low`` to ``high`` is Student's 95 % interval.
+    """Mean of one metric over n seeds; ``std`` has the divisor n - 1, ``low`` to ``high`` is Student's 95 % interval.
 
     It covers the draw of the seed, not that of the test images. One seed tells no spread: ``std`` and the interval
     are NaN. Where all seeds agree ``std`` is 0 and the interval NaN, since a width of 0 would claim certainty.
@@ -109,20 +109,20 @@ def accuracy_on_test_set(predicted: npt.NDArray[np.int64], labels: npt.NDArray[n
 
 
 def mean_over_seeds(values: Sequence[float]) -> Summary:
-    """Mean, spread and 95 % interval of one figure over seeds.
+    """Mean, spread and 95 % interval of one metric over seeds.
 
     Raises:
         InputError: There is no value, or one is not finite.
     """
-    figures = _finite("summary", values)
-    n = len(figures)
+    metrics = _finite("summary", values)
+    n = len(metrics)
     if not n:
         raise InputError("summary: there is no value; evaluate at least one seed")
-    mean = float(figures.mean())
-    if not _differ(figures, np.abs(figures).max()):
+    mean = float(metrics.mean())
+    if not _differ(metrics, np.abs(metrics).max()):
         return Summary(n, mean, 0.0 if n > 1 else math.nan, math.nan, math.nan)
-    interval = _stats().ttest_1samp(figures, 0).confidence_interval(1 - ALPHA)
-    return Summary(n, mean, float(figures.std(ddof=1)), float(interval.low), float(interval.high))
+    interval = _stats().ttest_1samp(metrics, 0).confidence_interval(1 - ALPHA)
+    return Summary(n, mean, float(metrics.std(ddof=1)), float(interval.low), float(interval.high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -144,17 +144,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def differences_over_seeds(ours: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, Comparison]:
-    """Our figures against each other method's, as one family.
+    """Our metrics against each other method's, as one family.
 
     Args:
-        ours: One figure a seed.
+        ours: One metric a seed.
         others: The same of each other method, its seeds in the same order.
 
     Returns:
         A comparison under each name, in the order given.
 
     Raises:
-        InputError: There is nothing to compare with, fewer than two pairs, unequal counts or a figure not finite.
+        InputError: There is nothing to compare with, fewer than two pairs, unequal counts or a metric not finite.
     """
     if not others:
         raise InputError("comparison: there is nothing to compare with; name at least one other method")
@@ -204,18 +204,18 @@ def difference_on_test_set(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDAr
 
 
 def rank_correlation(ours: Sequence[float], published: Sequence[float]) -> RankCorrelation:
-    """Whether our figures order the methods as published ones do: Spearman's rho, ties at their mean rank.
+    """Whether our metrics order the methods as published ones do: Spearman's rho, ties at their mean rank.
 
     Up to 9 pairs p is the share of all n! orders whose rho is at least as far from 0; above that it is by Student's t
     with n - 2 degrees of freedom.
 
     Raises:
-        InputError: Unequal counts, or a figure not finite.
+        InputError: Unequal counts, or a metric not finite.
     """
     a, b = _finite("rank correlation", ours), _finite("rank correlation", published)
     n = len(a)
     if len(b) != n:
-        raise InputError(f"rank correlation: {n} figures against {len(b)}; give one of each for every method")
+        raise InputError(f"rank correlation: {n} metrics against {len(b)}; give one of each for every method")
     if n < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return RankCorrelation(n, math.nan, math.nan)
     stats = _stats()
@@ -237,7 +237,7 @@ def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family:
     a, b = _finite(name, ours), _finite(name, theirs)
     n = len(a)
     if len(b) != n:
-        raise InputError(f"{name}: {n} figures of ours against {len(b)}; run both methods with the same seeds")
+        raise InputError(f"{name}: {n} metrics of ours against {len(b)}; run both methods with the same seeds")
     if n < 2:
         raise InputError(f"{name}: {n} paired seeds tell no spread; run at least 2, better 5")
     scale, differences = max(np.abs(a).max(), np.abs(b).max()), a - b
@@ -252,10 +252,10 @@ def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family:
 
 
 def _finite(where: str, values: Sequence[float]) -> npt.NDArray[np.float64]:
-    figures = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(figures).all():
-        raise InputError(f"{where}: a figure is not a finite number; evaluate that run again or leave its seed out")
-    return figures
+    metrics = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(metrics).all():
+        raise InputError(f"{where}: a metric is not a finite number; evaluate that run again or leave its seed out")
+    return metrics
 
 
 def _differ(values: npt.NDArray[np.float64], scale: float) -> bool:

@@ -23,11 +23,11 @@ class Data(Section):
     shard_cache_gb: Annotated[float, Field(gt=0)] = machine(50.0)
     """Most room that shards fetched from a URL take below `cache_dir`; what was used longest ago goes first."""
     test_root: FolderPath | None = machine(None)
-    """Labelled folder held out for the test figures; without it `test_share` of a labelled folder is held out, and
+    """Labelled folder held out for the test metrics; without it `test_share` of a labelled folder is held out, and
     nothing of `shards`, for which it may be a folder of shards too."""
     labels: Literal["auto", "none"] = "auto"
     """`auto`: the first level of sub-folders are classes where every image lies in one; `none`: they are mere folders,
-    nothing is held out, and no figure needs labels."""
+    nothing is held out, and no metric needs labels."""
     download: bool = machine(False)
     """Download a named set where it is missing."""
     image_size_px: Annotated[int, Field(ge=8, le=1024)]

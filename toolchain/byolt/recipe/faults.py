@@ -35,27 +35,27 @@ class RecipeFault(InputError):
 
 
 def faults_of(error: ValidationError, root: type[Section]) -> list[Fault]:
-    """Every fault that pydantic found in the sections below ``root``, each told once."""
+    """Every fault that pydantic found in the sections below ``root``, each once."""
     return _one_fault_each([_fault(details, root) for details in error.errors()], root)
 
 
 def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
     """One of pydantic's faults in our words."""
-    told, kind, value = tuple(details["loc"]), details["type"], details.get("input")
+    location, kind, value = tuple(details["loc"]), details["type"], details.get("input")
     # pydantic names the method between the section and its key.
-    key = ("method", *told[2:]) if told[:1] == ("method",) else told
+    key = ("method", *location[2:]) if location[:1] == ("method",) else location
     if kind == "union_tag_invalid":
         named = details["ctx"]["tag"]
         return Fault(
             (*key, "name"), kind, f": {named!r} is not one of {', '.join(METHODS)}{did_you_mean(named, [*METHODS])}"
         )
     if kind == "extra_forbidden":
-        known = _fields_at(root, told[:-1])
+        known = _fields_at(root, location[:-1])
         return Fault(key, kind, f": unknown key{did_you_mean(str(key[-1]), known) or '; known: ' + ', '.join(known)}")
     if kind == "missing":
         return Fault(key, kind, ": required key is missing")
     if kind == "literal_error":
-        options = [str(option) for option in get_args(_field_at(root, told).annotation)]
+        options = [str(option) for option in get_args(_field_at(root, location).annotation)]
         return Fault(key, kind, f": {value!r} is not one of {', '.join(options)}{did_you_mean(str(value), options)}")
     if kind == "value_error":
         return Fault(key, kind, f": {details['ctx']['error']}")
@@ -64,7 +64,7 @@ def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
 
 
 def _one_fault_each(faults: list[Fault], root: type[Section]) -> list[Fault]:
-    """A missing key beside a misspelt one is one fault, told once, at the misspelt key."""
+    """A missing key beside a misspelt one is one fault, reported once, at the misspelt key."""
     misspelt = {
         (*fault.key[:-1], near)
         for fault in faults

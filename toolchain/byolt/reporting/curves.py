@@ -17,14 +17,14 @@ MOST_SPECTRA = 12
 LEAST_SHARE = 1e-6
 """Eigenvalues below this share of the projections' energy are rounding."""
 
-Metrics = Sequence[dict[str, Any]]
+Records = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Course:
-    """The metrics of a run with what turns steps into epochs."""
+    """The records of a run with what turns steps into epochs."""
 
-    metrics: Metrics
+    records: Records
     steps_per_epoch: float
     epochs: int
     probe_images: int
@@ -32,7 +32,7 @@ class Course:
 
     def line(self, key: str, *, percent: bool = False, colour: int = 0) -> Line | None:
         """A key against the epoch, thinned evenly where it has very many points; None where it was not measured."""
-        values = values_of(self.metrics, key)
+        values = values_of(self.records, key)
         if not values:
             return None
         stride = math.ceil(len(values) / MOST_POINTS)
@@ -53,18 +53,18 @@ class Course:
 
 
 def course_of(
-    metrics: Metrics, *, epochs: int, total_steps: int | None, probe_images: int, band: dict[str, Any] | None
+    records: Records, *, epochs: int, total_steps: int | None, probe_images: int, band: dict[str, Any] | None
 ) -> Course:
     """``total_steps`` is known of a run that went through all its epochs, and guessed from the lines otherwise."""
     if total_steps is not None:
         per_epoch = total_steps / epochs
     else:  # Exact where a line stands at the end of an epoch, as those of evaluations do.
-        per_epoch = max((record["step"] / record["epoch"] for record in metrics), default=1.0)
-    return Course(metrics, per_epoch, epochs, probe_images, band)
+        per_epoch = max((record["step"] / record["epoch"] for record in records), default=1.0)
+    return Course(records, per_epoch, epochs, probe_images, band)
 
 
 class Curve(NamedTuple):
-    """A key of the metrics, and how its axis is drawn."""
+    """A key of the records, and how its axis is drawn."""
 
     key: str
     y_label: str
@@ -160,7 +160,7 @@ def dynamics_charts(course: Course) -> list[Chart]:
 
 def spectrum_chart(course: Course) -> Chart | None:
     """Eigenvalues of the projections' covariance at the evaluations, a line each."""
-    spectra = [(record["step"], record["spectrum"]) for record in course.metrics if record.get("spectrum")]
+    spectra = [(record["step"], record["spectrum"]) for record in course.records if record.get("spectrum")]
     count = min(MOST_SPECTRA, len(spectra))
     chosen = [spectra[round(k * (len(spectra) - 1) / max(1, count - 1))] for k in range(count)]
     lines = [
@@ -228,7 +228,7 @@ def _spread_limits() -> list[Limit]:
 
 def _rank_limits(course: Course) -> list[Limit]:
     """The levels that the verdict compares RankMe with, of the features' own size."""
-    features = max((int(record["features"]) for record in course.metrics if "features" in record), default=0)
+    features = max((int(record["features"]) for record in course.records if "features" in record), default=0)
     most = min(course.probe_images, features)
     levels: dict[float, str] = {}
     for limit in THRESHOLDS:

@@ -67,7 +67,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def plot_speed(found: dict[str, Any]) -> str:
-    """An SVG: agreement with PyTorch against images/s, a colour a candidate, its batch size at each point.
+    """An SVG: agreement with PyTorch against images/s, a colour per candidate, its batch size at each point.
 
     Raises:
         MissingPart: matplotlib is not installed.

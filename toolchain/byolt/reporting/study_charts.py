@@ -11,13 +11,13 @@ from byolt.reporting.bands import values_of
 from byolt.reporting.charts import Chart, Line, Panel, canvas, finished, line_chart, plain
 from byolt.reporting.curves import DYNAMICS, LEARNING, spectra_svg, spectrum_line
 from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style
-from byolt.study.figures import ArmFigures, Table
+from byolt.study.results import ArmResults, Table
 
 SHARES = 60
 """Points of a mean curve."""
 _NAME_CHARACTERS = 28
 
-# How to read each with a line an arm.
+# How to read each chart that has one line per arm.
 _READINGS = {
     "rank": "How many directions carry the projections. An arm that collapses falls towards 1.",
     "spread": "1 is even over all directions, 0 is a single point: complete collapse.",
@@ -30,7 +30,7 @@ _READINGS = {
 
 
 def accuracy_chart(key: str, label: str, tables: Sequence[Table]) -> Markup:
-    """A panel a table, an arm a row: every seed a dot, the mean a bar across, its 95 % t interval a line."""
+    """One panel per table, one row per arm: a dot per seed, a bar for the mean, a line for its 95 % t interval."""
     heights = [0.8 + 0.3 * len(table.arms) for table in tables]
     with canvas() as figure:
         figure.set_size_inches(5.5, sum(heights) + 0.75)
@@ -53,7 +53,7 @@ def accuracy_chart(key: str, label: str, tables: Sequence[Table]) -> Markup:
 _KEY = "dot: a seed; cross: a collapsed one; bar: mean; line: 95 % t interval"
 
 
-def _draw_arm(axes: Any, row: int, arm: ArmFigures) -> None:
+def _draw_arm(axes: Any, row: int, arm: ArmResults) -> None:
     colour = PALETTE[row % len(PALETTE)]
     summary = arm.summary
     if summary is not None:
@@ -71,7 +71,7 @@ def _draw_arm(axes: Any, row: int, arm: ArmFigures) -> None:
             axes.scatter([100 * accuracy], [row], zorder=3, linewidths=1.4 if gone else 0, **how)
 
 
-def dynamics_charts(arms: Sequence[ArmFigures], prefix: str) -> list[Chart]:
+def dynamics_charts(arms: Sequence[ArmResults], prefix: str) -> list[Chart]:
     """A line an arm, the mean over its seeds, against the share of the run; then the spectrum at the end."""
     found = []
     for name, reading in _READINGS.items():
@@ -93,10 +93,10 @@ def dynamics_charts(arms: Sequence[ArmFigures], prefix: str) -> list[Chart]:
     return found
 
 
-def _mean_line(arm: ArmFigures, number: int, key: str) -> Line | None:
+def _mean_line(arm: ArmResults, number: int, key: str) -> Line | None:
     """The mean over seeds at even shares of the run, where every seed with this key was measured."""
     curves = [
-        (values, arm.steps or metrics[-1]["step"]) for metrics in arm.metrics if (values := values_of(metrics, key))
+        (values, arm.steps or records[-1]["step"]) for records in arm.records if (values := values_of(records, key))
     ]
     if not curves:
         return None
@@ -111,9 +111,9 @@ def _mean_line(arm: ArmFigures, number: int, key: str) -> Line | None:
     return Line((100 * shares).tolist(), np.mean(heights, axis=0).tolist(), "", colour, dash, len(shares) < 3)
 
 
-def _last_spectrum(arm: ArmFigures, number: int) -> Line | None:
-    for metrics in arm.metrics:
-        spectra = [record["spectrum"] for record in metrics if record.get("spectrum")]
+def _last_spectrum(arm: ArmResults, number: int) -> Line | None:
+    for records in arm.records:
+        spectra = [record["spectrum"] for record in records if record.get("spectrum")]
         if spectra:
             colour, dash = series_style(number)
             return spectrum_line(spectra[-1], "", colour, dash)

@@ -1,4 +1,4 @@
-"""The figures of one run of a study: the same protocol for every method, whether it collapsed or not."""
+"""The metrics of one run of a study: the same protocol for every method, whether it collapsed or not."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from byolt.data.subsets import spread, stratified_subset
 from byolt.evaluation.downstream import finetune_encoder, load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
-from byolt.evaluation.figures import LabelledFeatures, evaluate_features
 from byolt.evaluation.linear import linear_probe
+from byolt.evaluation.metrics import LabelledFeatures, evaluate_features
 from byolt.methods.build import build_method
 from byolt.networks.encoders import without_initial_weights
 from byolt.recipe.schema import Recipe
@@ -85,7 +85,7 @@ def _labelled(train: LabelledImages, recipe: Recipe) -> Labels:
 
 
 def _frozen(encoder: nn.Module, train: LabelledImages, test: LabelledImages, recipe: Recipe) -> dict[str, Any]:
-    figures, _ = evaluate_features(
+    metrics, _ = evaluate_features(
         LabelledFeatures("train", embed_store(encoder, train.images, recipe), train.labels),
         LabelledFeatures("test", embed_store(encoder, test.images, recipe), test.labels),
         what="the last checkpoint's encoder",
@@ -93,11 +93,11 @@ def _frozen(encoder: nn.Module, train: LabelledImages, test: LabelledImages, rec
         settings=recipe.evaluation,
         seed=recipe.seed,
     )
-    tried = [row["accuracy"] for row in figures["linear"]["validation_accuracies"]]
+    tried = [row["accuracy"] for row in metrics["linear"]["validation_accuracies"]]
     return {
         "validation": round(max(tried), 5),
-        "knn": round(figures["knn"]["accuracy"], 5),
-        "linear": round(figures["linear"]["accuracy"], 5),
+        "knn": round(metrics["knn"]["accuracy"], 5),
+        "linear": round(metrics["linear"]["accuracy"], 5),
         "n_test": len(test.labels),
     }
 
@@ -108,7 +108,7 @@ def _accuracy(classifier: nn.Module, images: LabelledImages, recipe: Recipe) -> 
 
 
 def _finetuned(encoder: nn.Module, train: LabelledImages, test: LabelledImages, recipe: Recipe) -> dict[str, Any]:
-    figures = finetune_encoder(encoder, train, test, recipe, recipe.study.labelled_share).figures
+    metrics = finetune_encoder(encoder, train, test, recipe, recipe.study.labelled_share).metrics
     accuracies = {"finetuned": "finetuned", "scratch": "scratch", "probe_few": "probe"}
-    columns = {column: round(figures[name]["accuracy"], 5) for column, name in accuracies.items()}
-    return columns | {"n_few": figures["n_train"]}
+    columns = {column: round(metrics[name]["accuracy"], 5) for column, name in accuracies.items()}
+    return columns | {"n_few": metrics["n_train"]}

@@ -8,7 +8,7 @@ from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.sampler import BatchSampler, LabelledImages
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
-from byolt.distributed.process_group import first_on_its_machine, join
+from byolt.distributed.process_group import init_distributed, local_rank_zero_first
 from byolt.recipe.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.cuda_graph import Stepper, captures
@@ -33,10 +33,10 @@ def prepare(recipe: Recipe) -> Parts:
     Raises:
         InputError: Images, model or batch size do not fit; one sentence says where and what.
     """
-    join(recipe.machine.device)
+    init_distributed(recipe.machine.device)
     configure_torch(recipe)
     data, optim = recipe.data, recipe.optim
-    with first_on_its_machine():
+    with local_rank_zero_first():
         splits = open_splits(data, recipe.seed)
         store = store_of(splits.learn, data, data.learn_size_px)
     sampler = BatchSampler(

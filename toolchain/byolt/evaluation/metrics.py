@@ -1,4 +1,4 @@
-"""kNN and linear probe of any features as figures that say how they were made.
+"""kNN and linear probe of any features as metrics that say how they were made.
 
 Axes: N images, D features.
 """
@@ -27,7 +27,7 @@ class LabelledFeatures:
     """Features of one split, and the class of each image, (N,)."""
 
     split: str
-    """What to call it in the figures."""
+    """What to call it in the metrics."""
     features: Float32[Tensor, "N D"]
     labels: Labels
 
@@ -47,10 +47,10 @@ def evaluate_features(
 
     Args:
         train: Gallery of kNN, training images of the probe.
-        test: What the figures are of.
+        test: What the metrics are of.
         what: What the features are, in words.
         classes: Number of classes.
-        settings: Neighbours asked for (a smaller gallery votes whole, and the figure says so), the temperature of their
+        settings: Neighbours asked for (a smaller gallery votes whole, and the metric says so), the temperature of their
             votes, and the share of the training images that the probe's l2 is chosen on.
         seed: Draws that validation split.
 
@@ -64,7 +64,7 @@ def evaluate_features(
     share = settings.validation_share
     probe = linear_probe(train.features, train.labels, classes=classes, validation_share=share, seed=seed)
     answers = {"knn": voted, "linear": probe.predict(test.features)}
-    figures = {
+    metrics = {
         "knn": {
             **accuracy_on_test_set(voted, test.labels),
             **common,
@@ -86,7 +86,7 @@ def evaluate_features(
             "stratified validation part of the training split, refit on all of it, one look at the test split",
         },
     }
-    return figures, answers
+    return metrics, answers
 
 
 def evaluate_folds(
@@ -97,7 +97,7 @@ def evaluate_folds(
     Args:
         folds: Indices into the training images, a fold each; at least two.
         train: All training images.
-        test: What the figures are of.
+        test: What the metrics are of.
         how: The keywords of ``evaluate_features``.
 
     Returns:
@@ -106,14 +106,14 @@ def evaluate_folds(
     """
     parts = [LabelledFeatures(train.split, train.features[fold], train.labels[fold]) for fold in folds]
     each = [evaluate_features(part, test, **how)[0] for part in parts]
-    figures: dict[str, Any] = {"images": [len(fold) for fold in folds], "n_test": len(test.labels)}
+    metrics: dict[str, Any] = {"images": [len(fold) for fold in folds], "n_test": len(test.labels)}
     for kind in ("knn", "linear"):
-        accuracies = [figure[kind]["accuracy"] for figure in each]
-        figures[kind] = {
+        accuracies = [metric[kind]["accuracy"] for metric in each]
+        metrics[kind] = {
             "mean": float(np.mean(accuracies)),
             "std": float(np.std(accuracies, ddof=1)),
             "accuracies": accuracies,
         }
-    return figures | {
+    return metrics | {
         "protocol": "the set's official folds: gallery and probe from one fold at a time, all test images"
     }
