@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from byolt.delivery import _pixels
+from byolt.delivery import bundle_options
 from byolt.evidence import gather_evidence
 from byolt.schema import Data, Export, Recipe, Schedule
-from byolt_export.deliver import Evidence
 from byolt_export.errors import InputError
+from byolt_export.proof.images import ProofImages
 from tests.test_command_line import draw_folder
 
 
@@ -22,8 +22,8 @@ def recipe(root: Path, cache: Path, **export: object) -> Recipe:
     )
 
 
-def gather(given: Recipe, *, calibrated: bool = True, labelled: bool = True) -> Evidence:
-    return gather_evidence(given, _pixels(given), calibrated=calibrated, labelled=labelled)
+def gather(given: Recipe, *, calibrated: bool = True, labelled: bool = True) -> ProofImages:
+    return gather_evidence(given, bundle_options(given).input_of(given.data.image_size_px), calibrated=calibrated, labelled=labelled)
 
 
 def rows(images: np.ndarray | None) -> set[bytes]:

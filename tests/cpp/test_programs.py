@@ -13,7 +13,7 @@ from tests.cpp.test_library import run
 from tests.export import small
 
 from byolt.data.source import to_square
-from byolt_export.runtime import OnnxRunner
+from byolt_export.runtime.onnx_runner import OnnxRunner
 
 pytestmark = pytest.mark.cpp
 

@@ -16,13 +16,14 @@ from tests.export import small
 from tests.export.planting import edited, reseal, weight
 from tests.export.small import build, encoder, images
 
-from byolt_export import bundle as files
-from byolt_export.bundle import staged
+from byolt_export.bundle import folder as files
+from byolt_export.bundle.folder import staged
+from byolt_export.bundle.golden import PERTURBATIONS, read_golden
+from byolt_export.bundle.manifest import CONTRACT_KEY
 from byolt_export.errors import InputError
-from byolt_export.manifest import CONTRACT_KEY
-from byolt_export.parity import PERTURBATIONS
-from byolt_export.runtime import MissingProvider, OnnxRunner
-from byolt_export.verify import Report, verify_bundle
+from byolt_export.proof.report import Report
+from byolt_export.proof.verify import verify_bundle
+from byolt_export.runtime.onnx_runner import MissingProvider, OnnxRunner
 
 Tree = dict[str, Any]
 
@@ -61,8 +62,12 @@ def test_verify_finds_the_same_without_torch(report: Report) -> None:
     script = (
         "import sys, json; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "import byolt_export.bundle, byolt_export.deliver, byolt_export.errors, byolt_export.parity\n"
-        "from byolt_export.verify import verify_bundle\n"
+        "import byolt_export, importlib, pkgutil\n"
+        "names = [m.name for m in pkgutil.walk_packages(byolt_export.__path__, 'byolt_export.')]\n"
+        "assert len(names) > 40\n"
+        "for name in names:\n"
+        "    name.startswith('byolt_export.onnx.') or importlib.import_module(name)\n"
+        "from byolt_export.proof.verify import verify_bundle\n"
         f"print(json.dumps(verify_bundle(Path({str(report.path)!r})).to_json()))\n"
     )
     done = subprocess.run(
@@ -301,7 +306,7 @@ def test_a_classifier_is_delivered_with_its_classes(tmp_path: Path) -> None:
     manifest = files.read_manifest(report.path)
     assert manifest.contract.output.name == "logits"
     assert manifest.contract.classes == ("good", "bent", "torn")
-    assert np.array_equal(files.read_golden(report.path, manifest).labels, labels)  # type: ignore[arg-type]
+    assert np.array_equal(read_golden(report.path, manifest).labels, labels)  # type: ignore[arg-type]
     run = OnnxRunner(report.path / "encoder.onnx")
     assert run.metadata["note"] == "kept"
     assert json.loads(run.metadata[CONTRACT_KEY])["classes"] == ["good", "bent", "torn"]
@@ -388,7 +393,7 @@ def test_onnxruntime_reports_nothing_and_keeps_no_identifier(bundle: Path, tmp_p
     """Since 1.29 it sends its use to Microsoft; in CI it does not, so this process is told nothing of CI."""
     script = (
         "from pathlib import Path\n"
-        "from byolt_export.verify import verify_bundle\n"
+        "from byolt_export.proof.verify import verify_bundle\n"
         f"assert verify_bundle(Path({str(bundle)!r})).verdict == 'passed'\n"
     )
     home = {"PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}

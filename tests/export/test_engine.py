@@ -19,16 +19,17 @@ import pytest
 from onnx import TensorProto
 from tests.export import graphs
 
-from byolt_export import engine as engine_module
-from byolt_export.bundle import sha256
-from byolt_export.device import MissingGpu, find_gpu
-from byolt_export.engine import Built, build_engine, build_engines, profile_of
-from byolt_export.engine_runner import EngineRunner, open_engine
+from byolt_export.bundle.manifest import Engine, Input, Onnx, Profile
+from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.errors import EngineFault, InputError, MissingPart, ParityFault, Stopped
-from byolt_export.flavour import Flavour, Target, choose_flavour, find_flavours, resolve_target
-from byolt_export.manifest import Engine, Input, Onnx, Profile
-from byolt_export.plan import count_multiply_adds, plan_fault, precision_fault
-from byolt_export.trace import Phases, plain, shared_log
+from byolt_export.files import sha256
+from byolt_export.tensorrt import build as engine_module
+from byolt_export.tensorrt.build import BuiltEngine, build_engine, build_engines, profile_of
+from byolt_export.tensorrt.flavour import Flavour, Target, choose_flavour, resolve_target
+from byolt_export.tensorrt.log import plain, shared_log
+from byolt_export.tensorrt.plan import plan_fault
+from byolt_export.tensorrt.progress import Phases
+from byolt_export.tensorrt.runner import EngineRunner, open_engine
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel for this machine")
 
@@ -65,28 +66,18 @@ def write(folder: Path, model: onnx.ModelProto, precision: str = "fp32") -> Onnx
     )
 
 
-def build(folder: Path, model: onnx.ModelProto | None = None, precision: str = "fp32", **changes: Any) -> Built:
+def build(folder: Path, model: onnx.ModelProto | None = None, precision: str = "fp32", **changes: Any) -> BuiltEngine:
     file = write(folder, graphs.encoder(precision) if model is None else model, precision)
     how: dict[str, Any] = {"flavour": RTX, "targets": [AMPERE]} | changes
     (built,) = build_engines(folder, [file], PROFILE, **how)
     return built
 
 
-@pytest.mark.parametrize(
-    ("precision", "multiply_adds"),
-    [
-        ("fp32", {"fp32": 202_784}),
-        ("fp16", {"fp16": 202_784}),
-        # 16 x 16 outputs of 8 maps, each a window of 3 x 3 over 3, then 8 maps; the head is 8 x 4.
-        pytest.param("int8", {"int8": 16 * 16 * 8 * 9 * (3 + 8), "fp16": 32}, marks=INT8),
-    ],
-)
-def test_an_engine_computes_in_the_precision_of_its_graph(
-    tmp_path: Path, precision: str, multiply_adds: dict[str, int]
-) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8", marks=INT8)])
+def test_an_engine_of_each_precision(tmp_path: Path, precision: str) -> None:
     built = build(tmp_path, precision=precision)
     entry, name = built.entry, f"encoder.{precision}.rtx30.engine"
-    assert (built.multiply_adds, built.timings, built.build_s > 0) == (multiply_adds, "none", True)
+    assert built.timings == "none"
     assert (entry.name, entry.precision, entry.flavour) == (name, precision, "tensorrt_rtx")
     assert (entry.version, entry.target, entry.compute_capabilities) == (trt.__version__, "rtx30", (86,))
     assert (entry.profile, entry.workspace_mib, entry.verdict) == (PROFILE, 1024, "not run here")
@@ -115,48 +106,17 @@ def test_one_engine_serves_several_generations(tmp_path: Path) -> None:
 
 
 def test_an_fp32_graph_under_the_name_of_another_precision_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ParityFault, match=r"encoder\.fp16\.onnx is named fp16, and of its multiply-adds are 100.0% fp32"
-    ):
+    with pytest.raises(ParityFault, match=r"encoder\.fp16\.onnx .* it is named fp16, and it multiplies 100% in fp32"):
         build(tmp_path, graphs.encoder("fp32"), "fp16")
-    with pytest.raises(ParityFault, match=r"named fp32, and of its multiply-adds are 100.0% fp16"):
+    with pytest.raises(ParityFault, match=r"named fp32, and it multiplies 100% in fp16"):
         build(tmp_path, graphs.encoder("fp16"), "fp32")
     assert not list(tmp_path.glob("*.engine"))
 
 
 @INT8
 def test_an_fp16_graph_under_the_name_of_int8_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParityFault, match=r"named int8, and of its multiply-adds are 100.0% fp16"):
+    with pytest.raises(ParityFault, match=r"named int8, and it multiplies 100% in fp16"):
         build(tmp_path, graphs.encoder("fp16"), "int8")
-
-
-def test_multiply_adds_of_groups_and_transposed_layers(tmp_path: Path) -> None:
-    file = write(tmp_path, graphs.encoder())
-    made = engine_module._Build(tmp_path / file.name, RTX, None)
-    network = made.network
-    kernel = np.ones((8, 2, 3, 5), np.float32)
-    x = network.add_input("x", trt.DataType.FLOAT, (-1, 4, 10, 12))
-    grouped = network.add_convolution_nd(x, 8, (3, 5), kernel, trt.Weights())
-    grouped.num_groups = 2
-    assert tuple(grouped.get_output(0).shape)[1:] == (8, 8, 8)
-    expected = 8 * 8 * 8 * 2 * 3 * 5
-    assert count_multiply_adds(network, trt) == {"fp32": expected}
-    wider = np.ones((4, 6, 2, 2), np.float32)
-    network.add_deconvolution_nd(x, 6, (2, 2), wider, trt.Weights())
-    expected += 4 * 10 * 12 * 6 * 2 * 2
-    assert count_multiply_adds(network, trt) == {"fp32": expected}
-    y = network.add_input("y", trt.DataType.FLOAT, (-1, 7, 5))
-    network.add_matrix_multiply(y, trt.MatrixOperation.TRANSPOSE, y, trt.MatrixOperation.NONE)
-    assert count_multiply_adds(network, trt) == {"fp32": expected + 5 * 5 * 7}
-
-
-def test_precision_by_the_counts() -> None:
-    assert precision_fault({"fp16": 5}, "fp16") == ""
-    assert precision_fault({"int8": 5, "fp16": 5}, "int8") == ""
-    assert precision_fault({"int8": 9, "fp16": 11}, "int8") == "of its multiply-adds are 55.0% fp16, 45.0% int8"
-    assert precision_fault({"int8": 9, "fp32": 1}, "int8")
-    assert precision_fault({"fp16": 9, "fp32": 1}, "fp16")
-    assert precision_fault({}, "fp32") == "it has no convolution and no matrix product"
 
 
 def test_int8_is_refused_before_the_other_files_are_built(tmp_path: Path) -> None:
@@ -171,9 +131,10 @@ def test_int8_is_refused_before_the_other_files_are_built(tmp_path: Path) -> Non
 
 def test_int8_wants_a_later_version_and_says_so(tmp_path: Path) -> None:
     early = Flavour("tensorrt_rtx", "1.4.0.76", trt)
-    for model, precision in ((graphs.encoder("int8"), "int8"), (graphs.encoder("int8"), "fp16")):
-        with pytest.raises(MissingPart, match=r'1\.4\.0\.76 does not build INT8: pip install "tensorrt-rtx-cu13-bind'):
-            build(tmp_path, model, precision, flavour=early)
+    with pytest.raises(MissingPart, match=r'1\.4\.0\.76 does not build INT8: pip install "tensorrt-rtx-cu13-bind'):
+        build(tmp_path, precision="int8", flavour=early)
+    with pytest.raises(ParityFault, match=r"it is named fp16, and it multiplies \d+% in fp16, \d+% in int8"):
+        build(tmp_path, graphs.encoder("int8"), "fp16", flavour=early)
 
 
 def renamed(operator: str) -> Callable[[onnx.ModelProto], None]:
@@ -295,10 +256,10 @@ def test_engines_need_neither_torch_nor_onnx(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript'): sys.modules[name] = None\n"
-        "from byolt_export.engine import build_engine\n"
-        "import byolt_export.engine_runner\n"
-        "from byolt_export.flavour import choose_flavour, resolve_target\n"
-        "from byolt_export.manifest import Profile\n"
+        "from byolt_export.tensorrt.build import build_engine\n"
+        "import byolt_export.tensorrt.runner\n"
+        "from byolt_export.tensorrt.flavour import choose_flavour, resolve_target\n"
+        "from byolt_export.bundle.manifest import Profile\n"
         "flavour = choose_flavour('tensorrt_rtx')\n"
         "profile = Profile(min_batch=1, opt_batch=4, max_batch=10)\n"
         f"plan = build_engine(Path({str(tmp_path / 'encoder.onnx')!r}), flavour=flavour, precision='fp32',\n"
@@ -464,7 +425,6 @@ def test_here_needs_a_gpu(flavour: Flavour) -> None:
 def test_no_flavour_is_told_with_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert find_flavours() == ()
     with pytest.raises(MissingPart, match=r'TensorRT is not installed: pip install "byolt\[rtx\]" for engines of RTX'):
         choose_flavour()
     with pytest.raises(MissingPart, match=r"TensorRT for RTX is not installed"):
@@ -475,7 +435,6 @@ def test_a_flavour_that_does_not_load_is_told_why(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    assert [flavour.name for flavour in find_flavours()] == ["tensorrt_rtx"]
     assert choose_flavour().name == "tensorrt_rtx"
     with pytest.raises(MissingPart, match=r"TensorRT does not load: libnvinfer\.so\.10: cannot open .*; pip install"):
         choose_flavour("tensorrt")
@@ -542,7 +501,7 @@ def test_an_engine_is_opened_as_the_manifest_names_it(engine: tuple[Path, Engine
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8", marks=INT8)])
 def test_an_engine_computes_what_onnxruntime_computes(tmp_path: Path, precision: str) -> None:
-    from byolt_export.runtime import OnnxRunner
+    from byolt_export.runtime.onnx_runner import OnnxRunner
 
     flavour = choose_flavour()
     try:

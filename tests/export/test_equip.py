@@ -14,10 +14,10 @@ import pytest
 from tests.export.planting import reseal
 from tests.export.small import MAX_BATCH
 
-from byolt_export.bundle import read_manifest
-from byolt_export.equip import add_engines, choose_targets, record_verdicts
+from byolt_export.bundle.folder import read_manifest
 from byolt_export.errors import ByoltError, InputError, Stopped
-from byolt_export.verify import verify_bundle
+from byolt_export.proof.verify import record_verdicts, verify_bundle
+from byolt_export.tensorrt.engines import add_engines, choose_targets
 
 pytest.importorskip("tensorrt_rtx_bindings")
 NAMES = ["encoder.fp32.rtx.engine", "encoder.fp16.rtx.engine"]

@@ -11,13 +11,17 @@ import torch
 from tests.export.small import HOW, MAX_BATCH, PIXELS, SIZE_PX, build, encoder, images
 from torch import Tensor, nn
 
-from byolt_export.bundle import GOLDEN, read_golden, read_manifest
+from byolt_export.arrays import Images
+from byolt_export.bundle.folder import GOLDEN, read_manifest
+from byolt_export.bundle.golden import PERTURBATIONS, read_golden
+from byolt_export.bundle.manifest import Input
 from byolt_export.errors import InputError
-from byolt_export.graph import _half_keeping_sums, export_onnx, torch_layers, torch_outputs, wrong_outputs
-from byolt_export.manifest import Input
-from byolt_export.measures import Images, relative_l2
-from byolt_export.parity import PERTURBATIONS
-from byolt_export.runtime import OnnxRunner
+from byolt_export.onnx.controls import wrong_outputs
+from byolt_export.onnx.export import export_onnx, torch_tensors
+from byolt_export.onnx.half_precision import _half_keeping_sums
+from byolt_export.onnx.reference import torch_outputs
+from byolt_export.proof.measures import relative_l2
+from byolt_export.runtime.onnx_runner import OnnxRunner
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +278,7 @@ def test_camera_frames_are_resized_in_the_graph_as_in_training(resize: str, tmp_
 
 def test_layers_on_the_way_have_the_files_names(bundle: Path) -> None:
     names = {name for node in onnx.load(bundle / "encoder.onnx").graph.node for name in node.output}
-    layers = torch_layers(encoder(), images(4), **HOW)
+    layers = torch_tensors(encoder(), images(4), **HOW)
     assert len(names & set(layers)) >= 10
     assert all(value.dtype == np.float32 and len(value) == 4 for value in layers.values())
 

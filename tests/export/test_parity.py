@@ -6,23 +6,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from byolt_export.arrays import Images, Outputs
+from byolt_export.bundle.golden import GoldenVectors
+from byolt_export.bundle.manifest import Gates
 from byolt_export.errors import ByoltError
-from byolt_export.measures import (
-    Crowd,
-    Images,
-    Outputs,
-    centred_cosine,
+from byolt_export.proof.gates import GATES, faults, tighten
+from byolt_export.proof.measures import centred_cosine, measure, neighbour_overlap, relative_l2, top_1_agreement
+from byolt_export.proof.parity import batch_sizes, prove
+from byolt_export.proof.task import (
+    Gallery,
     judge_difference,
     knn_predict,
     linear_predict,
-    measure,
     measure_task,
-    neighbour_overlap,
     paired_difference,
-    relative_l2,
-    top_1_agreement,
 )
-from byolt_export.parity import GATES, Gates, batch_sizes, faults, prove, tighten
 
 FP32 = GATES["fp32"]
 
@@ -156,6 +154,7 @@ def linear(images: Images, kernel: npt.NDArray[np.float64] = KERNEL) -> Outputs:
 
 
 WRONG = {"swapped_channels": linear(IMAGES[..., ::-1]), "shuffled_rows": np.roll(linear(IMAGES), 1, axis=0)}
+GOLDEN = GoldenVectors(IMAGES, linear(IMAGES), WRONG)
 
 
 def test_a_right_function_passes_and_each_call_has_exactly_the_stated_rows() -> None:
@@ -165,9 +164,16 @@ def test_a_right_function_passes_and_each_call_has_exactly_the_stated_rows() -> 
         calls.append(len(images))
         return linear(images)
 
-    crowd = Crowd(IMAGES[::-1], linear(IMAGES[::-1]))
+    gallery = Gallery(IMAGES[::-1], linear(IMAGES[::-1]))
     controls = {**WRONG, "no_normalisation": None}
-    parity = prove(run, IMAGES, linear(IMAGES), controls, gates=FP32, batches=(1, 2, 7, 50), logits=False, crowd=crowd)
+    parity = prove(
+        run,
+        GoldenVectors(IMAGES, linear(IMAGES), controls),
+        gates=FP32,
+        batches=(1, 2, 7, 50),
+        logits=False,
+        gallery=gallery,
+    )
     assert (parity.verdict, parity.reasons) == ("passed", ())
     assert calls == [1] * 24 + [2] * 12 + [7] * 4 + [50] + [50]
     assert [c.state for c in parity.controls] == ["fails", "fails", "not applicable"]
@@ -177,7 +183,7 @@ def test_a_right_function_passes_and_each_call_has_exactly_the_stated_rows() -> 
 
 def test_a_control_that_passes_the_gate_fails_the_verdict() -> None:
     controls = {"perturbed_kernel": linear(IMAGES, KERNEL * (1 + 1e-6))}
-    parity = prove(linear, IMAGES, linear(IMAGES), controls, gates=FP32, batches=BATCHES, logits=False)
+    parity = prove(linear, GoldenVectors(IMAGES, linear(IMAGES), controls), gates=FP32, batches=BATCHES, logits=False)
     assert parity.verdict == "failed"
     assert parity.reasons == ("the wrong model `perturbed_kernel` was not noticed",)
 
@@ -187,7 +193,7 @@ def test_outputs_that_depend_on_the_batch_fail() -> None:
         outputs = linear(images)
         return outputs - outputs.mean(axis=0) if len(images) == 7 else outputs
 
-    parity = prove(run, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False)
+    parity = prove(run, GOLDEN, gates=FP32, batches=BATCHES, logits=False)
     assert parity.verdict == "failed"
     assert [reason[:10] for reason in parity.reasons] == ["at batch 7", "at batch 7"]
 
@@ -199,31 +205,27 @@ def test_a_batch_that_does_not_run_fails(refused: int) -> None:
             raise ByoltError("no such batch")
         return linear(images)
 
-    parity = prove(run, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False)
+    parity = prove(run, GOLDEN, gates=FP32, batches=BATCHES, logits=False)
     assert (parity.verdict, parity.reasons) == ("failed", (f"at batch {refused}, no such batch",))
 
 
 def test_outputs_of_another_width_fail_with_all_batches() -> None:
-    parity = prove(
-        lambda images: linear(images)[:, :3], IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False
-    )
+    parity = prove(lambda images: linear(images)[:, :3], GOLDEN, gates=FP32, batches=BATCHES, logits=False)
     assert parity.verdict == "failed"
     assert parity.reasons[0] == "at batch 1, the output is 3 wide, the reference 6"
     assert parity.golden is None
 
 
 def test_a_worse_gallery_fails() -> None:
-    crowd = Crowd(IMAGES, linear(IMAGES, KERNEL * 1.01))
-    parity = prove(linear, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False, crowd=crowd)
+    gallery = Gallery(IMAGES, linear(IMAGES, KERNEL * 1.01))
+    parity = prove(linear, GOLDEN, gates=FP32, batches=BATCHES, logits=False, gallery=gallery)
     assert parity.verdict == "failed"
     assert parity.reasons[0].startswith("in the gallery, relative L2 0.0099")
 
 
 def test_a_file_of_another_precision_fails_whatever_it_computes() -> None:
     fault = "it is named fp16, and it multiplies 100% in fp32"
-    parity = prove(
-        linear, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False, precision_fault=fault
-    )
+    parity = prove(linear, GOLDEN, gates=FP32, batches=BATCHES, logits=False, precision_fault=fault)
     assert (parity.verdict, parity.reasons) == ("failed", (fault,))
 
 
@@ -236,12 +238,15 @@ def test_small_perturbations_may_go_unnoticed_in_int8_alone_and_set_the_detectio
     def run(images: Images) -> Outputs:
         return linear(images, KERNEL * 1.01)
 
-    parity = prove(run, IMAGES, linear(IMAGES), controls, gates=GATES["int8"], **how)
+    parity = prove(run, GoldenVectors(IMAGES, linear(IMAGES), controls), gates=GATES["int8"], **how)
     assert parity.verdict == "passed"
     assert [control.state for control in parity.controls] == ["below the limit", "fails"]
     assert parity.detection_limit == 0.1
     strict = prove(
-        run, IMAGES, linear(IMAGES), controls, gates=replace(GATES["int8"], unnoticed_perturbation_max=0.0), **how
+        run,
+        GoldenVectors(IMAGES, linear(IMAGES), controls),
+        gates=replace(GATES["int8"], unnoticed_perturbation_max=0.0),
+        **how,
     )
     assert strict.reasons == ("the wrong model `perturbed_kernel` was not noticed",)
 
@@ -288,12 +293,12 @@ def test_linear_prediction_separates_what_a_plane_separates() -> None:
 def test_the_task_is_measured_where_there_are_labels() -> None:
     labels = np.arange(24) % 2
     reference = linear(IMAGES)
-    crowd = Crowd(IMAGES, reference, labels, IMAGES, reference, labels)
-    task = measure_task(crowd, reference, reference)
+    gallery = Gallery(IMAGES, reference, labels, IMAGES, reference, labels)
+    task = measure_task(gallery, reference, reference)
     assert task is not None
     assert (task.knn_difference, task.knn_agreement, task.linear_difference) == (0, 1, 0)
     # Queries that answer for another image: what kNN knew is gone.
-    worse = measure_task(crowd, reference, reference[np.random.default_rng(0).permutation(24)])
+    worse = measure_task(gallery, reference, reference[np.random.default_rng(0).permutation(24)])
     assert worse is not None
     assert worse.knn_agreement < 1
-    assert measure_task(Crowd(IMAGES, reference), reference, reference) is None
+    assert measure_task(Gallery(IMAGES, reference), reference, reference) is None

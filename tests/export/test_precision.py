@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from byolt_export.errors import InputError
-from byolt_export.layers import find_layers
-from byolt_export.measures import relative_l2
-from byolt_export.precision import quantise
-from byolt_export.rounding import (
+from byolt_export.proof.measures import relative_l2
+from byolt_export.quantize.int8 import quantize
+from byolt_export.quantize.layers import find_layers
+from byolt_export.quantize.rounding import (
     Levels,
     best_levels,
     kernel_scales,
@@ -23,7 +23,7 @@ from byolt_export.rounding import (
     widest_kernel_scales,
     widest_levels,
 )
-from byolt_export.runtime import OnnxRunner
+from byolt_export.runtime.onnx_runner import OnnxRunner
 
 SIDE = 16
 CHANNELS = (3, 8, 16, 12)
@@ -202,7 +202,7 @@ def test_windows_times_matrices_are_the_convolution(fp16: Path, tmp_path: Path) 
 
 def test_int8_file_stores_int8_and_zero_points_of_zero(fp16: Path, tmp_path: Path) -> None:
     before = fp16.read_bytes()
-    calibration = quantise(fp16, tmp_path / "int8.onnx", images=images(64), source="drawn", least_share=1.0)
+    calibration = quantize(fp16, tmp_path / "int8.onnx", images=images(64), source="drawn", least_share=1.0)
     assert fp16.read_bytes() == before
     model = onnx.load(tmp_path / "int8.onnx")
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
@@ -222,7 +222,7 @@ def test_int8_file_stores_int8_and_zero_points_of_zero(fp16: Path, tmp_path: Pat
 def test_outputs_stay_near_those_of_fp16(relu: bool, tmp_path: Path) -> None:
     # Padding, groups, strides, shift and gain: one of them done wrong moves outputs by more than 10 %.
     model = small_model(tmp_path / "fp16.onnx", relu=relu)
-    quantise(model, tmp_path / "int8.onnx", images=images(128), source="drawn", least_share=1.0)
+    quantize(model, tmp_path / "int8.onnx", images=images(128), source="drawn", least_share=1.0)
     assert (
         any(n.op_type == "Sub" and "shift" in n.input[1] for n in onnx.load(tmp_path / "int8.onnx").graph.node) == relu
     )
@@ -231,53 +231,53 @@ def test_outputs_stay_near_those_of_fp16(relu: bool, tmp_path: Path) -> None:
 
 def test_least_error_beats_min_max(fp16: Path, tmp_path: Path) -> None:
     for rule in ("least error", "min-max"):
-        quantise(fp16, tmp_path / f"{rule}.onnx", images=images(128), source="drawn", rule=rule, least_share=1.0)
+        quantize(fp16, tmp_path / f"{rule}.onnx", images=images(128), source="drawn", rule=rule, least_share=1.0)
     assert error(fp16, tmp_path / "least error.onnx") < 0.6 * error(fp16, tmp_path / "min-max.onnx")
 
 
 def test_calibration_on_ten_images_shows(fp16: Path, tmp_path: Path) -> None:
     few = images(10)[np.arange(7).repeat(5)]  # None of the contrasty ones, again and again.
-    quantise(fp16, tmp_path / "few.onnx", images=few, source="drawn", rule="min-max")
-    quantise(fp16, tmp_path / "many.onnx", images=images(128), source="drawn")
+    quantize(fp16, tmp_path / "few.onnx", images=few, source="drawn", rule="min-max")
+    quantize(fp16, tmp_path / "many.onnx", images=images(128), source="drawn")
     assert error(fp16, tmp_path / "few.onnx") > 5 * error(fp16, tmp_path / "many.onnx")
 
 
 def test_the_most_harmful_layers_stay_fp16_within_the_share(fp16: Path, tmp_path: Path) -> None:
     layers, total = find_layers(onnx.load(fp16))
-    half = quantise(fp16, tmp_path / "half.onnx", images=images(64), source="drawn", least_share=0.5)
+    half = quantize(fp16, tmp_path / "half.onnx", images=images(64), source="drawn", least_share=0.5)
     assert half.fp16_layers
     assert half.int8_share >= 0.5
     assert half.int8_share == sum(x.macs for x in layers if x.name not in half.fp16_layers) / total
-    quantise(fp16, tmp_path / "all.onnx", images=images(64), source="drawn", least_share=1.0)
+    quantize(fp16, tmp_path / "all.onnx", images=images(64), source="drawn", least_share=1.0)
     assert error(fp16, tmp_path / "half.onnx") < error(fp16, tmp_path / "all.onnx")
 
 
 def test_same_bytes_twice(fp16: Path, tmp_path: Path) -> None:
     first, second = (
-        quantise(fp16, tmp_path / name, images=images(40), source="drawn") for name in ("1.onnx", "2.onnx")
+        quantize(fp16, tmp_path / name, images=images(40), source="drawn") for name in ("1.onnx", "2.onnx")
     )
     assert first == second
     assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
-    other = quantise(fp16, tmp_path / "3.onnx", images=images(40, seed=1), source="drawn")
+    other = quantize(fp16, tmp_path / "3.onnx", images=images(40, seed=1), source="drawn")
     assert other.sha256 != first.sha256
 
 
 def test_a_float32_graph_can_be_quantised_too(tmp_path: Path) -> None:
     model = small_model(tmp_path / "fp32.onnx", dtype="float32")
-    quantise(model, tmp_path / "int8.onnx", images=images(64), source="drawn", least_share=1.0)
+    quantize(model, tmp_path / "int8.onnx", images=images(64), source="drawn", least_share=1.0)
     assert error(model, tmp_path / "int8.onnx") < 0.02
 
 
 def test_too_few_images_are_refused(fp16: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^31 images are too few to calibrate INT8: give at least 32$"):
-        quantise(fp16, tmp_path / "int8.onnx", images=images(31), source="drawn")
+        quantize(fp16, tmp_path / "int8.onnx", images=images(31), source="drawn")
     assert not (tmp_path / "int8.onnx").exists()
 
 
 def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     model = small_model(tmp_path / "fp16.onnx", scale=3e3)  # fp16 ends at 65,504.
     with pytest.raises(InputError, match="`x[0-9]` is not finite on the calibration images"):
-        quantise(model, tmp_path / "int8.onnx", images=images(32), source="drawn")
+        quantize(model, tmp_path / "int8.onnx", images=images(32), source="drawn")
 
 
 def test_a_graph_without_a_layer_to_quantise_is_refused(tmp_path: Path) -> None:
@@ -289,12 +289,12 @@ def test_a_graph_without_a_layer_to_quantise_is_refused(tmp_path: Path) -> None:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "nothing.onnx")
     with pytest.raises(InputError, match="has no layer with a constant kernel that INT8 fits"):
-        quantise(tmp_path / "nothing.onnx", tmp_path / "int8.onnx", images=images(32), source="drawn")
+        quantize(tmp_path / "nothing.onnx", tmp_path / "int8.onnx", images=images(32), source="drawn")
 
 
 def test_tensorrt_for_rtx_builds_the_file(fp16: Path, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings")
-    quantise(fp16, tmp_path / "int8.onnx", images=images(32), source="drawn", least_share=1.0)
+    quantize(fp16, tmp_path / "int8.onnx", images=images(32), source="drawn", least_share=1.0)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
