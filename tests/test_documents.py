@@ -76,8 +76,8 @@ def test_the_readmes_onnx_lines_see_the_pipelines_pixels(
     exported: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch, height: int, width: int, orientation: int
 ) -> None:
     from byolt.data.folder import decode_image
-    from byolt.data.source import to_square
     from byolt_export.onnx.reference import torch_outputs
+    from byolt_export.runtime.resize import to_square
 
     folder, encoder = exported
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -23,7 +23,9 @@ def recipe(root: Path, cache: Path, **export: object) -> Recipe:
 
 
 def gather(given: Recipe, *, calibrated: bool = True, labelled: bool = True) -> ProofImages:
-    return gather_evidence(given, bundle_options(given).input_of(given.data.image_size_px), calibrated=calibrated, labelled=labelled)
+    return gather_evidence(
+        given, bundle_options(given).input_of(given.data.image_size_px), calibrated=calibrated, labelled=labelled
+    )
 
 
 def rows(images: np.ndarray | None) -> set[bytes]:

@@ -5,7 +5,7 @@ Axes: B batch, N images, H W pixels, D output features.
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,27 +33,23 @@ from byolt_export.bundle.manifest import (
 from byolt_export.errors import InputError
 from byolt_export.files import dump_json, sha256
 from byolt_export.proof.bisect import bisect
-from byolt_export.proof.gates import GATES, tighten
 from byolt_export.proof.images import ProofImages, check_images, choose_images
 from byolt_export.proof.page import write_page
-from byolt_export.proof.parity import control_faults
-from byolt_export.proof.report import FileReport, Parity, Report
+from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.task import Gallery
-from byolt_export.proof.verify import prove_onnx
+from byolt_export.proof.verify import judge_export
 from byolt_export.quantize.int8 import LEAST_IMAGES, quantize
 from byolt_export.runtime.onnx_runner import CPU, runtime_version
 
 if TYPE_CHECKING:
     from torch import nn
 
-# INT8 has no tolerance of its own: what this file showed here, with room for another backend's order of summation.
-_MEAN_ROOM, _WORST_ROOM = 1.5, 2.0
 _BISECTED = 16  # Images whose every tensor is kept.
 
 
 @dataclass(frozen=True)
 class BundleOptions:
-    """What ``build_bundle`` may be told besides; the defaults fit an encoder of torchvision or timm.
+    """What else ``build_bundle`` takes; the defaults fit an encoder of torchvision or timm.
 
     Attributes:
         mean, std: Of each channel, for pixels in 0 to 1: what the module's training normalised with. ImageNet's.
@@ -123,7 +119,7 @@ def build_bundle(
         InputError: Images, classes and module do not fit one another, or the module cannot be exported.
         MissingPart: onnx, onnxscript or onnxruntime is not installed.
     """
-    runtime_version()  # Missing parts are told before the work.
+    runtime_version()  # Missing parts are reported before the work.
     options = options or BundleOptions()
     pixels = options.input_of(size_px)
     _check_precisions(precisions)
@@ -193,7 +189,7 @@ class _Builder:
         else:
             self._export(path, precision)
         self.on_log(f"{path.name}: proving")
-        parity = _judge(path, precision, self.contract, self.golden, self.gallery)
+        parity = judge_export(path, precision, self.contract, self.golden, self.gallery)
         found = None
         if self.options.bisect:
             from byolt_export.onnx.export import torch_tensors
@@ -251,31 +247,6 @@ class _Builder:
         )
         write_manifest(folder, manifest)
         write_page(folder / PAGE, report, manifest, self.golden)
-
-
-def _judge(
-    path: Path, precision: Precision, contract: Contract, golden: GoldenVectors, gallery: Gallery | None
-) -> Parity:
-    """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged."""
-    how = (path, precision, CPU, contract, golden)
-    parity = prove_onnx(*how, gates=GATES[precision], gallery=gallery)
-    if precision != "int8" or parity.golden is None:
-        return parity
-    measured = [measures for measures in (parity.golden, parity.gallery) if measures is not None]
-    gates = tighten(
-        parity.gates,
-        {
-            "relative_l2_mean_max": _MEAN_ROOM * max(measures.relative_l2_mean for measures in measured),
-            "relative_l2_worst_max": _WORST_ROOM * max(measures.relative_l2_worst for measures in measured),
-        },
-    )
-    again = prove_onnx(*how, gates=gates)
-    loose = control_faults(parity.controls)  # Wrong models are noticed, or not, by the limits that are delivered.
-    kept = (reason for reason in parity.reasons if reason not in loose)
-    reasons = tuple(dict.fromkeys((*kept, *again.reasons)))
-    return replace(
-        again, verdict="failed" if reasons else "passed", reasons=reasons, gallery=parity.gallery, task=parity.task
-    )
 
 
 def _contract(pixels: Input, options: BundleOptions, classes: Sequence[str], *, dim: int) -> Contract:

@@ -13,10 +13,11 @@ from PIL import Image
 from tests.conftest import tiny_recipe
 
 from byolt.data import FolderSource, ImageStore, open_store
-from byolt.data.source import ArraySource, ImageSource, PartOf, Pixels, to_square
+from byolt.data.source import ArraySource, ImageSource, PartOf, Pixels
 from byolt.reporting import progress
 from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import ByoltError, InputError
+from byolt_export.runtime.resize import to_square
 
 
 def folder(root: Path, images: int = 6, size_px: int = 8) -> Path:

@@ -88,7 +88,7 @@ def accuracy_of(measures: Measures, task: Task | None = None) -> Accuracy | None
 def _candidate(
     path: Path, manifest: Manifest, file: FileReport, known: FileReport | None, threads: int | None
 ) -> Candidate:
-    """A file that passed here, or whose opening tells why it does not run here."""
+    """A file that passed here, or whose opening says why it does not run here."""
     entry = next((engine for engine in manifest.engines if engine.name == file.name), None)
     opened: Callable[[], Function]
     if entry is None:

@@ -15,7 +15,7 @@ MEMORY_IS = "peak resident memory of a fresh process that opens it and runs the 
 
 
 def peak_memory_mib(open_run: Callable[[], Function], images: Images, batches: Sequence[int]) -> list[float | None]:
-    """See ``MEMORY_IS``: a figure a batch size; ``None`` where the system does not tell, or that process fails.
+    """See ``MEMORY_IS``: one value per batch size; ``None`` where the system does not say, or that process fails.
 
     ``open_run`` goes to the other process and must be picklable; batches run from the smallest to the largest there,
     since a peak never falls.

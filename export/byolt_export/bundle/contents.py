@@ -1,6 +1,6 @@
 """What an ONNX file itself says it computes in, read from its bytes: no `onnx` package is needed on a device.
 
-ONNX is protobuf: a message is a row of (field number, wire type, value). The few fields below are all that is read.
+ONNX is protobuf: a message is a sequence of (field number, wire type, value). Only the few fields below are read.
 """
 
 from collections.abc import Iterator

@@ -48,7 +48,7 @@ def _perturbed_outputs(
     if not kernels:
         raise InputError(f"{type(module).__name__} has no kernel: there is nothing to prove of it")
 
-    def moved(kernel: nn.Parameter, share: float, images: Images) -> Outputs:
+    def perturbed(kernel: nn.Parameter, share: float, images: Images) -> Outputs:
         noise = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(_SEED)).to(kernel)
         right = kernel.detach().clone()
         with torch.no_grad():
@@ -59,13 +59,13 @@ def _perturbed_outputs(
 
     furthest, chosen = -1.0, kernels[0]
     for kernel in kernels:
-        some = moved(kernel, PERTURBATIONS["perturbed_kernel"], images[:_SEARCHED])
+        some = perturbed(kernel, PERTURBATIONS["perturbed_kernel"], images[:_SEARCHED])
         effect = float(relative_l2(reference[:_SEARCHED], some).max())
         if effect > furthest:
             furthest, chosen = effect, kernel
         if furthest >= _VISIBLE:
             break
-    return {name: moved(chosen, share, images) for name, share in PERTURBATIONS.items()}
+    return {name: perturbed(chosen, share, images) for name, share in PERTURBATIONS.items()}
 
 
 def _reinitialised(module: nn.Module) -> nn.Module:

@@ -37,12 +37,12 @@ def bisect(path: Path, expected: Mapping[str, Outputs], images: Images, *, limit
     inherited: dict[str, float] = {}
     layers: list[tuple[Any, float, float]] = []
     for node in model.graph.node:
-        brought = max((inherited.get(name, 0.0) for name in node.input), default=0.0)
+        from_inputs = max((inherited.get(name, 0.0) for name in node.input), default=0.0)
         for output in node.output:
-            inherited[output] = brought
+            inherited[output] = from_inputs
             if output in found:
                 errors[output] = inherited[output] = _error(expected[output], found[output])
-                layers.append((node, errors[output], max(0.0, errors[output] - brought)))
+                layers.append((node, errors[output], max(0.0, errors[output] - from_inputs)))
     if not layers:
         raise ByoltError(f"{path} shares no intermediate tensor with PyTorch's program: was it exported by byolt?")
     total = sum(own for *_, own in layers) or 1.0

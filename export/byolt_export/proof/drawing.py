@@ -37,7 +37,7 @@ def picture(image: Images) -> tuple[str, int, int]:
 
 
 def bars(counts: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Bars of the bins that hold images: place, height in px, and what a reader is told."""
+    """Bars of the bins that hold images: place, height in px, and what its tooltip says."""
     tallest = max(counts)
     return [
         {

@@ -33,9 +33,9 @@ def faults(measures: Measures, gates: Gates) -> list[str]:
     return found
 
 
-def tighten(gates: Gates, asked: Mapping[str, float]) -> Gates:
-    """The stricter of the built-in and the asked limit, name by name: what is asked can never loosen a gate."""
+def tighten(gates: Gates, wanted: Mapping[str, float]) -> Gates:
+    """The stricter of the built-in and the wanted limit, name by name: a wanted limit never loosens a gate."""
     stricter = {
-        name: (min if name.endswith("_max") else max)(limit, getattr(gates, name)) for name, limit in asked.items()
+        name: (min if name.endswith("_max") else max)(limit, getattr(gates, name)) for name, limit in wanted.items()
     }
     return replace(gates, **stricter)

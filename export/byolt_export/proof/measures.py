@@ -19,7 +19,7 @@ HISTOGRAM_EDGES: tuple[float, ...] = tuple(10 ** (exponent / 4) for exponent in 
 
 
 def relative_l2(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float64]:
-    """``|c - r| / |r|`` a row, (N,), in float64."""
+    """``|c - r| / |r|`` of each row, (N,), in float64."""
     r, c = reference.astype(np.float64), candidate.astype(np.float64)
     error: npt.NDArray[np.float64] = np.linalg.norm(c - r, axis=1) / np.maximum(np.linalg.norm(r, axis=1), TINY)
     return error
@@ -32,7 +32,7 @@ def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:
 
 
 def centred_cosine(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float64]:
-    """Cosine a row, (N,), after the reference's mean over N was taken off both.
+    """Cosine of each row, (N,), after the reference's mean over N was taken off both.
 
     Embeddings share a large mean, so the plain cosine of two different images is already high.
     Two rows that are both the mean agree: 1.

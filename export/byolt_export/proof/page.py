@@ -96,7 +96,7 @@ def render_page(report: Report, manifest: Manifest, golden: GoldenVectors) -> st
 
 
 @dataclass(frozen=True)
-class _Figure:
+class _Number:
     """A number as it is read, and as it is exactly."""
 
     text: str
@@ -108,10 +108,10 @@ class _Gate:
     """A gate beside what was measured on the golden images and in the gallery."""
 
     label: str
-    golden: _Figure | None
-    gallery: _Figure | None
+    golden: _Number | None
+    gallery: _Number | None
     relation: str
-    limit: _Figure
+    limit: _Number
     kept: bool
 
 
@@ -123,7 +123,7 @@ def _file(file: FileReport, manifest: Manifest, golden: GoldenVectors) -> dict[s
         "report": file,
         "provider": file.provider.removesuffix("ExecutionProvider"),
         "parity": parity,
-        "figures": None if measured is None else _figures(measured),
+        "metrics": None if measured is None else _metrics(measured),
         "images": None if measured is None else measured.images,
         "gates": _gates(parity),
         "histograms": [
@@ -144,12 +144,12 @@ def _file(file: FileReport, manifest: Manifest, golden: GoldenVectors) -> dict[s
     }
 
 
-def _figures(measures: Measures) -> list[_Figure | None]:
+def _metrics(measures: Measures) -> list[_Number | None]:
     """In the order of the table of files."""
     return [
         _l2(measures.relative_l2_mean),
         _l2(measures.relative_l2_worst),
-        _figure(measures.centred_cosine_worst, ".7f"),
+        _number(measures.centred_cosine_worst, ".7f"),
         _share(measures.overlap_at_1),
         _share(measures.overlap_at_10),
         _share(measures.top_1_agreement),
@@ -193,9 +193,9 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
                 "reference": f"{task[f'{name}_accuracy'] - difference:.2%}",
                 "accuracy": _share(task[f"{name}_accuracy"]),
                 "agreement": _share(task[f"{name}_agreement"]),
-                "difference": _figure(difference, "+.2%"),
-                "low": _figure(low, "+.2%"),
-                "high": _figure(high, "+.2%"),
+                "difference": _number(difference, "+.2%"),
+                "low": _number(low, "+.2%"),
+                "high": _number(high, "+.2%"),
             }
         )
     colour = {"not worse": "good", "undecided": "open", "worse": "bad"}[task["verdict"]]
@@ -240,20 +240,20 @@ def _worst(parity: Parity, manifest: Manifest, golden: GoldenVectors) -> dict[st
     }
 
 
-def _figure(value: float | None, form: str) -> _Figure | None:
-    return None if value is None else _Figure(format(value, form), repr(value))
+def _number(value: float | None, form: str) -> _Number | None:
+    return None if value is None else _Number(format(value, form), repr(value))
 
 
-def _l2(value: float | None) -> _Figure | None:
-    return _figure(value, ".2e")
+def _l2(value: float | None) -> _Number | None:
+    return _number(value, ".2e")
 
 
-def _cosine(value: float | None) -> _Figure | None:
-    return _figure(value, ".7f")
+def _cosine(value: float | None) -> _Number | None:
+    return _number(value, ".7f")
 
 
-def _share(value: float | None) -> _Figure | None:
-    return _figure(value, ".2%")
+def _share(value: float | None) -> _Number | None:
+    return _number(value, ".2%")
 
 
 def visible(value: Any) -> Any:

@@ -39,7 +39,7 @@ class ActivationSample:
 
 @dataclass
 class Moments:
-    """Sums over the windows that a layer's kernel met: how many, (G, K) and (G, K, K)."""
+    """Sums over the windows that a layer's kernel was applied to: how many, (G, K) and (G, K, K)."""
 
     count: int
     total: Reals
@@ -97,9 +97,9 @@ def _add_activations(tensors: dict[str, ActivationSample], name: str, rows: Rows
         )
     wanted = max(1, max(_VALUES // rows.shape[1], 1024) // batches)
     some, low, high = rows[:: max(1, len(rows) // wanted)], rows.min(axis=0), rows.max(axis=0)
-    seen = tensors.setdefault(name, ActivationSample([], low, high))
-    seen.parts.append(some)
-    seen.low, seen.high = np.minimum(seen.low, low), np.maximum(seen.high, high)
+    sample = tensors.setdefault(name, ActivationSample([], low, high))
+    sample.parts.append(some)
+    sample.low, sample.high = np.minimum(sample.low, low), np.maximum(sample.high, high)
 
 
 def _add_moments(moments: dict[str, Moments], layer: Layer, x: npt.NDArray[Any], batches: int) -> None:

@@ -35,7 +35,7 @@ Rule = Literal["least error", "min-max"]
 LEAST_IMAGES = 32
 LEAST_SHARE = 0.8  # Of the multiply-adds that become int8, whatever the measured sensitivity says.
 _OPSET, _IR = 19, 9  # The first whose Q/DQ take fp16 scales, and the file version that goes with it.
-# Images that the sensitivity of each layer is measured on, once a layer: fewer of large ones, 24 at 224 px.
+# Images that the sensitivity of each layer is measured on, fewer of large ones, 24 at 224 px.
 _JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
 
 
@@ -58,8 +58,8 @@ def quantize(
 ) -> Calibration:
     """Write the INT8 file of an FP16 (or FP32) file, calibrated on real images through ONNX Runtime.
 
-    Convolutions and products with a constant kernel get int8 inputs (one scale a tensor) and stored int8 kernels (one
-    scale an output channel); what else there is, or is not understood, keeps the type that it has. By ``least error``
+    Convolutions and products with a constant kernel get int8 inputs (one scale per tensor) and stored int8 kernels (one
+    scale per output channel); what else there is, or is not understood, keeps the type that it has. By ``least error``
     scales and rounding are those that move the layers' outputs least, the mean error goes into the bias, and the layers
     whose int8 moves the model's outputs most for their multiply-adds stay as they are, within ``least_share``.
     ``min-max`` is the plain rule, to compare with.
@@ -93,7 +93,7 @@ def quantize(
         wanted = np.clip(_JUDGED_PIXELS // (images.shape[1] * images.shape[2]), _FEWEST_JUDGES, _JUDGES)
         judges = images[spread(len(images), int(wanted))]
         errors = output_errors(model, layers, lambda rest, layer: _assemble(rest, [layer], parts), judges)
-        kept = most_sensitive(errors, layers, sum(layer.macs for layer in layers) - least_share * total)
+        kept = most_sensitive(errors, layers, sum(layer.multiply_adds for layer in layers) - least_share * total)
     int8 = [layer for layer in layers if layer.name not in kept]
     result = _assemble(model, int8, parts)
     _state_shapes(result)
@@ -104,7 +104,7 @@ def quantize(
         source=source,
         sha256=hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest(),
         rule=rule,
-        int8_share=sum(layer.macs for layer in int8) / total,
+        int8_share=sum(layer.multiply_adds for layer in int8) / total,
         fp16_layers=tuple(layer.name for layer in layers if layer.name in kept),
     )
 
@@ -133,16 +133,16 @@ def _parts(
 ) -> dict[str, _Part]:
     """By name of what comes out: each tensor after int8, and each layer computed from it."""
     parts: dict[str, _Part] = {}
-    for name, seen in tensors.items():
+    for name, sample in tensors.items():
         readers = [layer for layer in layers if layer.input == name]
-        rows, dtype = seen.rows, readers[0].kernel.dtype
+        rows, dtype = sample.rows, readers[0].kernel.dtype
         if rule == "min-max":
-            levels = widest_levels(seen.low, seen.high, dtype)
+            levels = widest_levels(sample.low, sample.high, dtype)
         else:
             kernels = [reader.as_matrices() for reader in readers]
             # What a shift takes away at the edge of an image depends on its size: see `_layer_part`.
             may_shift = all(not any(reader.pads) or all(reader.in_shape[2:]) for reader in readers)
-            levels = best_levels(rows, seen.low, seen.high, kernels, dtype, may_shift=may_shift)
+            levels = best_levels(rows, sample.low, sample.high, kernels, dtype, may_shift=may_shift)
         parts[_back(name)] = _tensor_part(name, levels, readers[0])
         moved = (levels.restored(rows) - rows * levels.gain).mean(axis=0)
         for reader in readers:

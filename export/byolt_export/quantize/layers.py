@@ -20,7 +20,7 @@ class Layer:
     node: Any
     kernel: Array
     stored_bias: Array | None
-    macs: int
+    multiply_adds: int
     in_shape: tuple[int, ...]
 
     @property
@@ -125,11 +125,11 @@ def find_layers(model: Any) -> tuple[list[Layer], int]:
     constants = {i.name: i for i in model.graph.initializer}
     shapes, found, total = _shapes(model), [], 0
     for node in model.graph.node:
-        macs = _macs(node, shapes)
-        total += macs
-        if macs and _fits(node, constants):
+        multiply_adds = _multiply_adds(node, shapes)
+        total += multiply_adds
+        if multiply_adds and _fits(node, constants):
             kernel, *bias = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
-            found.append(Layer(node, kernel, bias[0] if bias else None, macs, shapes[node.input[0]]))
+            found.append(Layer(node, kernel, bias[0] if bias else None, multiply_adds, shapes[node.input[0]]))
     return found, total
 
 
@@ -165,7 +165,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
     return shapes | {i.name: tuple(i.dims) for i in graph.initializer}
 
 
-def _macs(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+def _multiply_adds(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
     """Multiply-adds of a node for one image; 0 for what is no product."""
     out = int(np.prod(shapes.get(node.output[0], (0,)))) if node.output else 0
     if node.op_type == "Conv":

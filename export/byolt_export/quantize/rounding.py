@@ -54,7 +54,7 @@ def storable(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
 
 
 def widest_levels(low: Rows, high: Rows, dtype: npt.DTypeLike) -> Levels:
-    """Min-max: the largest absolute value (of the bounds a channel, (C,)) is 127."""
+    """Min-max: the largest absolute value (of the bounds of each channel, (C,)) is 127."""
     scale = storable(max(-low.min(), high.max()) / 127, dtype)
     return Levels(np.ones(low.shape, np.float32), float(scale), 0.0)
 
@@ -64,12 +64,12 @@ def best_levels(
 ) -> Levels:
     """The levels of a tensor that cost its layers the least squared error.
 
-    Rounding errors of different inputs are independent, so a layer's error is the tensor's error a channel weighted by
-    the squares of the kernels that it meets, plus the kernels' own, whose range a gain changes too.
+    Rounding errors of different inputs are independent, so a layer's error is the tensor's error in each channel,
+    weighted by the squares of the kernels that it meets, plus the kernels' own, whose range a gain changes too.
 
     Args:
         rows: Values of the tensor, (N, C).
-        low: Least value of each channel among all that was seen, (C,).
+        low: Least value of each channel among all calibration images, (C,).
         high: Largest value of each channel, (C,).
         kernels: Of each layer that reads the tensor, (G, O, K).
         dtype: Of the graph, which the scale is stored in.
@@ -114,7 +114,7 @@ def _energy(kernel: Reals, gain: Rows) -> Reals:
 
 
 def _kernel_error(kernel: Reals, gain: Rows, scaled: Rows) -> float:
-    """Squared error that plain rounding of the kernel to int8 a channel would cost."""
+    """Squared error that plain rounding of the kernel to int8, one scale per channel, would cost."""
     parts = _by_channel(kernel, len(gain))
     groups, _, channels, taps = parts.shape
     steps = np.abs(parts / gain.reshape(groups, 1, channels, 1)).max(axis=(2, 3)) / 127

@@ -31,26 +31,26 @@ def output_errors(
     batches = list(input_batches(model, images))
     given = run_model(with_outputs(model, sorted({output, *read})).SerializeToString(), batches)
     known = [values | batch for values, batch in zip(given, batches, strict=True)]
-    return {layer.name: _moved(in_int8(rest, layer), known, output) for layer, rest in rests}
+    return {layer.name: _output_error(in_int8(rest, layer), known, output) for layer, rest in rests}
 
 
-def most_sensitive(errors: Mapping[str, float], layers: Sequence[Layer], macs: float) -> set[str]:
-    """Names of the layers to leave as they are: those of most errors for their work first, of at most ``macs``."""
+def most_sensitive(errors: Mapping[str, float], layers: Sequence[Layer], multiply_adds: float) -> set[str]:
+    """Names of the layers to leave as they are: of most error for their work first, of at most ``multiply_adds``."""
     kept: set[str] = set()
-    for layer in sorted(layers, key=lambda layer: -errors[layer.name] / layer.macs):
-        if layer.macs <= macs:
+    for layer in sorted(layers, key=lambda layer: -errors[layer.name] / layer.multiply_adds):
+        if layer.multiply_adds <= multiply_adds:
             kept.add(layer.name)
-            macs -= layer.macs
+            multiply_adds -= layer.multiply_adds
     return kept
 
 
-def _moved(rest: Any, known: Sequence[Values], output: str) -> float:
-    asked = [value.name for value in rest.graph.input]
+def _output_error(rest: Any, known: Sequence[Values], output: str) -> float:
+    names = [value.name for value in rest.graph.input]
     _state_types(rest, known[0])
-    feeds = ({name: values[name] for name in asked} for values in known)
+    feeds = ({name: values[name] for name in names} for values in known)
     given = run_model(rest.SerializeToString(), feeds)
-    moved = [((out[output] - values[output]) ** 2).sum(axis=1) for out, values in zip(given, known, strict=True)]
-    return float(np.median(np.concatenate(moved)))
+    distances = [((out[output] - values[output]) ** 2).sum(axis=1) for out, values in zip(given, known, strict=True)]
+    return float(np.median(np.concatenate(distances)))
 
 
 def _rest(model: Any, layer: Layer) -> Any:
@@ -78,7 +78,7 @@ def _reads(node: Any) -> Iterator[str]:
 
 
 def _state_types(model: Any, values: Values) -> None:
-    """An input's type has to be told, its shape not."""
+    """An input's type has to be stated, its shape not."""
     from onnx import helper
 
     for value in model.graph.input:

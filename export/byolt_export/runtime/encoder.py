@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -81,7 +80,7 @@ class Encoder:
                 continue
             self.file, self.precision = entry.name, entry.precision
             return
-        why = "; ".join(refusals) or f"it has no {precision or 'engine'} file for {runtime}"
+        why = "; ".join(refusals) or f"it has no {f'{precision} file' if precision else 'engine'} for {runtime}"
         raise MissingPart(f"{folder} holds nothing that may run here: {why}")
 
     def __call__(self, frames: Frames) -> Outputs:
@@ -105,14 +104,6 @@ class Encoder:
         """Give an engine's memory on the GPU back; nothing of ONNX Runtime's has to be closed."""
         if isinstance(self._run, EngineRunner):
             self._run.close()
-
-    def __enter__(self) -> "Encoder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _ranked(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from byolt_export.arrays import check_batch
 from byolt_export.bundle.manifest import CONTRACT_KEY, Contract
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.errors import ByoltError, InputError, MissingPart, first_line, quoted
@@ -67,11 +68,7 @@ class OnnxRunner:
             InputError: The images have another type or size than the file was made for.
             ByoltError: ONNX Runtime cannot run this batch.
         """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
-            raise InputError(
-                f"{self.path.name} wants uint8 images (batch, {', '.join(map(str, self.image_shape))}), "
-                f"got {images.dtype} {images.shape}"
-            )
+        check_batch(images, self.image_shape, self.path.name)
         try:
             outputs: npt.NDArray[np.float32] = self._session.run(None, {"images": np.ascontiguousarray(images)})[0]
         except Exception as error:  # ONNX Runtime's errors share no base class of their own.

@@ -46,7 +46,7 @@ def add_engines(
         precisions: Which of the bundle's ONNX files; left out, all of them.
         workspace_mib: Most scratch memory that a layer may use on the GPU.
         cache_dir: Folder of timing caches; left out, none is kept.
-        progress: Told the step and the share done; ``False`` stops the build.
+        progress: Called with the step and the share done, by the building thread; ``False`` stops the build.
 
     Raises:
         InputError: The bundle is missing or damaged, or holds no such file that passed.
@@ -55,7 +55,7 @@ def add_engines(
         Stopped: ``progress`` said so.
     """
     manifest = read_manifest(path)
-    read_golden(path, manifest)  # What is damaged is told before a build of minutes.
+    read_golden(path, manifest)  # What is damaged is reported before a build of minutes.
     built = build_engines(
         path,
         _files_to_build(path, manifest, precisions),
@@ -69,7 +69,7 @@ def add_engines(
     now = read_manifest(path)
     if now.model_copy(update={"engines": manifest.engines}) != manifest:
         raise InputError(f"{path} was exported again while its engines were built: byolt build-engine {path}")
-    entries = {engine.name: engine for engine in (*now.engines, *(each.entry for each in built))}
+    entries = {engine.name: engine for engine in (*now.engines, *built)}
     write_manifest(path, now.model_copy(update={"engines": tuple(entries.values())}))
 
 

@@ -157,19 +157,19 @@ def _refused(flavour: Flavour, name: str, capability: int | None) -> InputError:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return InputError(f"target {name!r} is not known: it is one of {', '.join(known)}{hint}")
-    told = f"{flavour} does not build for {name}" + ("" if name == f"sm{capability}" else f" (SM {capability})")
+    fault = f"{flavour} does not build for {name}" + ("" if name == f"sm{capability}" else f" (SM {capability})")
     if capability in _JETSONS.values():
         return InputError(
-            f"{told}: run `byolt build-engine BUNDLE` on the Jetson itself, with the TensorRT of its JetPack"
+            f"{fault}: run `byolt build-engine BUNDLE` on the Jetson itself, with the TensorRT of its JetPack"
         )
     if capability in _DATA_CENTRE.values():
-        return InputError(f"{told}: run `byolt build-engine BUNDLE` with classic TensorRT on the machine of that GPU")
+        return InputError(f"{fault}: run `byolt build-engine BUNDLE` with classic TensorRT on the machine of that GPU")
     if flavour.name == "tensorrt":
         return InputError(
-            f"{told}, only for the machine it runs on: use the target `here` there, "
+            f"{fault}, only for the machine it runs on: use the target `here` there, "
             'or pip install "byolt[rtx]" for engines of RTX GPUs'
         )
-    return InputError(f"{told}, only for SM {_list(flavour.capabilities)}: name one of these, or install a later one")
+    return InputError(f"{fault}, only for SM {_list(flavour.capabilities)}: name one of these, or install a later one")
 
 
 def _list(numbers: tuple[int, ...]) -> str:

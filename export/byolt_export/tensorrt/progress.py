@@ -38,7 +38,7 @@ class Phases:
         self._open.pop(name, None)
 
     def _done(self, name: str) -> float:
-        """Share of the whole, seen from the innermost phase outwards."""
+        """Share of the whole, counted from the innermost phase outwards."""
         share, within, seen = 0.0, name, set()
         while within in self._open and within not in seen:
             seen.add(within)
@@ -51,9 +51,9 @@ class Phases:
 
 
 def new_monitor(trt: Any, progress: BuildProgress | None) -> Monitor:
-    """A monitor that tells ``progress`` the phase and the share done, and stops the build when that says ``False``.
+    """A monitor that calls ``progress`` with the phase and the share done, and stops the build on ``False``.
 
-    TensorRT calls it from any thread, and swallows what it raises: an exception is kept for who asked for the build.
+    TensorRT calls it from any thread, and swallows what it raises: an exception is kept for the caller of the build.
     """
 
     class Watched(trt.IProgressMonitor):  # type: ignore[misc]

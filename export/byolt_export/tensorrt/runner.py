@@ -1,11 +1,11 @@
 """Run a TensorRT engine on arrays: numpy, the flavour's own Python API and the driver, on the GPU it was built for."""
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
+from byolt_export.arrays import check_batch
 from byolt_export.bundle.folder import open_file
 from byolt_export.bundle.manifest import Engine
 from byolt_export.cuda import Cuda, MissingGpu, find_gpu
@@ -30,7 +30,7 @@ def open_engine(folder: Path, entry: Engine) -> "EngineRunner":
             f"{path.name} was built by version {entry.version}, and {flavour} is installed: plans fit one version "
             "alone, build it again with `byolt build-engine`"
         )
-    read_plan(path, flavour)  # What is no plan is told on a machine without a GPU too.
+    read_plan(path, flavour)  # What is no plan is refused on a machine without a GPU too.
     gpu = find_gpu(f"{flavour} runs engines on a GPU")
     if gpu.capability not in entry.compute_capabilities:
         raise MissingGpu(
@@ -114,11 +114,7 @@ class EngineRunner:
             InputError: The images have another type or size, or the batch is out of the engine's range.
             EngineFault: TensorRT or the driver refuses.
         """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
-            raise InputError(
-                f"{self.path.name} wants uint8 images (batch, {', '.join(map(str, self.image_shape))}), "
-                f"got {images.dtype} {images.shape}"
-            )
+        check_batch(images, self.image_shape, self.path.name)
         if not self.min_batch <= len(images) <= self.max_batch:
             raise InputError(
                 f"{self.path.name} takes batches of {self.min_batch} to {self.max_batch}, got {len(images)}"
@@ -140,11 +136,3 @@ class EngineRunner:
         """Give engine and memory back: first what lives in the context, then the context."""
         self._context = self._engine = self._runtime = None
         self._cuda.close()
-
-    def __enter__(self) -> "EngineRunner":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
