@@ -1,4 +1,4 @@
-"""The GPU's script for learning: its figures by hand, and all of it from end to end, small and on this machine."""
+"""The GPU's script for learning: its metrics by hand, and all of it from end to end, small and on this machine."""
 
 import hashlib
 import json

@@ -4,7 +4,7 @@ import functools
 import re
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Progress = Callable[[str, float], bool | None]
 
@@ -17,6 +17,7 @@ _PLACE = re.compile(
 )
 
 
+@runtime_checkable
 class Log(Protocol):
     """TensorRT's logger: keeps errors."""
 
@@ -26,6 +27,7 @@ class Log(Protocol):
         """The first error, in one line: those after it follow from it."""
 
 
+@runtime_checkable
 class Monitor(Protocol):
     """TensorRT's progress monitor: ``stopped`` ends the build at its next step; ``fault`` is what the caller raised."""
 

@@ -14,8 +14,9 @@ from tests.conftest import tiny_recipe
 
 from byolt.console import progress
 from byolt.data import FolderSource, ImageStore, open_store
+from byolt.data.sampler import BatchSampler
 from byolt.data.source import ArraySource, ImageSource, PartOf, Pixels, to_square
-from byolt.training.stream import Plan, view_stream
+from byolt.training.loader import view_stream
 from byolt_export.errors import ByoltError, InputError
 
 
@@ -232,7 +233,7 @@ def test_a_streamed_set_of_damaged_images_alone_is_refused_whatever_the_limit(tm
 def view_batches(root: Path, tmp_path: Path, *, workers: int, start: int = 0) -> list[torch.Tensor]:
     store = opened(FolderSource(root), tmp_path, size_px=16, budget_gb=0, limit=0.2)
     recipe = tiny_recipe(machine={"workers": workers})
-    stream = view_stream(Plan(len(store), 8, 3, seed=0, start_step=start), store, recipe, torch.device("cpu"))
+    stream = view_stream(BatchSampler(len(store), 8, 3, seed=0, start_step=start), store, recipe, torch.device("cpu"))
     return [torch.stack(views) for _, views in stream]
 
 

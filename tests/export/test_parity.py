@@ -10,6 +10,7 @@ from byolt_export.errors import ByoltError
 from byolt_export.measures import (
     Crowd,
     Images,
+    Measures,
     Outputs,
     centred_cosine,
     judge_difference,
@@ -141,6 +142,26 @@ def test_gates_can_only_be_tightened() -> None:
     assert tighten(GATES["int8"], {"unnoticed_perturbation_max": 0.8}).unnoticed_perturbation_max == 0.4
 
 
+LIMITS = Gates(0.01, 0.1, 0.9, 0.8, 0.7, 0.6, 0.0)
+AT_THE_LIMITS = Measures(9, True, 0.01, 0.1, (9,), 4, 0.95, 0.9, 0.8, 0.7, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "fault"),
+    [
+        ("relative_l2_worst", 0.11, "relative L2 0.11 of image 4 is above 0.1"),
+        ("relative_l2_mean", 0.011, "mean relative L2 0.011 is above 0.01"),
+        ("centred_cosine_worst", 0.89, "centred cosine worst 0.89 is below 0.9"),
+        ("overlap_at_1", 0.79, "overlap at 1 0.79 is below 0.8"),
+        ("overlap_at_10", 0.69, "overlap at 10 0.69 is below 0.7"),
+        ("top_1_agreement", 0.59, "top 1 agreement 0.59 is below 0.6"),
+    ],
+)
+def test_each_gate_holds_up_to_its_limit(measure: str, value: float, fault: str) -> None:
+    assert faults(AT_THE_LIMITS, LIMITS) == []
+    assert faults(replace(AT_THE_LIMITS, **{measure: value}), LIMITS) == [fault]
+
+
 def test_batch_sizes() -> None:
     assert [batch_sizes(1, n) for n in (1, 4, 7, 64)] == [(1,), (1, 2, 4), (1, 2, 7), (1, 2, 7, 64)]
     assert batch_sizes(8, 64) == (1, 2, 7, 8, 64)
@@ -217,6 +238,23 @@ def test_a_worse_gallery_fails() -> None:
     parity = prove(linear, IMAGES, linear(IMAGES), WRONG, gates=FP32, batches=BATCHES, logits=False, crowd=crowd)
     assert parity.verdict == "failed"
     assert parity.reasons[0].startswith("in the gallery, relative L2 0.0099")
+
+
+def test_a_task_that_is_served_worse_fails() -> None:
+    # Classes that the outputs' sign tells apart; the file answers for the queries with the sign turned.
+    outputs = np.repeat(np.eye(2), 100, axis=0).astype(np.float32)
+    shown, labels = np.zeros((200, 2, 2, 3), np.uint8), np.repeat([0, 1], 100)
+    crowd = Crowd(shown, outputs, labels, shown + 1, outputs, labels)
+
+    def run(images: Images) -> Outputs:
+        return outputs[::-1] if images.any() else outputs
+
+    gates = replace(FP32, overlap_at_1=0.0, overlap_at_10=0.0)
+    parity = prove(run, shown, outputs, {}, gates=gates, batches=(200,), logits=False, crowd=crowd)
+    assert parity.task is not None
+    assert (parity.task.knn_difference, parity.task.verdict) == (-1, "worse")
+    assert parity.verdict == "failed"
+    assert parity.reasons[0].startswith("kNN accuracy changes by -100.00%")
 
 
 def test_a_file_of_another_precision_fails_whatever_it_computes() -> None:

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from byolt_export.calibrate import feed, giving, observe, run
 from byolt_export.errors import InputError
 from byolt_export.layers import find_layers
 from byolt_export.measures import relative_l2
@@ -198,6 +199,23 @@ def test_windows_times_matrices_are_the_convolution(fp16: Path, tmp_path: Path) 
     got = layer.windows(x, 10**6) @ layer.as_matrices().transpose(0, 2, 1)  # (G, 2 x 8 x 8, O)
     got = got.transpose(1, 0, 2).reshape(2, 8, 8, 16).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_bounds_and_moments_are_those_of_all_images(tmp_path: Path) -> None:
+    model = onnx.load(small_model(tmp_path / "fp32.onnx", dtype="float32"))
+    layers, _ = find_layers(model)
+    shown = images(40)  # Three batches, the contrasty images in all of them.
+    shown[3] = 255  # The brightest pixels are in the first batch.
+    tensors, moments = observe(model, layers, shown)
+    pixels = (shown.astype(np.float32) - 128) / 64
+    assert tensors["x0"].low == pytest.approx(pixels.min(axis=(0, 1, 2)))
+    assert tensors["x0"].high == pytest.approx(pixels.max(axis=(0, 1, 2)))
+    head = layers[-1]
+    pooled = np.concatenate([v["pooled"] for v in run(giving(model, ["pooled"]), feed(model, shown))]).astype(float)
+    gain = np.linspace(0.5, 2, 12)[None]
+    mean, covariance = moments[head.name].times(gain)
+    assert mean == pytest.approx(pooled.mean(axis=0, keepdims=True) * gain, rel=1e-5, abs=1e-7)
+    np.testing.assert_allclose(covariance[0], np.cov(pooled.T * gain.T, bias=True), rtol=1e-4, atol=1e-6)
 
 
 def test_int8_file_stores_int8_and_zero_points_of_zero(fp16: Path, tmp_path: Path) -> None:

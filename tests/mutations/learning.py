@@ -8,7 +8,7 @@ SCHEDULES = "toolchain/byolt/training/schedules.py"
 CONVOLUTIONS = "toolchain/byolt/networks/convolutions.py"
 BATCHED = "toolchain/byolt/views/batched.py"
 IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
-    f"tests/training/test_{name}.py" for name in ("learner", "optimizers", "schedules")
+    f"tests/training/test_{name}.py" for name in ("step", "optimizers", "schedules")
 )
 IN_VIEWS = "tests/views/test_batched.py"
 IN_CONVOLUTIONS = "tests/networks/test_convolutions.py"
@@ -17,9 +17,8 @@ LEARNING = [
     Mutation(
         "target updated before the optimizer",
         LEARNER,
-        '        with record_function("optimizer"):\n            self.optimizer.step()\n',
-        '        self.method.update_target(self.tau(step) or 0.0)\n        with record_function("optimizer"):\n'
-        "            self.optimizer.step()\n            decay = None\n            self.tau = lambda step: None\n",
+        "self.optimizer.step()",
+        "self.method.update_target(self.decay), self.optimizer.step(), setattr(self, 'decay', 1.0)",
         IN_LEARNER,
     ),
     Mutation("tau off by one step", LEARNER, "return tau(step, ", "return tau(step + 1, ", IN_LEARNER),

@@ -3,12 +3,11 @@
 from tests.mutations.mutation import Mutation
 
 RECOMPUTE = "toolchain/byolt/networks/recompute.py"
-MEMORY_FILE, DRY_RUN, STREAM, LOOP = (
-    f"toolchain/byolt/training/{name}.py" for name in ("memory", "dry_run", "stream", "loop")
-)
+SAMPLER = "toolchain/byolt/data/sampler.py"
+MEMORY_FILE, DRY_RUN, LOOP = (f"toolchain/byolt/training/{name}.py" for name in ("memory", "dry_run", "loop"))
 IN_RECOMPUTE = "tests/networks/test_recompute.py"
-IN_MEMORY, IN_DRY_RUN, IN_STREAM, IN_LOOP = (
-    f"tests/training/test_{name}.py" for name in ("memory", "dry_run", "stream", "loop")
+IN_MEMORY, IN_DRY_RUN, IN_LOADER, IN_LOOP = (
+    f"tests/training/test_{name}.py" for name in ("memory", "dry_run", "loader", "loop")
 )
 
 MEMORY = [
@@ -90,16 +89,16 @@ MEMORY = [
     ),
     Mutation(
         "a window of epochs begins at the first step",
-        STREAM,
+        SAMPLER,
         "start_step=first_epoch * self.steps_per_epoch, epochs",
         "start_step=0, epochs",
-        IN_STREAM,
+        IN_LOADER,
     ),
     Mutation(
         "a resumed run begins at the first step",
         LOOP,
-        'plan=replace(parts.plan, start_step=state["step"])',
-        "plan=replace(parts.plan, start_step=0)",
+        'sampler=replace(parts.sampler, start_step=state["step"])',
+        "sampler=replace(parts.sampler, start_step=0)",
         IN_LOOP,
     ),
 ]

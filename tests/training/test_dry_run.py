@@ -7,12 +7,12 @@ import pytest
 import torch
 from tests.conftest import tiny_recipe
 
+from byolt.data.sampler import Batch
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.dry_run import PHASES, advice, dry_run
 from byolt.training.prepare import prepare
-from byolt.training.stream import Fetched
 
 
 def growing(folder: Path, **machine: Any) -> Recipe:
@@ -41,7 +41,7 @@ def test_each_stage_takes_steps_of_its_own_size_and_number(tmp_path: Path, monke
     seen: list[tuple[int, int]] = []
     step = Stepper.step
 
-    def noted(self: Stepper, number: int, batch: Fetched) -> Outcome:
+    def noted(self: Stepper, number: int, batch: Batch) -> Outcome:
         outcome = step(self, number, batch)
         seen.append((number, self.recipe.view_size_px_of(batch.epoch)))
         return outcome

@@ -160,7 +160,7 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
     type=click.FloatRange(0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Timed seconds a candidate and batch size.",
+    help="Timed seconds per candidate and batch size.",
 )
 @click.option(
     "--run", "run_path", type=click.Path(path_type=Path), help="Run of the PyTorch rows.  [default: BUNDLE's]"

@@ -1,7 +1,7 @@
 """What a set of undecoded images is, and how one becomes a square of pixels."""
 
 import hashlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ class UnreadableImage(InputError):
     """A file whose content is no image that can be read; a store leaves it out, up to the recipe's limit."""
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Undecoded images in a fixed order."""
 

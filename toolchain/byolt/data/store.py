@@ -38,7 +38,7 @@ class ImageStore:
 
     A streamed set has every image of the source. Where one is damaged the next readable image takes its place, of the
     same class where there are labels, so that ``labels`` are those of the images shown: a function of the number alone,
-    whichever process asks. Each damaged file is told, and ends the run when there are more than the limit allows.
+    whichever process asks. Each damaged file is reported, and ends the run when there are more than the limit allows.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ImageStore:
     def expect(self, indices: Labels) -> None:
         """Say which images will be read soon, ``look_ahead_images`` before they are."""
         if self.look_ahead_images and isinstance(self.source, ShardSource):
-            self.source.expect(self.kept[indices])
+            self.source.prefetch(self.kept[indices])
 
     @property
     def look_ahead_images(self) -> int:
@@ -144,9 +144,9 @@ def open_store(
 ) -> ImageStore:
     """The images of a source: decoded the first time where they fit into the budget, else streamed from their files.
 
-    Of what is decoded unreadable files are left out, and told, up to ``corrupt_limit`` (a share of all). What was found
-    is kept with the cache, so the next call opens no image. ``progress`` is called after each image; left out, a line
-    on stderr tells. Of a set that is streamed no image is opened here; see ``ImageStore``.
+    Unreadable files are left out and reported when a set is decoded, up to ``corrupt_limit`` (a share of all). What
+    was found is kept with the cache, so the next call opens no image. ``progress`` is called after each image; left
+    out, a line on stderr shows it. Of a set that is streamed no image is opened here; see ``ImageStore``.
 
     Raises:
         InputError: More files than the limit are unreadable, or one is gone.
@@ -161,16 +161,16 @@ def open_store(
         )
     key = f"{FORMAT} {source.cache_key} {size_px} {resize}"
     stem = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:24]
-    pixels, told = stem.with_suffix(".npy"), stem.with_suffix(".json")
-    if not told.exists() or not pixels.exists():
+    pixels, description = stem.with_suffix(".npy"), stem.with_suffix(".json")
+    if not description.exists() or not pixels.exists():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             progress = progress or Decoding(source.name)
             _check_room(cache_dir, len(source) * square_bytes)
-            _write(told, _decode(source, size_px, resize, pixels, progress))
+            _write(description, _decode(source, size_px, resize, pixels, progress))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
-    known = json.loads(told.read_text(encoding="utf-8"))
+    known = json.loads(description.read_text(encoding="utf-8"))
     # Keys are the numbers of the unreadable images; JSON makes them strings.
     faults = {int(index): fault for index, fault in known["unreadable"].items()}
     for fault in faults.values():

@@ -38,7 +38,7 @@ def bench_bundle(
         run: Whose PyTorch model is timed too; ``None`` leaves it out.
         batches: Batch sizes; left out, those of 1, 8 and 32 that the bundle takes.
         threads: CPU threads of one call; left out, each library's own choice.
-        seconds: Timed seconds a candidate and batch size.
+        seconds: Timed seconds per candidate and batch size.
         compiled: Time the model through ``torch.compile`` too.
         providers: ONNX Runtime's execution providers; left out, those that this machine can use.
         say: Takes one line on what is being done.

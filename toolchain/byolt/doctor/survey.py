@@ -31,7 +31,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineFacts:
     """Facts that the doctor judges; versions as in the packages' metadata, releases as (major, minor)."""
 
     byolt: str
@@ -58,13 +58,13 @@ class Machine:
         return next((self.packages[name] for name in names if name in self.packages), None)
 
 
-def survey() -> Machine:
+def survey() -> MachineFacts:
     """Look at this machine; takes well under a second."""
     packages = {name: version for name in PACKAGES if (version := package_version(name))}
     driver, gpus = _cuda()
     installed = bool(packages.keys() & {"onnxruntime", "onnxruntime-gpu"})
     built, usable, cuda, fault = _onnxruntime() if installed else ((), (), None, "")
-    return Machine(
+    return MachineFacts(
         byolt=__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",

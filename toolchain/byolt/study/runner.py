@@ -136,7 +136,7 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
         pretrain(recipe, dump_recipe(recipe), resume=run.path if unfinished else None, console=quiet)
     except TrainingFault:  # It is a result: its row says so.
         state = "collapsed" if run.result is not None else "diverged"
-    learn_s = (learned_for_s(run.metrics()) or 0.0) if state != "diverged" else time.monotonic() - started_s
+    learn_s = (learned_for_s(run.log_records()) or 0.0) if state != "diverged" else time.monotonic() - started_s
     made = environment()
     row = {
         "role": job.role,
@@ -166,12 +166,12 @@ def learning_store(recipe: Recipe) -> ImageStore:
 
 
 def _told(row: dict[str, Any]) -> str:
-    figures = [
+    metrics = [
         f"{name} {float(row[name]):.1%}"
         for name in ("validation", "linear", "knn", "classifier", "finetuned")
         if row.get(name) not in (None, "")
     ]
-    return ", ".join([str(row["state"]), *figures, f"{float(row['learn_s']) / 60:.1f} min"])
+    return ", ".join([str(row["state"]), *metrics, f"{float(row['learn_s']) / 60:.1f} min"])
 
 
 def ledger_of(results: Path, recipe: Recipe) -> Ledger:
@@ -187,7 +187,7 @@ def decode_all(recipe: Recipe) -> ImageStore:
     """
     splits = open_splits(recipe.data, recipe.seed)
     if splits.train is None or splits.test is None:
-        raise InputError(f"{recipe.name}: a study compares by labels; give the images in a sub-folder a class")
+        raise InputError(f"{recipe.name}: a study compares by labels; give the images in one sub-folder per class")
     for source in (splits.train, splits.test):
         evaluation_store(source, recipe)
     return learning_store(recipe)

@@ -1,4 +1,4 @@
-"""glibc's allocator told to keep what is freed, for learning on a CPU.
+"""Make glibc's allocator keep what is freed, for learning on a CPU.
 
 Each step frees and takes the same large blocks. By default glibc maps blocks above its threshold (at most 32 MB on a
 64-bit system) anew each time and gives freed memory at the top of the heap back to the system, so that the next step

@@ -15,11 +15,12 @@ from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
 from byolt.console.progress import duration
+from byolt.data.sampler import Batch
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
+from byolt.training.loader import batch_stream
 from byolt.training.memory import largest_batch, peak_bytes, within_memory
 from byolt.training.prepare import Parts, prepare
-from byolt.training.stream import Fetched, batch_stream
 
 WARMUP_STEPS, STEPS = 4, 20
 _WAITING, _VIEWS = 0.10, 0.25  # Shares of a step above which another setting is worth a try.
@@ -114,8 +115,8 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
     return DryRun(
         parts.learner.device.type,
         len(parts.store),
-        parts.plan.steps,
-        parts.plan.steps * recipe.optim.batch_size / finish_s,
+        parts.sampler.steps,
+        parts.sampler.steps * recipe.optim.batch_size / finish_s,
         peak_bytes(parts.learner.device) / 1e6,
         finish_s,
         shares,
@@ -137,14 +138,14 @@ def _measure_stage(
     parts: Parts, size_px: int, first_epoch: int, epochs: int, *, profiled: bool, steps: int, warmup_steps: int
 ) -> Stage:
     recipe, device = parts.recipe, parts.learner.device
-    plan = parts.plan.window(first_epoch, epochs)
-    start, of_stage = plan.start_step, len(plan)
+    sampler = parts.sampler.window(first_epoch, epochs)
+    start, of_stage = sampler.start_step, len(sampler)
     warmup = min(warmup_steps, of_stage - 1)
     steps = min(steps, of_stage - warmup)
     shares: dict[str, float] = {}
     # A captured step has no phases: its profile is of the same step, one kernel at a time.
     stepper = Stepper(parts.learner, recipe, captured=False) if profiled else parts.stepper
-    with closing(batch_stream(plan, parts.store, recipe, device)) as stream:
+    with closing(batch_stream(sampler, parts.store, recipe, device)) as stream:
         _take(stepper, stream, start, warmup)
         if profiled:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
@@ -156,7 +157,7 @@ def _measure_stage(
     return Stage(size_px, epochs, of_stage, steps * recipe.optim.batch_size / elapsed_s, shares)
 
 
-def _take(stepper: Stepper, stream: Iterator[Fetched], start: int, steps: int) -> float:
+def _take(stepper: Stepper, stream: Iterator[Batch], start: int, steps: int) -> float:
     """Seconds that ``steps`` steps from ``start`` on took, the device's work included."""
     device = stepper.learner.device
     if device.type == "cuda":

@@ -14,20 +14,27 @@ from typing import Any
 
 from rich.console import Console
 
-from byolt.distributed.process_group import first_on_its_machine, is_first, largest, leave, meet, was_restarted
+from byolt.distributed.process_group import (
+    all_reduce_max,
+    barrier,
+    destroy_distributed,
+    is_rank_zero,
+    local_rank_zero_first,
+    was_restarted,
+)
 from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.files import read_json, write_json
 from byolt.networks.encoders import load_snippet, save_weights
-from byolt.recipe.load import result_keys
+from byolt.recipe.identity import result_keys
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, create_run, run_of
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
-from byolt.training.logger import Journal, checkpoint_state
+from byolt.training.loader import batch_stream
+from byolt.training.logger import RunLogger, checkpoint_state
 from byolt.training.memory import batch_bound, within_memory
-from byolt.training.online_eval import Watch
+from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.prepare import Parts, prepare
 from byolt.training.signals import StopSignals
-from byolt.training.stream import batch_stream
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"
@@ -46,29 +53,29 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
     """
     parts = prepare(recipe)
     identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
-    with first_on_its_machine():
-        watch = Watch(recipe, parts.splits, parts.store)
+    with local_rank_zero_first():
+        evaluator = OnlineEvaluator(recipe, parts.splits, parts.store)
     run = Run(resume) if resume is not None else run_of(recipe, parts.store.fingerprint)
     result = run.result
-    meet()  # No process has changed the run's folder before each has looked.
+    barrier()  # No process has changed the run's folder before each has looked.
     if resume is not None or (result is None and was_restarted() and run.path.exists()):
-        parts = _go_on(run, parts, watch, identity)
-    elif result is None and is_first():
+        parts = _go_on(run, parts, evaluator, identity)
+    elif result is None and is_rank_zero():
         with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
-            watch.write_grid(made.path / "plots" / "views.png")
-            save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, watch, step=0), keep=1)
+            evaluator.write_grid(made.path / "plots" / "views.png")
+            save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, evaluator, step=0), keep=1)
     if result is None:
-        meet()
+        barrier()
         with _faults_kept(run):
-            learn(parts, Journal(run, recipe, parts.plan, parts.learner, watch, identity, console))
+            learn(parts, RunLogger(run, recipe, parts.sampler, parts.learner, evaluator, identity, console))
     elif result["state"] == "collapsed":
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
-    leave()
+    destroy_distributed()
     return run
 
 
-def _go_on(run: Run, parts: Parts, watch: Watch, identity: dict[str, Any]) -> Parts:
-    """Take up a run where its last checkpoint left it; its plan then begins there.
+def _go_on(run: Run, parts: Parts, evaluator: OnlineEvaluator, identity: dict[str, Any]) -> Parts:
+    """Take up a run where its last checkpoint left it; its sampler then begins there.
 
     Raises:
         InputError: There is no checkpoint, or it is of another recipe or other images.
@@ -80,11 +87,11 @@ def _go_on(run: Run, parts: Parts, watch: Watch, identity: dict[str, Any]) -> Pa
     state = load_checkpoint(run.checkpoints)
     refuse_other_recipe(state, identity["result_keys"], identity["images"], run.path)
     parts.learner.restore(state)
-    watch.restore(state["watch"])
-    meet()  # Each has read before the first one writes.
-    if is_first():
+    evaluator.restore(state["watch"])
+    barrier()  # Each has read before the first one writes.
+    if is_rank_zero():
         run.forget_after(state["step"])
-    return replace(parts, plan=replace(parts.plan, start_step=state["step"]))
+    return replace(parts, sampler=replace(parts.sampler, start_step=state["step"]))
 
 
 @contextmanager
@@ -93,56 +100,56 @@ def _faults_kept(run: Run) -> Iterator[None]:
     try:
         yield
     except TrainingFault as fault:
-        if is_first() and "TORCHELASTIC_RUN_ID" in os.environ:
+        if is_rank_zero() and "TORCHELASTIC_RUN_ID" in os.environ:
             write_json(run.path / _FAULT, {"job": os.environ["TORCHELASTIC_RUN_ID"], "fault": str(fault)})
         raise
 
 
-def learn(parts: Parts, journal: Journal) -> None:
+def learn(parts: Parts, logger: RunLogger) -> None:
     """The loop: views, step, and at their times the log, the evaluation and the checkpoint."""
-    plan, learner, step = parts.plan, parts.learner, parts.plan.start_step
+    sampler, learner, step = parts.sampler, parts.learner, parts.sampler.start_step
     most = batch_bound(parts)
-    with StopSignals() as signals, journal:
-        end_if_collapsed(journal, step)  # It may have been killed between its last checkpoint and its end.
+    with StopSignals() as signals, logger:
+        end_if_collapsed(logger, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
-        for batch in batch_stream(plan, parts.store, parts.recipe, learner.device):
-            journal.waited(time.monotonic() - waiting_s)
-            with within_memory(parts, most, journal.run):
+        for batch in batch_stream(sampler, parts.store, parts.recipe, learner.device):
+            logger.waited(time.monotonic() - waiting_s)
+            with within_memory(parts, most, logger.run):
                 outcome = parts.stepper.step(step, batch)
             step += 1
-            journal.note(outcome)
-            if journal.log_is_due(step):
-                journal.log(step, batch.epoch, outcome)
-            evaluation_is_due = journal.evaluation_is_due(step)
+            logger.note(outcome)
+            if logger.log_is_due(step):
+                logger.log(step, batch.epoch, outcome)
+            evaluation_is_due = logger.evaluation_is_due(step)
             if evaluation_is_due:
-                journal.evaluate(step, batch.epoch, outcome)
+                logger.evaluate(step, batch.epoch, outcome)
             # Clocks and signals differ between processes; what follows from them must not.
-            checkpoint_is_due, received = largest(journal.checkpoint_is_due(), signals.received or 0)
+            checkpoint_is_due, received = all_reduce_max(logger.checkpoint_is_due(), signals.received or 0)
             if evaluation_is_due or checkpoint_is_due or received:
-                journal.save(step)
+                logger.save(step)
             if evaluation_is_due:
-                end_if_collapsed(journal, step)
+                end_if_collapsed(logger, step)
             if received:
                 raise Stopped(
-                    f"stopped by {signal.Signals(received).name} after step {step} of {plan.steps}; the checkpoint is "
-                    f"written, go on with --resume {journal.run.path}",
+                    f"stopped by {signal.Signals(received).name} after step {step} of {sampler.steps}; the checkpoint "
+                    f"is written, go on with --resume {logger.run.path}",
                     signal.Signals(received),
                 )
             waiting_s = time.monotonic()
-        if is_first():
-            write_encoder(journal.run, parts)
-        journal.end("finished", step)
+        if is_rank_zero():
+            write_encoder(logger.run, parts)
+        logger.end("finished", step)
 
 
-def end_if_collapsed(journal: Journal, step: int) -> None:
+def end_if_collapsed(logger: RunLogger, step: int) -> None:
     """End a run whose verdict is complete collapse.
 
     Raises:
         TrainingFault: It is; the message says what to change.
     """
-    verdict = journal.watch.monitor.verdict
+    verdict = logger.evaluator.monitor.verdict
     if verdict.state == "complete":
-        journal.end("collapsed", step)
+        logger.end("collapsed", step)
         raise TrainingFault(f"the representation collapsed by step {step}: {verdict.advice}")
 
 

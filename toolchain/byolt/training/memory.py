@@ -18,8 +18,8 @@ from byolt.distributed.collectives import world_size
 from byolt.errors import is_memory_fault
 from byolt.run import Run
 from byolt.training.allocator import give_back_freed_memory
+from byolt.training.loader import view_stream
 from byolt.training.prepare import Parts
-from byolt.training.stream import view_stream
 from byolt_export.errors import ByoltError
 
 MARGIN = 0.1  # Left free: other processes, fragments, an evaluation.
@@ -85,8 +85,8 @@ def peak_of_steps(parts: Parts, batch: int) -> int:
         give_back_freed_memory()
         with suppress(OSError):  # Where it is not allowed the first batch's peak may hide the second's.
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew at what is resident now.
-    plan = parts.plan.with_batch_size(batch).window(widest, 1)
-    with closing(view_stream(plan, parts.store, here, device)) as stream:
+    sampler = parts.sampler.with_batch_size(batch).window(widest, 1)
+    with closing(view_stream(sampler, parts.store, here, device)) as stream:
         for _, views in islice(stream, _STEPS):
             parts.learner.step(0, *views)
     return peak_bytes(device)
@@ -140,9 +140,9 @@ def batch_cap(parts: Parts) -> int:
     recipe, size_px, accumulate = parts.recipe, parts.recipe.view_size_px, parts.recipe.optim.accumulate
     elements = elements_per_image(parts.learner.method.encoder, size_px, parts.learner.device)
     similarities = math.isqrt(_ELEMENTS) // 2  # Of both views' images, each with each.
-    of_method = recipe.method.largest_batch(accumulate) or parts.plan.images
+    of_method = recipe.method.largest_batch(accumulate) or parts.sampler.images
     in_a_tensor = min(_ELEMENTS // elements * accumulate, _ELEMENTS // (3 * size_px**2), similarities)
-    return min(parts.plan.images, of_method, in_a_tensor)
+    return min(parts.sampler.images, of_method, in_a_tensor)
 
 
 def elements_per_image(encoder: nn.Module, size_px: int, device: torch.device) -> int:

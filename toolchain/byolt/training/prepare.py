@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from byolt.data import ImageStore, Splits, open_splits, store_of
+from byolt.data.sampler import BatchSampler, LabelledImages
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
-from byolt.distributed.process_group import first_on_its_machine, join
+from byolt.distributed.process_group import init_distributed, local_rank_zero_first
 from byolt.recipe.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.cuda_graph import Stepper, captures
 from byolt.training.step import Learner
-from byolt.training.stream import Labelled, Plan
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Parts:
     recipe: Recipe
     splits: Splits
     store: ImageStore
-    plan: Plan
+    sampler: BatchSampler
     learner: Learner
     stepper: Stepper
 
@@ -33,13 +33,13 @@ def prepare(recipe: Recipe) -> Parts:
     Raises:
         InputError: Images, model or batch size do not fit; one sentence says where and what.
     """
-    join(recipe.machine.device)
+    init_distributed(recipe.machine.device)
     configure_torch(recipe)
     data, optim = recipe.data, recipe.optim
-    with first_on_its_machine():
+    with local_rank_zero_first():
         splits = open_splits(data, recipe.seed)
         store = store_of(splits.learn, data, data.learn_size_px)
-    plan = Plan(
+    sampler = BatchSampler(
         len(store),
         optim.batch_size,
         recipe.schedule.epochs,
@@ -53,21 +53,21 @@ def prepare(recipe: Recipe) -> Parts:
     learner = Learner(
         recipe,
         device,
-        steps=plan.steps,
-        steps_per_epoch=plan.steps_per_epoch,
+        steps=sampler.steps,
+        steps_per_epoch=sampler.steps_per_epoch,
         classes=len(store.classes),
         device_rates=captured,
     )
-    return Parts(recipe, splits, store, plan, learner, Stepper(learner, recipe, captured=captured))
+    return Parts(recipe, splits, store, sampler, learner, Stepper(learner, recipe, captured=captured))
 
 
-def labelled_part(store: ImageStore, recipe: Recipe) -> Labelled | None:
+def labelled_part(store: ImageStore, recipe: Recipe) -> LabelledImages | None:
     """The labels that the recipe's method is given: a stratified share, a function of the seed; None without any."""
     share = recipe.method.share_of_labels
     if share is None or store.labels is None:
         return None
     chosen = stratified_subset(store.labels, share, recipe.seed)
-    return Labelled(chosen, store.labels[chosen], recipe.method.labelled_in(recipe.optim.batch_size))
+    return LabelledImages(chosen, store.labels[chosen], recipe.method.labelled_in(recipe.optim.batch_size))
 
 
 def configure_torch(recipe: Recipe) -> None:

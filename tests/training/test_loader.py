@@ -9,7 +9,8 @@ from PIL import Image
 from tests.conftest import tiny_recipe
 
 from byolt.data import FolderSource, ImageStore, open_store
-from byolt.training.stream import Labelled, Plan, view_stream
+from byolt.data.sampler import BatchSampler, LabelledImages
+from byolt.training.loader import view_stream
 from byolt_export.errors import InputError
 
 
@@ -23,21 +24,23 @@ def streamed(folder: Path, images: int = 32) -> ImageStore:
 
 
 def test_a_plan_begun_at_any_step_goes_on_with_the_same_batches() -> None:
-    whole = [(batch.epoch, batch.indices.tolist()) for batch in Plan(11, 3, 3, seed=4)]
+    whole = [(batch.epoch, batch.indices.tolist()) for batch in BatchSampler(11, 3, 3, seed=4)]
     assert len(whole) == 9
     for start in range(10):
-        assert [(b.epoch, b.indices.tolist()) for b in Plan(11, 3, 3, seed=4, start_step=start)] == whole[start:]
+        assert [(b.epoch, b.indices.tolist()) for b in BatchSampler(11, 3, 3, seed=4, start_step=start)] == whole[
+            start:
+        ]
 
 
 def test_a_window_of_a_plan_has_its_batches_and_another_batch_size_the_same_share_of_labels() -> None:
-    plan = two_streams()  # 5 steps an epoch, 3 epochs.
-    whole = [batch.indices.tolist() for batch in plan]
-    window = plan.window(1, 1)
+    sampler = two_streams()  # 5 steps an epoch, 3 epochs.
+    whole = [batch.indices.tolist() for batch in sampler]
+    window = sampler.window(1, 1)
     assert (window.start_step, window.steps, len(window)) == (5, 10, 5)
     assert [batch.indices.tolist() for batch in window] == whole[5:10]
-    double = plan.with_batch_size(16)
+    double = sampler.with_batch_size(16)
     assert double.labelled is not None
-    assert (double.steps_per_epoch, double.labelled.per_batch, plan.batch_size) == (2, 6, 8)
+    assert (double.steps_per_epoch, double.labelled.per_batch, sampler.batch_size) == (2, 6, 8)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -45,9 +48,9 @@ def test_a_window_of_a_plan_has_its_batches_and_another_batch_size_the_same_shar
 def test_a_vanished_image_is_one_sentence_from_a_worker_too(tmp_path: Path, workers: int, backend: str) -> None:
     store = streamed(tmp_path)
     recipe = tiny_recipe(machine={"workers": workers}, views={"backend": backend})
-    plan = Plan(len(store), 8, 2, seed=0)
-    lost = int(list(plan)[-1].indices[0])  # In the last batch of all: an epoch is learned from before it goes.
-    stream = view_stream(plan, store, recipe, torch.device("cpu"))
+    sampler = BatchSampler(len(store), 8, 2, seed=0)
+    lost = int(list(sampler)[-1].indices[0])  # In the last batch of all: an epoch is learned from before it goes.
+    stream = view_stream(sampler, store, recipe, torch.device("cpu"))
     next(stream)
     Path(store.path(lost)).unlink()
     with pytest.raises(InputError) as fault:
@@ -57,13 +60,13 @@ def test_a_vanished_image_is_one_sentence_from_a_worker_too(tmp_path: Path, work
     )
 
 
-def two_streams(start_step: int = 0, images: int = 40, seed: int = 4) -> Plan:
-    labelled = Labelled(np.arange(0, images, 4), np.arange(0, images, 4) % 3, per_batch=3)
-    return Plan(images, 8, 3, seed=seed, start_step=start_step, labelled=labelled)
+def two_streams(start_step: int = 0, images: int = 40, seed: int = 4) -> BatchSampler:
+    labelled = LabelledImages(np.arange(0, images, 4), np.arange(0, images, 4) % 3, per_batch=3)
+    return BatchSampler(images, 8, 3, seed=seed, start_step=start_step, labelled=labelled)
 
 
 def test_a_plan_with_labels_has_as_many_steps_and_begins_each_batch_with_its_labelled_images() -> None:
-    batches, plain = list(two_streams()), list(Plan(40, 8, 3, seed=4))
+    batches, plain = list(two_streams()), list(BatchSampler(40, 8, 3, seed=4))
     assert len(batches) == len(plain) == 15
     for batch in batches:
         assert batch.labels is not None
@@ -90,7 +93,7 @@ def test_unlabelled_images_come_at_most_once_an_epoch() -> None:
 
 def test_a_plan_with_labels_begun_at_any_step_goes_on_with_the_same_batches() -> None:
     def told(start: int) -> list[tuple[list[int], ...]]:
-        return [tuple(part.tolist() for part in (b.indices, b.labels, b.draws)) for b in two_streams(start)]  # type: ignore[union-attr]
+        return [tuple(part.tolist() for part in (b.indices, b.labels, b.view_keys)) for b in two_streams(start)]  # type: ignore[union-attr]
 
     whole = told(0)
     for start in range(16):
@@ -98,13 +101,13 @@ def test_a_plan_with_labels_begun_at_any_step_goes_on_with_the_same_batches() ->
 
 
 def test_an_image_that_comes_twice_an_epoch_is_seen_in_two_ways(tmp_path: Path) -> None:
-    draws = [(batch.epoch, int(draw)) for batch in two_streams() for draw in batch.draws]  # type: ignore[union-attr]
+    draws = [(batch.epoch, int(draw)) for batch in two_streams() for draw in batch.view_keys]  # type: ignore[union-attr]
     assert len(set(draws)) == len(draws)
     store = streamed(tmp_path, images=40)
     recipe = tiny_recipe()
     seen: dict[tuple[int, int], list[torch.Tensor]] = {}
-    plan = two_streams()
-    for batch, (epoch, views) in zip(plan, view_stream(plan, store, recipe, torch.device("cpu")), strict=True):
+    sampler = two_streams()
+    for batch, (epoch, views) in zip(sampler, view_stream(sampler, store, recipe, torch.device("cpu")), strict=True):
         assert batch.labels is not None
         assert torch.equal(views[2], torch.from_numpy(batch.labels))
         for index, view in zip(batch.indices[:3].tolist(), views[0][:3], strict=True):
@@ -115,6 +118,6 @@ def test_an_image_that_comes_twice_an_epoch_is_seen_in_two_ways(tmp_path: Path) 
 
 
 def test_other_plans_have_no_labels(tmp_path: Path) -> None:
-    plan = Plan(32, 8, 1, seed=0)
-    _, batch = next(view_stream(plan, streamed(tmp_path), tiny_recipe(), torch.device("cpu")))
+    sampler = BatchSampler(32, 8, 1, seed=0)
+    _, batch = next(view_stream(sampler, streamed(tmp_path), tiny_recipe(), torch.device("cpu")))
     assert len(batch) == 2

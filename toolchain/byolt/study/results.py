@@ -8,15 +8,15 @@ from byolt.evaluation.statistics import (
     Comparison,
     RankCorrelation,
     Summary,
-    compare_paired,
+    differences_over_seeds,
+    mean_over_seeds,
     rank_correlation,
     sentence,
-    summarise,
 )
 
 
 @dataclass(frozen=True)
-class ArmFigures:
+class ArmResults:
     """One arm over its seeds."""
 
     name: str
@@ -35,7 +35,7 @@ class ArmFigures:
     """Mean time to learn."""
     steps: int = 0
     """Steps of a run that does not collapse; 0 where the log's last step says it."""
-    metrics: tuple[list[dict[str, Any]], ...] = field(default=(), repr=False)
+    records: tuple[list[dict[str, Any]], ...] = field(default=(), repr=False)
     """The log of each seed's run, where its folder is at hand."""
 
     @property
@@ -51,7 +51,7 @@ class ArmFigures:
     @property
     def summary(self) -> Summary | None:
         """Mean, deviation and interval over the seeds; None where a seed has no figure."""
-        return summarise(self.accuracies) if self.whole else None
+        return mean_over_seeds(self.accuracies) if self.whole else None
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Table:
     caption: str
     measure: str
     """In words, with the split."""
-    arms: tuple[ArmFigures, ...]
+    arms: tuple[ArmResults, ...]
     ours: str = ""
     """The arm that the others are tested against; empty for no test."""
 
@@ -72,7 +72,7 @@ class Table:
         others = {arm.name: arm.accuracies for arm in self.arms if arm.name != self.ours and arm.whole}
         if ours is None or not others or len(ours.seeds) < 2:
             return {}
-        return compare_paired(ours.accuracies, others)
+        return differences_over_seeds(ours.accuracies, others)
 
     @property
     def sentences(self) -> list[str]:
@@ -87,8 +87,8 @@ class Table:
         order = self.order
         if order is None or order.rho != order.rho:
             return self.sentences
-        told = f"rank correlation with the published values {order.rho:.2f} (n = {order.n}, p = {order.p:.3f})"
-        return [*self.sentences, told]
+        rank = f"rank correlation with the published values {order.rho:.2f} (n = {order.n}, p = {order.p:.3f})"
+        return [*self.sentences, rank]
 
     @property
     def order(self) -> RankCorrelation | None:
@@ -105,7 +105,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class StudyFigures:
+class StudyResults:
     """All that a study says."""
 
     name: str
@@ -119,13 +119,13 @@ class StudyFigures:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, without the logs."""
-        told = {
+        lines = {
             "study": self.name,
             "tables": [_table(table) for table in self.tables],
             "notes": list(self.notes),
             "hours": round(self.hours, 2),
         }
-        return dict(_without_nan(told))
+        return dict(_without_nan(lines))
 
 
 def _without_nan(value: Any) -> Any:
@@ -149,7 +149,7 @@ def _table(table: Table) -> dict[str, Any]:
     }
 
 
-def _arm(arm: ArmFigures) -> dict[str, Any]:
+def _arm(arm: ArmResults) -> dict[str, Any]:
     summary = arm.summary
     return {
         "name": arm.name,
@@ -165,11 +165,11 @@ def _arm(arm: ArmFigures) -> dict[str, Any]:
     }
 
 
-def collapsed_in_words(arms: Sequence[ArmFigures]) -> list[str]:
+def collapsed_in_words(arms: Sequence[ArmResults]) -> list[str]:
     """Which arms were called collapsed while they learned, and in how many seeds."""
-    told = []
+    lines = []
     for arm in arms:
         count = sum(arm.collapsed)
         if count:
-            told.append(f"{arm.name}: called collapsed while it learned in {count} of {len(arm.states)} seeds")
-    return told
+            lines.append(f"{arm.name}: called collapsed while it learned in {count} of {len(arm.states)} seeds")
+    return lines
