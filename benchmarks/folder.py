@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from byolt.data import FolderSource, open_store
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
     from byolt.training.allocator import keep_freed_memory
     from byolt.training.stream import Plan, view_stream
     from byolt.views import batched_views  # noqa: F401 - the stream imports it when it begins

@@ -26,7 +26,7 @@ import torch
 from byolt.data import FolderSource, ImageStore, open_store
 from byolt.data.packing import pack
 from byolt.data.shards import open_folder
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.stream import Plan, view_stream
 
 SIZE_PX, BATCH_SIZE, SEED = 32, 250, 0

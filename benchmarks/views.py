@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from byolt.schema import Views
+from byolt.recipe.views import Views
 from byolt.training.allocator import keep_freed_memory
 from byolt.views import batched_views, normalise
 

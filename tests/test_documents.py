@@ -57,8 +57,8 @@ SMALL = {"pixels": Input(size_px=32, resize="crop", max_batch=4, mean=(0.5, 0.5,
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
     """A folder that holds ``export/encoder.onnx``, and the encoder in it."""
-    from byolt.networks import build_encoder
-    from byolt.schema import Model
+    from byolt.networks.encoders import build_encoder
+    from byolt.recipe.model import Model
     from byolt_export.graph import export_onnx
 
     folder = tmp_path_factory.mktemp("exported")
@@ -97,8 +97,8 @@ def test_the_readmes_lines_load_the_weights_into_the_plain_model(
 ) -> None:
     from safetensors.torch import save_file
 
-    from byolt.networks import build_encoder, load_snippet
-    from byolt.recipe import load_recipe
+    from byolt.networks.encoders import build_encoder, load_snippet
+    from byolt.recipe.load import load_recipe
 
     model = load_recipe(ROOT / "recipes" / "stl10.yaml").model
     encoder, _ = build_encoder(model, seed=0, image_size_px=96)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from byolt.doctor import _LEAST
+from byolt.doctor.findings import _LEAST
 from tests.export import small
 from tests.test_command_line import byolt
 from tests.test_documents import check_byolt_line

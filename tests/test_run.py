@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from byolt.networks import save_weights
-from byolt.run import Run, write_json
+from byolt.files import write_json
+from byolt.networks.encoders import save_weights
+from byolt.run import Run
 from byolt_export.errors import ByoltError, InputError
 
 

@@ -12,7 +12,7 @@ from benchmarks.gpu.readings import flops_per_image, lightly, parts, peak, waits
 from safetensors.torch import load, save_file
 from torch import nn
 
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.loop import prepare
 from tests.conftest import tiny_recipe
 from tests.test_command_line import draw_folder

@@ -22,8 +22,8 @@ from tests.data.shard_folders import IMAGES, number_in, packed_folder
 
 from byolt.data import open_splits, open_store, shard_cache
 from byolt.data.shards import ShardSource, open_folder, open_url
+from byolt.recipe.data import Data
 from byolt.run import Run
-from byolt.schema import Data
 from byolt.training.loop import pretrain
 from byolt_export.errors import ByoltError, InputError
 

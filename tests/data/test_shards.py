@@ -23,7 +23,8 @@ from byolt.data import FolderSource, ImageStore, open_splits, open_store
 from byolt.data.check import check_folder
 from byolt.data.packing import pack
 from byolt.data.shards import open_folder
-from byolt.schema import Data, Recipe
+from byolt.recipe.data import Data
+from byolt.recipe.schema import Recipe
 from byolt.training.loop import pretrain
 from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import InputError, Stopped
@@ -171,7 +172,7 @@ def test_a_run_that_was_stopped_in_mid_epoch_ends_with_the_same_weights(
     console = Console(file=StringIO())
     whole = pretrain(recipe_of(shards, tmp_path, "whole"), "name: tiny\n", resume=None, console=console)
     recipe = recipe_of(shards, tmp_path, "stopped")
-    import byolt.training.journal as journal
+    import byolt.training.logger as journal
 
     log = journal.Journal.log
 

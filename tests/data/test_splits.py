@@ -6,7 +6,7 @@ from PIL import Image
 
 from byolt.data import ImageSource, open_splits
 from byolt.data.subsets import stratified_subset
-from byolt.schema import Data
+from byolt.recipe.data import Data
 from byolt_export.errors import InputError
 
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from tests.conftest import tiny_recipe
 
+from byolt.console import progress
 from byolt.data import FolderSource, ImageStore, open_store
 from byolt.data.source import ArraySource, ImageSource, PartOf, Pixels, to_square
-from byolt.reporting import progress
 from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import ByoltError, InputError
 

@@ -23,10 +23,9 @@ from byolt.evaluation.features import embed
 from byolt.evaluation.figures import evaluate_features, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.predictions import compare_runs
-from byolt.networks import build_encoder
+from byolt.networks.encoders import build_encoder, weight_seed
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.training.assembly import weight_seed
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError
 

@@ -12,7 +12,7 @@ from byolt.data.subsets import stratified_subset
 from byolt.evaluation.features import embed
 from byolt.evaluation.finetune import Classifier, Finetuned, cosine_rate, finetune, sgd, shift_and_flip
 from byolt.evaluation.linear import linear_probe
-from byolt.schema import Finetune
+from byolt.recipe.evaluation import Finetune
 from byolt_export.errors import TrainingFault
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

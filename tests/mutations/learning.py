@@ -2,16 +2,16 @@
 
 from tests.mutations.mutation import Mutation
 
-LEARNER = "toolchain/byolt/training/learner.py"
+LEARNER = "toolchain/byolt/training/step.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
-CONVOLUTIONS = "toolchain/byolt/convolutions.py"
+CONVOLUTIONS = "toolchain/byolt/networks/convolutions.py"
 BATCHED = "toolchain/byolt/views/batched.py"
 IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
     f"tests/training/test_{name}.py" for name in ("learner", "optimizers", "schedules")
 )
 IN_VIEWS = "tests/views/test_batched.py"
-IN_CONVOLUTIONS = "tests/test_convolutions.py"
+IN_CONVOLUTIONS = "tests/networks/test_convolutions.py"
 
 LEARNING = [
     Mutation(

@@ -5,10 +5,10 @@ from tests.mutations.mutation import Mutation
 FOLDER = "toolchain/byolt/methods"
 METHOD, BYOL, SIMCLR = f"{FOLDER}/method.py", f"{FOLDER}/byol.py", f"{FOLDER}/simclr.py"
 SIMSIAM, MOCO, TEACHER = f"{FOLDER}/simsiam.py", f"{FOLDER}/moco.py", f"{FOLDER}/mean_teacher.py"
-ASSEMBLY, STREAM = "toolchain/byolt/training/assembly.py", "toolchain/byolt/training/stream.py"
+ASSEMBLY, STREAM = "toolchain/byolt/methods/build.py", "toolchain/byolt/training/stream.py"
 IN_BYOL, IN_SIMCLR, IN_SIMSIAM = (f"tests/methods/test_{name}.py" for name in ("byol", "simclr", "simsiam"))
 IN_MOCO, IN_TEACHER = "tests/methods/test_moco.py", "tests/methods/test_mean_teacher.py"
-IN_ASSEMBLY, IN_STREAM = "tests/training/test_assembly.py", "tests/training/test_stream.py"
+IN_ASSEMBLY, IN_STREAM = "tests/methods/test_build.py", "tests/training/test_stream.py"
 SECOND = "yield self.predict(self.project(view_2), target_2, target_1)"
 DIRECTIONS = "((view_1, key_2), (view_2, key_1))"
 KEYS_2 = f"for view, key in {DIRECTIONS}:\n            z = self._queries(view)"
@@ -90,9 +90,9 @@ METHODS = [
     Mutation("Mean Teacher: sign of the consistency", TEACHER, "labels) + self.weight", "labels) - self.weight", IN_TEACHER),
     Mutation("Mean Teacher: gradient through the teacher", TEACHER, ".requires_grad_(False)", "", IN_TEACHER),
     Mutation("Mean Teacher: the student is delivered", TEACHER, "return self.target[0]", "return self.encoder", IN_TEACHER),
-    Mutation("Mean Teacher: never told the progress", "toolchain/byolt/training/learner.py", "self.method.set_progress(step / self.steps)", "pass", IN_ASSEMBLY),
-    Mutation("predictor's rate like the rest", "toolchain/byolt/training/learner.py", ' * group.get("rate_multiplier", 1.0)', "", IN_ASSEMBLY),
-    Mutation("SimSiam: predictor's rate decays", "toolchain/byolt/training/learner.py", 'self.peak_lr if group.get("constant_rate") else rate', "rate", IN_ASSEMBLY),
+    Mutation("Mean Teacher: never told the progress", "toolchain/byolt/training/step.py", "self.method.set_progress(step / self.steps)", "pass", IN_ASSEMBLY),
+    Mutation("predictor's rate like the rest", "toolchain/byolt/training/step.py", ' * group.get("rate_multiplier", 1.0)', "", IN_ASSEMBLY),
+    Mutation("SimSiam: predictor's rate decays", "toolchain/byolt/training/step.py", 'self.peak_lr if group.get("constant_rate") else rate', "rate", IN_ASSEMBLY),
     Mutation("parts drawn by one seed", ASSEMBLY, "return 3 * seed + part", "return seed", IN_ASSEMBLY),
     Mutation("labelled images as others see them", STREAM, "(1 + passes) * self.images", "0 * passes", IN_STREAM),
     Mutation("labels of other images", STREAM, "labelled.labels[chosen]", "labelled.labels[within]", IN_STREAM),

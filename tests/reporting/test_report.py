@@ -17,9 +17,10 @@ from tests.reporting.pages import Page
 
 from byolt.cli import cli
 from byolt.evaluation.evaluate import evaluate_run
+from byolt.files import read_json, write_json
 from byolt.reporting.report import report_run
 from byolt.reporting.seen import nearest
-from byolt.run import Run, read_json, write_json
+from byolt.run import Run
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError
 

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from tests.conftest import tiny_recipe
 
 from byolt.cli import cli
-from byolt.recipe import changed, dump_recipe
+from byolt.recipe.load import changed, dump_recipe
+from byolt.recipe.schema import Recipe
 from byolt.run import Run, run_of
-from byolt.schema import Recipe
 from byolt.study.ablations import NAMES, ablation_arms
 from byolt.study.command import Bench, _chosen, ablate_recipe
 from byolt.study.figures import ArmFigures, Table

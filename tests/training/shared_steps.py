@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.schema import Recipe
-from byolt.training.learner import Learner, gathered
-from byolt.training.processes import is_first, join, leave
+from byolt.distributed.process_group import is_first, join, leave
+from byolt.recipe.schema import Recipe
+from byolt.training.step import Learner, gathered
 from byolt.training.stream import Labelled, Plan
 
 STEPS, IMAGES, BATCH, CLASSES = 20, 80, 16, 3

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.conftest import tiny_recipe
 
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 from byolt.training.advice import NOTHING, Facts, advice
 from byolt.training.rehearsal import PHASES
 

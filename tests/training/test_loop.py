@@ -15,11 +15,11 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tests.conftest import tiny_recipe
 
+from byolt.recipe.schema import Recipe
 from byolt.run import Run, create_run, open_run, run_of
-from byolt.schema import Recipe
 from byolt.training.checkpoint import load_checkpoint
-from byolt.training.learner import Learner
 from byolt.training.loop import pretrain
+from byolt.training.step import Learner
 from byolt.training.stream import Plan
 from byolt_export.errors import ByoltError, InputError, TrainingFault
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.recipe import dump_recipe
+from byolt.recipe.load import dump_recipe
 from byolt.training import memory
 from byolt.training.loop import Parts, prepare
 from byolt.training.memory import Line, largest_batch, line_through, rounded, within_memory
@@ -29,7 +29,7 @@ TIGHT = dump_recipe(
 LIMITED = """if True:
     import resource, sys
     from pathlib import Path
-    import byolt.reporting.summary, byolt.training.loop, byolt.views.grid, timm, torchvision, PIL.Image
+    import byolt.console.summary, byolt.training.loop, byolt.views.grid, timm, torchvision, PIL.Image
     from byolt.cli import main
     words = Path("/proc/self/status").read_text().split()
     used = int(words[words.index("VmSize:") + 1]) * 1024

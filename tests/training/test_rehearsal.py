@@ -6,10 +6,10 @@ import pytest
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.methods.method import Outcome
-from byolt.schema import Recipe
+from byolt.methods.base import Outcome
+from byolt.recipe.schema import Recipe
+from byolt.training.cuda_graph import Stepper
 from byolt.training.rehearsal import rehearse
-from byolt.training.stepper import Stepper
 from byolt.training.stream import Fetched
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tests.conftest import tiny_recipe
 
-from byolt.schema import View, Views
+from byolt.recipe.views import View, Views
 from byolt.views.albumented import AlbumentationsViews
 from byolt.views.batched import draw_parameters, make_view
 from byolt.views.grid import write_view_grid

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from byolt.schema import View, Views
+from byolt.recipe.views import View, Views
 from byolt.views import batched_views, normalise
 from byolt.views.batched import (
     BLUR_REACH,

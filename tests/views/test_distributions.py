@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from byolt.schema import View, Views
+from byolt.recipe.views import View, Views
 from byolt.views.albumented import AlbumentationsViews
 from byolt.views.batched import draw_parameters
 

@@ -47,7 +47,7 @@ def study(
 
     Finished runs are rows of <results>/<recipe>.csv; the same command makes those that are missing.
     """
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
     from byolt.study.command import study_recipe
     from byolt.study.runner import at_once_default
 
@@ -86,7 +86,7 @@ def ablate(
 
     Rows that collapse are results: they are told, and the command goes on.
     """
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
     from byolt.study.command import ablate_recipe
     from byolt.study.runner import at_once_default
 
@@ -104,9 +104,9 @@ def ablate(
 
 
 def _tell_study(figures: "StudyFigures", results: Path, following: str, as_json: bool) -> None:
+    from byolt.files import write_text
     from byolt.reporting.study_page import study_chart, write_study_report
     from byolt.reporting.study_text import print_study, write_markdown
-    from byolt.run import write_text
 
     page, plot, report = (results / f"{figures.name}.{kind}" for kind in ("md", "svg", "html"))
     write_markdown(figures, page, shlex.join(["byolt", *sys.argv[1:]]))

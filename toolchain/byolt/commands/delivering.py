@@ -34,8 +34,8 @@ def export(
     as_json: bool,
 ) -> None:
     """Deliver a run's encoder as a bundle: ONNX, engines, golden vectors, and the verdict of each file."""
-    from byolt.delivery import export_run
-    from byolt.reporting.summary import print_parity, print_summary
+    from byolt.console.summary import print_parity, print_summary
+    from byolt.delivery.export import export_run
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
@@ -67,7 +67,7 @@ def export(
 @JSON
 def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
-    from byolt.reporting.summary import print_parity
+    from byolt.console.summary import print_parity
     from byolt_export.equip import record_verdicts
     from byolt_export.verify import verify_bundle
 
@@ -105,8 +105,8 @@ def build_engine(
     as_json: bool,
 ) -> None:
     """Build a bundle's engines on the device that will run them; needs no torch."""
-    from byolt.reporting.building import build_line
-    from byolt.reporting.summary import print_parity
+    from byolt.console.engine_build import build_line
+    from byolt.console.summary import print_parity
     from byolt_export.equip import add_engines, choose_targets, trtexec_lines
     from byolt_export.verify import Report
 
@@ -180,7 +180,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Speed, memory and size of each backend and precision of a bundle, with its accuracy beside them."""
-    from byolt.benching import bench_bundle, run_of_bundle
+    from byolt.delivery.bench import bench_bundle, run_of_bundle
     from byolt.reporting.speed import print_speed, write_speed
     from byolt.run import open_run
 

@@ -18,11 +18,11 @@ def pretrain(
     recipe_path: Path, overrides: tuple[str, ...], resume: Path | None, dry_run: bool, profile: bool, as_json: bool
 ) -> None:
     """Learn an encoder from images by RECIPE; on many GPUs: torchrun --nproc-per-node=8 -m byolt pretrain RECIPE."""
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
 
     settings = load_recipe(recipe_path, overrides)
     if dry_run or profile:
-        from byolt.training.processes import is_first
+        from byolt.distributed.process_group import is_first
         from byolt.training.rehearsal import rehearse
 
         rehearsal = rehearse(settings, profiled=profile)
@@ -31,9 +31,9 @@ def pretrain(
         return
     from rich.console import Console
 
-    from byolt.reporting.summary import print_summary, summarise
+    from byolt.console.summary import print_summary, summarise
+    from byolt.distributed.process_group import is_first
     from byolt.training.loop import pretrain as learn
-    from byolt.training.processes import is_first
 
     run = learn(settings, recipe_path.read_text(encoding="utf-8"), resume=resume, console=Console(stderr=True))
     if is_first():
@@ -54,9 +54,9 @@ def evaluate(
 
     With --against two evaluated runs are compared on the same test images by McNemar's test.
     """
+    from byolt.console.summary import print_against, print_summary, summarise
     from byolt.evaluation.evaluate import evaluate_run
     from byolt.evaluation.predictions import compare_runs
-    from byolt.reporting.summary import print_against, print_summary, summarise
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
@@ -97,8 +97,8 @@ def finetune(
     as_json: bool,
 ) -> None:
     """Adapt the encoder to a labelled folder: linear probe, then all weights, beside training from scratch."""
+    from byolt.console.summary import print_finetune
     from byolt.evaluation.downstream import finetune_run
-    from byolt.reporting.summary import print_finetune
     from byolt.run import open_run
 
     def progress(what: str, epoch: int, epochs: int) -> None:
@@ -119,7 +119,7 @@ def finetune(
 @JSON
 def embed(source: Path, folder: Path, output: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Embeddings of every image below DIR: arrays `embeddings` and `files` in one .npz file."""
-    from byolt.delivery import embed_folder
+    from byolt.delivery.export import embed_folder
 
     found = embed_folder(source, folder, output, overrides)
     print_result(

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from byolt.console.progress import Decoding
 from byolt.data.folder import FolderSource
 from byolt.data.order import Order, epoch_order
 from byolt.data.shard_index import INDEX, ShardIndex
-from byolt.reporting.progress import Decoding
 from byolt_export.errors import InputError, not_written
 
 _SEED = 0  # Of the order that the images are written in.

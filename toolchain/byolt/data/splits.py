@@ -14,7 +14,7 @@ from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
-    from byolt.schema import Data
+    from byolt.recipe.data import Data
 
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}

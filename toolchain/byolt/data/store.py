@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
+from byolt.console.progress import Decoding
 from byolt.data.order import Order, epoch_order, sharded_order
 from byolt.data.shards import ShardSource
 from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_square
-from byolt.reporting.progress import Decoding
 from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
-    from byolt.schema import Data
+    from byolt.recipe.data import Data
 
 FORMAT = 3  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
 Progress = Callable[[int, int], None]

@@ -8,14 +8,13 @@ from typing import Any
 from torch import nn
 
 from byolt.data import ImageStore, open_splits
+from byolt.device import pick_device
 from byolt.evaluation.evaluate import evaluation_store, learned_encoder
 from byolt.evaluation.finetune import Classifier, Finetuned, Progress, finetune, save_classifier
-from byolt.networks import build_encoder, without_initial_weights
-from byolt.recipe import with_overrides
+from byolt.networks.encoders import build_encoder, weight_seed, without_initial_weights
+from byolt.recipe.load import with_overrides
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.training.assembly import weight_seed
-from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 
 

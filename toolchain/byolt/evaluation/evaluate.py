@@ -9,18 +9,17 @@ from torch import Tensor, nn
 
 from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.source import ImageSource, Labels
+from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import embed
 from byolt.evaluation.figures import evaluate_and_predict, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.statistics import mcnemar
-from byolt.networks import build_encoder, load_encoder, without_initial_weights
-from byolt.recipe import recipe_hash, result_keys, with_overrides
+from byolt.networks.encoders import build_encoder, load_encoder, weight_seed, without_initial_weights
+from byolt.recipe.load import recipe_hash, result_keys, with_overrides
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.training.assembly import weight_seed
-from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"

@@ -17,19 +17,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from byolt.convolutions import speed_up_convolutions
 from byolt.data.subsets import stratified_subset
 from byolt.evaluation.features import Images, Rgb, Subset, embed
 from byolt.evaluation.figures import accuracy_figure
 from byolt.evaluation.linear import LinearProbe, linear_probe
 from byolt.evaluation.statistics import mcnemar
-from byolt.networks import save_weights
+from byolt.networks.convolutions import speed_up_convolutions
+from byolt.networks.encoders import save_weights
 from byolt.run import Run
 from byolt.views import normalise
 from byolt_export.errors import TrainingFault
 
 if TYPE_CHECKING:
-    from byolt.schema import Finetune
+    from byolt.recipe.evaluation import Finetune
 
 MOMENTUM = 0.9
 CROP_MARGIN = 8

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from byolt.run import write_text
+from byolt.files import write_text
 from byolt_export.errors import InputError
 
 SHARES = 20

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from byolt.console.summary import FEATURES, FINETUNED
 from byolt.evaluation.collapse import Verdict
-from byolt.recipe import leaves
+from byolt.files import read_json
+from byolt.recipe.load import leaves
+from byolt.recipe.schema import Recipe
+from byolt.recipe.section import MACHINE
 from byolt.reporting.page import Figure, number, percent
-from byolt.reporting.summary import FEATURES, FINETUNED
-from byolt.run import Run, learned_for_s, read_json
-from byolt.schema import Recipe
-from byolt.sections import MACHINE
+from byolt.run import Run, learned_for_s
 
 MOST_ROWS = 40
 """Evaluations in the table of metrics."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from byolt.recipe import with_overrides
+from byolt.files import write_text
+from byolt.recipe.load import with_overrides
+from byolt.recipe.schema import Recipe
 from byolt.reporting.bands import read_band
 from byolt.reporting.charts import MOST_CLASSES, Chart, class_cloud, matrix_chart, most_frequent
 from byolt.reporting.curves import course_of, dynamics_charts, learning_charts, spectra_svg, spectrum_line
@@ -25,8 +27,7 @@ from byolt.reporting.facts import (
 from byolt.reporting.page import number, percent, render
 from byolt.reporting.pictures import picture, square, thumbnail_map
 from byolt.reporting.theme import PALETTE
-from byolt.run import Run, write_text
-from byolt.schema import Recipe
+from byolt.run import Run
 from byolt_export.errors import InputError
 
 CONFUSED_PAIRS = 8

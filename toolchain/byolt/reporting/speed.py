@@ -9,8 +9,8 @@ import click
 from rich.markup import escape as plain
 from rich.table import Table
 
-from byolt.reporting.tables import wide_console
-from byolt.run import write_json, write_text
+from byolt.console.tables import wide_console
+from byolt.files import write_json, write_text
 
 _COLOURS = ("#1b6ca8", "#c2571a", "#2e7d4f", "#8a3f8f", "#a8891b", "#5b5b5b", "#b3344a", "#2a8f94")
 _LEFT, _TOP, _WIDTH, _HEIGHT = 70, 46, 560, 300  # Of the plot's inside, px.

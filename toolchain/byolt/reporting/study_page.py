@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from byolt.files import write_text
 from byolt.reporting.page import Figure, number, render
 from byolt.reporting.study_charts import accuracy_chart, dynamics_charts
 from byolt.reporting.theme import VARIABLES, series_style, standalone
-from byolt.run import write_text
 from byolt.study.figures import ArmFigures, StudyFigures, Table
 
 _COLUMNS = {

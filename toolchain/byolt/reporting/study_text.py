@@ -7,8 +7,8 @@ import click
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from byolt.reporting.tables import wide_console
-from byolt.run import write_text
+from byolt.console.tables import wide_console
+from byolt.files import write_text
 from byolt.study.figures import ArmFigures, StudyFigures, Table
 
 

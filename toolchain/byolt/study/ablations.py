@@ -7,8 +7,8 @@ Published values are ImageNet linear top-1 in per cent, ResNet-50: of BYOL (Gril
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from byolt.recipe import changed, result_keys
-from byolt.schema import Recipe
+from byolt.recipe.load import changed, result_keys
+from byolt.recipe.schema import Recipe
 from byolt.study.plan import Arm, Changes
 from byolt_export.errors import InputError
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from byolt.recipe.schema import Recipe
 from byolt.run import environment, run_of
-from byolt.schema import Recipe
 from byolt.study.ablations import CAVEAT, ablation_arms
 from byolt.study.figures import ArmFigures, StudyFigures, Table, collapsed_in_words
 from byolt.study.ledger import Key, Ledger, Row, key_of

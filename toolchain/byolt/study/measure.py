@@ -13,12 +13,11 @@ from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.evaluation.features import Subset
 from byolt.evaluation.figures import evaluate_features
 from byolt.evaluation.linear import linear_probe
-from byolt.networks import without_initial_weights
+from byolt.methods.build import build_method
+from byolt.networks.encoders import without_initial_weights
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.sections_of_methods import MeanTeacherMethod
 from byolt.study.plan import Job
-from byolt.training.assembly import build_method
 from byolt.training.checkpoint import load_checkpoint
 
 VALIDATION_IMAGES = 5000
@@ -37,7 +36,7 @@ def measure(run: Run, job: Job) -> dict[str, Any]:
     row: dict[str, Any] = {
         name: result.get(name, "") for name in ("verdict", "z_std_ratio", "rankme", "projection_rank")
     }
-    teaches = isinstance(recipe.method, MeanTeacherMethod)
+    teaches = recipe.method.share_of_labels is not None
     classifier = load_classifier(run)[0] if teaches and run.classifier_file.exists() else None
     if classifier is not None:
         row["validation"] = _unlabelled_accuracy(classifier, train, recipe)
@@ -59,10 +58,10 @@ def last_encoder(run: Run) -> nn.Module:
     recipe = run.recipe
     recipe = recipe.model_copy(update={"model": without_initial_weights(recipe.model)})
     state = load_checkpoint(run.checkpoints)["method"]
-    classes = len(state["projector.bias"]) if isinstance(recipe.method, MeanTeacherMethod) else 0
+    classes = len(state["projector.bias"]) if recipe.method.share_of_labels is not None else 0
     method = build_method(recipe, classes)
     method.load_state_dict(state)
-    return method.delivered.eval()
+    return method.eval_encoder.eval()
 
 
 def _validation_accuracy(encoder: nn.Module, train: ImageStore, recipe: Recipe) -> float:
@@ -90,8 +89,8 @@ def _unlabelled_accuracy(classifier: nn.Module, train: ImageStore, recipe: Recip
 
 def _labelled(train: ImageStore, recipe: Recipe) -> Labels:
     assert train.labels is not None
-    assert isinstance(recipe.method, MeanTeacherMethod)
-    return stratified_subset(train.labels, recipe.method.labelled_share, recipe.seed)
+    assert recipe.method.share_of_labels is not None
+    return stratified_subset(train.labels, recipe.method.share_of_labels, recipe.seed)
 
 
 def _frozen(encoder: nn.Module, train: ImageStore, test: ImageStore, recipe: Recipe) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from byolt.recipe import changed
-from byolt.schema import Recipe
-from byolt.sections_of_methods import METHODS
+from byolt.recipe.load import changed
+from byolt.recipe.methods import METHODS
+from byolt.recipe.schema import Recipe
 from byolt_export.errors import InputError
 
 SUPERVISED = "supervised"

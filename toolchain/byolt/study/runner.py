@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from byolt.data import ImageStore, open_splits, store_of
 from byolt.evaluation.evaluate import evaluation_store
-from byolt.recipe import dump_recipe
+from byolt.recipe.load import dump_recipe
+from byolt.recipe.schema import Recipe
 from byolt.run import environment, learned_for_s, run_of
-from byolt.schema import Recipe
 from byolt.study.ledger import Key, Ledger, Row, key_of
 from byolt.study.plan import Job
 from byolt.training.signals import StopSignals

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 
 NOTHING = "nothing to change: no phase takes more than its part, and no setting is in the way"
 

@@ -17,23 +17,23 @@ from rich.console import Console
 
 from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.subsets import stratified_subset
+from byolt.device import pick_device
+from byolt.distributed.process_group import first_on_its_machine, is_first, join, largest, leave, meet, was_restarted
 from byolt.evaluation.finetune import Classifier, save_classifier
-from byolt.methods.mean_teacher import MeanTeacher
-from byolt.networks import load_snippet, save_weights
-from byolt.recipe import result_keys
-from byolt.run import Run, create_run, read_json, run_of, write_json
-from byolt.schema import Recipe
-from byolt.sections_of_methods import MeanTeacherMethod
+from byolt.files import read_json, write_json
+from byolt.networks.encoders import load_snippet, save_weights
+from byolt.recipe.load import result_keys
+from byolt.recipe.schema import Recipe
+from byolt.run import Run, create_run, run_of
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
-from byolt.training.journal import Journal, checkpoint_state
-from byolt.training.learner import Learner, pick_device
+from byolt.training.cuda_graph import Stepper, captures
+from byolt.training.logger import Journal, checkpoint_state
 from byolt.training.memory import within_memory
-from byolt.training.processes import first_on_its_machine, is_first, join, largest, leave, meet, was_restarted
+from byolt.training.online_eval import Watch
 from byolt.training.signals import StopSignals
-from byolt.training.stepper import Stepper, captures
+from byolt.training.step import Learner
 from byolt.training.stream import Labelled, Plan, batch_stream
-from byolt.training.watch import Watch
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"
@@ -152,11 +152,11 @@ def prepare(recipe: Recipe) -> Parts:
 
 def labelled_part(store: ImageStore, recipe: Recipe) -> Labelled | None:
     """The labels that the recipe's method is given: a stratified share, a function of the seed; None without any."""
-    method = recipe.method
-    if not isinstance(method, MeanTeacherMethod) or store.labels is None:
+    share = recipe.method.share_of_labels
+    if share is None or store.labels is None:
         return None
-    chosen = stratified_subset(store.labels, method.labelled_share, recipe.seed)
-    return Labelled(chosen, store.labels[chosen], method.labelled_in(recipe.optim.batch_size))
+    chosen = stratified_subset(store.labels, share, recipe.seed)
+    return Labelled(chosen, store.labels[chosen], recipe.method.labelled_in(recipe.optim.batch_size))
 
 
 def configure_torch(recipe: Recipe) -> None:
@@ -218,6 +218,6 @@ def end_if_collapsed(journal: Journal, step: int) -> None:
 def write_encoder(run: Run, parts: Parts) -> None:
     """The delivered encoder alone, under the plain module's names, with the lines that load it in its metadata."""
     method = parts.learner.method
-    save_weights(method.delivered, run.encoder_file, {"load": load_snippet(parts.recipe.model)})
-    if isinstance(method, MeanTeacher):
-        save_classifier(run, Classifier(method.delivered, method.delivered_head), parts.store.classes)
+    save_weights(method.eval_encoder, run.encoder_file, {"load": load_snippet(parts.recipe.model)})
+    if method.eval_classifier is not None:
+        save_classifier(run, Classifier(method.eval_encoder, method.eval_classifier), parts.store.classes)

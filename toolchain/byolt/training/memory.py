@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from byolt.collectives import world_size
-from byolt.faults import is_memory_fault
+from byolt.distributed.collectives import world_size
+from byolt.errors import is_memory_fault
+from byolt.recipe.methods.mean_teacher import MeanTeacherMethod
+from byolt.recipe.methods.moco_v2 import MocoV2Method
 from byolt.run import Run
-from byolt.sections_of_methods import MeanTeacherMethod, MocoV2Method
-from byolt.training import learner as learner_file
-from byolt.training import stepper as stepper_file
+from byolt.training import cuda_graph as stepper_file
+from byolt.training import step as learner_file
 from byolt.training import stream as stream_file
 from byolt.training.allocator import give_back_freed_memory
 from byolt.training.room import forget_peak, peak_bytes, room_bytes
@@ -26,7 +27,7 @@ from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import ByoltError
 
 if TYPE_CHECKING:
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
     from byolt.training.loop import Parts
 
 MARGIN = 0.1  # Left free: other processes, fragments, an evaluation.

@@ -14,12 +14,12 @@ import torch
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
-from byolt.reporting.progress import duration
-from byolt.schema import Recipe
+from byolt.console.progress import duration
+from byolt.recipe.schema import Recipe
 from byolt.training.advice import Facts, advice
+from byolt.training.cuda_graph import Stepper
 from byolt.training.loop import Parts, prepare
 from byolt.training.memory import Largest, largest_batch, within_memory
-from byolt.training.stepper import Stepper
 from byolt.training.stream import Fetched, Plan, batch_stream
 
 WARMUP_STEPS, STEPS = 4, 20

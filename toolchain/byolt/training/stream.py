@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
-from byolt.collectives import rank, world_size
 from byolt.data.order import Order, epoch_order
+from byolt.distributed.collectives import rank, world_size
 from byolt.methods.mean_teacher import UNLABELLED
 from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
     from byolt.data import ImageStore
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
 
 
 class Batch(NamedTuple):

@@ -24,7 +24,7 @@ except ImportError as error:
     raise MissingPart('views.backend: albumentations is not installed; pip install "byolt[train]"') from error
 
 if TYPE_CHECKING:
-    from byolt.schema import ExtraTransform, View, Views
+    from byolt.recipe.views import ExtraTransform, View, Views
 
 Image = npt.NDArray[np.uint8]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from byolt.views.hashing import uniform
 
 if TYPE_CHECKING:
-    from byolt.schema import View, Views
+    from byolt.recipe.views import View, Views
 
 Rgb = tuple[float, float, float]
 

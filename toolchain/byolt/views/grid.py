@@ -11,7 +11,7 @@ from byolt.views.batched import batched_views
 
 if TYPE_CHECKING:
     from byolt.data import ImageStore
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
 
 ROWS, PAIRS, CELL_PX = 8, 4, 64
 
