@@ -22,9 +22,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Interrupted, by Ctrl-C or a power cut, it goes on when it is given again.
 quickstart: install
 	mkdir -p .cache
-	$(BYOLT) pretrain recipes/quickstart.yaml --json > .cache/quickstart.json
+	$(BYOLT) pretrain recipes/quickstart.yaml --resume auto --json > .cache/quickstart.json
 	run=$$($(VENV)/bin/python -c "import json; print(json.load(open('.cache/quickstart.json'))['run'])") \
 	  && $(BYOLT) evaluate "$$run" && $(BYOLT) export "$$run" --onnx
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -52,10 +52,11 @@ class Parts:
     stepper: Stepper
 
 
-def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: Console) -> Run:
+def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | Literal["auto"] | None, console: Console) -> Run:
     """Learn an encoder by the recipe, from the first step or from a run's last checkpoint.
 
-    A run that has ended is not learned again: it is returned as it is.
+    A run that has ended is not learned again: it is returned as it is. ``resume`` is an unfinished run's folder;
+    ``auto`` is the recipe's own folder where there is one, else the run starts at its first step.
 
     Raises:
         InputError: The recipe, the images or the run to resume do not fit.
@@ -66,10 +67,10 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
     identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
     with first_on_its_machine():
         watch = Watch(recipe, parts.splits, parts.store)
-    run = Run(resume) if resume is not None else run_of(recipe, parts.store.fingerprint)
-    result = run.result
+    run = Run(resume) if isinstance(resume, Path) else run_of(recipe, parts.store.fingerprint)
+    result, exists = run.result, run.path.exists()
     meet()  # No process has changed the run's folder before each has looked.
-    if resume is not None or (result is None and was_restarted() and run.path.exists()):
+    if isinstance(resume, Path) or (result is None and exists and (resume == "auto" or was_restarted())):
         _go_on(run, parts, watch, identity)
     elif result is None and is_first():
         with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
