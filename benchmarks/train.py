@@ -147,7 +147,7 @@ def byolt_step(view_1, view_2):
     import torch
 
     from byolt.recipe.schema import Recipe
-    from byolt.training.loop import configure_torch
+    from byolt.training.prepare import configure_torch
     from byolt.training.step import Learner
 
     size_px = view_1.shape[-1]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from byolt.recipe import load_recipe, recipe_hash, result_keys
+from byolt.recipe.identity import recipe_hash, result_keys
+from byolt.recipe.load import load_recipe
 from byolt.study.ablations import ablation_arms
 from byolt.study.ledger import Key, Ledger, key_of
 from byolt.study.plan import Arm, Job, Role, method_arm, tuning_arms

@@ -1,6 +1,7 @@
 """`byolt bench` as a user types it, on a bundle of a real run: the table, the plot, and what is refused."""
 
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tests.test_command_line import byolt, draw_folder, one_sentence, only_run, write_recipe
 
-from byolt.reporting.speed import plot_speed
+from byolt.reporting.speed import plot_speed, write_speed
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,7 @@ def test_the_latest_bundle_beside_its_pytorch_model(delivered: Path) -> None:
     assert (found["baseline"], fp32["relative_speed"]) == (names[1], 1)
     assert found["machine"]["cores"] >= 1
     assert found["threads"] == 1
-    plot = ET.parse(delivered / "speed" / "bench.svg")
-    circles = [c for c in plot.iter("{http://www.w3.org/2000/svg}circle") if len(c)]  # A legend's has no title.
-    assert len(circles) == len(found["rows"])
+    assert len(points(ET.parse(delivered / "speed" / "bench.svg"))) == len(found["rows"])
 
 
 def test_the_table_has_every_row_and_says_how_it_was_measured(delivered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,17 +96,37 @@ def row(name: str, batch: int, images_per_s: float, agreement: float) -> dict[st
     return {"name": name, "batch": batch, "calls": 9, "images_per_s": images_per_s, "accuracy": accuracy}
 
 
+def points(plot: Any) -> list[tuple[float, float]]:
+    """(x, y) of each point of a plot; those of the legend and the ticks are not clipped to the axes."""
+    svg = "{http://www.w3.org/2000/svg}"
+    clipped = [group for group in plot.iter(f"{svg}g") if "clip-path" in group.attrib]
+    return [(float(use.attrib["x"]), float(use.attrib["y"])) for group in clipped for use in group.iter(f"{svg}use")]
+
+
 def test_the_plot_places_points_by_speed_and_agreement() -> None:
     rows = [row("a <b> & c", 1, 10, 1.0), row("a <b> & c", 8, 100, 1.0), row("fast", 1, 1000, 0.9)]
     refused = {"name": "absent", "batch": 1, "calls": 0, "accuracy": None}
     found = {"rows": [*rows, refused], "front": [1, 2], "agreement": "overlap@1"}
     plot = ET.fromstring(plot_speed(found))
-    circles = [c for c in plot.iter("{http://www.w3.org/2000/svg}circle") if len(c)]
-    x, y = ([float(c.attrib[axis]) for c in circles] for axis in ("cx", "cy"))
-    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.11)  # A decade each.
+    x, y = zip(*points(plot), strict=True)
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=1e-3)  # A decade each.
     assert x[0] < x[1] < x[2]
     assert y[0] == y[1] < y[2]  # Downwards in px is less agreement.
-    assert "a <b> & c, batch 8: 100 images/s" in [title.text for circle in circles for title in circle]
-    (front,) = plot.iter("{http://www.w3.org/2000/svg}polyline")
-    assert front.attrib["points"] == f"{x[1]:.1f},{y[1]:.1f} {x[2]:.1f},{y[2]:.1f}"
+    text = [element.text for element in plot.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"overlap@1 with PyTorch against images/s", "\u200aa <b> & c", "\u200afast"} <= set(text)
+    assert text.count("8") == 1
+    front = [
+        p for p in plot.iter("{http://www.w3.org/2000/svg}path") if "stroke-dasharray" in p.attrib.get("style", "")
+    ]
+    ends = [float(number) for number in re.findall(r"[\d.]+", front[0].attrib["d"])]
+    assert ends == pytest.approx([x[1], y[1], x[2], y[2]], abs=1e-3)
     ET.fromstring(plot_speed(found | {"rows": [refused], "front": []}))
+
+
+def test_without_what_draws_the_numbers_are_written_and_the_line_that_installs_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("byolt.reporting.speed.find_spec", lambda name: None)
+    write_speed({"rows": []}, tmp_path / "speed")
+    assert [path.name for path in (tmp_path / "speed").iterdir()] == ["bench.json"]
+    assert 'no bench.svg: matplotlib is not installed; pip install "byolt[train]"' in capsys.readouterr().err

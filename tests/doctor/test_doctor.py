@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from byolt.doctor.findings import Finding, examine, to_json, to_text
-from byolt.doctor.survey import Gpu, Machine, survey, torch_cuda
+from byolt.doctor.survey import Gpu, MachineFacts, survey, torch_cuda
 
-HEALTHY = Machine(
+HEALTHY = MachineFacts(
     byolt="0.1.0",
     python="3.11.7",
     system="Linux x86_64",
@@ -38,16 +38,16 @@ HEALTHY = Machine(
 )
 
 
-def machine(*, without: tuple[str, ...] = (), packages: dict[str, str] | None = None, **changes: Any) -> Machine:
+def machine(*, without: tuple[str, ...] = (), packages: dict[str, str] | None = None, **changes: Any) -> MachineFacts:
     kept = {name: version for name, version in HEALTHY.packages.items() if name not in without}
     return replace(HEALTHY, packages=kept | (packages or {}), **changes)
 
 
-def misfits(described: Machine) -> list[Finding]:
+def misfits(described: MachineFacts) -> list[Finding]:
     return [finding for finding in examine(described) if finding.what == "misfit"]
 
 
-def state(described: Machine, what: str) -> str:
+def state(described: MachineFacts, what: str) -> str:
     return " | ".join(finding.state for finding in examine(described) if finding.what == what)
 
 
@@ -130,7 +130,7 @@ def test_a_healthy_machine_needs_nothing() -> None:
         ),
     ],
 )
-def test_a_pair_that_does_not_fit(described: Machine, said: str, mend: str) -> None:
+def test_a_pair_that_does_not_fit(described: MachineFacts, said: str, mend: str) -> None:
     (found,) = misfits(described)
     assert said in found.state
     assert mend in found.mend
@@ -147,7 +147,7 @@ def test_a_pair_that_does_not_fit(described: Machine, said: str, mend: str) -> N
         machine(torch_cuda=None, onnxruntime_cuda=None, driver_cuda=(11, 4)),
     ],
 )
-def test_a_pair_that_fits(described: Machine) -> None:
+def test_a_pair_that_fits(described: MachineFacts) -> None:
     assert misfits(described) == []
 
 

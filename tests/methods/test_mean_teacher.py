@@ -8,8 +8,9 @@ import torch
 from tests.methods.small import apart, parts, slope, views
 from torch import Tensor, nn
 
+from byolt.data.sampler import UNLABELLED
 from byolt.methods.byol import Byol
-from byolt.methods.mean_teacher import UNLABELLED, MeanTeacher, classification, consistency
+from byolt.methods.mean_teacher import MeanTeacher, classification, consistency
 
 LABELS = torch.tensor([2, 0, UNLABELLED, UNLABELLED, UNLABELLED, UNLABELLED])
 
@@ -58,7 +59,7 @@ def test_loss_and_gradient_are_those_of_both_terms_with_the_teacher_held() -> No
 
 @pytest.mark.parametrize("term", ["classification", "consistency"])
 def test_each_term_alone_moves_the_student(term: str) -> None:
-    """A consistency loss whose gradient is zero makes Mean Teacher supervised learning, and no figure tells."""
+    """A consistency loss whose gradient is zero makes Mean Teacher supervised learning, and no metric tells."""
     net = small(weight=0.0 if term == "classification" else 100.0)
     net.set_progress(1.0)
     labels = LABELS if term == "classification" else torch.full((6,), UNLABELLED)

@@ -1,6 +1,7 @@
 """Tries the mutations and prints the table."""
 
 import difflib
+import json
 import os
 import shutil
 import subprocess
@@ -8,31 +9,44 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.mutations import MUTATIONS, ROOT, Mutation
+from tests.mutations.trial import CAUGHT, CRASHED
+
+_LONGEST_S = 300  # Of one trial: a wrong formula may never end.
+
+
+class Outcome(NamedTuple):
+    """What the tests say of one mutation: caught, CRASHED or SURVIVED, by which test, and the exception it raised."""
+
+    verdict: str
+    test: str
+    why: str
 
 
 def main() -> int:
-    """Try each mutation, print the table, and count survivors."""
+    """Try each mutation, print the table, and count those that no assertion caught."""
     wanted = sys.argv[1:]
     known = [mutation.name for mutation in MUTATIONS]
     if unknown := [name for name in wanted if name not in known]:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         print(f"no mutation {unknown[0]!r}; {f'did you mean {near[0]!r}?' if near else 'known: ' + ', '.join(known)}")
         return 2
-    survivors, chosen = 0, [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
-    print(f"{'wrong formula':<44}{'file':<18}{'caught':<10}first test that fails")
+    chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
+    print(f"{'wrong formula':<48}{'file':<18}{'verdict':<10}first test that fails: why")
+    missed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Each waits for a process of its own.
-        for mutation, failing in zip(chosen, pool.map(first_failing_test, chosen), strict=True):
-            survivors += failing is None
-            verdict = "yes" if failing else "SURVIVED"
-            print(f"{mutation.name:<44}{Path(mutation.file).name:<18}{verdict:<10}{failing or '-'}", flush=True)
-    print(f"{len(chosen)} mutations, {survivors} survived")
-    return 1 if survivors else 0
+        for mutation, outcome in zip(chosen, pool.map(try_out, chosen), strict=True):
+            missed += outcome.verdict != CAUGHT
+            said = f"{outcome.test}: {outcome.why}"
+            print(f"{mutation.name:<48}{Path(mutation.file).name:<18}{outcome.verdict:<10}{said[:220]}", flush=True)
+    print(f"{len(chosen)} mutations, {missed} not caught by an assertion on a value")
+    return 1 if missed else 0
 
 
-def first_failing_test(mutation: Mutation) -> str | None:
-    """The id of the first test that fails on the mutated sources, or None."""
+def try_out(mutation: Mutation) -> Outcome:
+    """Run the mutation's tests on a copy of the sources that holds it."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for part in ("toolchain", "export", "tests"):
@@ -44,17 +58,19 @@ def first_failing_test(mutation: Mutation) -> str | None:
             f"{mutation.name}: {mutation.right!r} stands {text.count(mutation.right)} times"
         )
         source.write_text(text.replace(mutation.right, mutation.wrong), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not full and not gpu"]
+        outcome = copy / "outcome.json"
+        command = [sys.executable, "-m", "tests.mutations.trial", mutation.module, mutation.tests, str(outcome)]
         paths = f"{copy / 'toolchain'}:{copy / 'export'}"
         environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, mutation.tests], cwd=copy, env=environment, capture_output=True, text=True, check=False
-        )
-    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    if done.returncode == 0:
-        return None
-    assert failed, f"{mutation.name}: the tests did not run:\n{done.stdout[-2000:]}"
-    return failed[0].removeprefix("FAILED ").split(" - ")[0]
+        try:
+            done = subprocess.run(
+                command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=_LONGEST_S
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome(CRASHED, "-", f"the tests did not end in {_LONGEST_S} s")
+        if not outcome.exists():  # A fault below Python.
+            return Outcome(CRASHED, "-", f"the tests ended with exit code {done.returncode}")
+        return Outcome(**json.loads(outcome.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ LEARNER = "toolchain/byolt/training/step.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
 CONVOLUTIONS = "toolchain/byolt/networks/convolutions.py"
+PARAMETERS = "toolchain/byolt/views/parameters.py"
 BATCHED = "toolchain/byolt/views/batched.py"
 IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
-    f"tests/training/test_{name}.py" for name in ("learner", "optimizers", "schedules")
+    f"tests/training/test_{name}.py" for name in ("step", "optimizers", "schedules")
 )
 IN_VIEWS = "tests/views/test_batched.py"
 IN_CONVOLUTIONS = "tests/networks/test_convolutions.py"
@@ -17,9 +18,8 @@ LEARNING = [
     Mutation(
         "target updated before the optimizer",
         LEARNER,
-        '        with record_function("optimizer"):\n            self.optimizer.step()\n',
-        '        self.method.update_target(self.tau(step) or 0.0)\n        with record_function("optimizer"):\n'
-        "            self.optimizer.step()\n            decay = None\n            self.tau = lambda step: None\n",
+        "self.optimizer.step()",
+        "self.method.update_target(self.decay), self.optimizer.step(), setattr(self, 'decay', 1.0)",
         IN_LEARNER,
     ),
     Mutation("tau off by one step", LEARNER, "return tau(step, ", "return tau(step + 1, ", IN_LEARNER),
@@ -106,7 +106,7 @@ LEARNING = [
     Mutation("shrunk without antialiasing", BATCHED, "scale.clamp_min(1)", "scale.clamp(1, 1)", IN_VIEWS),
     Mutation(
         "aspect uniform for log-uniform",
-        BATCHED,
+        PARAMETERS,
         "torch.exp(math.log(aspect_low) + aspects * math.log(aspect_high / aspect_low))",
         "aspect_low + aspects * (aspect_high - aspect_low)",
         "tests/views/test_distributions.py",

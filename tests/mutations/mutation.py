@@ -14,3 +14,8 @@ class Mutation(NamedTuple):
     right: str
     wrong: str
     tests: str
+
+    @property
+    def module(self) -> str:
+        """The name that the mutated file is imported by."""
+        return ".".join(Path(self.file).with_suffix("").parts[1:])

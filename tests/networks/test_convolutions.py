@@ -76,12 +76,12 @@ def test_only_plain_convolutions_are_changed_and_only_where_products_are_the_fas
         conv(channels=127),
         nn.Conv2d(128, 128, (3, 1), padding=1, bias=False),
     ]
-    assert not _takes_products(fast)
-    speed_up_convolutions(fast, torch.device("cuda"))
-    assert not _takes_products(fast)
-    for network in (fast, *others):
-        speed_up_convolutions(network, CPU)
-    assert [_takes_products(network) for network in (fast, *others)] == [True] + [False] * len(others)
+    network = nn.ModuleList([fast, *others])
+    speed_up_convolutions(network, torch.device("cuda"))
+    assert not any(_takes_products(layer) for layer in network)
+    speed_up_convolutions(network, CPU)
+    assert [_takes_products(layer) for layer in network] == [True] + [False] * len(others)
+    fast = network[0]
     assert not _takes_products(fast, side=5)
     with torch.no_grad():
         assert not _takes_products(fast)
@@ -91,9 +91,9 @@ def test_only_plain_convolutions_are_changed_and_only_where_products_are_the_fas
 
 
 def test_a_copy_learns_its_own_weights() -> None:
-    first = nn.Conv2d(128, 128, 3, padding=1, bias=False)
+    first = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1, bias=False))
     speed_up_convolutions(first, CPU)
     second = copy.deepcopy(first)
     second(torch.randn(2, 128, 4, 4)).sum().backward()
-    assert second.weight.grad is not None
-    assert first.weight.grad is None
+    assert second[0].weight.grad is not None
+    assert first[0].weight.grad is None

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from byolt.recipe.explain import explain
-from byolt.recipe.load import dump_recipe, load_recipe, recipe_hash, result_keys, with_overrides
+from byolt.recipe.identity import recipe_hash, result_keys
+from byolt.recipe.load import dump_recipe, load_recipe, with_overrides
 from byolt_export.errors import InputError
 
 GOOD = """\

@@ -11,10 +11,11 @@ from tests.data.tiny_sets import write_cifar, write_stl10
 from tests.test_command_line import draw_folder
 
 from byolt.recipe.explain import explain
-from byolt.recipe.load import leaves, load_recipe
+from byolt.recipe.load import load_recipe
 from byolt.recipe.schema import Recipe
-from byolt.training.loop import prepare
-from byolt.training.stream import view_stream
+from byolt.recipe.section import leaves
+from byolt.training.loader import view_stream
+from byolt.training.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -181,7 +182,7 @@ def test_a_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytes
         settings += [f"data.test_root={tmp_path / 'test'}"] if load_recipe(path).data.test_root else []
     recipe = load_recipe(path, settings)
     parts = prepare(recipe)
-    stream = view_stream(parts.plan, parts.store, recipe, torch.device("cpu"))
+    stream = view_stream(parts.sampler, parts.store, recipe, torch.device("cpu"))
     for step in range(2):
         _, batch = next(stream)
         view_1, view_2 = batch[:2]

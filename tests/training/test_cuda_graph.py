@@ -10,9 +10,9 @@ from tests.conftest import tiny_recipe
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import WARMUP_STEPS, Stepper
-from byolt.training.loop import Parts, prepare
+from byolt.training.loader import batch_stream, resident_stream
+from byolt.training.prepare import Parts, prepare
 from byolt.training.step import Learner
-from byolt.training.stream import batch_stream, resident_stream
 
 METHODS: list[dict[str, Any]] = [
     {},
@@ -28,13 +28,11 @@ def of(tmp_path: Path, **sections: Any) -> Recipe:
 
 
 def learned(parts: Parts, *, captured: bool) -> tuple[Learner, list[Outcome]]:
-    recipe, plan = parts.recipe, parts.plan
-    classes = len(parts.store.classes)
-    learner = Learner(
-        recipe, CPU, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch, classes=classes, device_rates=captured
-    )
+    recipe, sampler = parts.recipe, parts.sampler
+    classes, steps = len(parts.store.classes), {"steps": sampler.steps, "steps_per_epoch": sampler.steps_per_epoch}
+    learner = Learner(recipe, CPU, **steps, classes=classes, device_rates=captured)
     stepper = Stepper(learner, recipe, captured=captured)
-    stream = batch_stream(plan, parts.store, recipe, CPU)
+    stream = batch_stream(sampler, parts.store, recipe, CPU)
     return learner, [Outcome(*stepper.step(step, batch)) for step, batch in enumerate(stream)]
 
 
@@ -67,7 +65,7 @@ def test_a_checkpoint_of_device_rates_goes_on_with_ordinary_ones_and_back(tmp_pa
     parts = prepare(of(tmp_path, optim={"name": "adamw", "momentum": 0.9, "base_lr": 0.01}))
     weights = []
     for first_how, second_how in ((False, False), (True, False), (False, True)):
-        stream = batch_stream(parts.plan, parts.store, parts.recipe, CPU)
+        stream = batch_stream(parts.sampler, parts.store, parts.recipe, CPU)
         first, second = (
             Learner(parts.recipe, CPU, steps=8, steps_per_epoch=4, device_rates=how) for how in (first_how, second_how)
         )
@@ -86,8 +84,8 @@ def test_a_checkpoint_of_device_rates_goes_on_with_ordinary_ones_and_back(tmp_pa
 @pytest.mark.parametrize("method", METHODS[::2])
 def test_batches_out_of_a_copy_on_the_device_are_those_of_the_loader(method: dict[str, Any], tmp_path: Path) -> None:
     parts = prepare(of(tmp_path, method=method))
-    loaded = list(batch_stream(parts.plan, parts.store, parts.recipe, CPU))
-    resident = list(resident_stream(parts.plan, parts.store, CPU))
+    loaded = list(batch_stream(parts.sampler, parts.store, parts.recipe, CPU))
+    resident = list(resident_stream(parts.sampler, parts.store, CPU))
     for ours, theirs in zip(resident, loaded, strict=True):
         assert ours.epoch == theirs.epoch
         for own, expected in zip(ours[1:], theirs[1:], strict=True):

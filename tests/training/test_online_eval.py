@@ -9,7 +9,7 @@ from tests.conftest import tiny_recipe
 
 from byolt.data import Splits, open_store
 from byolt.data.source import ArraySource
-from byolt.training.online_eval import Watch
+from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.step import Learner
 
 
@@ -20,10 +20,10 @@ def test_one_image_a_class_leaves_no_gallery_and_no_knn_figure(tmp_path: Path, e
     labels = np.arange(len(images), dtype=np.int64) % 32
     source = ArraySource("few", images, labels, tuple(map(str, range(32))), f"few {each}")
     store = open_store(source, 16, "crop", budget_gb=1, cache_dir=tmp_path, corrupt_limit=0)
-    watch = Watch(recipe, Splits(source, source, None), store)
+    evaluator = OnlineEvaluator(recipe, Splits(source, source, None), store)
     learner = Learner(recipe, torch.device("cpu"), steps=4, steps_per_epoch=2)
     outcome = learner.step(0, *torch.randn(2, 16, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
-    figures = watch.look(learner, outcome, epoch=1)
-    assert ("knn" in figures) == measured
-    assert figures["rankme"] > 1
-    assert figures == watch.state()["figures"]
+    metrics = evaluator.evaluate(learner, outcome, epoch=1)
+    assert ("knn" in metrics) == measured
+    assert metrics["rankme"] > 1
+    assert metrics == evaluator.state()["figures"]

@@ -20,8 +20,8 @@ _OUT_OF_MEMORY = (
     *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
 )
 _MEMORY = (
-    "lower optim.batch_size or raise optim.accumulate (learning), finetune.batch_size, data.cache_budget_gb or "
-    "machine.workers, or take a machine with more"
+    "lower finetune.batch_size, data.cache_budget_gb, machine.resident_gb or machine.workers, or take a smaller model "
+    "or a machine with more"
 )
 
 

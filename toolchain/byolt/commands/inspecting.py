@@ -39,8 +39,8 @@ def recipe_explain(words: tuple[str, ...], as_json: bool) -> None:
     is_file = bool(words) and (len(words) == 2 or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file())
     settings = load_recipe(Path(words[0])) if is_file else None
     rows = explain(next(iter(words[is_file:]), None), settings)
-    told = [row._asdict() if is_file else {k: v for k, v in row._asdict().items() if k != "value"} for row in rows]
-    print_result({"keys": told}, as_json, lambda: print_explanation(rows, with_values=is_file))
+    keys = [row._asdict() if is_file else {k: v for k, v in row._asdict().items() if k != "value"} for row in rows]
+    print_result({"keys": keys}, as_json, lambda: print_explanation(rows, with_values=is_file))
 
 
 @click.group()

@@ -27,17 +27,17 @@ def pretrain(
 
     settings = load_recipe(recipe_path, overrides)
     if dry_run or profile:
-        from byolt.distributed.process_group import is_first
-        from byolt.training.rehearsal import rehearse
+        from byolt.distributed.process_group import is_rank_zero
+        from byolt.training.dry_run import dry_run as measure
 
-        rehearsal = rehearse(settings, profiled=profile)
-        if is_first():
-            print_result(rehearsal.to_dict(), as_json, lambda: click.echo(rehearsal.to_text()))
+        measured = measure(settings, profiled=profile)
+        if is_rank_zero():
+            print_result(measured.to_dict(), as_json, lambda: click.echo(measured.to_text()))
         return
     from rich.console import Console
 
     from byolt.console.summary import print_summary, summarise
-    from byolt.distributed.process_group import is_first
+    from byolt.distributed.process_group import is_rank_zero
     from byolt.training.loop import pretrain as learn
 
     run = learn(
@@ -46,7 +46,7 @@ def pretrain(
         resume="auto" if resume == Path("auto") else resume,
         console=Console(stderr=True),
     )
-    if is_first():
+    if is_rank_zero():
         following = f"byolt evaluate{named(run.path)}"
         print_result(summarise(run), as_json, lambda: print_summary(run, next_command=following))
 
@@ -90,7 +90,7 @@ def evaluate(
     multiple=True,
     default=[1.0],
     show_default=True,
-    help="Share of the labels; several for several figures, the largest of which is kept.",
+    help="Share of the labels; several for several metrics, the largest of which is kept.",
 )
 @click.option("--imagenet", is_flag=True, help="Fine-tune the encoder's ImageNet weights too, with the same budget.")
 @SET
@@ -115,10 +115,10 @@ def finetune(
         click.echo(f"{what}: epoch {epoch}/{epochs}", err=True)
 
     run = open_run(run_path, runs_dir)
-    figures = finetune_run(run, data_root, test_root, shares, overrides, progress, imagenet=imagenet)
+    metrics = finetune_run(run, data_root, test_root, shares, overrides, progress, imagenet=imagenet)
     following = f"byolt export{named(run.path)} --onnx --classifier"
-    told = figures[0] if len(figures) == 1 else {"shares": figures}
-    print_result(told, as_json, lambda: print_finetune(figures, following))
+    result = metrics[0] if len(metrics) == 1 else {"shares": metrics}
+    print_result(result, as_json, lambda: print_finetune(metrics, following))
 
 
 @click.command()
@@ -150,5 +150,5 @@ def report(run_path: Path | None, overrides: tuple[str, ...], runs_dir: Path, as
     written = report_run(open_run(run_path, runs_dir), overrides)
     for reason in written.left_out:
         click.echo(f"left out: {reason}", err=True)
-    told = {"report": str(written.path), "bytes": written.path.stat().st_size, "left_out": list(written.left_out)}
-    print_result(told, as_json, lambda: click.echo(written.path))
+    result = {"report": str(written.path), "bytes": written.path.stat().st_size, "left_out": list(written.left_out)}
+    print_result(result, as_json, lambda: click.echo(written.path))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 PLAIN_EVERY_S = 15.0
 QUIET_S = 2.0
-"""Decoding that takes less time than this is not told of."""
+"""Decoding that takes less time than this is not reported."""
 
 
 class Progress:
@@ -58,22 +58,22 @@ class Progress:
         """Count time in which the device had no batch."""
         self._wait_s += seconds
 
-    def remark(self, figures: dict[str, Any], seconds: float) -> None:
-        """Keep the figures of an evaluation in the line; the ``seconds`` it took are not the steps'."""
-        self.remarks = {"verdict": str(figures["verdict"])}
-        if "knn" in figures:
-            self.remarks["kNN"] = f"{figures['knn']:.1%}"
+    def remark(self, metrics: dict[str, Any], seconds: float) -> None:
+        """Keep the metrics of an evaluation in the line; the ``seconds`` it took are not the steps'."""
+        self.remarks = {"verdict": str(metrics["verdict"])}
+        if "knn" in metrics:
+            self.remarks["kNN"] = f"{metrics['knn']:.1%}"
         self.evaluation_s = seconds
         self._last_s += seconds
 
-    def report(self, step: int, figures: dict[str, Any]) -> None:
+    def report(self, step: int, metrics: dict[str, Any]) -> None:
         """Measure the interval since the last report and renew the line."""
         now_s = time.monotonic()
         elapsed_s = max(now_s - self._last_s, 1e-9)
         self.images_per_s = (step - self._last_step) * self.batch_size / elapsed_s
         self.data_wait = self._wait_s / elapsed_s
         self._last_s, self._last_step, self._wait_s = now_s, step, 0.0
-        line = self._line(step, figures)
+        line = self._line(step, metrics)
         if self.live:
             self.live.update(Text(line, no_wrap=True, overflow="ellipsis"))
         elif now_s - self._shown_s > PLAIN_EVERY_S or step == self.steps:
@@ -88,15 +88,15 @@ class Progress:
         evaluations = math.ceil(self.steps / self.steps_per_evaluation) - max(0, step - 1) // self.steps_per_evaluation
         return (self.steps - step) * self.batch_size / self.images_per_s + evaluations * self.evaluation_s
 
-    def _line(self, step: int, figures: dict[str, Any]) -> str:
+    def _line(self, step: int, metrics: dict[str, Any]) -> str:
         parts = [
             f"epoch {min(step // self.steps_per_epoch + 1, self.epochs)}/{self.epochs}",
             f"step {step}/{self.steps}",
             f"{self.images_per_s:,.0f} images/s",
             f"ETA {duration(self.left_s(step))}",
             f"data wait {self.data_wait:.0%}",
-            f"loss {figures['loss']:.3f}",
-            f"z-std {figures['z_std_ratio']:.2f}",
+            f"loss {metrics['loss']:.3f}",
+            f"z-std {metrics['z_std_ratio']:.2f}",
             *(f"{name} {value}" for name, value in self.remarks.items()),
         ]
         return "  ".join(parts)

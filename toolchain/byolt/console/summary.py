@@ -20,11 +20,11 @@ FEATURES = {
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """Every figure of a run that was measured; what was not is absent."""
+    """Every metric of a run that was measured; what was not is absent."""
     known: dict[str, Any] = {"run": str(run.path)}
     parts = {
         "learning": run.result,
-        **{name: run.figures(name) for name in ("collapse", *FEATURES, "finetune")},
+        **{name: run.metrics(name) for name in ("collapse", *FEATURES, "finetune")},
         "parity": read_json(run.bundle / "parity.json"),
         "classifier_parity": read_json(run.classifier_bundle / "parity.json"),
     }
@@ -36,14 +36,14 @@ def print_summary(run: Run, *, next_command: str) -> None:
     click.echo(f"run      {run.path}")
     result = run.result
     if result is not None:
-        figures = [
+        metrics = [
             f"z-std {result['z_std_ratio']:.2f}",
             f"RankMe {result['rankme']:.1f} of {result['features']}",
         ]
-        click.echo(f"verdict  {result['verdict']}  ({', '.join(figures)})")
-    for name, measures in (run.figures("collapse") or {}).items():
+        click.echo(f"verdict  {result['verdict']}  ({', '.join(metrics)})")
+    for name, measures in (run.metrics("collapse") or {}).items():
         click.echo(f"frozen   {FEATURES[name]}: {_collapse(measures)}")
-    rows = {name: run.figures(name) for name in FEATURES}
+    rows = {name: run.metrics(name) for name in FEATURES}
     if any(rows.values()):
         _print_accuracies(rows)
     for name, row in rows.items():
@@ -66,15 +66,15 @@ FINETUNED = {
 
 def print_finetune(shares: list[dict[str, Any]], next_command: str) -> None:
     """For each share of the labels: probe, fine-tuned, from scratch, and the fine-tuned one less each of them."""
-    for figures in shares:
+    for metrics in shares:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column(f"{figures['n_train']} labels, {len(figures['classes'])} classes")
+        table.add_column(f"{metrics['n_train']} labels, {len(metrics['classes'])} classes")
         table.add_column("accuracy [95 % interval]")
         table.add_column("fine-tuned less this, points [95 %]")
         table.add_column("McNemar's p")
         for key, name in FINETUNED.items():
-            if key in figures:
-                table.add_row(name, _percent(figures[key]), *_against(figures["against"].get(key)))
+            if key in metrics:
+                table.add_row(name, _percent(metrics[key]), *_against(metrics["against"].get(key)))
         wide_console().print(table, highlight=False)
     click.echo(f"next     {next_command}")
 
@@ -92,8 +92,8 @@ def print_parity(report: dict[str, Any]) -> None:
     for heading in ("file", "run by", "rel. L2 mean", "worst", "overlap@1", "kNN, points", "controls", "verdict"):
         table.add_column(heading, no_wrap=True)
     for file in report["files"]:
-        told = [control["state"] for control in file["controls"]]
-        caught = f"{told.count('fails')} of {len(told) - told.count('not applicable')}" if told else "-"
+        states = [control["state"] for control in file["controls"]]
+        caught = f"{states.count('fails')} of {len(states) - states.count('not applicable')}" if states else "-"
         provider = file["provider"].removesuffix("ExecutionProvider")
         table.add_row(file["name"], escape(provider), *_measured(file), caught, file["verdict"])
     wide_console().print(table, highlight=False)
@@ -124,41 +124,41 @@ def _measured(file: dict[str, Any]) -> list[str]:
 
 
 def print_against(found: dict[str, Any]) -> None:
-    """McNemar's test of two runs, a line a probe."""
+    """McNemar's test of two runs, one line per probe."""
     for probe, test in found.items():
         difference, p = _against(test)
-        told = difference.replace("\\[", "[")
+        text = difference.replace("\\[", "[")
         click.echo(
-            f"{probe:<8} {told} points [95 %], p {p}; {test['only_a']} and {test['only_b']} images right in one alone"
+            f"{probe:<8} {text} points [95 %], p {p}; {test['only_a']} and {test['only_b']} images right in one alone"
         )
 
 
 def _print_accuracies(rows: dict[str, dict[str, Any] | None]) -> None:
-    first = next(figures for figures in rows.values() if figures)
+    first = next(metrics for metrics in rows.values() if metrics)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"{first['knn']['n_test']} test images")
     table.add_column(f"kNN, k = {first['knn']['k']}")
     table.add_column("linear probe [95 % interval]")
-    for name, figures in rows.items():
-        if figures:
-            table.add_row(FEATURES[name], _percent(figures["knn"]), _percent(figures["linear"]))
+    for name, metrics in rows.items():
+        if metrics:
+            table.add_row(FEATURES[name], _percent(metrics["knn"]), _percent(metrics["linear"]))
     wide_console().print(table, highlight=False)
 
 
-def _collapse(figures: dict[str, Any]) -> str:
+def _collapse(metrics: dict[str, Any]) -> str:
     return (
-        f"RankMe {figures['rankme']:.1f} of {min(figures['images'], figures['features'])}, "
-        f"spread {figures['z_std_ratio']:.2f}, alignment {figures['alignment']:.2f}, "
-        f"uniformity {figures['uniformity']:.2f}"
+        f"RankMe {metrics['rankme']:.1f} of {min(metrics['images'], metrics['features'])}, "
+        f"spread {metrics['z_std_ratio']:.2f}, alignment {metrics['alignment']:.2f}, "
+        f"uniformity {metrics['uniformity']:.2f}"
     )
 
 
 def _folds(folds: dict[str, Any]) -> str:
     kinds = (("kNN", folds["knn"]), ("linear", folds["linear"]))
-    parts = [f"{name} {figure['mean']:.1%} +/- {figure['std']:.1%}" for name, figure in kinds]
+    parts = [f"{name} {metric['mean']:.1%} +/- {metric['std']:.1%}" for name, metric in kinds]
     return f"{', '.join(parts)} over {len(folds['images'])} folds"
 
 
-def _percent(figure: dict[str, Any]) -> str:
-    low, high = figure["interval_95"]
-    return f"{figure['accuracy']:6.1%}  \\[{low:.1%}, {high:.1%}]"
+def _percent(metric: dict[str, Any]) -> str:
+    low, high = metric["interval_95"]
+    return f"{metric['accuracy']:6.1%}  \\[{low:.1%}, {high:.1%}]"

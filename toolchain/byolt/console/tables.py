@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from byolt.recipe.explain import Row
+    from byolt.recipe.explain import KeyRow
 
 
 def wide_console() -> Console:
@@ -18,8 +18,8 @@ def wide_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 180)
 
 
-def print_explanation(rows: Sequence["Row"], *, with_values: bool) -> None:
-    """The keys of a recipe: name, value where a recipe is told of, type and default, result or machine, meaning."""
+def print_explanation(rows: Sequence["KeyRow"], *, with_values: bool) -> None:
+    """The keys of a recipe: name, value where there is a recipe, type and default, result or machine, meaning."""
     for row in rows:
         value = f" = {json.dumps(row.value)}" if with_values else ""
         default = "required" if row.default == "required" else f"default {row.default}"

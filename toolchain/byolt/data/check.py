@@ -19,7 +19,7 @@ from byolt.data.source import UnreadableImage
 
 COMMON_SIZES = 10
 SHOWN = 10
-_WINDOW = 256  # Images whose figures wait at a time.
+_WINDOW = 256  # Images whose metrics wait at a time.
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class CheckReport:
     images: int
     """Readable images."""
     classes: dict[str, int] | None
-    """Readable images a class; None where there are no labels."""
+    """Readable images per class; None where there are no labels."""
     width_px: tuple[int, float, int] | None
-    """Smallest, median and largest width; None where no image can be read, as in the four figures below."""
+    """Smallest, median and largest width; None where no image can be read, as in the four metrics below."""
     height_px: tuple[int, float, int] | None
     common_sizes: list[tuple[int, int, int]]
     """Width, height and count of the most common sizes."""

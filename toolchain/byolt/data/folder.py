@@ -9,7 +9,7 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +99,7 @@ class FolderSource:
                 return b""  # A link to nothing.
             raise fault from error
 
-    def path(self, index: int) -> str:
+    def path(self, index: SupportsIndex) -> str:
         """The file's path."""
         number = range(len(self))[index]  # As in a list: below 0 from the end, and none past it.
         return str(self.root / os.fsdecode(self._paths[self._ends[number] : self._ends[number + 1]]))
@@ -221,7 +221,7 @@ def _size_and_time(path: str) -> tuple[int, int]:
     try:
         stat = os.stat(path)  # noqa: PTH116 - a Path for each of a million files takes longer than to ask for its size
     except FileNotFoundError:
-        return 0, 0  # A link to nothing: listed all the same, so that it is told with the unreadable files.
+        return 0, 0  # A link to nothing: listed all the same, so that it is reported with the unreadable files.
     return stat.st_size, stat.st_mtime_ns
 
 

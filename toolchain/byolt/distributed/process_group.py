@@ -20,13 +20,13 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=7)
 
 
-def join(device: str) -> None:
-    """Meet the other processes that torchrun started; nothing in a process alone, or the second time.
+def init_distributed(device: str) -> None:
+    """Join the process group of torchrun's job; does nothing in a process alone, or the second time.
 
     Gradients and statistics go over NCCL between GPUs, all else over gloo.
 
     Args:
-        device: The recipe's ``machine.device``; ``auto`` is a GPU a process where there is one.
+        device: The recipe's ``machine.device``; ``auto`` is one GPU per process where there are any.
 
     Raises:
         InputError: More processes on this machine than GPUs.
@@ -48,8 +48,8 @@ def join(device: str) -> None:
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes, timeout=_PATIENCE)
 
 
-def leave() -> None:
-    """Part from the others at the end of a run."""
+def destroy_distributed() -> None:
+    """Leave the process group at the end of a run."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -59,8 +59,8 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def is_first() -> bool:
-    """Whether this process writes and prints for all; known before they have met."""
+def is_rank_zero() -> bool:
+    """Whether this process writes and prints for all; known before the process group exists."""
     return int(os.environ.get("RANK", "0")) == 0 if "TORCHELASTIC_RUN_ID" in os.environ else rank() == 0
 
 
@@ -75,31 +75,31 @@ def _start() -> int:
 
 
 @contextmanager
-def first_on_its_machine() -> Iterator[None]:
-    """The body, run by one process of each machine before the others of it: what it caches they find."""
+def local_rank_zero_first() -> Iterator[None]:
+    """Run the body in local rank 0 first, then in the other processes of the machine, which find what it cached."""
     if local_rank() > 0:
-        meet()
+        barrier()
     yield
     if local_rank() == 0:
-        meet()
+        barrier()
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait until every process is here."""
-    largest(0)
+    all_reduce_max(0)
 
 
-def told_by_first(value: T) -> T:
-    """The first process's value, in every process."""
+def broadcast_object(value: T) -> T:
+    """Rank 0's value, in every process."""
     if world_size() == 1:
         return value
-    told = [value]
-    dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-    return told[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    return values[0]
 
 
-def largest(*numbers: int) -> list[int]:
-    """Of each number the largest that a process holds."""
+def all_reduce_max(*numbers: int) -> list[int]:
+    """The maximum of each number over the processes."""
     if world_size() == 1:
         return list(numbers)
     together = torch.tensor(numbers)  # On the CPU: no GPU is waited for.

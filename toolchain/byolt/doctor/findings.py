@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from byolt.doctor.survey import Gpu, Machine
+from byolt.doctor.survey import Gpu, MachineFacts
 
 
 class Finding(NamedTuple):
@@ -30,7 +30,7 @@ _LEAST = {"torch": (2, 9), "tensorrt": (10, 3), "rtx int8": (1, 7), "onnxruntime
 _RTX_INSTALL = 'pip install -U "tensorrt-rtx-cu13-bindings>=1.7" "tensorrt-rtx-cu13-libs>=1.7"'
 
 
-def examine(machine: Machine) -> list[Finding]:
+def examine(machine: MachineFacts) -> list[Finding]:
     """Every finding, in the order a person reads them: what is here, then what does not fit."""
     here = f"{machine.byolt}, Python {machine.python}, {machine.system}, {machine.cores} cores"
     found = [Finding("byolt", here), _gpu(machine)]
@@ -61,7 +61,7 @@ def to_text(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _gpu(machine: Machine) -> Finding:
+def _gpu(machine: MachineFacts) -> Finding:
     if machine.driver_cuda is None:
         return Finding("GPU", "no CUDA driver: learning and ONNX Runtime run on the CPU")
     driver = f"driver for CUDA {_dotted(machine.driver_cuda)}"
@@ -70,7 +70,7 @@ def _gpu(machine: Machine) -> Finding:
     return Finding("GPU", f"{', '.join(map(_named, machine.gpus))}; {driver}")
 
 
-def _onnxruntime(machine: Machine) -> Finding:
+def _onnxruntime(machine: MachineFacts) -> Finding:
     names = [name for name in ("onnxruntime-gpu", "onnxruntime") if name in machine.packages]
     if not names:
         return Finding("ONNX Runtime", "missing", 'pip install "byolt[export]"')
@@ -86,7 +86,7 @@ def _onnxruntime(machine: Machine) -> Finding:
     return Finding("ONNX Runtime", f"{state}, built with {built}{cuda}; usable here: {usable}")
 
 
-def _tensorrt(machine: Machine) -> list[Finding]:
+def _tensorrt(machine: MachineFacts) -> list[Finding]:
     found = []
     for names, words in ((_TENSORRT, "TensorRT"), (_RTX, "TensorRT for RTX")):
         name = next((name for name in names if name in machine.packages), None)
@@ -101,7 +101,7 @@ def _tensorrt(machine: Machine) -> list[Finding]:
     return [Finding("TensorRT", words, 'pip install "byolt[rtx]"')]
 
 
-def _learning_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
+def _learning_misfits(machine: MachineFacts) -> Iterator[tuple[str, str]]:
     torch = machine.version("torch")
     if torch is None:
         return
@@ -115,7 +115,7 @@ def _learning_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
         yield _needs_driver(machine, f"torch {torch}", machine.torch_cuda)
 
 
-def _onnxruntime_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
+def _onnxruntime_misfits(machine: MachineFacts) -> Iterator[tuple[str, str]]:
     if {"onnxruntime", "onnxruntime-gpu"} <= machine.packages.keys():
         yield (
             "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the other",
@@ -132,7 +132,7 @@ def _onnxruntime_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
         yield _needs_driver(machine, what, machine.onnxruntime_cuda)
 
 
-def _tensorrt_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
+def _tensorrt_misfits(machine: MachineFacts) -> Iterator[tuple[str, str]]:
     tensorrt = machine.version(*_TENSORRT)
     if tensorrt is None:
         return
@@ -156,7 +156,7 @@ def _tensorrt_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
         )
 
 
-def _rtx_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
+def _rtx_misfits(machine: MachineFacts) -> Iterator[tuple[str, str]]:
     rtx = machine.version(*_RTX)
     if rtx is None:
         return
@@ -179,12 +179,12 @@ def _rtx_misfits(machine: Machine) -> Iterator[tuple[str, str]]:
             )
 
 
-def _beyond_driver(machine: Machine, cuda: int | None) -> bool:
+def _beyond_driver(machine: MachineFacts, cuda: int | None) -> bool:
     """Built for a later CUDA than the driver serves; a later driver serves earlier ones."""
     return machine.driver_cuda is not None and cuda is not None and cuda > machine.driver_cuda[0]
 
 
-def _needs_driver(machine: Machine, what: str, cuda: int | None) -> tuple[str, str]:
+def _needs_driver(machine: MachineFacts, what: str, cuda: int | None) -> tuple[str, str]:
     assert machine.driver_cuda is not None
     assert cuda is not None
     branch = f" (branch {_DRIVERS[cuda]} or later)" if cuda in _DRIVERS else ""

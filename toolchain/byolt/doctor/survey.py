@@ -31,7 +31,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineFacts:
     """Facts that the doctor judges; versions as in the packages' metadata, releases as (major, minor)."""
 
     byolt: str
@@ -58,13 +58,13 @@ class Machine:
         return next((self.packages[name] for name in names if name in self.packages), None)
 
 
-def survey() -> Machine:
+def survey() -> MachineFacts:
     """Look at this machine; takes well under a second."""
     packages = {name: version for name in PACKAGES if (version := package_version(name))}
     driver, gpus = _cuda()
     installed = bool(packages.keys() & {"onnxruntime", "onnxruntime-gpu"})
     built, usable, cuda, fault = _onnxruntime() if installed else ((), (), None, "")
-    return Machine(
+    return MachineFacts(
         byolt=__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
@@ -107,7 +107,7 @@ def _requirements(name: str) -> list[str]:
 
 def _onnxruntime() -> tuple[tuple[str, ...], tuple[str, ...], int | None, str]:
     """Providers built in, providers usable, CUDA major version of the build, and why it does not import."""
-    from byolt_export.runtime import usable_providers
+    from byolt_export.runtime.onnx_runner import usable_providers
 
     try:
         import onnxruntime

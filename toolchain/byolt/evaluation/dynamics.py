@@ -22,12 +22,12 @@ def dynamics(outcome: Outcome, method: Method) -> dict[str, Any]:
     The second is absent without predictor, the third without a target of its own.
     """
     z_1, z_2 = (z.cpu() for z in outcome.z)
-    figures = {"projection_rank": round(effective_rank(spectrum(torch.cat([z_1, z_2]))), 3)}
+    metrics = {"projection_rank": round(effective_rank(spectrum(torch.cat([z_1, z_2]))), 3)}
     if outcome.q is not None:
-        figures["predictor_alignment"] = round(predictor_alignment(z_1, outcome.q.cpu()), 4)
+        metrics["predictor_alignment"] = round(predictor_alignment(z_1, outcome.q.cpu()), 4)
     if method.target is not None:
-        figures["target_distance"] = float(f"{target_distance(method):.4g}")
-    return figures
+        metrics["target_distance"] = float(f"{target_distance(method):.4g}")
+    return metrics
 
 
 def spectrum(z: Float[Tensor, "N D"]) -> Float[Tensor, "D"]:

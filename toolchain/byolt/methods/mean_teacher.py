@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from byolt.data.sampler import UNLABELLED
 from byolt.distributed.collectives import mean_over_processes
 from byolt.methods.base import Images, Method, Outcome, upcast
 from byolt.methods.build import Networks
 from byolt.recipe.methods.mean_teacher import MeanTeacherMethod
 from byolt_export.errors import InputError
-
-UNLABELLED = -1
 
 
 class MeanTeacher(Method):

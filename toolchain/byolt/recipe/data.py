@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from byolt.recipe.section import FolderPath, Rgb, Section, Share, machine
 
-_URLS = ("http://", "https://", "file://")
+_URLS = ("http://", "https://", "s3://", "gs://", "file://")
 
 
 class Data(Section):
@@ -19,15 +19,15 @@ class Data(Section):
     root: FolderPath | None = machine(None)
     """Folder of the images (`folder`) or tar files (`shards`), or where a named set is kept and downloaded to."""
     url: str | None = machine(None)
-    """In place of `root`, a http, https or file URL of a folder that `byolt data pack` wrote (`shards`)."""
+    """In place of `root`, a http, https, s3, gs or file URL of a folder that `byolt data pack` wrote (`shards`)."""
     shard_cache_gb: Annotated[float, Field(gt=0)] = machine(50.0)
     """Most room that shards fetched from a URL take below `cache_dir`; what was used longest ago goes first."""
     test_root: FolderPath | None = machine(None)
-    """Labelled folder held out for the test figures; without it `test_share` of a labelled folder is held out, and
+    """Labelled folder held out for the test metrics; without it `test_share` of a labelled folder is held out, and
     nothing of `shards`, for which it may be a folder of shards too."""
     labels: Literal["auto", "none"] = "auto"
     """`auto`: the first level of sub-folders are classes where every image lies in one; `none`: they are mere folders,
-    nothing is held out, and no figure needs labels."""
+    nothing is held out, and no metric needs labels."""
     download: bool = machine(False)
     """Download a named set where it is missing."""
     image_size_px: Annotated[int, Field(ge=8, le=1024)]

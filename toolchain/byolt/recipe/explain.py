@@ -6,14 +6,14 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic.fields import FieldInfo
 
-from byolt.recipe.load import did_you_mean, is_section, leaves
+from byolt.recipe.faults import did_you_mean
 from byolt.recipe.methods import METHODS
 from byolt.recipe.schema import Recipe
-from byolt.recipe.section import MACHINE, Section
+from byolt.recipe.section import MACHINE, Section, is_section, leaves
 from byolt_export.errors import InputError
 
 
-class Row(NamedTuple):
+class KeyRow(NamedTuple):
     """One key."""
 
     key: str
@@ -30,12 +30,12 @@ class Row(NamedTuple):
     """What the recipe at hand has, as JSON; None without a recipe."""
 
 
-def explain(under: str | None = None, recipe: Recipe | None = None) -> list[Row]:
+def explain(under: str | None = None, recipe: Recipe | None = None) -> list[KeyRow]:
     """A row for every key, from the schema, with the recipe's value where there is a recipe.
 
     Args:
         under: A key or section; only it and what is below it.
-        recipe: The recipe whose values are told.
+        recipe: The recipe whose values are added.
 
     Raises:
         InputError: There is no such key.
@@ -53,7 +53,7 @@ def explain(under: str | None = None, recipe: Recipe | None = None) -> list[Row]
     return chosen
 
 
-def _rows(section: type[Section], parents: tuple[str, ...], method: str = "") -> Iterator[Row]:
+def _rows(section: type[Section], parents: tuple[str, ...], method: str = "") -> Iterator[KeyRow]:
     for name, field in section.model_fields.items():
         inner = field.annotation
         if is_section(inner):
@@ -65,7 +65,7 @@ def _rows(section: type[Section], parents: tuple[str, ...], method: str = "") ->
             continue
         kind = "machine" if field.json_schema_extra == MACHINE else "result"
         default = "required" if field.is_required() else str(field.default)
-        yield Row(".".join((*parents, name)), _type_name(field), default, kind, field.description or "", method)
+        yield KeyRow(".".join((*parents, name)), _type_name(field), default, kind, field.description or "", method)
 
 
 def _type_name(field: FieldInfo) -> str:

@@ -1,53 +1,46 @@
-"""A recipe file and ``--set`` overrides to a frozen ``Recipe``, or every fault at once.
+"""A recipe file and overrides to a frozen ``Recipe``, or every fault at once.
 
 Each fault is one line: ``file:line: key: what; did you mean``. A fault in an override names the flag.
 """
 
 import difflib
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard, get_args
+from typing import Any
 
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from byolt.recipe.methods import METHODS
+from byolt.recipe.faults import Fault, Key, RecipeFault
 from byolt.recipe.schema import Recipe
-from byolt.recipe.section import MACHINE, Section
+from byolt.recipe.section import MACHINE, leaves
 from byolt_export.errors import InputError
 
-Key = tuple[str | int, ...]
+Overrides = Mapping[str, Any] | Sequence[str]
+"""Dotted keys and their values, or ``key=value`` texts whose values are YAML, as ``--set`` takes them."""
 
 
-class Fault(NamedTuple):
-    """One fault of a recipe."""
+def load_recipe(path: str | Path, overrides: Overrides = ()) -> Recipe:
+    """Read a recipe file, apply overrides in order, and check the whole.
 
-    key: Key
-    kind: str
-    what: str
-
-
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, apply ``--set`` overrides in order, and check the whole.
+    Args:
+        path: A YAML file.
+        overrides: ``{"data.root": "images"}``, or texts as ``--set`` takes them.
 
     Raises:
         InputError: The file is missing or not YAML, or holds faults; all are named, a line each.
     """
+    path = Path(path)
     document = _read_yaml(path)
     tree = _plain(document)
     tree.setdefault("name", path.stem.lower().replace("_", "-"))
     return _check(tree, overrides, document, path)
 
 
-def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe of a run that has been learned, with ``--set`` overrides applied and checked like a file.
+def with_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """The recipe of a run that has been learned, with overrides applied and checked like a file.
 
     Only machine keys may change (those of `evaluation`, `finetune` and `export` among them): what was learned was
     learned by the result keys, so another value for one of them would be a word without an effect, or a wrong one.
@@ -61,7 +54,7 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         path for path, field, value in leaves(changed) if field.json_schema_extra != MACHINE and before[path] != value
     ]
     if late:
-        keys = ", ".join(_dotted(path) for path in late)
+        keys = ", ".join(".".join(path) for path in late)
         raise InputError(
             f"--set {keys}: the run has been learned with another value, and nothing after learning follows this one; "
             "leave it out, or learn another run with byolt pretrain (machine keys alone may change now: "
@@ -70,7 +63,7 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return changed
 
 
-def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with dotted keys set to values; another method starts from its own defaults.
 
     Raises:
@@ -91,17 +84,15 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return _check(tree, (), CommentedMap(), Path("recipe"))
 
 
-def _check(tree: dict[str, Any], overrides: Sequence[str], document: CommentedMap, path: Path) -> Recipe:
+def _check(tree: dict[str, Any], overrides: Overrides, document: CommentedMap, path: Path) -> Recipe:
     flags: dict[Key, str] = {}
-    for override in overrides:
-        _apply(tree, override, flags)
+    for key, value, flag in _parsed(overrides):
+        _apply(tree, key, value, flag)
+        flags[tuple(key.split("."))] = flag
     try:
         return Recipe.model_validate(tree)
-    except ValidationError as error:
-        faults = _one_fault_each([_fault(details) for details in error.errors()])
-        placed = sorted(
-            (*_where(fault, document, path, flags), f"{_dotted(fault.key)}{fault.what}") for fault in faults
-        )
+    except RecipeFault as error:
+        placed = sorted((*_where(fault, document, path, flags), str(fault)) for fault in error.faults)
         raise InputError("\n".join(f"{where}: {what}" for _, where, what in placed)) from error
 
 
@@ -112,38 +103,6 @@ def dump_recipe(recipe: Recipe) -> str:
     text = StringIO()
     yaml.dump(recipe.model_dump(mode="json", exclude_none=True), text)
     return text.getvalue()
-
-
-def result_keys(recipe: Recipe) -> dict[str, Any]:
-    """The keys that change what is learned, dotted, with JSON values; an initial file counts by its content."""
-    keys = {
-        ".".join(path): value
-        for path, field, value in leaves(recipe)
-        if field.json_schema_extra != MACHINE and path != ("name",)
-    }
-    if recipe.model.init_file is not None:
-        try:
-            keys["model.init_file"] = hashlib.sha256(recipe.model.init_file.read_bytes()).hexdigest()
-        except OSError as error:
-            raise InputError(f"model.init_file {recipe.model.init_file} cannot be read: {error.strerror}") from error
-    return keys
-
-
-def recipe_hash(keys: dict[str, Any], fingerprint: str) -> str:
-    """Eight hex digits that name a run: its result keys and the content of its images."""
-    text = json.dumps({"recipe": keys, "images": fingerprint}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def leaves(section: Section, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo, Any]]:
-    """(path, field, JSON value) of every key below a section."""
-    dumped = section.model_dump(mode="json")
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield from leaves(value, (*parents, name))
-        else:
-            yield (*parents, name), field, dumped[name]
 
 
 def _read_yaml(path: Path) -> CommentedMap:
@@ -173,102 +132,30 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def _apply(tree: dict[str, Any], override: str, flags: dict[Key, str]) -> None:
-    """Set ``a.b=c`` in the tree; the value is read as YAML, so ``3e-4`` is a number and ``[1, 2]`` a list."""
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted.strip():
-        raise InputError(f"--set {override}: write key=value, for example --set optim.batch_size=128")
-    *parents, last = dotted.strip().split(".")
+def _parsed(overrides: Overrides) -> Iterator[tuple[str, Any, str]]:
+    """Dotted key, value and what to call it of each override; a text's value is YAML: ``3e-4`` is a number."""
+    if isinstance(overrides, Mapping):
+        yield from ((key, value, f"{key}={value}") for key, value in overrides.items())
+        return
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {override}: write key=value, for example --set optim.batch_size=128")
+        try:
+            yield key.strip(), YAML(typ="safe", pure=True).load(text), f"--set {override}"
+        except YAMLError as error:
+            raise InputError(f"--set {override}: the value is not YAML") from error
+
+
+def _apply(tree: dict[str, Any], key: str, value: Any, flag: str) -> None:
+    """Set ``a.b`` in the tree."""
+    *parents, last = key.split(".")
     node = tree
     for depth, name in enumerate(parents):
         node = node.setdefault(name, {})
         if not isinstance(node, dict):
-            raise InputError(f"--set {override}: {'.'.join(parents[: depth + 1])} holds a value, not a mapping")
-    try:
-        node[last] = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise InputError(f"--set {override}: the value is not YAML") from error
-    flags[(*parents, last)] = f"--set {override}"
-
-
-def _fault(details: ErrorDetails) -> Fault:
-    """One of pydantic's faults in our words."""
-    told, kind, value = tuple(details["loc"]), details["type"], details.get("input")
-    # pydantic names the method between the section and its key.
-    key = ("method", *told[2:]) if told[:1] == ("method",) else told
-    if kind == "union_tag_invalid":
-        named = details["ctx"]["tag"]
-        return Fault(
-            (*key, "name"), kind, f": {named!r} is not one of {', '.join(METHODS)}{did_you_mean(named, [*METHODS])}"
-        )
-    if kind == "extra_forbidden":
-        known = _fields_at(told[:-1])
-        return Fault(key, kind, f": unknown key{did_you_mean(str(key[-1]), known) or '; known: ' + ', '.join(known)}")
-    if kind == "missing":
-        return Fault(key, kind, ": required key is missing")
-    if kind == "literal_error":
-        options = [str(option) for option in get_args(_field_at(told).annotation)]
-        return Fault(key, kind, f": {value!r} is not one of {', '.join(options)}{did_you_mean(str(value), options)}")
-    if kind == "value_error":
-        return Fault(key, kind, f": {details['ctx']['error']}")
-    what = details["msg"].removeprefix("Input ")
-    return Fault(key, kind, f": {what}, got {value!r}")
-
-
-def _one_fault_each(faults: list[Fault]) -> list[Fault]:
-    """A missing key beside a misspelt one is one fault, told once, at the misspelt key."""
-    misspelt = {
-        (*fault.key[:-1], near)
-        for fault in faults
-        if fault.kind == "extra_forbidden"
-        for near in difflib.get_close_matches(str(fault.key[-1]), _fields_at(fault.key[:-1]), n=1)
-    }
-    return [fault for fault in faults if not (fault.kind == "missing" and fault.key in misspelt)]
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """``; did you mean 'x'?``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _section_at(key: Key) -> type[Section] | None:
-    """The section that a path of keys leads to; a list of sections counts by its items, a method by its name."""
-    section: type[Section] = Recipe
-    if key[:1] == ("method",):
-        named = METHODS.get(str(key[1])) if len(key) > 1 else None
-        if named is None:
-            return None
-        section, key = named, key[2:]
-    for name in key:
-        if isinstance(name, int):
-            continue
-        field = section.model_fields.get(name)
-        inside = [t for t in (field.annotation, *get_args(field.annotation)) if is_section(t)] if field else []
-        if not inside:
-            return None
-        section = inside[0]
-    return section
-
-
-def is_section(annotation: Any) -> TypeGuard[type[Section]]:
-    """Whether a field's type is a mapping of further keys."""
-    return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def _fields_at(key: Key) -> list[str]:
-    section = _section_at(key)
-    return list(section.model_fields) if section else []
-
-
-def _field_at(key: Key) -> FieldInfo:
-    section = _section_at(key[:-1])
-    assert section is not None
-    return section.model_fields[str(key[-1])]
-
-
-def _dotted(key: Key) -> str:
-    return ".".join(str(part) for part in key) or "recipe"
+            raise InputError(f"{flag}: {'.'.join(parents[: depth + 1])} holds a value, not a mapping")
+    node[last] = value
 
 
 def _where(fault: Fault, document: CommentedMap, path: Path, flags: dict[Key, str]) -> tuple[int, str]:

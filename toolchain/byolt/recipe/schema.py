@@ -6,13 +6,14 @@ The docstring under a key is its help text, its row in ``byolt recipe explain`` 
 Outside of this package functions take the values they use; nothing else holds a default.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from byolt.recipe.data import Data
 from byolt.recipe.evaluation import Evaluation, Finetune, Study
 from byolt.recipe.export import Export
+from byolt.recipe.faults import RecipeFault, faults_of
 from byolt.recipe.machine import Machine
 from byolt.recipe.methods import Method
 from byolt.recipe.methods.byol import ByolMethod
@@ -51,6 +52,17 @@ class Recipe(Section):
     """What `byolt study` and `byolt ablate` compare."""
     machine: Machine = Machine()
     """The machine."""
+
+    def __init__(self, **sections: Any) -> None:
+        """Check all sections.
+
+        Raises:
+            RecipeFault: Something is missing, unknown or does not fit; every fault is named.
+        """
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            raise RecipeFault(faults_of(error, Recipe)) from error
 
     @model_validator(mode="after")
     def _batches_fit_the_method(self) -> "Recipe":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from byolt import __version__
-from byolt.recipe.load import recipe_hash, result_keys
+from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.schema import Recipe
 from byolt.study.plan import Job
 from byolt_export.errors import InputError, not_written

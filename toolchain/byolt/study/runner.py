@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from threading import Event
@@ -78,7 +78,7 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
     return {key: rows[key] for key in wanted}
 
 
-def _row(future: "Future[Answer]", pool: ProcessPoolExecutor) -> dict[str, Any]:
+def _row(future: "Future[Answer]", pool: Executor) -> dict[str, Any]:
     """The row of a run; after a fault no further run is begun, and those at hand stop at a checkpoint."""
     try:
         answered = future.result()
@@ -94,7 +94,7 @@ def _row(future: "Future[Answer]", pool: ProcessPoolExecutor) -> dict[str, Any]:
     raise ByoltError(answered.fault)
 
 
-def _stop(pool: ProcessPoolExecutor, received: signal.Signals) -> None:
+def _stop(pool: Executor, received: signal.Signals) -> None:
     """Let the runs at hand write their checkpoints, then stop."""
     for child in multiprocessing.active_children():
         if child.pid is not None:
@@ -135,7 +135,7 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
         pretrain(recipe, dump_recipe(recipe), resume="auto", console=quiet)
     except TrainingFault:  # It is a result: its row says so.
         state = "collapsed" if run.result is not None else "diverged"
-    learn_s = (learned_for_s(run.metrics()) or 0.0) if state != "diverged" else time.monotonic() - started_s
+    learn_s = (learned_for_s(run.log_records()) or 0.0) if state != "diverged" else time.monotonic() - started_s
     made = environment()
     row = {
         "role": job.role,
@@ -165,12 +165,12 @@ def learning_store(recipe: Recipe) -> ImageStore:
 
 
 def _told(row: dict[str, Any]) -> str:
-    figures = [
+    metrics = [
         f"{name} {float(row[name]):.1%}"
         for name in ("validation", "linear", "knn", "classifier", "finetuned")
         if row.get(name) not in (None, "")
     ]
-    return ", ".join([str(row["state"]), *figures, f"{float(row['learn_s']) / 60:.1f} min"])
+    return ", ".join([str(row["state"]), *metrics, f"{float(row['learn_s']) / 60:.1f} min"])
 
 
 def ledger_of(results: Path, recipe: Recipe) -> Ledger:
@@ -186,7 +186,7 @@ def decode_all(recipe: Recipe) -> ImageStore:
     """
     splits = open_splits(recipe.data, recipe.seed)
     if splits.train is None or splits.test is None:
-        raise InputError(f"{recipe.name}: a study compares by labels; give the images in a sub-folder a class")
+        raise InputError(f"{recipe.name}: a study compares by labels; give the images in one sub-folder per class")
     for source in (splits.train, splits.test):
         evaluation_store(source, recipe)
     return learning_store(recipe)

@@ -7,11 +7,12 @@ step to step (pixels, epoch, rates, tau) lies in tensors that are written before
 import torch
 from torch import Tensor
 
+from byolt.data.sampler import Batch
 from byolt.distributed.collectives import world_size
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
+from byolt.training.loader import make_views
 from byolt.training.step import Learner
-from byolt.training.stream import Fetched, make_views
 
 WARMUP_STEPS = 3
 """Taken one kernel at a time before a capture, so that momenta, workspaces and chosen algorithms are there."""
@@ -33,7 +34,7 @@ class Stepper:
         on_gpu = captured and learner.device.type == "cuda"
         self._side: torch.cuda.Stream | None = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
 
-    def step(self, step: int, batch: Fetched) -> Outcome:
+    def step(self, step: int, batch: Batch) -> Outcome:
         """Take step number ``step``, counted from 0; a captured step's outcome holds until the next one."""
         self.learner.prepare(step)
         if not self.captured:
@@ -46,12 +47,7 @@ class Stepper:
             self._captures[size_px] = CapturedStep(self.learner, self.recipe, batch, self._side)
         return self._captures[size_px].take(batch)
 
-    def forget(self) -> None:
-        """Give up what was recorded, and the memory that it holds."""
-        self._captures.clear()
-        self._seen.clear()
-
-    def _warm_up(self, batch: Fetched) -> Outcome:
+    def _warm_up(self, batch: Batch) -> Outcome:
         """An ordinary step, on the stream that the capture will use: gradients belong to the stream they came by."""
         if self._side is not None:
             self._side.wait_stream(torch.cuda.current_stream())
@@ -65,7 +61,7 @@ class Stepper:
 class CapturedStep:
     """One recorded step over tensors of its own; on a CPU the same work is done anew each time."""
 
-    def __init__(self, learner: Learner, recipe: Recipe, batch: Fetched, side: "torch.cuda.Stream | None") -> None:
+    def __init__(self, learner: Learner, recipe: Recipe, batch: Batch, side: "torch.cuda.Stream | None") -> None:
         """Record the step for batches like this one; nothing is learned from it yet."""
         self.learner, self.recipe = learner, recipe
         self.batch = batch.mapped(torch.clone)
@@ -76,7 +72,7 @@ class CapturedStep:
             with torch.cuda.graph(self.graph, stream=side):
                 self.outcome = self._run()
 
-    def take(self, batch: Fetched) -> Outcome:
+    def take(self, batch: Batch) -> Outcome:
         """Copy the batch in and run what was recorded."""
         for own, given in zip(self.batch[1:], batch[1:], strict=True):
             if isinstance(own, Tensor):

@@ -1,4 +1,4 @@
-"""What is measured while a run learns: at each log line a glance, at each evaluation a look and a verdict."""
+"""Online evaluation: what is measured of a step at each log line, and of the encoder at each evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from byolt.methods.base import Method, Outcome
 from byolt.recipe.schema import Recipe
 from byolt.training.step import Learner
 
-# Enough for a figure to steer by; the final evaluation uses every image.
+# Enough for a metric to steer by; the final evaluation uses every image.
 GALLERY_IMAGES = 10_000
 QUERY_IMAGES = 1_000
 
@@ -26,14 +26,14 @@ class NonFiniteFeatures(Exception):
     """The encoder gives NaN or infinity for an image."""
 
 
-class Watch:
+class OnlineEvaluator:
     """The fixed images that a run is measured on, and the verdict's memory."""
 
     def __init__(self, recipe: Recipe, splits: Splits, store: ImageStore) -> None:
         """Pick the probe set and, where there are labels enough, a gallery and queries from the training images."""
         self.recipe, self.store = recipe, store
         self.monitor = CollapseMonitor(warmup_epochs=recipe.schedule.warmup_epochs)
-        self.figures: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
         self.probe = _Squares(store, spread(len(store), recipe.evaluation.probe_images), recipe.data.image_size_px)
         self.gallery: Subset | None = None
         if splits.train is not None:
@@ -55,15 +55,15 @@ class Watch:
         self.classes = len(labelled.classes)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to hold: the verdict's memory and the figures of the last look."""
-        return {"monitor": self.monitor.state(), "figures": dict(self.figures)}
+        """What a checkpoint has to hold: the verdict's memory and the metrics of the last look."""
+        return {"monitor": self.monitor.state(), "figures": dict(self.metrics)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from the ``state()`` of an interrupted run."""
         self.monitor.restore(state["monitor"])
-        self.figures = dict(state["figures"])
+        self.metrics = dict(state["figures"])
 
-    def glance(self, outcome: Outcome, method: Method) -> dict[str, Any]:
+    def step_metrics(self, outcome: Outcome, method: Method) -> dict[str, Any]:
         """Loss, spread of the projections, alignment and uniformity of the two views, and ``dynamics``.
 
         From what the step computed anyway; but it waits for the device, and uniformity looks at each pair of the batch.
@@ -77,11 +77,11 @@ class Watch:
             **dynamics(outcome, method),
         }
 
-    def look(self, learner: Learner, outcome: Outcome, epoch: int) -> dict[str, Any]:
+    def evaluate(self, learner: Learner, outcome: Outcome, epoch: int) -> dict[str, Any]:
         """RankMe on the probe set, kNN on queries of the validation split where there is a gallery, and the verdict.
 
         Raises:
-            NonFiniteFeatures: Nothing can be measured, and the figures of the look before stay.
+            NonFiniteFeatures: Nothing can be measured, and the metrics of the look before stay.
         """
         data, knn = self.recipe.data, self.recipe.evaluation
 
@@ -91,12 +91,12 @@ class Watch:
                 raise NonFiniteFeatures
             return embedded
 
-        figures = self.glance(outcome, learner.method)
+        metrics = self.step_metrics(outcome, learner.method)
         both = torch.cat(outcome.z).cpu()
-        figures["spectrum"] = [float(f"{value:.3g}") for value in spectrum(both).tolist()]
+        metrics["spectrum"] = [float(f"{value:.3g}") for value in spectrum(both).tolist()]
         probe = features(self.probe)
-        figures["rankme"] = round(rankme(probe), 2)
-        figures["features"] = probe.shape[1]
+        metrics["rankme"] = round(rankme(probe), 2)
+        metrics["features"] = probe.shape[1]
         if self.gallery is not None:
             predicted = knn_predict(
                 features(self.gallery),
@@ -106,11 +106,11 @@ class Watch:
                 k=min(knn.knn_k, len(self.gallery)),
                 temperature=knn.knn_temperature,
             )
-            figures["knn"] = round(float((predicted == self.query_labels).mean()), 4)
-        verdict = self.monitor.update(epoch, figures["z_std_ratio"], figures["rankme"], *probe.shape)
-        figures["verdict"] = verdict.state
-        self.figures = figures
-        return figures
+            metrics["knn"] = round(float((predicted == self.query_labels).mean()), 4)
+        verdict = self.monitor.update(epoch, metrics["z_std_ratio"], metrics["rankme"], *probe.shape)
+        metrics["verdict"] = verdict.state
+        self.metrics = metrics
+        return metrics
 
     def write_grid(self, path: Path) -> None:
         """A picture of sample images and their views, for the eye at the start of a run."""

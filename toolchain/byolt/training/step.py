@@ -115,7 +115,7 @@ class Learner:
         parts = list(zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True))
         outcomes = []
         for part in parts:
-            # Gradients of all processes are averaged once a step, with the last part's.
+            # Gradients of all processes are averaged once per step, with the last part's.
             with nullcontext() if part is parts[-1] else self._no_sync():
                 outcomes.append(self._learn_from(part))
         with record_function("optimizer"):

@@ -25,10 +25,10 @@ class EventWriter:
                 ) from error
             self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
 
-    def write(self, step: int, figures: dict[str, Any]) -> None:
-        """Write the numbers among ``figures``."""
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """Write the numbers among ``metrics``."""
         if self._writer is not None:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 if isinstance(value, int | float):
                     self._writer.add_scalar(name, value, step)
 

@@ -119,8 +119,8 @@ def _extra(item: "ExtraTransform", size_px: int) -> albumentations.BasicTransfor
         except (TypeError, ValueError, UserWarning) as error:
             # Of pydantic's report on several lines, the first fault: its key, and what is wrong.
             lines = [line.strip().split(" [type=")[0] for line in str(error).splitlines()]
-            told = ": ".join(lines[1:3]) if len(lines) > 2 else lines[0]
-            raise InputError(f"views.extra: {item.name} does not take {item.args}: {told}") from error
+            reason = ": ".join(lines[1:3]) if len(lines) > 2 else lines[0]
+            raise InputError(f"views.extra: {item.name} does not take {item.args}: {reason}") from error
         try:
             made = transform(image=image, force_apply=True)["image"]
         except (cv2.error, KeyError, TypeError, ValueError, NotImplementedError) as error:
