@@ -21,7 +21,7 @@ def main(name: str, source: str, folders: list[str]) -> None:
         state = run.result or {}
         if (state.get("state"), state.get("verdict")) != ("finished", "healthy"):
             sys.exit(f"{run.path} is not a finished, healthy run")
-    write_band(BANDS / f"{name}.json", [run.metrics() for run in runs], source)
+    write_band(BANDS / f"{name}.json", [run.log_records() for run in runs], source)
     print(f"wrote {BANDS / name}.json from {len(runs)} runs")
 
 

@@ -1,6 +1,6 @@
 """Gradient of a convolution's weights on maps of a few pixels: byolt's products beside torch's own, in one run.
 
-Channels-last, kernel 3; the two take turns. Where the products are the faster is what byolt/convolutions.py goes by.
+Channels-last, kernel 3; the two take turns. byolt/networks/convolutions.py goes by where the products are faster.
 
     python benchmarks/convolutions.py --threads 2
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from byolt.convolutions import weight_gradient
+from byolt.networks.convolutions import weight_gradient
 from byolt.run import environment
 
 # Batch, channels in and out, side of the input in pixels, stride: ResNet-18's last stages, and narrower ones.

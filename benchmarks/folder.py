@@ -81,13 +81,14 @@ def make_folder(root: Path, images: int) -> float:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The figures of one number of workers, in this fresh process."""
+    """The metrics of one number of workers, in this fresh process."""
     import torch
 
     from byolt.data import FolderSource, open_store
-    from byolt.schema import Recipe
+    from byolt.data.sampler import BatchSampler
+    from byolt.recipe.schema import Recipe
     from byolt.training.allocator import keep_freed_memory
-    from byolt.training.stream import Plan, view_stream
+    from byolt.training.loader import view_stream
     from byolt.views import batched_views  # noqa: F401 - the stream imports it when it begins
 
     torch.set_num_threads(1)
@@ -107,7 +108,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         FolderSource(root), STORE_PX, "crop", budget_gb=0, cache_dir=root.parent / "cache", corrupt_limit=0.01
     )
     opened_s, opened_cpu_s = time.monotonic() - started_s, time.process_time() - started_cpu_s
-    figures = {
+    metrics = {
         "images": len(store),
         "workers": workers,
         "opened_s": opened_s,
@@ -117,15 +118,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     started_s = time.monotonic()
     cpu = torch.device("cpu")
-    with closing(view_stream(Plan(len(store), arguments.first_batch_size, 1, seed=0), store, recipe, cpu)) as stream:
+    with closing(
+        view_stream(BatchSampler(len(store), arguments.first_batch_size, 1, seed=0), store, recipe, cpu)
+    ) as stream:
         _, (first, *_) = next(stream)
-        figures["first_batch_s"] = time.monotonic() - started_s
+        metrics["first_batch_s"] = time.monotonic() - started_s
         assert first.shape == (arguments.first_batch_size, 3, VIEW_PX, VIEW_PX)
     started_s = time.monotonic()
-    with closing(view_stream(Plan(len(store), arguments.batch_size, 1, seed=0), store, recipe, cpu)) as stream:
+    with closing(view_stream(BatchSampler(len(store), arguments.batch_size, 1, seed=0), store, recipe, cpu)) as stream:
         memory_mb = list(sampled(stream, arguments.steps))
     seconds = time.monotonic() - started_s
-    return figures | {"memory_mb": memory_mb, "images_per_s": arguments.steps * arguments.batch_size / seconds}
+    return metrics | {"memory_mb": memory_mb, "images_per_s": arguments.steps * arguments.batch_size / seconds}
 
 
 def sampled(stream: Iterator[Any], steps: int) -> Iterator[float]:

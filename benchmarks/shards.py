@@ -4,7 +4,7 @@ Packs a folder of images, hard-linked as often as it takes to make up the number
 The views leave the pixels as they are, so that each image that comes is compared with the file it was packed from. Then
 the stream begins again in the middle of the epoch, with as many workers and with none, and each batch that is left has
 to be the same bytes. Exits 1 where anything differs. Files are in memory
-after packing: the figures are those of the reader and the decoder, not of a disk.
+after packing: the metrics are those of the reader and the decoder, not of a disk.
 
     python benchmarks/shards.py data/cifar10-jpeg/train --images 100000
 """
@@ -25,9 +25,10 @@ import torch
 
 from byolt.data import FolderSource, ImageStore, open_store
 from byolt.data.packing import pack
+from byolt.data.sampler import BatchSampler
 from byolt.data.shards import open_folder
-from byolt.schema import Recipe
-from byolt.training.stream import Plan, view_stream
+from byolt.recipe.schema import Recipe
+from byolt.training.loader import view_stream
 
 SIZE_PX, BATCH_SIZE, SEED = 32, 250, 0
 AS_IT_IS = dict.fromkeys(("flip", "jitter", "grey", "blur", "solarize"), 0.0) | {
@@ -134,12 +135,12 @@ def streamed(name: str, store: ImageStore, workers: int, start_step: int = 0) ->
             "machine": {"workers": workers},
         }
     )
-    plan = Plan(len(store), BATCH_SIZE, 1, SEED, start_step=start_step, order=store.order)
-    numbers = np.concatenate([batch.indices for batch in plan]).tolist()
+    sampler = BatchSampler(len(store), BATCH_SIZE, 1, SEED, start_step=start_step, order=store.order)
+    numbers = np.concatenate([batch.indices for batch in sampler]).tolist()
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (recipe.data.mean, recipe.data.std))
     batches, pixels = [], []
     started_s = time.monotonic()
-    for _, (view, _) in view_stream(plan, store, recipe, torch.device("cpu")):
+    for _, (view, _) in view_stream(sampler, store, recipe, torch.device("cpu")):
         images = ((view * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         batches.append(digest(view.contiguous().numpy()).hex())
         pixels.extend(digest(image) for image in images)

@@ -146,9 +146,9 @@ def byolt_step(view_1, view_2):
     """byolt's learner, as ``byolt pretrain`` sets it up."""
     import torch
 
-    from byolt.schema import Recipe
-    from byolt.training.learner import Learner
-    from byolt.training.loop import configure_torch
+    from byolt.recipe.schema import Recipe
+    from byolt.training.prepare import configure_torch
+    from byolt.training.step import Learner
 
     size_px = view_1.shape[-1]
     head = {"hidden_dim": HIDDEN, "out_dim": OUT}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from byolt.schema import Recipe
+from byolt.recipe.schema import Recipe
 
 torch.set_num_threads(1)
 

@@ -2,9 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,8 @@ import torch
 from PIL import Image
 
 import byolt
-from byolt_export.manifest import Input
-from tests.test_command_line import draw_folder, write_recipe
+from byolt_export.bundle.manifest import Input
+from tests.test_command_line import TINY, draw_folder, write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,9 +60,9 @@ SMALL = {"pixels": Input(size_px=32, resize="crop", max_batch=4, mean=(0.5, 0.5,
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
     """A folder that holds ``export/encoder.onnx``, and the encoder in it."""
-    from byolt.networks import build_encoder
-    from byolt.schema import Model
-    from byolt_export.graph import export_onnx
+    from byolt.networks.encoders import build_encoder
+    from byolt.recipe.model import Model
+    from byolt_export.onnx.export import export_onnx
 
     folder = tmp_path_factory.mktemp("exported")
     model = Model(backbone="timm/resnet18", args={"layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]}, stem="half")
@@ -76,8 +79,8 @@ def test_the_readmes_onnx_lines_see_the_pipelines_pixels(
     exported: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch, height: int, width: int, orientation: int
 ) -> None:
     from byolt.data.folder import decode_image
-    from byolt.data.source import to_square
-    from byolt_export.graph import torch_outputs
+    from byolt_export.onnx.reference import torch_outputs
+    from byolt_export.runtime.resize import to_square
 
     folder, encoder = exported
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -97,8 +100,8 @@ def test_the_readmes_lines_load_the_weights_into_the_plain_model(
 ) -> None:
     from safetensors.torch import save_file
 
-    from byolt.networks import build_encoder, load_snippet
-    from byolt.recipe import load_recipe
+    from byolt.networks.encoders import build_encoder, load_snippet
+    from byolt.recipe.load import load_recipe
 
     model = load_recipe(ROOT / "recipes" / "stl10.yaml").model
     encoder, _ = build_encoder(model, seed=0, image_size_px=96)
@@ -117,22 +120,28 @@ def test_the_readmes_lines_deliver_any_module(tmp_path: Path, monkeypatch: pytes
     from tests.export.small import encoder, images
 
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"module": encoder(), "images": images(640, 96)}
-    (lines,) = re.findall(r"```python\n(from pathlib.*?)```", README, flags=re.DOTALL)
+    frames = [images(1, 96)[0], images(1, 128, seed=7)[0, :, :104]]
+    names: dict[str, Any] = {"module": encoder(), "images": images(640, 96), "frames": frames}
+    (lines,) = re.findall(r"```python\n(from byolt_export.*?)```", README, flags=re.DOTALL)
     exec(lines, names)
     assert {file.precision: file.parity.verdict for file in names["report"].files} == {
         "fp32": "passed",
-        "fp16": "passed",
         "int8": "passed",
     }
+    assert names["embeddings"].shape == (2, 32)
 
 
-def test_make_quickstart_evaluates_and_exports_its_own_run(tmp_path: Path) -> None:
+# In the middle of pretrain, at the start of evaluate, and while export writes the bundle.
+SIGNS = ("runs/tiny-*/metrics.jsonl", "runs/tiny-*/result.json", "runs/tiny-*/.export.*/new/encoder.onnx")
+
+
+@pytest.mark.parametrize("interrupted_at", [(), pytest.param(SIGNS, marks=pytest.mark.full)], ids=["whole", "cut"])
+def test_make_quickstart_goes_on_with_its_own_run(tmp_path: Path, interrupted_at: tuple[str, ...]) -> None:
     """With a small recipe in the place of the shipped one, beside another run that is later than any."""
     (tmp_path / "recipes").mkdir()
-    write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=2, images=80)).rename(
-        tmp_path / "recipes" / "quickstart.yaml"
-    )
+    images = draw_folder(tmp_path / "images", classes=2, images=80)
+    recipe = write_recipe(tmp_path, images, TINY.replace("epochs: 3", "epochs: 30"))
+    recipe.rename(tmp_path / "recipes" / "quickstart.yaml")
     other = tmp_path / "runs" / "later-0"
     other.mkdir(parents=True)
     (other / "recipe.resolved.yaml").touch()
@@ -140,10 +149,22 @@ def test_make_quickstart_evaluates_and_exports_its_own_run(tmp_path: Path) -> No
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
     command = ["make", "-f", str(ROOT / "Makefile"), "-o", "install", "quickstart"]
-    settings = [f"VENV={tmp_path / 'venv'}", f"BYOLT={sys.executable} -m byolt"]
-    done = subprocess.run([*command, *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command += [f"VENV={tmp_path / 'venv'}", f"BYOLT={sys.executable} -m byolt"]
+    for sign in interrupted_at:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=DEVNULL, stderr=PIPE, text=True, start_new_session=True
+        )
+        while not list(tmp_path.glob(sign)):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
+        assert process.communicate(timeout=60)[1]
+        assert process.returncode != 0
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").glob("tiny-*")
+    first, *resumed = re.findall(r"learning from step (\d+) of 120", (run / "train.log").read_text())
+    assert (first, len(resumed), "0" in resumed) == ("0", bool(interrupted_at), False)
     assert (run / "evaluation" / "encoder.json").exists()
     assert f"next     byolt verify {run.relative_to(tmp_path)}/export" in done.stdout
 
@@ -152,6 +173,8 @@ def test_the_version_is_said_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == byolt.__version__
     assert f"## {byolt.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+    wheels = re.findall(r"byolt-([\d.]+)-py3-none-any\.whl", README + (ROOT / "docs" / "jetson.md").read_text())
+    assert (len(wheels), set(wheels)) == (3, {byolt.__version__})
 
 
 @pytest.mark.parametrize(("lock", "least"), [("requirements.lock", 50), ("requirements-light.lock", 8)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from byolt.doctor import _LEAST
+from byolt.doctor.findings import _LEAST
 from tests.export import small
 from tests.test_command_line import byolt
 from tests.test_documents import check_byolt_line
@@ -81,7 +81,7 @@ def test_the_messages_in_the_guide_are_byolts() -> None:
     messages = re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)
     assert len(messages) >= 6
     sources = [
-        *(ROOT / "export" / "byolt_export").glob("*.py"),
+        *(ROOT / "export" / "byolt_export").rglob("*.py"),
         *(ROOT / "export" / "cpp" / "src").glob("*.cpp"),
         ROOT / "toolchain" / "byolt" / "doctor.py",
     ]

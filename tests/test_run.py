@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from byolt.networks import save_weights
-from byolt.run import Run, write_json
+from byolt.files import write_json
+from byolt.networks.encoders import save_weights
+from byolt.run import Run
 from byolt_export.errors import ByoltError, InputError
 
 
@@ -36,7 +37,7 @@ def test_half_a_line_that_a_full_disk_left_is_dropped_at_resume(tmp_path: Path) 
     said = f"{tmp_path / 'metrics.jsonl'} could not be written (File too large); make room, and give the command again"
     assert str(fault.value) == said
     assert (tmp_path / "metrics.jsonl").stat().st_size == whole + 9  # Half a line.
-    assert [record["step"] for record in run.metrics()] == [2, 4, 6]
+    assert [record["step"] for record in run.log_records()] == [2, 4, 6]
     run.forget_after(4)
     run.log({"step": 6, "loss": 1.0})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -48,7 +49,7 @@ def test_half_a_line_that_a_full_disk_left_is_dropped_at_resume(tmp_path: Path) 
 def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl:2: .*; remove that line"):
-        Run(tmp_path).metrics()
+        Run(tmp_path).log_records()
 
 
 def test_a_result_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The GPU's script for learning: its figures by hand, and all of it from end to end, small and on this machine."""
+"""The GPU's script for learning: its metrics by hand, and all of it from end to end, small and on this machine."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from benchmarks.gpu.readings import flops_per_image, lightly, parts, peak, waits
 from safetensors.torch import load, save_file
 from torch import nn
 
-from byolt.schema import Recipe
-from byolt.training.loop import prepare
+from byolt.recipe.schema import Recipe
+from byolt.training.prepare import prepare
 from tests.conftest import tiny_recipe
 from tests.test_command_line import draw_folder
 

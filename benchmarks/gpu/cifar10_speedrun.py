@@ -14,7 +14,7 @@ Nothing is fetched, and byolt need not be installed. Steps:
 - the encoder in fp16, in parts that are easily carried, and its evaluation if there is time.
 
 A step that fails is noted and the next is taken. OUT gets one JSON file a step, the run's own files, the parts and
-`summary.md`. On a CPU the figures that need a GPU are absent. `--tiny` shrinks every size, to see that all of it runs.
+`summary.md`. On a CPU the metrics that need a GPU are absent. `--tiny` shrinks every size, to see that all of it runs.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def take_readings(steps: Steps, arguments: argparse.Namespace, keys: tuple[str, 
         "waits": steps.take("waits", READINGS, "waits", *of_step, *counted, **in_two),
         "lightly": steps.take("lightly", READINGS, "lightly", *of_step, *looped, **in_two),
     }
-    return {name: figures for name, figures in found.items() if figures}
+    return {name: metrics for name, metrics in found.items() if metrics}
 
 
 def learn(steps: Steps, arguments: argparse.Namespace, keys: tuple[str, ...], found: dict[str, Any]) -> Path | None:

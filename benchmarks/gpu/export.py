@@ -56,8 +56,8 @@ def parity_table(path: Path) -> list[str]:
     lines = ["| file | run by | relative L2, mean | worst | overlap@1 | verdict |", "|---|---|---|---|---|---|"]
     for file in json.loads(path.read_text(encoding="utf-8"))["files"]:
         golden = file["golden"] or {}
-        figures = [golden.get(name) for name in ("relative_l2_mean", "relative_l2_worst", "overlap_at_1")]
-        cells = " | ".join("-" if figure is None else f"{figure:.3g}" for figure in figures)
+        metrics = [golden.get(name) for name in ("relative_l2_mean", "relative_l2_worst", "overlap_at_1")]
+        cells = " | ".join("-" if figure is None else f"{figure:.3g}" for figure in metrics)
         lines.append(f"| {file['name']} | {file['provider']} | {cells} | {file['verdict']} |")
     return lines
 

@@ -26,12 +26,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from byolt.networks import build_encoder
-from byolt.recipe import load_recipe
+from byolt.networks.encoders import build_encoder
+from byolt.recipe.load import load_recipe
+from byolt.recipe.schema import Recipe
 from byolt.run import environment
-from byolt.schema import Recipe
-from byolt.training import rehearsal
-from byolt.training.loop import prepare
+from byolt.training.dry_run import dry_run
+from byolt.training.prepare import prepare
 
 ABSENT = 5
 COUNTED_IMAGES = 4
@@ -100,9 +100,8 @@ def peak(size: int) -> dict[str, Any]:
 def speed(recipe: Recipe, steps: int) -> dict[str, Any]:
     """Images/s of real steps, views included, and the floating-point operations of the networks for one image."""
     operations = flops_per_image(recipe)
-    rehearsal.WARMUP_STEPS, rehearsal.STEPS = max(1, steps // 10), steps
-    told = rehearsal.rehearse(recipe, profiled=False).to_dict()
-    return told | {"flops_per_image": operations, "batch_size": recipe.optim.batch_size}
+    measured = dry_run(recipe, steps=steps, warmup_steps=max(1, steps // 10)).to_dict()
+    return measured | {"flops_per_image": operations, "batch_size": recipe.optim.batch_size}
 
 
 def flops_per_image(recipe: Recipe) -> float:
@@ -126,15 +125,14 @@ def on_cpu(recipe: Recipe) -> Recipe:
 def waits(recipe: Recipe, steps: int) -> dict[str, Any]:
     """How often a step makes the host wait for the GPU, in the steady state.
 
-    Two rehearsals are profiled, one of them ``steps`` steps longer: what they do once is in both, and falls out.
+    Two dry runs are profiled, one of them ``steps`` steps longer: what they do once is in both, and falls out.
     """
     if not torch.cuda.is_available():
         absent("no GPU here, so none that the host could wait for")
     counts = []
     for window in (steps, 2 * steps):
-        rehearsal.STEPS = window
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            rehearsal.rehearse(recipe, profiled=False)
+            dry_run(recipe, steps=window)
         counts.append(waits_among(event.name for event in profiler.events()))
     return {"steps": steps, "waits_per_step": {name: (counts[1][name] - counts[0][name]) / steps for name in WAITS}}
 

@@ -75,7 +75,7 @@ def test_text_and_json_say_the_same(parts: Path) -> None:
     assert "unreadable  1" in lines
 
 
-def test_a_folder_without_a_readable_image_has_no_figures(tmp_path: Path) -> None:
+def test_a_folder_without_a_readable_image_has_no_metrics(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     report = check_folder(tmp_path)
     assert (report.images, report.classes, report.width_px, report.mean, report.std) == (0, None, None, None, None)

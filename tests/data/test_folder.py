@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from byolt.data.folder import FolderSource, decode_image
-from byolt.data.source import UnreadableImage, to_square
+from byolt.data.source import UnreadableImage
 from byolt_export.errors import InputError
+from byolt_export.runtime.resize import to_square
 
 
 def save(
@@ -246,7 +247,7 @@ def test_numbers_past_the_last_image_are_refused_and_those_below_the_first_count
         source.path(8)
 
 
-def test_the_benchmark_of_a_large_folder_gives_its_figures(tmp_path: Path) -> None:
+def test_the_benchmark_of_a_large_folder_gives_its_metrics(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "folder.py"
     options = ["--images=2000", "--workers=2", "--steps=40", "--batch-size=4", "--first-batch-size=16"]
     paths = os.pathsep.join(path for path in sys.path if path)

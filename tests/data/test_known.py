@@ -9,7 +9,7 @@ from torchvision import datasets
 
 from byolt.data import open_splits
 from byolt.data.known import stl10_folds
-from byolt.schema import Data
+from byolt.recipe.data import Data
 from byolt_export.errors import InputError
 
 

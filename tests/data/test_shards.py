@@ -22,10 +22,12 @@ from tests.data.shard_folders import IMAGES, SHARD_BYTES, image_folder, number_i
 from byolt.data import FolderSource, ImageStore, open_splits, open_store
 from byolt.data.check import check_folder
 from byolt.data.packing import pack
+from byolt.data.sampler import BatchSampler
 from byolt.data.shards import open_folder
-from byolt.schema import Data, Recipe
+from byolt.recipe.data import Data
+from byolt.recipe.schema import Recipe
+from byolt.training.loader import view_stream
 from byolt.training.loop import pretrain
-from byolt.training.stream import Plan, view_stream
 from byolt_export.errors import InputError, Stopped
 
 
@@ -91,6 +93,16 @@ def test_the_same_images_give_the_same_shards(shards: Path, tmp_path: Path) -> N
     assert open_folder(tmp_path / "larger", tmp_path).fingerprint != first.fingerprint
 
 
+def test_shards_are_those_of_every_version(tmp_path: Path) -> None:
+    for k in range(6):
+        path = tmp_path / "images" / "ab"[k % 2] / f"{k}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([k]) * (300 * k))
+    pack(FolderSource(tmp_path / "images"), tmp_path / "shards", 6000)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in sorted(tmp_path.glob("shards/*.tar"))]
+    assert digests == ["2c0bec8e", "56061b02", "e46162c0", "ae609ed7"]  # Of the first release.
+
+
 def test_other_content_of_the_same_sizes_is_another_set(shards: Path, tmp_path: Path) -> None:
     source = FolderSource(image_folder(tmp_path / "images"))
     path = Path(source.path(5))
@@ -109,7 +121,7 @@ def test_images_without_classes_have_no_labels(tmp_path: Path) -> None:
         assert all(name.endswith(".bmp") for name in tar.getnames())
 
 
-def streamed(store: ImageStore, plan: Plan, workers: int) -> list[tuple[int, list[Any]]]:
+def streamed(store: ImageStore, plan: BatchSampler, workers: int) -> list[tuple[int, list[Any]]]:
     recipe = tiny_recipe(machine={"workers": workers}, data={"image_size_px": 32})
     return [
         (epoch, [hashlib.sha256(view.contiguous().numpy().tobytes()).hexdigest() for view in views])
@@ -117,8 +129,8 @@ def streamed(store: ImageStore, plan: Plan, workers: int) -> list[tuple[int, lis
     ]
 
 
-def plan_of(store: ImageStore, start_step: int = 0) -> Plan:
-    return Plan(len(store), 8, 2, seed=5, start_step=start_step, order=store.order)
+def plan_of(store: ImageStore, start_step: int = 0) -> BatchSampler:
+    return BatchSampler(len(store), 8, 2, seed=5, start_step=start_step, order=store.order)
 
 
 def test_the_stream_is_the_same_with_any_workers_and_from_any_step(shards: Path, tmp_path: Path) -> None:
@@ -171,17 +183,17 @@ def test_a_run_that_was_stopped_in_mid_epoch_ends_with_the_same_weights(
     console = Console(file=StringIO())
     whole = pretrain(recipe_of(shards, tmp_path, "whole"), "name: tiny\n", resume=None, console=console)
     recipe = recipe_of(shards, tmp_path, "stopped")
-    import byolt.training.journal as journal
+    import byolt.training.logger as logger
 
-    log = journal.Journal.log
+    log = logger.RunLogger.log
 
-    def log_and_stop(self: journal.Journal, step: int, epoch: int, outcome: Any) -> None:
+    def log_and_stop(self: logger.RunLogger, step: int, epoch: int, outcome: Any) -> None:
         log(self, step, epoch, outcome)
         if step == 8:  # Of 6 an epoch.
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "log", log_and_stop)
+        patch.setattr(logger.RunLogger, "log", log_and_stop)
         with pytest.raises(Stopped, match="after step 8 of 12"):
             pretrain(recipe, "name: tiny\n", resume=None, console=console)
     (path,) = (tmp_path / "stopped").iterdir()
@@ -216,7 +228,7 @@ def test_a_test_root_of_shards_or_images_is_the_test_split(shards: Path, tmp_pat
         ({"name": "shards"}, "needs either root, a local folder, or url, and not both"),
         ({"name": "shards", "root": "a", "url": "http://b"}, "needs either root"),
         ({"name": "folder", "root": "a", "url": "http://b"}, "url goes with `name: shards`"),
-        ({"name": "shards", "url": "s3://b"}, "starts with http://, https://, file://"),
+        ({"name": "shards", "url": "ftp://b"}, "starts with http://, https://, s3://, gs://, file://"),
     ],
 )
 def test_a_recipe_names_one_place(keys: dict[str, str], fault: str) -> None:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from byolt.data import ImageSource, open_splits
 from byolt.data.subsets import stratified_subset
-from byolt.schema import Data
+from byolt.recipe.data import Data
 from byolt_export.errors import InputError
 
 
@@ -95,7 +95,7 @@ def test_a_test_root_is_the_test_split(tmp_path: Path) -> None:
             "must hold the same sub-folders.*only one of them has: crack, dent",
         ),
         ({"good": 3, "crack": 2}, {"good": 1}, "must hold the same sub-folders"),
-        ({"good": 3}, {"good": 1, "crack": 2}, "goes with labels, but .*train has no sub-folder a class"),
+        ({"good": 3}, {"good": 1, "crack": 2}, "goes with labels, but .*train has no sub-folder per class"),
     ],
 )
 def test_a_test_root_of_other_classes_is_refused(

@@ -7,7 +7,7 @@ from byolt.data.synthetic import CLASSES, SyntheticSource, draw
 
 
 # SHA-256 of images 0 to 15 one after the other: two of each class. Never regenerated to make a test pass: a changed
-# pixel is a new VERSION of the set, and figures on it are not comparable.
+# pixel is a new VERSION of the set, and metrics on it are not comparable.
 @pytest.mark.parametrize(
     ("split", "size_px", "digest"),
     [

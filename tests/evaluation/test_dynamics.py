@@ -7,8 +7,8 @@ import torch
 from tests.methods.small import parts
 
 from byolt.evaluation.dynamics import dynamics, effective_rank, predictor_alignment, spectrum, target_distance
+from byolt.methods.base import Outcome
 from byolt.methods.byol import Byol
-from byolt.methods.method import Outcome
 
 
 def test_spectrum_of_four_points_by_hand() -> None:
@@ -59,8 +59,8 @@ def test_distance_of_the_target() -> None:
 def test_a_figure_without_its_part_is_absent() -> None:
     z = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
     encoder, projector, predictor = parts(predictor=True)
-    whole = dynamics(Outcome(torch.zeros(()), z, z, z), Byol(encoder, projector, predictor))
+    whole = dynamics(Outcome(torch.zeros(()), (z, z), z), Byol(encoder, projector, predictor))
     assert set(whole) == {"projection_rank", "predictor_alignment", "target_distance"}
     assert whole["predictor_alignment"] == pytest.approx(1)
-    bare = dynamics(Outcome(torch.zeros(()), z, z), Byol(encoder, projector, None, target="copy"))
+    bare = dynamics(Outcome(torch.zeros(()), (z, z)), Byol(encoder, projector, None, target="copy"))
     assert set(bare) == {"projection_rank"}

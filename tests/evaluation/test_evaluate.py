@@ -1,4 +1,4 @@
-"""A run's figures: which baselines stand beside it, the official folds, and the collapse measures without labels."""
+"""A run's metrics: which baselines stand beside it, the official folds, and the collapse measures without labels."""
 
 import logging
 from pathlib import Path
@@ -20,13 +20,13 @@ from byolt.evaluation.collapse import rankme, uniformity, z_std_ratio
 from byolt.evaluation.downstream import finetune_run, load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluate_run, evaluation_store, learned_encoder
 from byolt.evaluation.features import embed
-from byolt.evaluation.figures import evaluate_features, evaluate_folds
 from byolt.evaluation.frozen import frozen_collapse
+from byolt.evaluation.metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.predictions import compare_runs
-from byolt.networks import build_encoder
+from byolt.networks.encoders import build_encoder, weight_seed
+from byolt.recipe.evaluation import Evaluation
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.training.assembly import weight_seed
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError
 
@@ -56,17 +56,17 @@ def test_what_learning_started_from_stands_beside_random_weights(tmp_path: Path,
     start = weights_file(tmp_path, recipe, seed=77)
     run = learn(tmp_path, model={"init": "file", "init_file": start})
     evaluate_run(run)
-    collapse = run.figures("collapse")
+    collapse = run.metrics("collapse")
     assert collapse is not None
     probe = evaluation_store(open_splits(run.recipe.data, 0).learn, run.recipe)
     for name, seed in {"untrained": weight_seed(0), "start": 77}.items():
         encoder, _ = build_encoder(recipe.model, seed=seed, image_size_px=16)
         features = embed_store(encoder, probe, run.recipe)
         assert collapse[name]["rankme"] == pytest.approx(rankme(features), rel=1e-4)
-    figures = run.figures("start")
-    assert figures is not None
-    assert figures["knn"]["features"] == f"the same encoder as learning started from it, weights of {start}"
-    assert "random weights" in (run.figures("untrained") or {})["knn"]["features"]
+    metrics = run.metrics("start")
+    assert metrics is not None
+    assert metrics["knn"]["features"] == f"the same encoder as learning started from it, weights of {start}"
+    assert "random weights" in (run.metrics("untrained") or {})["knn"]["features"]
 
 
 def test_a_finished_run_needs_its_initial_weights_no_more(
@@ -79,13 +79,13 @@ def test_a_finished_run_needs_its_initial_weights_no_more(
     assert all(torch.equal(value, before[name]) for name, value in learned_encoder(run).state_dict().items())
     with caplog.at_level(logging.WARNING, "byolt"):
         evaluate_run(run)
-    assert "left out: figures of the weights that learning started from" in caplog.text
-    assert run.figures("untrained") is not None
-    assert run.figures("start") is None
+    assert "left out: metrics of the weights that learning started from" in caplog.text
+    assert run.metrics("untrained") is not None
+    assert run.metrics("start") is None
     start.write_bytes(weights_file(tmp_path, recipe, seed=78).read_bytes())
     evaluate_run(run)
     assert "is not the file that learning started from" in caplog.text
-    assert run.figures("start") is None
+    assert run.metrics("start") is None
 
 
 def test_a_run_that_started_from_imagenet_is_loaded_without_a_download(
@@ -138,9 +138,9 @@ def test_stl10_is_measured_on_its_official_folds(tmp_path: Path, monkeypatch: py
     run = learn(tmp_path, data=data)
     evaluate_run(run)
     for name in ("encoder", "untrained", "pixels", "colours"):
-        figures = (run.figures(name) or {})["folds"]
-        assert figures["images"] == [20] * 10
-        assert len(set(figures["linear"]["accuracies"])) > 1
+        metrics = (run.metrics(name) or {})["folds"]
+        assert metrics["images"] == [20] * 10
+        assert len(set(metrics["linear"]["accuracies"])) > 1
     recipe = run.recipe
     splits = open_splits(recipe.data, recipe.seed)
     assert splits.train is not None
@@ -150,36 +150,43 @@ def test_stl10_is_measured_on_its_official_folds(tmp_path: Path, monkeypatch: py
     features, queries = embed_store(encoder, train, recipe), embed_store(encoder, test, recipe)
     assert train.labels is not None
     assert test.labels is not None
-    how = {"features": "", "classes": 10, "knn_k": 200, "knn_temperature": 0.07, "validation_share": 0.1, "seed": 0}
-    third = evaluate_features(features[folds[3]], train.labels[folds[3]], queries, test.labels, **how)
-    kept = (run.figures("encoder") or {})["folds"]
+    third, _ = evaluate_features(
+        LabelledFeatures("", features[folds[3]], train.labels[folds[3]]),
+        LabelledFeatures("", queries, test.labels),
+        what="",
+        classes=10,
+        settings=recipe.evaluation,
+        seed=0,
+    )
+    kept = (run.metrics("encoder") or {})["folds"]
     assert kept["knn"]["accuracies"][3] == third["knn"]["accuracy"]
     assert kept["linear"]["accuracies"][3] == third["linear"]["accuracy"]
 
 
 def test_folds_are_told_by_mean_and_sample_deviation() -> None:
     """A gallery of one class a fold: 1/4, 1/4 and 2/4; mean 1/3, deviation sqrt((2 (1/12)^2 + (1/6)^2) / 2)."""
-    train, labels = torch.eye(3).repeat_interleave(2, 0), np.array([0, 0, 1, 1, 2, 2])
-    test, test_labels = torch.eye(3)[[0, 1, 2, 2]], np.array([0, 1, 2, 2])
-    how = {"features": "", "classes": 3, "knn_k": 2, "knn_temperature": 0.07, "validation_share": 0.5, "seed": 0}
-    figures = evaluate_folds([np.array([2 * k, 2 * k + 1]) for k in range(3)], train, labels, test, test_labels, **how)
-    assert figures["knn"]["accuracies"] == [0.25, 0.25, 0.5]
-    assert figures["knn"]["mean"] == pytest.approx(1 / 3)
-    assert figures["knn"]["std"] == pytest.approx(((2 / 144 + 1 / 36) / 2) ** 0.5)
+    train = LabelledFeatures("", torch.eye(3).repeat_interleave(2, 0), np.array([0, 0, 1, 1, 2, 2]))
+    test = LabelledFeatures("", torch.eye(3)[[0, 1, 2, 2]], np.array([0, 1, 2, 2]))
+    settings = Evaluation(knn_k=2, validation_share=0.4)  # Rounded half up, at least one: one of the two.
+    folds = [np.array([2 * k, 2 * k + 1]) for k in range(3)]
+    metrics = evaluate_folds(folds, train, test, what="", classes=3, settings=settings, seed=0)
+    assert metrics["knn"]["accuracies"] == [0.25, 0.25, 0.5]
+    assert metrics["knn"]["mean"] == pytest.approx(1 / 3)
+    assert metrics["knn"]["std"] == pytest.approx(((2 / 144 + 1 / 36) / 2) ** 0.5)
 
 
 def test_collapse_measures_are_of_the_frozen_features(recipe: Recipe) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), dtype=np.uint8)
     images = ArrayImages(pixels)
     encoder, width = build_encoder(recipe.model, seed=0, image_size_px=16)
-    figures = frozen_collapse(encoder, images, recipe, torch.device("cpu"))
-    assert (figures["images"], figures["features"]) == (64, width)  # probe_images of the recipe.
+    metrics = frozen_collapse(encoder, images, recipe, torch.device("cpu"))
+    assert (metrics["images"], metrics["features"]) == (64, width)  # probe_images of the recipe.
     chosen = ArrayImages(pixels[sorted(images.fetched)])
     features = embed(encoder, chosen, mean=recipe.data.mean, std=recipe.data.std, device="cpu")
-    assert figures["rankme"] == pytest.approx(rankme(features), rel=1e-5)
-    assert figures["z_std_ratio"] == pytest.approx(z_std_ratio(features), rel=1e-5)
-    assert figures["uniformity"] == pytest.approx(uniformity(features), rel=1e-5)
-    assert 0 < figures["alignment"] < 4
+    assert metrics["rankme"] == pytest.approx(rankme(features), rel=1e-5)
+    assert metrics["z_std_ratio"] == pytest.approx(z_std_ratio(features), rel=1e-5)
+    assert metrics["uniformity"] == pytest.approx(uniformity(features), rel=1e-5)
+    assert 0 < metrics["alignment"] < 4
 
 
 def test_views_that_do_nothing_align_and_a_constant_encoder_is_a_point(recipe: Recipe) -> None:
@@ -195,19 +202,19 @@ def test_views_that_do_nothing_align_and_a_constant_encoder_is_a_point(recipe: R
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return torch.ones(len(batch), 8)
 
-    figures = frozen_collapse(Point(), images, recipe, device)
-    assert figures["rankme"] == pytest.approx(1, abs=1e-3)
-    assert figures["z_std_ratio"] == pytest.approx(0, abs=1e-6)
-    assert figures["uniformity"] == pytest.approx(0, abs=1e-6)
+    metrics = frozen_collapse(Point(), images, recipe, device)
+    assert metrics["rankme"] == pytest.approx(1, abs=1e-3)
+    assert metrics["z_std_ratio"] == pytest.approx(0, abs=1e-6)
+    assert metrics["uniformity"] == pytest.approx(0, abs=1e-6)
 
 
 def test_each_share_of_the_labels_has_its_figures_and_the_largest_is_kept(tmp_path: Path) -> None:
     run = learn(tmp_path)
     told = finetune_run(run, tmp_path / "images", None, [1.0, 0.5], ["finetune.epochs=1"], lambda *_: None)
-    assert [figures["train_share"] for figures in told] == [0.5, 1.0]
+    assert [metrics["train_share"] for metrics in told] == [0.5, 1.0]
     assert told[0]["n_train"] < told[1]["n_train"]
-    assert run.figures("finetune-0.5") == told[0]
-    assert run.figures("finetune") == run.figures("finetune-1") == told[1]
+    assert run.metrics("finetune-0.5") == told[0]
+    assert run.metrics("finetune") == run.metrics("finetune-1") == told[1]
 
 
 def test_imagenet_weights_are_fine_tuned_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,11 +240,11 @@ def test_imagenet_weights_are_fine_tuned_beside(tmp_path: Path, monkeypatch: pyt
 def test_the_encoder_is_tested_against_what_no_learning_gives_and_against_another_run(tmp_path: Path) -> None:
     run = learn(tmp_path)
     evaluate_run(run)
-    figures = {name: run.figures(name) or {} for name in ("encoder", "untrained", "pixels")}
+    metrics = {name: run.metrics(name) or {} for name in ("encoder", "untrained", "pixels")}
     for name in ("untrained", "pixels"):
         for probe in ("knn", "linear"):
-            test = figures["encoder"]["against"][name][probe]
-            expected = figures["encoder"][probe]["accuracy"] - figures[name][probe]["accuracy"]
+            test = metrics["encoder"]["against"][name][probe]
+            expected = metrics["encoder"][probe]["accuracy"] - metrics[name][probe]["accuracy"]
             assert test["difference"] == pytest.approx(expected)
     assert set(compare_runs(run, run)) == {"knn", "linear"}
     assert compare_runs(run, run)["linear"]["p"] == 1
@@ -249,7 +256,7 @@ def test_the_encoder_is_tested_against_what_no_learning_gives_and_against_anothe
     other["encoder_linear"] = (other["labels"] + 1) % 2  # Never right.
     np.savez_compressed(copied.path / "evaluation" / "predictions.npz", **other)
     found = compare_runs(run, copied)["linear"]
-    assert found["difference"] == pytest.approx(figures["encoder"]["linear"]["accuracy"])
+    assert found["difference"] == pytest.approx(metrics["encoder"]["linear"]["accuracy"])
     other["images"] = np.array("others")
     np.savez_compressed(copied.path / "evaluation" / "predictions.npz", **other)
     with pytest.raises(InputError, match="were evaluated on other test images"):

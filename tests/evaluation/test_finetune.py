@@ -5,18 +5,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.conftest import tiny_recipe
 from tests.evaluation.arrays import coloured_images
 from torch import nn
 
 from byolt.data.subsets import stratified_subset
-from byolt.evaluation.features import embed
+from byolt.evaluation.features import LabelledImages, embed
 from byolt.evaluation.finetune import Classifier, Finetuned, cosine_rate, finetune, sgd, shift_and_flip
 from byolt.evaluation.linear import linear_probe
-from byolt.schema import Finetune
+from byolt.recipe.evaluation import Finetune
 from byolt_export.errors import TrainingFault
 
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CLASSES = 3
+RECIPE = tiny_recipe(
+    data={"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
+    evaluation={"validation_share": 0.2},
+    machine={"device": "cpu"},
+)
+HOW = {"mean": RECIPE.data.mean, "std": RECIPE.data.std, "device": "cpu"}
 SETTINGS = Finetune(epochs=2, batch_size=16)
 
 
@@ -30,24 +36,13 @@ def small_encoder(seed: int) -> nn.Module:
 def run(seed: int = 0, share: float = 1.0, settings: Finetune = SETTINGS, **parts: Any) -> Finetuned:
     train, train_labels = coloured_images(60, CLASSES, 8, seed=1)
     test, test_labels = coloured_images(30, CLASSES, 8, seed=2)
-    parts = {"encoder": small_encoder(0), "untrained": small_encoder(1), "test": test} | parts
+    parts = {"encoder": small_encoder(0), "untrained": small_encoder(1)} | parts
     return finetune(
-        parts["encoder"],
-        parts["untrained"],
-        train,
-        train_labels,
-        parts["test"],
-        test_labels,
-        classes=CLASSES,
-        settings=settings,
+        train=LabelledImages(train, train_labels, CLASSES),
+        test=LabelledImages(parts.pop("test", test), test_labels, CLASSES),
+        recipe=RECIPE.model_copy(update={"seed": seed, "finetune": settings}),
         share=share,
-        validation_share=0.2,
-        seed=seed,
-        mean=MEAN,
-        std=STD,
-        device="cpu",
-        others=parts.get("others"),
-        progress=parts.get("progress"),
+        **parts,
     )
 
 
@@ -60,10 +55,10 @@ def test_the_probes_head_predicts_in_the_classifier_what_the_probe_predicts() ->
     encoder = small_encoder(0)
     with torch.no_grad():
         encoder[-1].bias += 100  # Far from 0, so that a head without the features' mean would be plainly wrong.
-    features = embed(encoder, train, mean=MEAN, std=STD, device="cpu")
+    features = embed(encoder, train, **HOW)
     probe = linear_probe(features, labels, classes=CLASSES, validation_share=0.2, seed=0)
     classifier = Classifier.from_probe(encoder, probe)
-    logits = embed(classifier, train, mean=MEAN, std=STD, device="cpu")
+    logits = embed(classifier, train, **HOW)
     assert len(set(probe.predict(features))) == CLASSES
     np.testing.assert_array_equal(logits.argmax(1).numpy(), probe.predict(features))
     assert classifier.encoder is not encoder
@@ -71,7 +66,7 @@ def test_the_probes_head_predicts_in_the_classifier_what_the_probe_predicts() ->
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     one, two, other = run(seed=0), run(seed=0), run(seed=1)
-    assert one.figures == two.figures
+    assert one.metrics == two.metrics
     for name, value in weights(one.classifier).items():
         assert torch.equal(value, two.classifier.state_dict()[name])
     assert not torch.equal(one.classifier.head.weight, other.classifier.head.weight)
@@ -92,33 +87,33 @@ def test_the_given_encoders_are_left_as_they_are_and_all_weights_move() -> None:
 
 @pytest.mark.parametrize(("share", "per_class"), [(0.1, 2), (0.25, 5), (0.5, 10), (1.0, 20)])
 def test_a_share_holds_as_many_of_each_class_and_its_indices_are_stored(share: float, per_class: int) -> None:
-    figures = run(share=share).figures
+    metrics = run(share=share).metrics
     _, labels = coloured_images(60, CLASSES, 8, seed=1)  # 20 of each class.
-    assert np.bincount(labels[figures["train_indices"]]).tolist() == [per_class] * CLASSES
-    assert figures["train_indices"] == stratified_subset(labels, share, 0).tolist()
-    assert figures["n_train"] == per_class * CLASSES
+    assert np.bincount(labels[metrics["train_indices"]]).tolist() == [per_class] * CLASSES
+    assert metrics["train_indices"] == stratified_subset(labels, share, 0).tolist()
+    assert metrics["n_train"] == per_class * CLASSES
 
 
 def test_each_figure_is_one_look_at_the_test_split() -> None:
     test, _ = coloured_images(30, CLASSES, 8, seed=2)
-    figures = run(test=test).figures
+    metrics = run(test=test).metrics
     assert test.fetched == dict.fromkeys(range(30), 3)
-    assert {figures[what]["n_test"] for what in ("probe", "finetuned", "scratch")} == {30}
-    assert json.loads(json.dumps(figures)) == figures
+    assert {metrics[what]["n_test"] for what in ("probe", "finetuned", "scratch")} == {30}
+    assert json.loads(json.dumps(metrics)) == metrics
 
 
 def test_the_probes_figure_is_that_of_frozen_features_and_the_other_that_of_the_classifier() -> None:
     result = run(settings=Finetune(epochs=6, batch_size=16, base_lr=1.0))
     train, train_labels = coloured_images(60, CLASSES, 8, seed=1)
     test, test_labels = coloured_images(30, CLASSES, 8, seed=2)
-    features, outside = (embed(small_encoder(0), images, mean=MEAN, std=STD, device="cpu") for images in (train, test))
+    features, outside = (embed(small_encoder(0), images, **HOW) for images in (train, test))
     probe = linear_probe(features, train_labels, classes=CLASSES, validation_share=0.2, seed=0)
-    logits = embed(result.classifier, test, mean=MEAN, std=STD, device="cpu")
+    logits = embed(result.classifier, test, **HOW)
     frozen = (probe.predict(outside) == test_labels).mean()
     tuned = (logits.argmax(1).numpy() == test_labels).mean()
     assert frozen != tuned
-    assert result.figures["probe"]["accuracy"] == frozen
-    assert result.figures["finetuned"]["accuracy"] == tuned
+    assert result.metrics["probe"]["accuracy"] == frozen
+    assert result.metrics["finetuned"]["accuracy"] == tuned
 
 
 def test_progress_names_both_trainings() -> None:
@@ -185,11 +180,11 @@ def test_scratch_starts_from_the_untrained_encoder_under_a_seeded_head() -> None
 
 def test_the_classifier_is_tested_against_each_other_on_the_same_images() -> None:
     result = run(settings=Finetune(epochs=6, batch_size=16, base_lr=1.0))
-    figures = result.figures
-    assert set(figures["against"]) == {"probe", "scratch"}
-    for name, test in figures["against"].items():
+    metrics = result.metrics
+    assert set(metrics["against"]) == {"probe", "scratch"}
+    for name, test in metrics["against"].items():
         assert test["n"] == 30
-        assert test["difference"] == pytest.approx(figures["finetuned"]["accuracy"] - figures[name]["accuracy"])
+        assert test["difference"] == pytest.approx(metrics["finetuned"]["accuracy"] - metrics[name]["accuracy"])
         assert test["only_a"] - test["only_b"] == round(30 * test["difference"])
 
 
@@ -198,6 +193,6 @@ def test_other_first_weights_are_probed_and_fine_tuned_with_the_same_budget() ->
     others = {"imagenet": small_encoder(7)}
     result = run(others=others, progress=lambda what, *_: told.append(what))
     as_ours = run(encoder=small_encoder(7))
-    assert result.figures["imagenet"]["accuracy"] == as_ours.figures["finetuned"]["accuracy"]
-    assert set(result.figures["against"]) == {"probe", "scratch", "imagenet"}
+    assert result.metrics["imagenet"]["accuracy"] == as_ours.metrics["finetuned"]["accuracy"]
+    assert set(result.metrics["against"]) == {"probe", "scratch", "imagenet"}
     assert told.count("fine-tune from imagenet") == SETTINGS.epochs

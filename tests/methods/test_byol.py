@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from byolt.methods.byol import Byol, regression_loss, repulsion
+from byolt.methods.byol import Byol, negative_term, regression_loss
 from byolt.training.optimizers import Lars
 
 
@@ -115,7 +115,7 @@ def test_each_view_has_its_own_batch_statistics() -> None:
     outcome = net(view_1, view_2)
     torch.testing.assert_close(net.encoder[1].running_mean, 0.9 * (0.1 * m_1) + 0.1 * m_2)
     alone = net.projector(net.encoder(view_1))
-    torch.testing.assert_close(outcome.z_1, alone.detach())
+    torch.testing.assert_close(outcome.z[0], alone.detach())
 
 
 def test_the_target_uses_batch_statistics_and_its_own_running_means() -> None:
@@ -165,7 +165,7 @@ def test_without_predictor_and_with_a_copied_target_the_projection_collapses() -
         optimizer.zero_grad()
         net(view_1, view_2).loss.backward()
         optimizer.step()
-    z = nn.functional.normalize(net(view_1, view_2).z_1, dim=1)
+    z = nn.functional.normalize(net(view_1, view_2).z[0], dim=1)
     assert z.std(0).mean() * 5**0.5 < 0.25
 
 
@@ -221,7 +221,7 @@ def test_negatives_push_as_in_the_appendix() -> None:
         within = [torch.exp(cosine(q[i], same[j]) / 0.3) for j in range(4) if j != i]
         across = [torch.exp(cosine(q[i], other[j]) / 0.3) for j in range(4)]
         terms.append(2 * 0.3 * torch.log(torch.stack(within + across).sum()))
-    assert repulsion(q, same, other, 0.3).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+    assert negative_term(q, same, other, 0.3).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
 
 
 def test_beta_weighs_the_negatives_of_both_directions() -> None:
@@ -229,7 +229,7 @@ def test_beta_weighs_the_negatives_of_both_directions() -> None:
     plain = net(view_1, view_2).loss
     q_1, q_2 = net.predictor(net.project(view_1)), net.predictor(net.project(view_2))
     t_1, t_2 = net.target(view_1), net.target(view_2)
-    pushed = repulsion(q_1, t_1, t_2, 0.1) + repulsion(q_2, t_2, t_1, 0.1)
+    pushed = negative_term(q_1, t_1, t_2, 0.1) + negative_term(q_2, t_2, t_1, 0.1)
     net.beta = 0.3
     torch.testing.assert_close(net(view_1, view_2).loss, plain + 0.3 * pushed, rtol=1e-5, atol=1e-5)
     net.zero_grad()
@@ -239,5 +239,5 @@ def test_beta_weighs_the_negatives_of_both_directions() -> None:
 
 def test_predictions_are_those_of_the_first_view() -> None:
     net, (view_1, view_2) = small_byol(), views()
-    torch.testing.assert_close(net(view_1, view_2).q_1, net.predictor(net.project(view_1)).detach())
-    assert small_byol(predictor=False)(view_1, view_2).q_1 is None
+    torch.testing.assert_close(net(view_1, view_2).q, net.predictor(net.project(view_1)).detach())
+    assert small_byol(predictor=False)(view_1, view_2).q is None

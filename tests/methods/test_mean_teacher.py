@@ -8,8 +8,9 @@ import torch
 from tests.methods.small import apart, parts, slope, views
 from torch import Tensor, nn
 
+from byolt.data.sampler import UNLABELLED
 from byolt.methods.byol import Byol
-from byolt.methods.mean_teacher import UNLABELLED, MeanTeacher, classification, consistency
+from byolt.methods.mean_teacher import MeanTeacher, classification, consistency
 
 LABELS = torch.tensor([2, 0, UNLABELLED, UNLABELLED, UNLABELLED, UNLABELLED])
 
@@ -58,7 +59,7 @@ def test_loss_and_gradient_are_those_of_both_terms_with_the_teacher_held() -> No
 
 @pytest.mark.parametrize("term", ["classification", "consistency"])
 def test_each_term_alone_moves_the_student(term: str) -> None:
-    """A consistency loss whose gradient is zero makes Mean Teacher supervised learning, and no figure tells."""
+    """A consistency loss whose gradient is zero makes Mean Teacher supervised learning, and no metric tells."""
     net = small(weight=0.0 if term == "classification" else 100.0)
     net.set_progress(1.0)
     labels = LABELS if term == "classification" else torch.full((6,), UNLABELLED)
@@ -95,7 +96,7 @@ def test_the_consistency_ramps_up_over_its_share_of_the_run(progress: float, exp
     assert net.weight.item() == pytest.approx(10 * expected, rel=1e-6)
 
 
-def test_the_teacher_has_no_gradient_follows_and_is_delivered() -> None:
+def test_the_teacher_has_no_gradient_follows_and_is_evaluated() -> None:
     net = small()
     net(*views(), LABELS).loss.backward()
     assert net.target is not None
@@ -105,8 +106,8 @@ def test_the_teacher_has_no_gradient_follows_and_is_delivered() -> None:
     online = [*net.encoder.parameters(), *net.projector.parameters()]
     for old, new, fast in zip(before, net.target.parameters(), online, strict=True):
         torch.testing.assert_close(new, 0.9 * old + 0.1 * fast.detach())
-    assert net.delivered is net.target[0]
-    assert net.delivered_head is net.target[1]
+    assert net.eval_encoder is net.target[0]
+    assert net.eval_classifier is net.target[1]
 
 
 def test_without_labels_and_predictor_nothing_keeps_the_images_apart() -> None:
@@ -119,5 +120,5 @@ def test_without_labels_and_predictor_nothing_keeps_the_images_apart() -> None:
         net(view_1, view_2).loss.backward()
         optimizer.step()
         net.update_target(0.9)
-    z = nn.functional.normalize(net(view_1, view_2).z_1, dim=1)
+    z = nn.functional.normalize(net(view_1, view_2).z[0], dim=1)
     assert z.std(0).mean() * 5**0.5 < 0.25

@@ -53,7 +53,7 @@ def test_gradient_through_both_views_is_that_of_the_loss() -> None:
 def test_each_view_has_its_own_batch_statistics_and_no_other_network() -> None:
     net, (view_1, view_2) = SimClr(*parts(), temperature=0.5).double(), views()
     outcome = net(view_1, view_2)
-    torch.testing.assert_close(outcome.z_1, net.project(view_1).detach())
-    torch.testing.assert_close(outcome.z_2, net.project(view_2).detach())
+    torch.testing.assert_close(outcome.z[0], net.project(view_1).detach())
+    torch.testing.assert_close(outcome.z[1], net.project(view_2).detach())
     assert net.target is None
-    assert outcome.q_1 is None
+    assert outcome.q is None

@@ -41,5 +41,5 @@ def test_loss_and_gradient_are_those_of_equation_4_with_targets_held() -> None:
 def test_predictions_are_those_of_the_first_view() -> None:
     net, (view_1, view_2) = small(), views()
     outcome = net(view_1, view_2)
-    torch.testing.assert_close(outcome.q_1, net.predictor(net.project(view_1)).detach())
+    torch.testing.assert_close(outcome.q, net.predictor(net.project(view_1)).detach())
     assert net.target is None

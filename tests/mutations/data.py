@@ -24,16 +24,16 @@ DATA = [
     Mutation(
         "an image is packed from its header on",
         PACKING,
-        "self.shard.size_bytes + _BLOCK_BYTES, len",
-        "self.shard.size_bytes, len",
+        "tar.offset + tarfile.BLOCKSIZE, sample",
+        "tar.offset, sample",
         IN_SHARDS,
     ),
     Mutation("labels in the folder's order", PACKING, "else source.labels[order]", "else source.labels", IN_SHARDS),
     Mutation(
         "a shard larger than asked for",
         PACKING,
-        "+ len(members) + len(_END) > self.shard_bytes",
-        "> self.shard_bytes",
+        "tar.offset + _tar_bytes(sample) <= shard_bytes",
+        "tar.offset <= shard_bytes",
         IN_SHARDS,
     ),
     Mutation(
@@ -44,13 +44,11 @@ DATA = [
         IN_SHARDS,
     ),
     Mutation("fingerprint without the digests", INDEX, "self.file_sha256, self.classes)", "self.classes)", IN_SHARDS),
-    Mutation("a cut tar is taken for a whole one", INDEX, "!= bytes(_BLOCK_BYTES)", "is None", IN_FAULTS),
+    Mutation("a cut tar is taken for a whole one", INDEX, "!= bytes(tarfile.BLOCKSIZE)", "is None", IN_FAULTS),
     Mutation(
         "a short read is taken for an image", SHARDS, "if len(content) < wanted_bytes:", "if not content:", IN_FAULTS
     ),
-    Mutation(
-        "a fetched shard is not checked", CACHE, "if digest.hexdigest() != self.sha256[number]:", "if False:", IN_CACHE
-    ),
+    Mutation("a fetched shard is not checked", CACHE, "if digest.hexdigest() != wanted:", "if False:", IN_CACHE),
     Mutation("newest shards evicted", CACHE, "in sorted(kept):", "in sorted(kept, reverse=True):", IN_CACHE),
     Mutation(
         "the cache holds one shard more", CACHE, "+ wanted_bytes - self.budget_bytes", "- self.budget_bytes", IN_CACHE

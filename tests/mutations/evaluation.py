@@ -48,15 +48,8 @@ EVALUATION = [
         IN_EVALUATION + "/test_collapse.py",
     ),
     Mutation(
-        "interval without Wilson's centre",
-        "toolchain/byolt/evaluation/intervals.py",
-        "centre = (accuracy + z2 / (2 * n))",
-        "centre = (accuracy)",
-        IN_EVALUATION + "/test_intervals.py",
-    ),
-    Mutation(
         "deviation over folds biased",
-        "toolchain/byolt/evaluation/figures.py",
+        "toolchain/byolt/evaluation/metrics.py",
         "ddof=1",
         "ddof=0",
         IN_EVALUATION + "/test_evaluate.py",

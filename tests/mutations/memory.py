@@ -1,29 +1,28 @@
-"""Wrong formulas of recomputation, of the largest batch, of the room there is, and of the profile's advice."""
+"""Wrong formulas of recomputation, of the largest batch, of a step that ran out of memory, and of the dry run."""
 
 from tests.mutations.mutation import Mutation
 
-RECOMPUTE, MEMORY_FILE, ROOM, ADVICE = (
-    f"toolchain/byolt/training/{name}.py" for name in ("recompute", "memory", "room", "advice")
-)
-IN_RECOMPUTE, IN_MEMORY, IN_ROOM, IN_ADVICE = (
-    f"tests/training/test_{name}.py" for name in ("recompute", "memory", "room", "advice")
+RECOMPUTE = "toolchain/byolt/networks/recompute.py"
+SAMPLER = "toolchain/byolt/data/sampler.py"
+MEMORY_FILE, DRY_RUN, LOOP = (f"toolchain/byolt/training/{name}.py" for name in ("memory", "dry_run", "loop"))
+IN_RECOMPUTE = "tests/networks/test_recompute.py"
+IN_MEMORY, IN_DRY_RUN, IN_LOADER, IN_LOOP = (
+    f"tests/training/test_{name}.py" for name in ("memory", "dry_run", "loader", "loop")
 )
 
 MEMORY = [
     Mutation(
         "statistics updated in recomputation",
         RECOMPUTE,
-        "return nullcontext(), _buffers_spared(self)",
+        "return nullcontext(), _buffers_spared(block)",
         "return nullcontext(), nullcontext()",
         IN_RECOMPUTE,
     ),
     Mutation(
         "a block bound to the online network",
         RECOMPUTE,
-        '        block.__class__ = type(kind.__name__, (_Recomputed, kind), {"__module__": kind.__module__})\n',
-        "        def forward(*args: Any, plain: Any = block.forward) -> Any:\n"
-        "            return checkpoint(plain, *args, use_reentrant=False)\n\n"
-        "        block.forward = forward\n",
+        "block.forward = partial(_recomputed, block)",
+        "block.forward = lambda *args, block=block, **kwargs: _recomputed(block, *args, **kwargs)",
         IN_RECOMPUTE,
     ),
     Mutation(
@@ -32,34 +31,74 @@ MEMORY = [
     Mutation(
         "fixed memory counted twice",
         MEMORY_FILE,
-        "(room * (1 - MARGIN) - self.fixed_bytes)",
-        "(room * (1 - MARGIN) - 2 * self.fixed_bytes)",
+        "(memory_bytes * (1 - MARGIN) - self.fixed_bytes)",
+        "(memory_bytes * (1 - MARGIN) - 2 * self.fixed_bytes)",
         IN_MEMORY,
     ),
-    Mutation("the margin added", MEMORY_FILE, "(room * (1 - MARGIN)", "(room * (1 + MARGIN)", IN_MEMORY),
+    Mutation(
+        "the margin added", MEMORY_FILE, "(memory_bytes * (1 - MARGIN)", "(memory_bytes * (1 + MARGIN)", IN_MEMORY
+    ),
     Mutation(
         "a line through the origin",
         MEMORY_FILE,
-        "Line(small_bytes - image_bytes * small, image_bytes)",
-        "Line(0, image_bytes)",
+        "PeakLine(small_bytes - image_bytes * small, image_bytes)",
+        "PeakLine(0, image_bytes)",
         IN_MEMORY,
     ),
     Mutation(
-        "any fault taken for a step's",
+        "the method's bound on a batch ignored", MEMORY_FILE, "of_method, in_a_tensor)", "in_a_tensor)", IN_MEMORY
+    ),
+    Mutation(
+        "a tensor of all parts at once",
         MEMORY_FILE,
-        "if not (is_memory_fault(error) and _in_a_step(error)):",
-        "if not is_memory_fault(error):",
+        "_ELEMENTS // elements * accumulate",
+        "_ELEMENTS // elements",
         IN_MEMORY,
     ),
     Mutation(
-        "resident memory not counted as room",
-        ROOM,
-        'return _kib(status, "VmRSS") * 1024 + max(0, min(free))',
-        "return max(0, min(free))",
-        IN_ROOM,
+        "a batch rounded to eights alone",
+        MEMORY_FILE,
+        "even = math.lcm(_EVEN, unit)",
+        "even = _EVEN",
+        IN_MEMORY,
     ),
-    Mutation("the widest bound taken for the room", ROOM, "max(0, min(free))", "max(free)", IN_ROOM),
-    Mutation("cached files taken for used memory", ROOM, "+ int(stat.get(cached, 0))", "", IN_ROOM),
-    Mutation("the advice of data upside down", ADVICE, "if share <= DATA:", "if share > DATA:", IN_ADVICE),
-    Mutation("the smallest share first", ADVICE, "key=lambda pair: -pair[0]", "key=lambda pair: pair[0]", IN_ADVICE),
+    Mutation(
+        "resident memory not counted as there",
+        MEMORY_FILE,
+        'in_use_bytes(device) + _kib("/proc/meminfo"',
+        '_kib("/proc/meminfo"',
+        IN_MEMORY,
+    ),
+    Mutation("the group's limit ignored", MEMORY_FILE, "* 1024, *limits])", "* 1024])", IN_MEMORY),
+    Mutation(
+        "any fault taken for one of memory", MEMORY_FILE, "if not is_memory_fault(error):", "if False:", IN_MEMORY
+    ),
+    Mutation(
+        "a bound without what is in use",
+        MEMORY_FILE,
+        "line_through(0, in_use_bytes(device), batch, memory)",
+        "line_through(0, 0, batch, memory)",
+        IN_MEMORY,
+    ),
+    Mutation(
+        "all steps take as long as the first stage's",
+        DRY_RUN,
+        "seconds = [stage.steps * recipe.optim.batch_size / stage.images_per_s for stage in stages]",
+        "seconds = [stage.steps * recipe.optim.batch_size / stages[0].images_per_s for stage in stages]",
+        IN_DRY_RUN,
+    ),
+    Mutation(
+        "a window of epochs begins at the first step",
+        SAMPLER,
+        "start_step=first_epoch * self.steps_per_epoch, epochs",
+        "start_step=0, epochs",
+        IN_LOADER,
+    ),
+    Mutation(
+        "a resumed run begins at the first step",
+        LOOP,
+        'sampler=replace(parts.sampler, start_step=state["step"])',
+        "sampler=replace(parts.sampler, start_step=0)",
+        IN_LOOP,
+    ),
 ]

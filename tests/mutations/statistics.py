@@ -2,25 +2,25 @@
 
 from tests.mutations.mutation import Mutation
 
-STATISTICS_FILE, IN_STATISTICS = "toolchain/byolt/evaluation/statistics.py", "tests/evaluation/test_statistics.py"
+STATISTICS_FILE = "toolchain/byolt/evaluation/statistics.py"
+IN_STATISTICS, IN_ACCURACIES = "tests/evaluation/test_statistics.py", "tests/evaluation/test_accuracies.py"
 
 STATISTICS = [
-    Mutation("std with the divisor n", STATISTICS_FILE, "values.std(ddof=1)", "values.std()", IN_STATISTICS),
-    Mutation("standard deviation for standard error", STATISTICS_FILE, "n - 1)) * std / math.sqrt(n)", "n - 1)) * std", IN_STATISTICS),
-    Mutation("normal quantile for Student's", STATISTICS_FILE, "_stats().t.isf(miss / 2, n - 1)", "_stats().norm.isf(miss / 2)", IN_STATISTICS),
-    Mutation("one-sided interval quantile", STATISTICS_FILE, "t.isf(miss / 2, n - 1)", "t.isf(miss, n - 1)", IN_STATISTICS),
-    Mutation("no Bonferroni in a family", STATISTICS_FILE, "n, ALPHA / family)", "n, ALPHA)", IN_STATISTICS),
-    Mutation("one-sided p of the paired test", STATISTICS_FILE, "p = 2 * float(_stats().t.sf", "p = float(_stats().t.sf", IN_STATISTICS),
+    Mutation("exact interval for Wilson's", STATISTICS_FILE, 'proportion_ci(0.95, method="wilson")', 'proportion_ci(0.95, method="exact")', IN_ACCURACIES),
+    Mutation("std with the divisor n", STATISTICS_FILE, "mean, float(metrics.std(ddof=1)),", "mean, float(metrics.std()),", IN_STATISTICS),
+    Mutation("one-sided interval of a mean", STATISTICS_FILE, "confidence_interval(1 - ALPHA)", "confidence_interval(1 - 2 * ALPHA)", IN_STATISTICS),
+    Mutation("seeds not paired", STATISTICS_FILE, "_stats().ttest_rel(a, b)", "_stats().ttest_ind(a, b)", IN_STATISTICS),
+    Mutation("no Bonferroni in a family", STATISTICS_FILE, "confidence_interval(1 - ALPHA / family)", "confidence_interval(1 - ALPHA)", IN_STATISTICS),
+    Mutation("one-sided p of the paired test", STATISTICS_FILE, "float(test.pvalue)", "float(test.pvalue) / 2", IN_STATISTICS),
     Mutation("p is not adjusted", STATISTICS_FILE, "one._replace(p_holm=p)", "one", IN_STATISTICS),
     Mutation("Holm without the running maximum", STATISTICS_FILE, "np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))", "p[order] * np.arange(len(p), 0, -1)", IN_STATISTICS),
     Mutation("better by the point estimate", STATISTICS_FILE, "if self.low > 0:", "if self.difference > 0:", IN_STATISTICS),
     Mutation("never better", STATISTICS_FILE, "if self.low > 0:", "if self.low > 1:", IN_STATISTICS),
     Mutation("verdict by Holm's p", STATISTICS_FILE, "if self.low > 0:", "if self.p_holm <= 0.05 and self.difference > 0:", IN_STATISTICS),
-    Mutation("effect size without Hedges' correction", STATISTICS_FILE, "_hedges(n - 1) * difference / std", "difference / std", IN_STATISTICS),
+    Mutation("effect size without Hedges' correction", STATISTICS_FILE, "_hedges(n - 1) * mean / float", "mean / float", IN_STATISTICS),
     Mutation("gap's interval not turned with its sign", STATISTICS_FILE, "(-c.difference, -c.high, -c.low)", "(-c.difference, c.low, c.high)", IN_STATISTICS),
-    Mutation("paired interval without the correlation", STATISTICS_FILE, "- 2 * phi * x * y", "", IN_STATISTICS),
-    Mutation("McNemar over all images", STATISTICS_FILE, "binomtest(only_a, apart, 0.5)", "binomtest(both + only_a, both + neither + apart, 0.5)", IN_STATISTICS),
-    Mutation("difference of the models reversed", STATISTICS_FILE, "n, (only_a - only_b) / n, low", "n, (only_b - only_a) / n, low", IN_STATISTICS),
-    Mutation("rank p one-sided", STATISTICS_FILE, "covariances = np.abs(len(a) * (orders @ a) - a.sum() * b.sum())", "covariances = len(a) * (orders @ a) - a.sum() * b.sum()", IN_STATISTICS),
+    Mutation("McNemar over all images", STATISTICS_FILE, "binomtest(only_a, apart, 0.5)", "binomtest(int(correct_a.sum()), n, 0.5)", IN_ACCURACIES),
+    Mutation("difference of the models reversed", STATISTICS_FILE, "paired_difference(correct_a, correct_b)", "paired_difference(correct_b, correct_a)", IN_ACCURACIES),
+    Mutation("rank p one-sided", STATISTICS_FILE, "np.abs((a * b).sum(axis))", "(a * b).sum(axis)", IN_STATISTICS),
     Mutation("Pearson for Spearman", STATISTICS_FILE, "stats.spearmanr(a, b)", "stats.pearsonr(a, b)", IN_STATISTICS),
 ]  # fmt: skip

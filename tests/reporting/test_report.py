@@ -17,9 +17,10 @@ from tests.reporting.pages import Page
 
 from byolt.cli import cli
 from byolt.evaluation.evaluate import evaluate_run
+from byolt.files import read_json, write_json
 from byolt.reporting.report import report_run
 from byolt.reporting.seen import nearest
-from byolt.run import Run, read_json, write_json
+from byolt.run import Run
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError
 
@@ -50,13 +51,13 @@ def learn(folder: Path, **data: Any) -> Run:
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run with every figure that a run can have."""
+    """A finished run with every metric that a run can have."""
     run = learn(tmp_path_factory.mktemp("labelled"))
     evaluate_run(run)
     interval: dict[str, Any] = {"accuracy": 0.625, "interval_95": [0.5, 0.75], "n_test": 12}
-    figures = dict.fromkeys(("probe", "finetuned", "scratch"), interval)
-    run.write_figures(
-        "finetune", {**figures, "n_train": 24, "data": "folder <b>", "test": "test", "protocol": "all weights"}
+    metrics = dict.fromkeys(("probe", "finetuned", "scratch"), interval)
+    run.write_metrics(
+        "finetune", {**metrics, "n_train": 24, "data": "folder <b>", "test": "test", "protocol": "all weights"}
     )
     file = {"name": "encoder.onnx", "precision": "fp32", "verdict": "not run here", "reason": "no <i>GPU</i>"}
     write_json(run.bundle / "manifest.json", {"files": [file], "engines": []})
@@ -107,8 +108,8 @@ def test_names_cannot_mark_up_the_page(labelled: Run) -> None:
 
 
 def test_its_figures_are_those_of_the_run(labelled: Run) -> None:
-    page, encoder = page_of(labelled), labelled.figures("encoder")
-    result, collapse = labelled.result, labelled.figures("collapse")
+    page, encoder = page_of(labelled), labelled.metrics("encoder")
+    result, collapse = labelled.result, labelled.metrics("collapse")
     assert encoder is not None
     assert result is not None
     assert collapse is not None
@@ -119,7 +120,7 @@ def test_its_figures_are_those_of_the_run(labelled: Run) -> None:
     for key, form in (("rankme", ".1f"), ("alignment", ".2f"), ("uniformity", ".2f")):
         assert (repr(collapse["encoder"][key]), format(collapse["encoder"][key], form)) in page.values
     assert (repr(result["rankme"]), f"{result['rankme']:.1f}") in page.values
-    for record in labelled.metrics():
+    for record in labelled.log_records():
         if "rankme" in record:
             assert (repr(record["loss"]), f"{record['loss']:.3f}") in page.values
     assert f"tiny {labelled.hash}" in page.text

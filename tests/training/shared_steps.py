@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.schema import Recipe
-from byolt.training.learner import Learner, gathered
-from byolt.training.processes import is_first, join, leave
-from byolt.training.stream import Labelled, Plan
+from byolt.data.sampler import BatchSampler, LabelledImages
+from byolt.distributed.process_group import init_distributed, is_rank_zero
+from byolt.recipe.schema import Recipe
+from byolt.training.step import Learner, gathered
 
 STEPS, IMAGES, BATCH, CLASSES = 20, 80, 16, 3
 METHODS: dict[str, dict[str, Any]] = {
@@ -35,28 +35,29 @@ METHODS: dict[str, dict[str, Any]] = {
 def main(out: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    join("cpu")
+    init_distributed("cpu")
     for name in names:
         learned = learn(name)
-        if is_first():
+        if is_rank_zero():
             torch.save(learned, out / f"{name}.pt")
-    leave()
+    destroy_distributed()
 
 
 def learn(name: str) -> dict[str, Any]:
     """Weights and statistics, the last step's outcome over the global batch, and the images of each step here."""
     recipe = recipe_of(name)
     learner = Learner(recipe, torch.device("cpu"), steps=STEPS, steps_per_epoch=IMAGES // BATCH, classes=CLASSES)
-    labelled = Labelled(np.arange(30), np.arange(30) % CLASSES, 6) if name == "mean teacher" else None
-    plan = Plan(IMAGES, BATCH, STEPS * BATCH // IMAGES, seed=3, labelled=labelled, parts=recipe.optim.accumulate)
+    labelled = LabelledImages(np.arange(30), np.arange(30) % CLASSES, 6) if name == "mean teacher" else None
+    epochs, parts = STEPS * BATCH // IMAGES, recipe.optim.accumulate
+    sampler = BatchSampler(IMAGES, BATCH, epochs, seed=3, labelled=labelled, parts=parts)
     view_1, view_2 = torch.randn(2, IMAGES, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     seen = []
-    for step, batch in enumerate(plan):
+    for step, batch in enumerate(sampler):
         chosen = torch.from_numpy(batch.indices)
         labels = () if batch.labels is None else (torch.from_numpy(batch.labels),)
         outcome = gathered(learner.step(step, view_1[chosen], 2 * view_2[chosen] + 1, *labels))
         seen.append(chosen)
-    return {"weights": learner.method.state_dict(), "outcome": tuple(outcome), "seen": seen}
+    return {"weights": learner.method.state_dict(), "outcome": (outcome.loss, *outcome.z, outcome.q), "seen": seen}
 
 
 def recipe_of(name: str) -> Recipe:

@@ -15,9 +15,9 @@ from byolt_export.errors import ByoltError, InputError
 
 def state_of(step: int, numbers: int = 10) -> dict[str, Any]:
     method = {"weight": torch.full((numbers,), float(step))}
-    watch = {"monitor": {}, "figures": {"rankme": 2.5}}
+    evaluator = {"monitor": {}, "figures": {"rankme": 2.5}}
     keys: dict[str, Any] = {"result_keys": {"seed": 0}, "images": "abc"}
-    return keys | {"step": step, "method": method, "optimizer": {}, "watch": watch}
+    return keys | {"step": step, "method": method, "optimizer": {}, "watch": evaluator}
 
 
 def names(folder: Path) -> list[str]:

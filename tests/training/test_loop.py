@@ -15,12 +15,12 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tests.conftest import tiny_recipe
 
+from byolt.data.sampler import BatchSampler
+from byolt.recipe.schema import Recipe
 from byolt.run import Run, create_run, open_run, run_of
-from byolt.schema import Recipe
 from byolt.training.checkpoint import load_checkpoint
-from byolt.training.learner import Learner
 from byolt.training.loop import pretrain
-from byolt.training.stream import Plan
+from byolt.training.step import Learner
 from byolt_export.errors import ByoltError, InputError, TrainingFault
 
 
@@ -196,7 +196,7 @@ def test_a_vanished_image_put_back_the_run_goes_on_to_the_same_encoder(
     data = {"name": "folder", "root": tmp_path / "images", "cache_budget_gb": 0.0}
     straight = learn(recipe_in(tmp_path, data=data, machine={"runs_dir": tmp_path / "straight"}))
     recipe = recipe_in(tmp_path, data=data, machine={"checkpoint_every_s": 1e-9})
-    lost = paths[int(list(Plan(64, 16, 2, recipe.seed))[1].indices[0])]  # In the second batch.
+    lost = paths[int(list(BatchSampler(64, 16, 2, recipe.seed))[1].indices[0])]  # In the second batch.
     content = lost.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("byolt.views.grid.write_view_grid", lambda *_: lost.unlink())  # The set is listed by then.
@@ -234,7 +234,7 @@ def test_event_files_hold_the_figures_of_the_metrics(tmp_path: Path) -> None:
     learn(recipe, resume=run.path)
     events = EventAccumulator(str(run.path))
     events.Reload()
-    metrics = run.metrics()
+    metrics = run.log_records()
     for name, times in (("loss", 5), ("lr", 4), ("rankme", 1)):
         told = [(record["step"], record[name]) for record in metrics if name in record]
         kept = [(event.step, event.value) for event in events.Scalars(name)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from byolt.schema import Optim
+from byolt.recipe.optim import Optim
 from byolt.training.optimizers import Lars, build_optimizer
 
 

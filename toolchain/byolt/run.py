@@ -12,16 +12,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from byolt import __version__
-from byolt.recipe import dump_recipe, load_recipe, recipe_hash, result_keys
-from byolt.schema import Recipe
-from byolt_export.errors import ByoltError, InputError, not_written
+from byolt.files import append_text, read_json, write_json, write_text
+from byolt.recipe.identity import recipe_hash, result_keys
+from byolt.recipe.load import dump_recipe, load_recipe
+from byolt.recipe.schema import Recipe
+from byolt_export.errors import ByoltError, InputError
 
 _PACKAGES = ("torch", "torchvision", "timm", "albumentations", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
 
@@ -80,26 +82,26 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """State and last figures of a run that ended, or None while it is unfinished."""
+        """State and last metrics of a run that ended, or None while it is unfinished."""
         return read_json(self.path / "result.json")
 
-    def figures(self, name: str) -> dict[str, Any] | None:
-        """Figures of ``evaluation/<name>.json``, or None where they were not measured."""
+    def metrics(self, name: str) -> dict[str, Any] | None:
+        """Metrics of ``evaluation/<name>.json``, or None where they were not measured."""
         return read_json(self.path / "evaluation" / f"{name}.json")
 
-    def write_figures(self, name: str, figures: dict[str, Any]) -> None:
-        """Keep figures as ``evaluation/<name>.json``."""
-        write_json(self.path / "evaluation" / f"{name}.json", figures)
+    def write_metrics(self, name: str, metrics: dict[str, Any]) -> None:
+        """Keep metrics as ``evaluation/<name>.json``."""
+        write_json(self.path / "evaluation" / f"{name}.json", metrics)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        _append(self.path / "metrics.jsonl", json.dumps(record) + "\n")
+        append_text(self.path / "metrics.jsonl", json.dumps(record) + "\n")
 
     def say(self, text: str) -> None:
         """Append one dated line to ``train.log``."""
-        _append(self.path / "train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        append_text(self.path / "train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def log_records(self) -> list[dict[str, Any]]:
         """Every whole line of ``metrics.jsonl``; a kill or a full disk can leave half a last one.
 
         Raises:
@@ -115,14 +117,14 @@ class Run:
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will take again, and half a line at the end."""
-        kept = [record for record in self.metrics() if record["step"] <= step]
+        kept = [record for record in self.log_records() if record["step"] <= step]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def learned_for_s(metrics: list[dict[str, Any]]) -> float | None:
+def learned_for_s(records: list[dict[str, Any]]) -> float | None:
     """Seconds of learning by a run's log, None without a line."""
     # The clock of a resumed run starts again, so its stretches are added.
-    clock = [record["elapsed_s"] for record in metrics if "elapsed_s" in record]
+    clock = [record["elapsed_s"] for record in records if "elapsed_s" in record]
     if not clock:
         return None
     ends = [now for now, following in zip(clock, [*clock[1:], -1.0], strict=True) if following < now]
@@ -189,8 +191,8 @@ def open_run(path: Path | None, runs_dir: Path = Path("runs")) -> Run:
 
 
 def _last_touched(folder: Path) -> float:
-    metrics = folder / "metrics.jsonl"
-    return (metrics if metrics.exists() else folder / "recipe.resolved.yaml").stat().st_mtime
+    log = folder / "metrics.jsonl"
+    return (log if log.exists() else folder / "recipe.resolved.yaml").stat().st_mtime
 
 
 def environment() -> dict[str, Any]:
@@ -233,36 +235,6 @@ def _commit() -> str | None:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file's mapping, or None where there is no file."""
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON for people and machines, whole or not at all."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it, so that a reader never sees half of it.
-
-    Raises:
-        ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
-    """
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise not_written(path, error) from error
-
-
 def _record(line: str, where: str, *, last: bool) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads(line)
@@ -271,11 +243,3 @@ def _record(line: str, where: str, *, last: bool) -> dict[str, Any] | None:
             return None
         raise InputError(f"{where}: {error.msg}; remove that line") from error
     return record
-
-
-def _append(path: Path, text: str) -> None:
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise not_written(path, error) from error

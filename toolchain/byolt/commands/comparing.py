@@ -10,7 +10,7 @@ import click
 from byolt.commands.options import JSON, RECIPE, SET, print_result
 
 if TYPE_CHECKING:
-    from byolt.study.figures import StudyFigures
+    from byolt.study.results import StudyResults
 
 RESULTS = click.option(
     "--results",
@@ -47,12 +47,12 @@ def study(
 
     Finished runs are rows of <results>/<recipe>.csv; the same command makes those that are missing.
     """
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
     from byolt.study.command import study_recipe
     from byolt.study.runner import at_once_default
 
     settings = load_recipe(recipe_path, overrides)
-    figures = study_recipe(
+    metrics = study_recipe(
         settings,
         recipe_path.read_text(encoding="utf-8"),
         [name.strip() for name in methods.split(",") if name.strip()],
@@ -62,7 +62,7 @@ def study(
         tunes=tune,
         say=lambda line: click.echo(line, err=True),
     )
-    _tell_study(figures, results, f"byolt ablate {shlex.quote(str(recipe_path))} target", as_json)
+    _tell_study(metrics, results, f"byolt ablate {shlex.quote(str(recipe_path))} target", as_json)
 
 
 @click.command()
@@ -84,14 +84,14 @@ def ablate(
 ) -> None:
     """One of the paper's ablations on RECIPE, with the published values beside ours.
 
-    Rows that collapse are results: they are told, and the command goes on.
+    Rows that collapse are results: they are reported, and the command goes on.
     """
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
     from byolt.study.command import ablate_recipe
     from byolt.study.runner import at_once_default
 
     settings = load_recipe(recipe_path, overrides)
-    figures = ablate_recipe(
+    metrics = ablate_recipe(
         settings,
         recipe_path.read_text(encoding="utf-8"),
         name,
@@ -100,16 +100,16 @@ def ablate(
         at_once=jobs or at_once_default(settings),
         say=lambda line: click.echo(line, err=True),
     )
-    _tell_study(figures, results, f"byolt study {shlex.quote(str(recipe_path))}", as_json)
+    _tell_study(metrics, results, f"byolt study {shlex.quote(str(recipe_path))}", as_json)
 
 
-def _tell_study(figures: "StudyFigures", results: Path, following: str, as_json: bool) -> None:
+def _tell_study(metrics: "StudyResults", results: Path, following: str, as_json: bool) -> None:
+    from byolt.files import write_text
     from byolt.reporting.study_page import study_chart, write_study_report
     from byolt.reporting.study_text import print_study, write_markdown
-    from byolt.run import write_text
 
-    page, plot, report = (results / f"{figures.name}.{kind}" for kind in ("md", "svg", "html"))
-    write_markdown(figures, page, shlex.join(["byolt", *sys.argv[1:]]))
-    write_text(plot, study_chart(figures))
-    write_study_report(report, figures)
-    print_result(figures.to_dict(), as_json, lambda: print_study(figures, [page, plot, report], following))
+    page, plot, report = (results / f"{metrics.name}.{kind}" for kind in ("md", "svg", "html"))
+    write_markdown(metrics, page, shlex.join(["byolt", *sys.argv[1:]]))
+    write_text(plot, study_chart(metrics))
+    write_study_report(report, metrics)
+    print_result(metrics.to_dict(), as_json, lambda: print_study(metrics, [page, plot, report], following))

@@ -34,8 +34,8 @@ def export(
     as_json: bool,
 ) -> None:
     """Deliver a run's encoder as a bundle: ONNX, engines, golden vectors, and the verdict of each file."""
-    from byolt.delivery import export_run
-    from byolt.reporting.summary import print_parity, print_summary
+    from byolt.console.summary import print_parity, print_summary
+    from byolt.delivery.export import export_run
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
@@ -67,12 +67,10 @@ def export(
 @JSON
 def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
-    from byolt.reporting.summary import print_parity
-    from byolt_export.equip import record_verdicts
-    from byolt_export.verify import verify_bundle
+    from byolt.console.summary import print_parity
+    from byolt_export import verify as prove
 
-    report = verify_bundle(bundle, providers)
-    record_verdicts(bundle, report.files)
+    report = prove(bundle, providers)
     print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     _refuse_failed(report.verdict, report.reason, bundle)
 
@@ -105,10 +103,11 @@ def build_engine(
     as_json: bool,
 ) -> None:
     """Build a bundle's engines on the device that will run them; needs no torch."""
-    from byolt.reporting.building import build_line
-    from byolt.reporting.summary import print_parity
-    from byolt_export.equip import add_engines, choose_targets, trtexec_lines
-    from byolt_export.verify import Report
+    from byolt.console.engine_build import build_line
+    from byolt.console.summary import print_parity
+    from byolt_export.proof.report import Report
+    from byolt_export.proof.verify import verify_engines
+    from byolt_export.tensorrt.engines import add_engines, choose_targets, trtexec_lines
 
     if print_trtexec:
         lines = trtexec_lines(bundle, precisions=_precisions(precision), workspace_mib=workspace_mib)
@@ -116,7 +115,7 @@ def build_engine(
         return
     chosen, gpus = choose_targets(targets, flavour)
     with build_line() as progress:
-        engines = add_engines(
+        add_engines(
             bundle,
             chosen,
             gpus,
@@ -125,7 +124,7 @@ def build_engine(
             cache_dir=cache_dir,
             progress=progress,
         )
-    report = Report(bundle, engines)
+    report = Report(bundle, verify_engines(bundle))
     print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     if report.verdict == "failed":
         raise ParityFault(f"{bundle}: {report.reason}")
@@ -160,7 +159,7 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
     type=click.FloatRange(0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Timed seconds a candidate and batch size.",
+    help="Timed seconds per candidate and batch size.",
 )
 @click.option(
     "--run", "run_path", type=click.Path(path_type=Path), help="Run of the PyTorch rows.  [default: BUNDLE's]"
@@ -180,7 +179,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Speed, memory and size of each backend and precision of a bundle, with its accuracy beside them."""
-    from byolt.benching import bench_bundle, run_of_bundle
+    from byolt.delivery.bench import bench_bundle, run_of_bundle
     from byolt.reporting.speed import print_speed, write_speed
     from byolt.run import open_run
 

@@ -17,7 +17,7 @@ def recipe() -> None:
 @SET
 def recipe_show(recipe_path: Path, overrides: tuple[str, ...]) -> None:
     """Print every key of a recipe with its value, defaults included."""
-    from byolt.recipe import dump_recipe, load_recipe
+    from byolt.recipe.load import dump_recipe, load_recipe
 
     click.echo(dump_recipe(load_recipe(recipe_path, overrides)), nl=False)
 
@@ -30,17 +30,17 @@ def recipe_explain(words: tuple[str, ...], as_json: bool) -> None:
 
     KEY narrows it, for example `optim` or `optim.base_lr`.
     """
-    from byolt.explain import explain
-    from byolt.recipe import load_recipe
-    from byolt.reporting.tables import print_explanation
+    from byolt.console.tables import print_explanation
+    from byolt.recipe.explain import explain
+    from byolt.recipe.load import load_recipe
 
     if len(words) > 2:
         raise click.UsageError(f"one recipe and one key at most, got: {' '.join(words)}")
     is_file = bool(words) and (len(words) == 2 or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file())
     settings = load_recipe(Path(words[0])) if is_file else None
     rows = explain(next(iter(words[is_file:]), None), settings)
-    told = [row._asdict() if is_file else {k: v for k, v in row._asdict().items() if k != "value"} for row in rows]
-    print_result({"keys": told}, as_json, lambda: print_explanation(rows, with_values=is_file))
+    keys = [row._asdict() if is_file else {k: v for k, v in row._asdict().items() if k != "value"} for row in rows]
+    print_result({"keys": keys}, as_json, lambda: print_explanation(rows, with_values=is_file))
 
 
 @click.group()
@@ -84,8 +84,8 @@ def data_pack(path: Path, out: Path, shard_mb: float, as_json: bool) -> None:
 @JSON
 def doctor(as_json: bool) -> None:
     """What this machine can do, and the line that mends what is missing."""
-    from byolt.doctor import examine, to_json, to_text
-    from byolt.machine import survey
+    from byolt.doctor.findings import examine, to_json, to_text
+    from byolt.doctor.survey import survey
 
     findings = examine(survey())
     print_result(to_json(findings), as_json, lambda: click.echo(to_text(findings)))

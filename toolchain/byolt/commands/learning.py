@@ -10,7 +10,12 @@ from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, named, prin
 @click.command()
 @RECIPE
 @SET
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with an unfinished run's folder.")
+@click.option(
+    "--resume",
+    metavar="RUN|auto",
+    type=click.Path(path_type=Path),
+    help="Go on with an unfinished run's folder; auto: with that of this very recipe, if there is one.",
+)
 @click.option("--dry-run", is_flag=True, help="Take a few steps; print images/s, memory and time to finish.")
 @click.option("--profile", is_flag=True, help="Take a few steps; print where a step's time goes.")
 @JSON
@@ -18,25 +23,30 @@ def pretrain(
     recipe_path: Path, overrides: tuple[str, ...], resume: Path | None, dry_run: bool, profile: bool, as_json: bool
 ) -> None:
     """Learn an encoder from images by RECIPE; on many GPUs: torchrun --nproc-per-node=8 -m byolt pretrain RECIPE."""
-    from byolt.recipe import load_recipe
+    from byolt.recipe.load import load_recipe
 
     settings = load_recipe(recipe_path, overrides)
     if dry_run or profile:
-        from byolt.training.processes import is_first
-        from byolt.training.rehearsal import rehearse
+        from byolt.distributed.process_group import is_rank_zero
+        from byolt.training.dry_run import dry_run as measure
 
-        rehearsal = rehearse(settings, profiled=profile)
-        if is_first():
-            print_result(rehearsal.to_dict(), as_json, lambda: click.echo(rehearsal.to_text()))
+        measured = measure(settings, profiled=profile)
+        if is_rank_zero():
+            print_result(measured.to_dict(), as_json, lambda: click.echo(measured.to_text()))
         return
     from rich.console import Console
 
-    from byolt.reporting.summary import print_summary, summarise
+    from byolt.console.summary import print_summary, summarise
+    from byolt.distributed.process_group import is_rank_zero
     from byolt.training.loop import pretrain as learn
-    from byolt.training.processes import is_first
 
-    run = learn(settings, recipe_path.read_text(encoding="utf-8"), resume=resume, console=Console(stderr=True))
-    if is_first():
+    run = learn(
+        settings,
+        recipe_path.read_text(encoding="utf-8"),
+        resume="auto" if resume == Path("auto") else resume,
+        console=Console(stderr=True),
+    )
+    if is_rank_zero():
         following = f"byolt evaluate{named(run.path)}"
         print_result(summarise(run), as_json, lambda: print_summary(run, next_command=following))
 
@@ -54,9 +64,9 @@ def evaluate(
 
     With --against two evaluated runs are compared on the same test images by McNemar's test.
     """
+    from byolt.console.summary import print_against, print_summary, summarise
     from byolt.evaluation.evaluate import evaluate_run
     from byolt.evaluation.predictions import compare_runs
-    from byolt.reporting.summary import print_against, print_summary, summarise
     from byolt.run import open_run
 
     run = open_run(run_path, runs_dir)
@@ -80,7 +90,7 @@ def evaluate(
     multiple=True,
     default=[1.0],
     show_default=True,
-    help="Share of the labels; several for several figures, the largest of which is kept.",
+    help="Share of the labels; several for several metrics, the largest of which is kept.",
 )
 @click.option("--imagenet", is_flag=True, help="Fine-tune the encoder's ImageNet weights too, with the same budget.")
 @SET
@@ -97,18 +107,18 @@ def finetune(
     as_json: bool,
 ) -> None:
     """Adapt the encoder to a labelled folder: linear probe, then all weights, beside training from scratch."""
+    from byolt.console.summary import print_finetune
     from byolt.evaluation.downstream import finetune_run
-    from byolt.reporting.summary import print_finetune
     from byolt.run import open_run
 
     def progress(what: str, epoch: int, epochs: int) -> None:
         click.echo(f"{what}: epoch {epoch}/{epochs}", err=True)
 
     run = open_run(run_path, runs_dir)
-    figures = finetune_run(run, data_root, test_root, shares, overrides, progress, imagenet=imagenet)
+    metrics = finetune_run(run, data_root, test_root, shares, overrides, progress, imagenet=imagenet)
     following = f"byolt export{named(run.path)} --onnx --classifier"
-    told = figures[0] if len(figures) == 1 else {"shares": figures}
-    print_result(told, as_json, lambda: print_finetune(figures, following))
+    result = metrics[0] if len(metrics) == 1 else {"shares": metrics}
+    print_result(result, as_json, lambda: print_finetune(metrics, following))
 
 
 @click.command()
@@ -119,7 +129,7 @@ def finetune(
 @JSON
 def embed(source: Path, folder: Path, output: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Embeddings of every image below DIR: arrays `embeddings` and `files` in one .npz file."""
-    from byolt.delivery import embed_folder
+    from byolt.delivery.export import embed_folder
 
     found = embed_folder(source, folder, output, overrides)
     print_result(
@@ -140,5 +150,5 @@ def report(run_path: Path | None, overrides: tuple[str, ...], runs_dir: Path, as
     written = report_run(open_run(run_path, runs_dir), overrides)
     for reason in written.left_out:
         click.echo(f"left out: {reason}", err=True)
-    told = {"report": str(written.path), "bytes": written.path.stat().st_size, "left_out": list(written.left_out)}
-    print_result(told, as_json, lambda: click.echo(written.path))
+    result = {"report": str(written.path), "bytes": written.path.stat().st_size, "left_out": list(written.left_out)}
+    print_result(result, as_json, lambda: click.echo(written.path))

@@ -221,7 +221,7 @@ def _size_and_time(path: str) -> tuple[int, int]:
     try:
         stat = os.stat(path)  # noqa: PTH116 - a Path for each of a million files takes longer than to ask for its size
     except FileNotFoundError:
-        return 0, 0  # A link to nothing: listed all the same, so that it is told with the unreadable files.
+        return 0, 0  # A link to nothing: listed all the same, so that it is reported with the unreadable files.
     return stat.st_size, stat.st_mtime_ns
 
 

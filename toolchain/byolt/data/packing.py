@@ -1,6 +1,6 @@
 """``byolt data pack``: a folder of images as tar files of webdataset's format, with an index of what lies where."""
 
-import hashlib
+import io
 import os
 import shlex
 import shutil
@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
+from byolt.console.progress import Decoding
 from byolt.data.folder import FolderSource
 from byolt.data.order import Order, epoch_order
 from byolt.data.shard_index import INDEX, ShardIndex
-from byolt.reporting.progress import Decoding
 from byolt_export.errors import InputError, not_written
+from byolt_export.files import sha256
 
 _SEED = 0  # Of the order that the images are written in.
 _WINDOW, _READERS = 64, 8  # Images that are read ahead, and threads that read them.
-_BLOCK_BYTES = 512
-_END = bytes(2 * _BLOCK_BYTES)
+_END_BYTES = 2 * tarfile.BLOCKSIZE
+_Sample = list[tuple[tarfile.TarInfo, bytes]]  # An image's members of a tar file, as webdataset calls them.
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Packed:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Lines for people; the last is the next command."""
+        """Lines to print; the last is the next command."""
         classes = f" of {self.classes} classes" if self.classes else ""
         out = shlex.quote(self.folder)
         return (
@@ -85,20 +86,66 @@ def _refuse_existing(out: Path) -> None:
 
 def _write_folder(source: FolderSource, folder: Path, shard_bytes: int) -> ShardIndex:
     order = epoch_order(len(source), _SEED, 0)
-    progress = Decoding(source.name, "packing")
-    with _Packer(folder, shard_bytes) as packer:
-        for number, (index, content) in enumerate(zip(order, _contents(source, order), strict=True)):
-            label = None if source.labels is None else int(source.labels[index])
-            packer.add(f"{number:09d}", Path(source.path(index)).suffix.lower(), content, label)
-            progress(number + 1, len(source))
-    index = packer.index(source, order)
+    shards: list[tuple[str, int, str]] = []  # Name, size and digest of each.
+    places = array("q")  # Three numbers per image, not an object: file, offset, length.
+    samples = _samples(source, order)
+    sample = next(samples, None)
+    while sample is not None:
+        path = folder / f"images-{len(shards):06d}.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            while sample is not None and (not tar.offset or tar.offset + _tar_bytes(sample) <= shard_bytes):
+                places.extend((len(shards), tar.offset + tarfile.BLOCKSIZE, sample[0][0].size))
+                for member, content in sample:
+                    tar.addfile(member, io.BytesIO(content))
+                tar.getmembers().clear()  # Kept, they would take as much memory as small images do.
+                sample = next(samples, None)
+        os.truncate(path, tar.offset)  # tarfile fills up to a tape's record of 10,240 bytes.
+        shards.append((path.name, tar.offset, sha256(path)))
+    files, file_bytes, digests = zip(*shards, strict=True)
+    shard, offset, length = np.array(places).reshape(-1, 3).T.copy()
+    names = [os.fsencode(Path(source.path(index)).relative_to(source.root)) for index in order]
+    index = ShardIndex(
+        files=files,
+        file_bytes=np.array(file_bytes, np.int64),
+        file_sha256=digests,
+        shard=shard.astype(np.int32),
+        offset=offset,
+        length=length,
+        labels=None if source.labels is None else source.labels[order],
+        classes=source.classes,
+        names=np.array(names, np.bytes_),
+    )
     with open(folder / INDEX, "wb") as file:
         index.write(file)
     return index
 
 
+def _samples(source: FolderSource, order: Order) -> Iterator[_Sample]:
+    """The tar members of each image in that order: its file, and its class where it has one."""
+    progress = Decoding(source.name, "packing")
+    for number, (index, content) in enumerate(zip(order, _contents(source, order), strict=True)):
+        sample = [_member(f"{number:09d}{Path(source.path(index)).suffix.lower()}", content)]
+        if source.labels is not None:
+            sample.append(_member(f"{number:09d}.cls", str(source.labels[index]).encode()))
+        yield sample
+        progress(number + 1, len(source))
+
+
+def _member(name: str, content: bytes) -> tuple[tarfile.TarInfo, bytes]:
+    """Owner and time are left out, so that the same images give the same bytes, and so the same digest."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    return member, content
+
+
+def _tar_bytes(sample: _Sample) -> int:
+    """Size of a tar file's last members: a block of header each, the bytes filled up to whole blocks, and the end."""
+    block = tarfile.BLOCKSIZE
+    return sum(block + -(-member.size // block) * block for member, _ in sample) + _END_BYTES
+
+
 def _contents(source: FolderSource, order: Order) -> Iterator[bytes]:
-    """The files' bytes in that order; several are read at a time, for a disk or a network answers slowly."""
+    """The files' bytes in that order; several are read at a time, since a disk or a network answers slowly."""
 
     def content(index: SupportsIndex) -> bytes:
         path = source.path(index)
@@ -110,84 +157,3 @@ def _contents(source: FolderSource, order: Order) -> Iterator[bytes]:
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(order), _WINDOW):
             yield from pool.map(content, order[start : start + _WINDOW].tolist())
-
-
-class _Packer:
-    """Fills one tar file after the other, and keeps what lies where."""
-
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
-        self.folder, self.shard_bytes = folder, shard_bytes
-        self.shard: _Shard | None = None
-        self.done: list[_Done] = []
-        # Three numbers an image, not an object: file, offset, length.
-        self.places = array("q")
-
-    def __enter__(self) -> "_Packer":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: object) -> None:
-        if self.shard is not None:
-            self.done.append(self.shard.finish())
-
-    def add(self, key: str, suffix: str, content: bytes, label: int | None) -> None:
-        """Put an image in, and its class beside it, in a new file where the last one has no room."""
-        members = _member(key + suffix, content)
-        if label is not None:
-            members += _member(f"{key}.cls", str(label).encode())
-        if self.shard is not None and self.shard.size_bytes + len(members) + len(_END) > self.shard_bytes:
-            self.done.append(self.shard.finish())
-            self.shard = None
-        if self.shard is None:
-            self.shard = _Shard(self.folder / f"images-{len(self.done):06d}.tar")
-        self.places.extend((len(self.done), self.shard.size_bytes + _BLOCK_BYTES, len(content)))
-        self.shard.write(members)
-
-    def index(self, source: FolderSource, order: Order) -> ShardIndex:
-        """What was written, of these images in this order."""
-        shard, offset, length = np.array(self.places).reshape(-1, 3).T.copy()
-        names = [os.fsencode(Path(source.path(index)).relative_to(source.root)) for index in order]
-        return ShardIndex(
-            files=tuple(done.name for done in self.done),
-            file_bytes=np.array([done.size_bytes for done in self.done], np.int64),
-            file_sha256=tuple(done.sha256 for done in self.done),
-            shard=shard.astype(np.int32),
-            offset=offset,
-            length=length,
-            labels=None if source.labels is None else source.labels[order],
-            classes=source.classes,
-            names=np.array(names, np.bytes_),
-        )
-
-
-class _Done(NamedTuple):
-    name: str
-    size_bytes: int
-    sha256: str
-
-
-class _Shard:
-    """A tar file while it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.size_bytes, self.sha256 = path, 0, hashlib.sha256()
-        self.file = open(path, "wb")  # noqa: SIM115 - finish() closes it, and _Packer calls that in any case.
-
-    def write(self, blocks: bytes) -> None:
-        self.file.write(blocks)
-        self.sha256.update(blocks)
-        self.size_bytes += len(blocks)
-
-    def finish(self) -> _Done:
-        with self.file:
-            self.write(_END)
-        return _Done(self.path.name, self.size_bytes, self.sha256.hexdigest())
-
-
-def _member(name: str, content: bytes) -> bytes:
-    """A file as a tar holds it: a header block, then the bytes, filled up to whole blocks.
-
-    Owner and time are left out, so that the same images give the same bytes, and so the same digest.
-    """
-    header = tarfile.TarInfo(name)
-    header.size = len(content)
-    return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % _BLOCK_BYTES)

@@ -20,7 +20,6 @@ from byolt_export.errors import InputError, first_line
 
 INDEX = "index.npz"
 _FORMAT = 1
-_BLOCK_BYTES = 512
 _MOST_LABEL_BYTES = 32
 
 
@@ -30,7 +29,7 @@ class ShardIndex:
 
     files: tuple[str, ...]
     """Names of the tar files, (S,)."""
-    file_bytes: Labels
+    file_bytes: npt.NDArray[np.int64]
     """Their sizes, (S,)."""
     file_sha256: tuple[str, ...]
     """Their digests in hex, (S,); empty for shards that somebody else wrote."""
@@ -137,7 +136,7 @@ def _members(path: Path) -> Iterator[_Member]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                end = member.offset_data + -(-member.size // _BLOCK_BYTES) * _BLOCK_BYTES
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if not member.isfile() or member.issparse():
                     continue
                 if member.name.endswith(".cls") and member.size <= _MOST_LABEL_BYTES:
@@ -148,7 +147,7 @@ def _members(path: Path) -> Iterator[_Member]:
                     images.append((member.name, member.offset_data, member.size))
         with open(path, "rb") as raw:  # tarfile takes a cut between two members for the end.
             raw.seek(end)
-            if raw.read(_BLOCK_BYTES) != bytes(_BLOCK_BYTES):
+            if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it has no end mark, so it is cut short")
     except (tarfile.TarError, OSError, ValueError) as error:
         raise InputError(f"shard {path} cannot be read as a tar file: {first_line(error)}; copy it again") from error
@@ -163,14 +162,14 @@ def _key(name: str) -> str:
 
 
 def _checked(columns: dict[str, npt.NDArray[Any]]) -> ShardIndex:
-    """The index of these arrays; ValueError or KeyError where they are not what an index holds."""
+    """The index of these arrays; ValueError or KeyError where they do not fit one another."""
     if int(columns["format"]) != _FORMAT:
         raise ValueError(f"its format is {int(columns['format'])}, this byolt reads {_FORMAT}")
     files, digests = _as_names(columns["files"]), _as_names(columns["file_sha256"])
     file_bytes = columns["file_bytes"].astype(np.int64)
     shard, offset, length, label = (columns[name].astype(np.int64) for name in ("shard", "offset", "length", "label"))
     names, classes = columns["names"].astype(np.bytes_), _as_names(columns["classes"])
-    images, told = len(shard), len(classes) > 0
+    images, labelled = len(shard), len(classes) > 0
     fits = (
         len(files) == len(file_bytes) == len(set(files)) > 0
         and len(digests) in (0, len(files))
@@ -178,14 +177,14 @@ def _checked(columns: dict[str, npt.NDArray[Any]]) -> ShardIndex:
         and bool((np.diff(shard) >= 0).all())
         and 0 <= shard[0] <= shard[-1] < len(files)
         and bool(((offset >= 0) & (length >= 0) & (offset + length <= file_bytes[shard])).all())
-        and bool(((label >= 0) & (label < len(classes))).all() if told else (label == -1).all())
+        and bool(((label >= 0) & (label < len(classes))).all() if labelled else (label == -1).all())
     )
     # It may come from a URL: a name with a slash would lead out of the folder.
     if not fits or any(re.fullmatch(r"[^./\\\0][^/\\\0]*\.tar", name) is None for name in files):
         raise ValueError("its columns do not fit one another")
     if any(re.fullmatch("[0-9a-f]{64}", digest) is None for digest in digests):
         raise ValueError("it holds no SHA-256 where one should be")
-    labels = label if told else None
+    labels = label if labelled else None
     return ShardIndex(files, file_bytes, digests, shard.astype(np.int32), offset, length, labels, classes, names)
 
 

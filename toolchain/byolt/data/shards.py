@@ -8,7 +8,7 @@ import math
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,57 +19,31 @@ from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
 from byolt.data.source import Labels, Pixels
 from byolt_export.errors import InputError, not_written
-
-
-@runtime_checkable
-class ShardFiles(Protocol):
-    """Where the tar files of an index are."""
-
-    location: str
-    remote: bool
-    """Whether ``expect`` is of use."""
-
-    def open(self, number: int) -> int:
-        """A descriptor of file ``number`` for reading, which the caller closes.
-
-        Raises:
-            OSError: The system cannot open it.
-            ByoltError: It cannot be fetched or kept.
-        """
-        ...
-
-    def expect(self, number: int) -> None:
-        """Say that file ``number`` will be read soon."""
-        ...
+from byolt_export.files import replacing, sha256
 
 
 class LocalShards:
     """Tar files in a folder of this machine."""
-
-    remote = False
 
     def __init__(self, root: Path, files: tuple[str, ...]) -> None:
         """``files`` are names in ``root``."""
         self.root, self.files, self.location = root, files, str(root)
 
     def open(self, number: int) -> int:
-        """A descriptor for reading."""
+        """A descriptor for reading, which the caller closes."""
         return os.open(self.root / self.files[number], os.O_RDONLY)
-
-    def expect(self, number: int) -> None:
-        """Nothing: it is here."""
 
 
 class ShardSource:
     """The images of a folder of shards, as an ``ImageSource``, in the order of their index."""
 
-    def __init__(self, index: ShardIndex, files: ShardFiles, changed: str = "") -> None:
-        """``changed`` tells when the files were written on this machine, where that is known."""
+    def __init__(self, index: ShardIndex, files: LocalShards | CachedShards, mtimes: str = "") -> None:
+        """``mtimes``: when the files were written on this machine, where that is known."""
         Image.init()  # As in FolderSource.
         self.index, self.files = index, files
         self.name, self.classes, self.labels = f"shards {files.location}", index.classes, index.labels
         self.fingerprint = index.fingerprint()
-        self.cache_key = hashlib.sha256(f"{self.fingerprint} {changed}".encode()).hexdigest()
+        self.cache_key = hashlib.sha256(f"{self.fingerprint} {mtimes}".encode()).hexdigest()
         self._file = lru_cache(LEAST_KEPT)(self._opened)
 
     def __len__(self) -> int:
@@ -115,33 +89,29 @@ class ShardSource:
         """How many of the images ``kept`` lie in each shard, (S,)."""
         return np.bincount(self.index.shard[kept], minlength=len(self.index.files))
 
-    def expect(self, images: npt.NDArray[np.int64]) -> None:
-        """Say which images will be read soon: remote shards are fetched meanwhile."""
-        if self.files.remote:
+    def prefetch(self, images: npt.NDArray[np.int64]) -> None:
+        """Fetch the shards of images that will be read soon, in the background where they are remote."""
+        if isinstance(self.files, CachedShards):
             for number in np.unique(self.index.shard[images]).tolist():
-                self.files.expect(number)
+                self.files.prefetch(number)
 
     @property
-    def look_ahead_images(self) -> int:
-        """How long before it is read an image should be expected: a shard's worth where shards are remote."""
-        return -(-len(self) // len(self.index.files)) if self.files.remote else 0
+    def prefetch_images(self) -> int:
+        """How many images before it is read an image's shard is fetched: a shard's worth, 0 where they are local."""
+        return -(-len(self) // len(self.index.files)) if isinstance(self.files, CachedShards) else 0
 
     def verify(self) -> None:
-        """Read every shard whole and compare its SHA-256 with the index.
+        """Compare the SHA-256 of every shard of a local folder with the index; those of a URL are, when fetched.
 
         Raises:
             InputError: One differs; the message names it.
         """
-        for number, expected in enumerate(self.index.file_sha256):
-            digest = hashlib.sha256()
-            with open(self.files.open(number), "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            found = digest.hexdigest()
-            if found != expected:
+        for name, expected in zip(self.index.files, self.index.file_sha256, strict=False):
+            path = Path(self.files.location) / name
+            if (found := sha256(path)) != expected:
                 raise InputError(
-                    f"shard {self.files.location}/{self.index.files[number]} was changed since it was packed (SHA-256 "
-                    f"{found[:12]}, its index says {expected[:12]}); copy it again"
+                    f"shard {path} was changed since it was packed (SHA-256 {found[:12]}, its index says "
+                    f"{expected[:12]}); copy it again"
                 )
 
     def _opened(self, number: int) -> "_Descriptor":
@@ -206,11 +176,11 @@ def open_folder(root: Path, cache_dir: Path | None) -> ShardSource:
 
 
 def open_url(url: str, cache_dir: Path, budget_gb: float) -> ShardSource:
-    """The shards of a folder at a http, https or file URL; they are fetched one by one as they are needed.
+    """The shards of a folder at a http, https, s3, gs or file URL, fetched one by one as they are needed.
 
     Raises:
         InputError: There is no index, or it cannot be fetched, or ``budget_gb`` holds too few shards.
-        ByoltError: The cache cannot be written.
+        MissingPart: The library for such URLs is not installed.
     """
     index = read_index(fetch_index(url), f"{url.rstrip('/')}/{INDEX}")
     if not index.file_sha256:
@@ -225,10 +195,7 @@ def open_url(url: str, cache_dir: Path, budget_gb: float) -> ShardSource:
 
 
 def _tar_files(root: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in root.glob("*.tar") if not path.name.startswith("."))
-    except OSError:
-        return []
+    return sorted(path.name for path in root.glob("*.tar") if not path.name.startswith("."))
 
 
 def _scanned(root: Path, cache_dir: Path | None) -> ShardIndex:
@@ -244,14 +211,10 @@ def _scanned(root: Path, cache_dir: Path | None) -> ShardIndex:
     if kept.exists():
         return read_index(kept.read_bytes(), str(kept))
     index = scan_shards(root, files)
-    beside = kept.with_suffix(f".{os.getpid()}.part")
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        with replacing(kept) as beside, open(beside, "wb") as file:
             index.write(file)
-        os.replace(beside, kept)
     except OSError as error:
         raise not_written(kept, error) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return index

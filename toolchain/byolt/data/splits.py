@@ -14,7 +14,7 @@ from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
-    from byolt.schema import Data
+    from byolt.recipe.data import Data
 
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -29,7 +29,7 @@ class Splits:
     train: ImageSource | None
     """Labelled images for the probe, the gallery of kNN, and fine-tuning."""
     test: ImageSource | None
-    """Labelled images that figures are of."""
+    """Labelled images that metrics are of."""
     folds: tuple[Labels, ...] = ()
     """The set's official folds as indices into ``train``; empty where it has none."""
 
@@ -91,7 +91,7 @@ def _folder_splits(root: Path, test_root: Path | None, test_share: float, seed: 
 def _held_out_folder(test_root: Path, train: FolderSource) -> FolderSource:
     """The labelled folder ``test_root``, which holds the classes of ``train`` and none of its images."""
     if train.labels is None:
-        raise InputError(f"data.test_root {test_root} goes with labels, but {train.root} has no sub-folder a class")
+        raise InputError(f"data.test_root {test_root} goes with labels, but {train.root} has no sub-folder per class")
     inner, outer = test_root.resolve(), train.root.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         raise InputError(f"data.test_root {test_root} and data.root {train.root} share images; name separate folders")
@@ -99,7 +99,7 @@ def _held_out_folder(test_root: Path, train: FolderSource) -> FolderSource:
     if test.classes != train.classes:
         odd = sorted(set(test.classes) ^ set(train.classes))
         raise InputError(
-            f"data.test_root {test_root} must hold the same sub-folders, one a class, as {train.root}; "
+            f"data.test_root {test_root} must hold the same sub-folders, one per class, as {train.root}; "
             f"only one of them has: {', '.join(odd[:5])}"
         )
     return test

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
+from byolt.console.progress import Decoding
 from byolt.data.order import Order, epoch_order, sharded_order
 from byolt.data.shards import ShardSource
-from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_square
-from byolt.reporting.progress import Decoding
+from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage
 from byolt_export.errors import ByoltError, InputError
+from byolt_export.files import replacing, write_whole
+from byolt_export.runtime.resize import to_square
 
 if TYPE_CHECKING:
-    from byolt.schema import Data
+    from byolt.recipe.data import Data
 
 FORMAT = 3  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
 Progress = Callable[[int, int], None]
@@ -38,7 +40,7 @@ class ImageStore:
 
     A streamed set has every image of the source. Where one is damaged the next readable image takes its place, of the
     same class where there are labels, so that ``labels`` are those of the images shown: a function of the number alone,
-    whichever process asks. Each damaged file is told, and ends the run when there are more than the limit allows.
+    whichever process asks. Each damaged file is reported, and ends the run when there are more than the limit allows.
     """
 
     def __init__(
@@ -99,15 +101,15 @@ class ImageStore:
             return sharded_order(self.source.images_per_shard(self.kept), seed, epoch)
         return epoch_order(len(self), seed, epoch)
 
-    def expect(self, indices: Labels) -> None:
-        """Say which images will be read soon, ``look_ahead_images`` before they are."""
-        if self.look_ahead_images and isinstance(self.source, ShardSource):
-            self.source.expect(self.kept[indices])
+    def prefetch(self, indices: Labels) -> None:
+        """Say which images will be read soon, ``prefetch_images`` before they are."""
+        if self.prefetch_images and isinstance(self.source, ShardSource):
+            self.source.prefetch(self.kept[indices])
 
     @property
-    def look_ahead_images(self) -> int:
+    def prefetch_images(self) -> int:
         """How long before it is read an image should be expected; 0 where it is no use."""
-        return self.source.look_ahead_images if isinstance(self.source, ShardSource) and self.images is None else 0
+        return self.source.prefetch_images if isinstance(self.source, ShardSource) and self.images is None else 0
 
     def _candidates(self, index: int) -> Iterator[int]:
         """The image itself, then those that can take its place: after the last comes the first."""
@@ -121,7 +123,7 @@ class ImageStore:
 
     def _leave_out(self, index: int, fault: str) -> None:
         self.damaged.add(index)
-        _tell_once(fault)
+        _warn_once(fault)
         _refuse_above(self.corrupt_limit, len(self.damaged), self.source, f"the last: {fault}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,9 +146,9 @@ def open_store(
 ) -> ImageStore:
     """The images of a source: decoded the first time where they fit into the budget, else streamed from their files.
 
-    Of what is decoded unreadable files are left out, and told, up to ``corrupt_limit`` (a share of all). What was found
-    is kept with the cache, so the next call opens no image. ``progress`` is called after each image; left out, a line
-    on stderr tells. Of a set that is streamed no image is opened here; see ``ImageStore``.
+    Unreadable files are left out and reported when a set is decoded, up to ``corrupt_limit`` (a share of all). What
+    was found is kept with the cache, so the next call opens no image. ``progress`` is called after each image; left
+    out, a line on stderr shows it. Of a set that is streamed no image is opened here; see ``ImageStore``.
 
     Raises:
         InputError: More files than the limit are unreadable, or one is gone.
@@ -161,16 +163,16 @@ def open_store(
         )
     key = f"{FORMAT} {source.cache_key} {size_px} {resize}"
     stem = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:24]
-    pixels, told = stem.with_suffix(".npy"), stem.with_suffix(".json")
-    if not told.exists() or not pixels.exists():
+    pixels, description = stem.with_suffix(".npy"), stem.with_suffix(".json")
+    if not description.exists() or not pixels.exists():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             progress = progress or Decoding(source.name)
             _check_room(cache_dir, len(source) * square_bytes)
-            _write(told, _decode(source, size_px, resize, pixels, progress))
+            write_whole(description, json.dumps(_decode(source, size_px, resize, pixels, progress)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
-    known = json.loads(told.read_text(encoding="utf-8"))
+    known = json.loads(description.read_text(encoding="utf-8"))
     # Keys are the numbers of the unreadable images; JSON makes them strings.
     faults = {int(index): fault for index, fault in known["unreadable"].items()}
     for fault in faults.values():
@@ -196,15 +198,9 @@ def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
 
 def _decode(source: ImageSource, size_px: int, resize: str, cache: Path, progress: Progress | None) -> dict[str, Any]:
     """Decode every image into ``cache``; what to keep of them beside it."""
-    beside = cache.with_suffix(f".{os.getpid()}.part")
-    try:
-        # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
-        with open(beside, "wb") as file:
-            known = _decode_into(file, source, size_px, resize, progress)
-        os.replace(beside, cache)
-    finally:
-        beside.unlink(missing_ok=True)
-    return known
+    # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
+    with replacing(cache) as beside, open(beside, "wb") as file:
+        return _decode_into(file, source, size_px, resize, progress)
 
 
 def _decode_into(
@@ -277,7 +273,7 @@ def _no_room(cache_dir: Path, why: str) -> ByoltError:
 
 
 @cache
-def _tell_once(fault: str) -> None:
+def _warn_once(fault: str) -> None:
     """Warn of a damaged file the first time this process meets it, in whichever store."""
     _log.warning("left out: %s", fault)
 
@@ -292,9 +288,3 @@ def _refuse_above(corrupt_limit: float, damaged: int, source: ImageSource, which
             f"{damaged} of {len(source)} images of {source.name} cannot be read, more than data.corrupt_limit "
             f"{corrupt_limit:g} allows; {which}; see byolt data check"
         )
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_suffix(f".{os.getpid()}.part")
-    beside.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(beside, path)

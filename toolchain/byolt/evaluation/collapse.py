@@ -17,7 +17,7 @@ State = Literal["none", "healthy", "dimensional", "complete"]
 
 @dataclass(frozen=True)
 class Threshold:
-    """Below which figures a reading counts towards a verdict, how many in a row make it, and what to change."""
+    """Below which metrics a reading counts towards a verdict, how many in a row make it, and what to change."""
 
     state: State
     z_std_ratio: float
@@ -33,7 +33,7 @@ RANKME_FLOOR = 2.0
 # Mildest first; each row holds for the rows after it too. Measured on CIFAR-10 with small ResNets of 256 features and
 # 128 projection dimensions, the spread in train mode: healthy BYOL and SimSiam 0.69 to 0.82, RankMe 19 to 30 % of D;
 # without predictor and moving target 0.07 after ten steps and falling, while BatchNorm kept the encoder's RankMe at
-# 26 %: neither figure is enough alone. An untrained encoder has a spread of 0.2 and RankMe 7 %: hence the warm-up.
+# 26 %: neither metric is enough alone. An untrained encoder has a spread of 0.2 and RankMe 7 %: hence the warm-up.
 THRESHOLDS = (
     Threshold(
         "dimensional",

@@ -7,15 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from byolt.data import ImageStore, open_splits
-from byolt.evaluation.evaluate import evaluation_store, learned_encoder
+from byolt.data import open_splits
+from byolt.evaluation.evaluate import evaluation_store, labelled, learned_encoder
+from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, Progress, finetune, save_classifier
-from byolt.networks import build_encoder, without_initial_weights
-from byolt.recipe import with_overrides
+from byolt.networks.encoders import build_encoder, weight_seed, without_initial_weights
+from byolt.recipe.load import with_overrides
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.training.assembly import weight_seed
-from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 
 
@@ -29,7 +28,7 @@ def finetune_run(
     *,
     imagenet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Fine-tune on ``data_root`` with each share of its labels; the figures of each, smallest share first.
+    """Fine-tune on ``data_root`` with each share of its labels; the metrics of each, smallest share first.
 
     Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors`` and
     ``evaluation/finetune.json``.
@@ -57,20 +56,22 @@ def finetune_run(
     others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     names = {"classes": list(train.classes), "data": train.source.name, "test": test.source.name}
-    told = []
+    results = []
     for share in sorted(set(shares)):
-        result = finetune_encoder(encoder, train, test, recipe, share, others=others, progress=progress)
-        told.append(result.figures | names)
-        run.write_figures(f"finetune-{share:g}", told[-1])
+        result = finetune_encoder(
+            encoder, labelled(train), labelled(test), recipe, share, others=others, progress=progress
+        )
+        results.append(result.metrics | names)
+        run.write_metrics(f"finetune-{share:g}", results[-1])
     save_classifier(run, result.classifier, train.classes)
-    run.write_figures("finetune", told[-1])
-    return told
+    run.write_metrics("finetune", results[-1])
+    return results
 
 
 def finetune_encoder(
     encoder: nn.Module,
-    train: ImageStore,
-    test: ImageStore,
+    train: LabelledImages,
+    test: LabelledImages,
     recipe: Recipe,
     share: float,
     *,
@@ -83,30 +84,10 @@ def finetune_encoder(
         InputError: Too few labels.
         TrainingFault: The loss is not finite.
     """
-    assert train.labels is not None
-    assert test.labels is not None
-    device = pick_device(recipe.machine.device)
-    scratch, _ = build_encoder(
+    untrained, _ = build_encoder(
         without_initial_weights(recipe.model), seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px
     )
-    return finetune(
-        encoder.to(device),
-        scratch.to(device),
-        train,
-        train.labels,
-        test,
-        test.labels,
-        classes=len(train.classes),
-        settings=recipe.finetune,
-        share=share,
-        validation_share=recipe.evaluation.validation_share,
-        seed=recipe.seed,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        device=device,
-        others={name: other.to(device) for name, other in (others or {}).items()},
-        progress=progress,
-    )
+    return finetune(encoder, untrained, train, test, recipe, share, others=others, progress=progress)
 
 
 def _with_imagenet_weights(recipe: Recipe) -> nn.Module:

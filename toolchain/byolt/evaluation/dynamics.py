@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from byolt.methods.method import Method, Outcome
+from byolt.methods.base import Method, Outcome
 
 SMALLEST = 1e-6
 """Directions with less than this share of the variance are rounding, and have no axis to align with."""
@@ -21,13 +21,13 @@ def dynamics(outcome: Outcome, method: Method) -> dict[str, Any]:
 
     The second is absent without predictor, the third without a target of its own.
     """
-    z = outcome.z_1.cpu()
-    figures = {"projection_rank": round(effective_rank(spectrum(torch.cat([z, outcome.z_2.cpu()]))), 3)}
-    if outcome.q_1 is not None:
-        figures["predictor_alignment"] = round(predictor_alignment(z, outcome.q_1.cpu()), 4)
+    z_1, z_2 = (z.cpu() for z in outcome.z)
+    metrics = {"projection_rank": round(effective_rank(spectrum(torch.cat([z_1, z_2]))), 3)}
+    if outcome.q is not None:
+        metrics["predictor_alignment"] = round(predictor_alignment(z_1, outcome.q.cpu()), 4)
     if method.target is not None:
-        figures["target_distance"] = float(f"{target_distance(method):.4g}")
-    return figures
+        metrics["target_distance"] = float(f"{target_distance(method):.4g}")
+    return metrics
 
 
 def spectrum(z: Float[Tensor, "N D"]) -> Float[Tensor, "D"]:

@@ -1,4 +1,4 @@
-"""Every figure of a run's frozen encoder, beside what no learning gives, written to ``evaluation/``."""
+"""Every metric of a run's frozen encoder, beside what no learning gives, written to ``evaluation/``."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from byolt.data import ImageStore, Splits, open_splits, store_of
 from byolt.data.source import ImageSource, Labels
+from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
-from byolt.evaluation.features import embed
-from byolt.evaluation.figures import evaluate_and_predict, evaluate_folds
+from byolt.evaluation.features import LabelledImages, embed
 from byolt.evaluation.frozen import frozen_collapse
+from byolt.evaluation.metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.predictions import write_predictions
-from byolt.evaluation.statistics import mcnemar
-from byolt.networks import build_encoder, load_encoder, without_initial_weights
-from byolt.recipe import recipe_hash, result_keys, with_overrides
+from byolt.evaluation.statistics import difference_on_test_set
+from byolt.networks.encoders import build_encoder, load_encoder, weight_seed, without_initial_weights
+from byolt.recipe.identity import recipe_hash, result_keys
+from byolt.recipe.load import with_overrides
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.training.assembly import weight_seed
-from byolt.training.learner import pick_device
 from byolt_export.errors import InputError
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"
@@ -46,7 +46,7 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
     encoders = {"encoder": ("the learned encoder's", learned_encoder(run)), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)
-    run.write_figures(
+    run.write_metrics(
         "collapse",
         {name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()},
     )
@@ -60,13 +60,12 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
     kinds["colours"] = "square root of the joint 8 x 8 x 8 RGB histogram", colour_features
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     measured = {
-        name: _labelled_figures(what, features, train, test, splits, recipe) for name, (what, features) in kinds.items()
+        name: _labelled_metrics(what, features, train, test, splits, recipe) for name, (what, features) in kinds.items()
     }
     answers = {name: predicted for name, (_, predicted) in measured.items()}
-    assert test.labels is not None
-    measured["encoder"][0]["against"] = _against_others(answers, test.labels)
-    for name, (figures, _) in measured.items():
-        run.write_figures(name, figures)
+    measured["encoder"][0]["against"] = _against_others(answers, labelled(test).labels)
+    for name, (metrics, _) in measured.items():
+        run.write_metrics(name, metrics)
     write_predictions(run, answers, test)
 
 
@@ -74,14 +73,15 @@ def _against_others(answers: dict[str, dict[str, Labels]], labels: Labels) -> di
     """McNemar's test of the encoder against every other kind of features, on the same images."""
     return {
         name: {
-            probe: mcnemar(answers["encoder"][probe] == labels, others[probe] == labels)._asdict() for probe in others
+            probe: difference_on_test_set(answers["encoder"][probe] == labels, predicted == labels)._asdict()
+            for probe, predicted in others.items()
         }
         for name, others in answers.items()
         if name != "encoder"
     }
 
 
-def _labelled_figures(
+def _labelled_metrics(
     what: str,
     features: Callable[[ImageStore], Tensor],
     train: ImageStore,
@@ -90,25 +90,20 @@ def _labelled_figures(
     recipe: Recipe,
 ) -> tuple[dict[str, Any], dict[str, Labels]]:
     """kNN and linear probe of one kind of features, over the set's official folds too where it has them; answers."""
-    assert train.labels is not None
-    assert test.labels is not None
-    parts = features(train), train.labels, features(test), test.labels
+    gallery = LabelledFeatures(train.source.name, features(train), labelled(train).labels)
+    queries = LabelledFeatures(test.source.name, features(test), labelled(test).labels)
     how: dict[str, Any] = {
-        "features": what,
+        "what": what,
         "classes": len(train.classes),
-        "knn_k": recipe.evaluation.knn_k,
-        "knn_temperature": recipe.evaluation.knn_temperature,
-        "validation_share": recipe.evaluation.validation_share,
+        "settings": recipe.evaluation,
         "seed": recipe.seed,
-        "train_split": train.source.name,
-        "test_split": test.source.name,
     }
-    figures, answers = evaluate_and_predict(*parts, **how)
+    metrics, answers = evaluate_features(gallery, queries, **how)
     if splits.folds:
         # Folds count the images of the source; unreadable ones have left the store.
         folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
-        figures["folds"] = evaluate_folds(folds, *parts, **how)
-    return figures, answers
+        metrics["folds"] = evaluate_folds(folds, gallery, queries, **how)
+    return metrics, answers
 
 
 def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:
@@ -124,8 +119,8 @@ def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:
             raise InputError(f"model.init_file {recipe.model.init_file} is not the file that learning started from")
         start, _ = build_encoder(recipe.model, seed=seed, image_size_px=size_px)
     except InputError as error:
-        # A finished run needs them for this figure alone; it may be evaluated where they cannot be had.
-        _log.warning("left out: figures of the weights that learning started from: %s", error)
+        # A finished run needs them for this metric alone; it may be evaluated where they cannot be had.
+        _log.warning("left out: metrics of the weights that learning started from: %s", error)
         return found
     return found | {"start": (f"the same encoder as learning started from it, {words}", start)}
 
@@ -155,6 +150,12 @@ def learned_encoder(run: Run) -> nn.Module:
 def evaluation_store(source: ImageSource, recipe: Recipe) -> ImageStore:
     """A source's images at the size that the device sees."""
     return store_of(source, recipe.data, recipe.data.image_size_px)
+
+
+def labelled(store: ImageStore) -> LabelledImages:
+    """The images of a store that has labels, with them."""
+    assert store.labels is not None
+    return LabelledImages(store, store.labels, len(store.classes))
 
 
 def embed_store(encoder: nn.Module, images: Any, recipe: Recipe) -> Tensor:

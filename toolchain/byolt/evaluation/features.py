@@ -20,7 +20,7 @@ Rgb = tuple[float, float, float]
 Indices = npt.NDArray[np.int64]
 
 
-@runtime_checkable  # For the shape checks of the tests.
+@runtime_checkable  # Where annotations are checked while the tests run, this one is asked by isinstance.
 class Images(Protocol):
     """Decoded square images that are fetched by index; ``data.store.ImageStore`` is one."""
 
@@ -44,6 +44,19 @@ class Subset:
     def batch(self, indices: Indices, /) -> npt.NDArray[np.uint8]:
         """Images (B, S, S, 3) at ``indices`` of this subset."""
         return self.images.batch(self.indices[indices])
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images, and the class of each, (N,), in 0 .. ``classes`` - 1."""
+
+    images: Images
+    labels: Indices
+    classes: int
+
+    def subset(self, indices: Indices) -> "LabelledImages":
+        """The images at ``indices`` with their labels."""
+        return LabelledImages(Subset(self.images, indices), self.labels[indices], self.classes)
 
 
 def batches(images: Images, batch_size: int) -> Iterator[UInt8[Tensor, "B S S 3"]]:

@@ -17,23 +17,30 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from byolt.convolutions import speed_up_convolutions
 from byolt.data.subsets import stratified_subset
-from byolt.evaluation.features import Images, Rgb, Subset, embed
-from byolt.evaluation.figures import accuracy_figure
+from byolt.device import pick_device
+from byolt.evaluation.evaluate import embed_store
+from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.linear import LinearProbe, linear_probe
-from byolt.evaluation.statistics import mcnemar
-from byolt.networks import save_weights
+from byolt.evaluation.statistics import accuracy_on_test_set, difference_on_test_set
+from byolt.networks.convolutions import speed_up_convolutions
+from byolt.networks.encoders import save_weights
 from byolt.run import Run
 from byolt.views import normalise
 from byolt_export.errors import TrainingFault
 
 if TYPE_CHECKING:
-    from byolt.schema import Finetune
+    from byolt.recipe.schema import Recipe
 
 MOMENTUM = 0.9
 CROP_MARGIN = 8
 """Light augmentation: the crop moves by up to side / CROP_MARGIN each way (4 px at 32, He et al. 2016, sec. 4.2)."""
+
+PROTOCOL = (
+    "linear probe on frozen features, then all weights from that head; scratch: the encoder from random weights, same "
+    "images, epochs, schedule and augmentation; last epoch, one look at the test split; against: McNemar's exact test "
+    "on the same test images, which covers their draw, not the seed's"
+)
 
 Labels = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
@@ -77,10 +84,10 @@ def save_classifier(run: Run, classifier: Classifier, classes: tuple[str, ...]) 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The fine-tuned classifier, and the figures of it, the probe it began as, and training from scratch."""
+    """The fine-tuned classifier, and the metrics of it, the probe it began as, and training from scratch."""
 
     classifier: Classifier
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     """JSON-able: ``probe``, ``finetuned``, ``scratch`` and others with accuracy and interval; ``against``, McNemar's
     test of the fine-tuned classifier against each on the same images; the protocol."""
 
@@ -88,39 +95,26 @@ class Finetuned:
 def finetune(
     encoder: nn.Module,
     untrained: nn.Module,
-    train: Images,
-    train_labels: Labels,
-    test: Images,
-    test_labels: Labels,
-    *,
-    classes: int,
-    settings: "Finetune",
+    train: LabelledImages,
+    test: LabelledImages,
+    recipe: "Recipe",
     share: float,
-    validation_share: float,
-    seed: int,
-    mean: Rgb,
-    std: Rgb,
-    device: torch.device | str,
+    *,
     others: Mapping[str, nn.Module] | None = None,
     progress: Progress | None = None,
 ) -> Finetuned:
     """Linear probe, then fine-tuning of all weights, and the same budget from scratch.
 
     The probe's weights are the head's start (Kumar et al. 2022, arXiv:2202.10054): the first steps then do
-    not tear the features apart. The test split is looked at once for each figure, at the end.
+    not tear the features apart. The test split is looked at once for each metric, at the end.
 
     Args:
-        encoder: The learned encoder, on ``device``; left as it is.
-        untrained: The same architecture before learning, on ``device``; left as it is.
-        train, train_labels: Labelled training images.
-        test, test_labels: Labelled test images.
-        classes: Number of classes.
-        settings: Epochs, batch size, learning rate and weight decay of both trainings.
+        encoder: The learned encoder; its weights are left as they are.
+        untrained: The same architecture before learning; left likewise.
+        train, test: Labelled images of the same classes.
+        recipe: Its ``finetune`` section is the budget of every training; its seed draws the share, the validation
+            split, the data order, the augmentation and scratch's head.
         share: Share of the training labels that is used, stratified by class, in (0, 1].
-        validation_share: Share of those that the probe's regularisation is chosen on.
-        seed: Draws the share, the validation split, the data order, the augmentation and scratch's head.
-        mean, std: Channel statistics for pixels in 0 to 1.
-        device: Where the encoders lie.
         others: Encoders of the same architecture by name, with other first weights, probed and fine-tuned likewise.
         progress: Called with what is trained, epochs done, and epochs in all.
 
@@ -128,77 +122,74 @@ def finetune(
         InputError: too few labels.
         TrainingFault: the loss is not finite.
     """
-    chosen = stratified_subset(train_labels, share, seed)
-    images, labels = Subset(train, chosen), train_labels[chosen]
-    trainer = _Trainer(images, labels, settings, seed, mean, std, device, progress)
-
-    def probed(source: nn.Module) -> tuple[Classifier, float]:
-        features = embed(source, images, mean=mean, std=std, device=device)
-        probe = linear_probe(features, labels, classes=classes, validation_share=validation_share, seed=seed)
-        return Classifier.from_probe(source, probe).to(device), probe.l2
-
-    start, l2 = probed(encoder)
+    chosen = stratified_subset(train.labels, share, recipe.seed)
+    trainer = _Trainer(train.subset(chosen), recipe, pick_device(recipe.machine.device), progress)
+    start, l2 = trainer.probed(encoder)
     finetuned = copy.deepcopy(start)
-    scratch = Classifier.from_scratch(untrained, start.head.in_features, classes, seed).to(device)
+    scratch = Classifier.from_scratch(untrained, start.head.in_features, train.classes, recipe.seed)
     trainer.train(finetuned, "fine-tune")
     trainer.train(scratch, "from scratch")
     beside = {"probe": start, "scratch": scratch}
     for name, source in (others or {}).items():
-        beside[name], _ = probed(source)
+        beside[name], _ = trainer.probed(source)
         trainer.train(beside[name], f"fine-tune from {name}")
+    metrics = _tested({"finetuned": finetuned, **beside}, test, recipe)
+    metrics["probe"]["l2"] = l2
+    about = {
+        "protocol": PROTOCOL,
+        "train_share": share,
+        "n_train": len(chosen),
+        "train_indices": chosen.tolist(),
+        "seed": recipe.seed,
+        "settings": recipe.finetune.model_dump(),
+    }
+    return Finetuned(finetuned, metrics | about)
 
-    def predicted(classifier: Classifier) -> Labels:
-        return embed(classifier, test, mean=mean, std=std, device=device).argmax(1).numpy()
 
-    answers = {name: predicted(classifier) for name, classifier in {"finetuned": finetuned, **beside}.items()}
-    figures: dict[str, Any] = {name: accuracy_figure(answer, test_labels) for name, answer in answers.items()}
-    figures["probe"]["l2"] = l2
-    right = answers["finetuned"] == test_labels
-    figures["against"] = {name: mcnemar(right, answers[name] == test_labels)._asdict() for name in beside}
-    return Finetuned(
-        finetuned,
-        figures
-        | {
-            "protocol": "linear probe on frozen features, then all weights from that head; scratch: the encoder "
-            "from random weights, same images, epochs, schedule and augmentation; last epoch, one look at the test "
-            "split; against: McNemar's exact test on the same test images, which covers their draw, not the seed's",
-            "train_share": share,
-            "n_train": len(chosen),
-            "train_indices": chosen.tolist(),
-            "seed": seed,
-            "settings": settings.model_dump(),
-        },
-    )
+def _tested(classifiers: Mapping[str, Classifier], test: LabelledImages, recipe: "Recipe") -> dict[str, Any]:
+    """Accuracy of each on the test images, and ``against``: the fine-tuned one against each other."""
+    answers = {name: embed_store(one, test.images, recipe).argmax(1).numpy() for name, one in classifiers.items()}
+    metrics: dict[str, Any] = {name: accuracy_on_test_set(answer, test.labels) for name, answer in answers.items()}
+    right = answers.pop("finetuned") == test.labels
+    metrics["against"] = {
+        name: difference_on_test_set(right, answer == test.labels)._asdict() for name, answer in answers.items()
+    }
+    return metrics
 
 
 @dataclass(frozen=True)
 class _Trainer:
-    """The budget that fine-tuning and training from scratch share."""
+    """The images and the budget that fine-tuning and training from scratch share."""
 
-    images: Images
-    labels: Labels
-    settings: "Finetune"
-    seed: int
-    mean: Rgb
-    std: Rgb
-    device: torch.device | str
+    train_images: LabelledImages
+    recipe: "Recipe"
+    device: torch.device
     progress: Progress | None
+
+    def probed(self, encoder: nn.Module) -> tuple[Classifier, float]:
+        """A copy of ``encoder`` under a linear probe's head, and the probe's l2."""
+        few, share = self.train_images, self.recipe.evaluation.validation_share
+        features = embed_store(encoder, few.images, self.recipe)
+        probe = linear_probe(features, few.labels, classes=few.classes, validation_share=share, seed=self.recipe.seed)
+        return Classifier.from_probe(encoder, probe), probe.l2
 
     def train(self, classifier: Classifier, what: str) -> None:
         """SGD with momentum and a cosine learning rate to 0, in place; the same seed gives the same weights."""
-        settings, labels = self.settings, torch.from_numpy(self.labels)
-        steps_per_epoch = math.ceil(len(self.images) / settings.batch_size)
+        settings, data = self.recipe.finetune, self.recipe.data
+        images, labels = self.train_images.images, torch.from_numpy(self.train_images.labels)
+        steps_per_epoch = math.ceil(len(images) / settings.batch_size)
         steps = settings.epochs * steps_per_epoch
+        classifier.to(self.device)
         optimizer = sgd(classifier, settings.weight_decay)
-        speed_up_convolutions(classifier, torch.device(self.device))
+        speed_up_convolutions(classifier, self.device)
         classifier.train()
         step = 0
         for epoch in range(settings.epochs):
-            rng = np.random.default_rng([self.seed, epoch])
+            rng = np.random.default_rng([self.recipe.seed, epoch])
             # Parts of near-equal size: a last batch of one image would break BatchNorm.
-            for indices in np.array_split(rng.permutation(len(self.images)), steps_per_epoch):
-                batch = torch.from_numpy(self.images.batch(indices)).to(self.device)
-                batch = normalise(shift_and_flip(batch, rng), self.mean, self.std)
+            for indices in np.array_split(rng.permutation(len(images)), steps_per_epoch):
+                batch = torch.from_numpy(images.batch(indices)).to(self.device)
+                batch = normalise(shift_and_flip(batch, rng), data.mean, data.std)
                 for group in optimizer.param_groups:
                     group["lr"] = cosine_rate(step, steps, settings.base_lr * settings.batch_size / 256)
                 loss = F.cross_entropy(classifier(batch), labels[indices].to(self.device))

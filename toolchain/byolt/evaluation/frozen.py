@@ -16,7 +16,7 @@ from byolt.evaluation.features import Images, Subset, embed, evaluating
 from byolt.views import batched_views
 
 if TYPE_CHECKING:
-    from byolt.schema import Recipe
+    from byolt.recipe.schema import Recipe
 
 _BATCH = 256
 PROTOCOL = (

@@ -8,9 +8,10 @@ import numpy as np
 
 from byolt.data import ImageStore
 from byolt.data.source import Labels
-from byolt.evaluation.statistics import mcnemar
+from byolt.evaluation.statistics import difference_on_test_set
 from byolt.run import Run
 from byolt_export.errors import InputError, not_written
+from byolt_export.files import write_whole
 
 PROBES = ("knn", "linear")
 
@@ -31,14 +32,14 @@ def write_predictions(run: Run, answers: dict[str, dict[str, Labels]], test: Ima
     Raises:
         ByoltError: The disk is full or cannot be written.
     """
-    arrays: dict[str, Any] = {f"{name}_{probe}": told for name, by in answers.items() for probe, told in by.items()}
+    arrays: dict[str, Any] = {
+        f"{name}_{probe}": predicted for name, by in answers.items() for probe, predicted in by.items()
+    }
     path = run.path / "evaluation" / "predictions.npz"
     content = io.BytesIO()
     np.savez_compressed(content, images=np.array(test.fingerprint), labels=test.labels, **arrays)  # type: ignore[arg-type]
-    beside = path.with_name(path.name + ".part")
     try:
-        beside.write_bytes(content.getvalue())
-        beside.replace(path)
+        write_whole(path, content.getvalue())
     except OSError as error:
         raise not_written(path, error) from error
 
@@ -72,6 +73,8 @@ def compare_runs(run: Run, other: Run) -> dict[str, Any]:
     if ours.images != theirs.images or not np.array_equal(ours.labels, theirs.labels):
         raise InputError(f"{run.path} and {other.path} were evaluated on other test images; evaluate both on one set")
     return {
-        probe: mcnemar(ours.answers[probe] == ours.labels, theirs.answers[probe] == ours.labels)._asdict()
+        probe: difference_on_test_set(
+            ours.answers[probe] == ours.labels, theirs.answers[probe] == ours.labels
+        )._asdict()
         for probe in PROBES
     }

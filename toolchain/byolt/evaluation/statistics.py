@@ -1,28 +1,33 @@
-"""What figures over a few seeds allow one to say, and two models on the same images. Figures are shares in [0, 1]."""
+"""How sure an accuracy is: one function for each question that is asked of it. Accuracies are shares in [0, 1].
+
+``accuracy_on_test_set``: of one model, over the draw of the test images; Wilson's interval.
+``difference_on_test_set``: of two models on the same test images; McNemar's test, Agresti and Min's interval.
+``mean_over_seeds``: of one method, over the draw of the seed; Student's interval.
+``differences_over_seeds``: of methods paired by seed; the paired t test, simultaneous intervals.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from byolt.evaluation.intervals import wilson_95
 from byolt_export.errors import InputError, MissingPart
+from byolt_export.proof.task import paired_difference
 
 ALPHA = 0.05
 """How often all intervals of a family together may miss."""
 
 ROUNDING = 1e-12
-"""Figures closer than this share of the largest of them differ by rounding alone."""
+"""Metrics closer than this share of the largest of them differ by rounding alone."""
 
 EXACT_PAIRS = 9
 """Pairs up to which all orders are counted: 9! = 362,880."""
 
 
 class Summary(NamedTuple):
-    """Mean of one figure over n seeds; ``std`` has the divisor n - 1, ``low`` to ``high`` is Student's 95 % interval.
+    """Mean of one metric over n seeds; ``std`` has the divisor n - 1, ``low`` to ``high`` is Student's 95 % interval.
 
     It covers the draw of the seed, not that of the test images. One seed tells no spread: ``std`` and the interval
     are NaN. Where all seeds agree ``std`` is 0 and the interval NaN, since a width of 0 would claim certainty.
@@ -71,7 +76,7 @@ class PairedModels(NamedTuple):
     """Two models on the same n images; ``only_a`` and ``only_b`` count those that one alone has right.
 
     ``difference`` is the accuracy of a minus that of b, ``low`` to ``high`` its 95 % interval over the draw of
-    images. ``p`` is McNemar's, exact and two-sided.
+    images, the one that a bundle's files are judged by. ``p`` is McNemar's, exact and two-sided.
     """
 
     only_a: int
@@ -91,17 +96,33 @@ class RankCorrelation(NamedTuple):
     p: float
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean, spread and 95 % interval of one figure over seeds.
+def accuracy_on_test_set(predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Share of correct predictions (N,), with N and Wilson's 95 % interval; JSON-able.
+
+    Wilson 1927: unlike ``p -/+ z sqrt(p (1-p) / n)`` it keeps its coverage near 0 and 1 and for small n. It covers the
+    draw of test images, not the seed of training.
+    """
+    right = predicted == labels
+    interval = _stats().binomtest(int(right.sum()), len(labels)).proportion_ci(0.95, method="wilson")
+    ends = [float(interval.low), float(interval.high)]
+    return {"accuracy": float(right.mean()), "interval_95": ends, "n_test": len(labels)}
+
+
+def mean_over_seeds(values: Sequence[float]) -> Summary:
+    """Mean, spread and 95 % interval of one metric over seeds.
 
     Raises:
         InputError: There is no value, or one is not finite.
     """
-    figures = _finite("summary", values)
-    if not len(figures):
+    metrics = _finite("summary", values)
+    n = len(metrics)
+    if not n:
         raise InputError("summary: there is no value; evaluate at least one seed")
-    mean, std = float(figures.mean()), _std(figures, scale=float(np.abs(figures).max()))
-    return Summary(len(figures), mean, std, *_t_interval(mean, std, len(figures), ALPHA))
+    mean = float(metrics.mean())
+    if not _differ(metrics, np.abs(metrics).max()):
+        return Summary(n, mean, 0.0 if n > 1 else math.nan, math.nan, math.nan)
+    interval = _stats().ttest_1samp(metrics, 0).confidence_interval(1 - ALPHA)
+    return Summary(n, mean, float(metrics.std(ddof=1)), float(interval.low), float(interval.high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -122,18 +143,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def compare_paired(ours: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, Comparison]:
-    """Our figures against each other method's, as one family.
+def differences_over_seeds(ours: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, Comparison]:
+    """Our metrics against each other method's, as one family.
 
     Args:
-        ours: One figure a seed.
+        ours: One metric a seed.
         others: The same of each other method, its seeds in the same order.
 
     Returns:
         A comparison under each name, in the order given.
 
     Raises:
-        InputError: There is nothing to compare with, fewer than two pairs, unequal counts or a figure not finite.
+        InputError: There is nothing to compare with, fewer than two pairs, unequal counts or a metric not finite.
     """
     if not others:
         raise InputError("comparison: there is nothing to compare with; name at least one other method")
@@ -161,7 +182,7 @@ def sentence(ours: str, theirs: str, c: Comparison) -> str:
     return f"{ours} is {c.verdict} than {theirs} by {_points(difference, digits)} points {interval}"
 
 
-def mcnemar(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) -> PairedModels:
+def difference_on_test_set(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) -> PairedModels:
     """Two models by which of the same images they have right.
 
     McNemar 1947 in its exact form: images that tell the models apart fall to either with probability 1/2.
@@ -175,33 +196,40 @@ def mcnemar(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) 
     n = len(correct_a)
     if not 0 < n == len(correct_b):
         raise InputError(f"McNemar: {n} images against {len(correct_b)}; evaluate both on the same, at least one")
-    both, neither = int((correct_a & correct_b).sum()), int((~correct_a & ~correct_b).sum())
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
     apart = only_a + only_b
     p = float(_stats().binomtest(only_a, apart, 0.5).pvalue) if apart else 1.0
-    low, high = _newcombe_95(both, only_a, only_b, neither)
-    return PairedModels(only_a, only_b, n, (only_a - only_b) / n, low, high, p)
+    difference, (low, high) = paired_difference(correct_a, correct_b)
+    return PairedModels(only_a, only_b, n, difference, max(-1.0, low), min(1.0, high), p)
 
 
 def rank_correlation(ours: Sequence[float], published: Sequence[float]) -> RankCorrelation:
-    """Whether our figures order the methods as published ones do: Spearman's rho, ties at their mean rank.
+    """Whether our metrics order the methods as published ones do: Spearman's rho, ties at their mean rank.
 
     Up to 9 pairs p is the share of all n! orders whose rho is at least as far from 0; above that it is by Student's t
     with n - 2 degrees of freedom.
 
     Raises:
-        InputError: Unequal counts, or a figure not finite.
+        InputError: Unequal counts, or a metric not finite.
     """
     a, b = _finite("rank correlation", ours), _finite("rank correlation", published)
     n = len(a)
     if len(b) != n:
-        raise InputError(f"rank correlation: {n} figures against {len(b)}; give one of each for every method")
+        raise InputError(f"rank correlation: {n} metrics against {len(b)}; give one of each for every method")
     if n < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return RankCorrelation(n, math.nan, math.nan)
     stats = _stats()
     found = stats.spearmanr(a, b)
-    p = _exact_p(stats.rankdata(a), stats.rankdata(b)) if n <= EXACT_PAIRS else float(found.pvalue)
-    return RankCorrelation(n, float(found.statistic), p)
+    rho = float(found.statistic)
+    if n > EXACT_PAIRS:
+        return RankCorrelation(n, rho, float(found.pvalue))
+    # Twice a rank less the mean is a whole number: equal correlations then compare as equal.
+    a, b = 2 * stats.rankdata(a) - n - 1, 2 * stats.rankdata(b) - n - 1
+    every_order: dict[str, Any] = {"permutation_type": "pairings", "n_resamples": math.inf, "vectorized": True}
+    found = stats.permutation_test(
+        (b,), lambda b, axis: np.abs((a * b).sum(axis)), alternative="greater", **every_order
+    )
+    return RankCorrelation(n, rho, float(found.pvalue))
 
 
 def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family: int) -> Comparison:
@@ -209,41 +237,30 @@ def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family:
     a, b = _finite(name, ours), _finite(name, theirs)
     n = len(a)
     if len(b) != n:
-        raise InputError(f"{name}: {n} figures of ours against {len(b)}; run both methods with the same seeds")
+        raise InputError(f"{name}: {n} metrics of ours against {len(b)}; run both methods with the same seeds")
     if n < 2:
         raise InputError(f"{name}: {n} paired seeds tell no spread; run at least 2, better 5")
-    scale = float(max(np.abs(a).max(), np.abs(b).max()))
-    difference, std = float((a - b).mean()), _std(a - b, scale)
-    low, high = _t_interval(difference, std, n, ALPHA / family)
-    if std > 0:
-        p = 2 * float(_stats().t.sf(abs(difference) / std * math.sqrt(n), n - 1))
-        effect_size = _hedges(n - 1) * difference / std
-    else:
-        p, effect_size = float(abs(difference) <= ROUNDING * scale), math.nan
-    return Comparison(n, difference, low, high, family, p, p, effect_size)
+    scale, differences = max(np.abs(a).max(), np.abs(b).max()), a - b
+    mean = float(differences.mean())
+    if not _differ(differences, scale):
+        p = float(abs(mean) <= ROUNDING * scale)
+        return Comparison(n, mean, math.nan, math.nan, family, p, p, math.nan)
+    test = _stats().ttest_rel(a, b)
+    interval, p = test.confidence_interval(1 - ALPHA / family), float(test.pvalue)
+    effect_size = _hedges(n - 1) * mean / float(differences.std(ddof=1))
+    return Comparison(n, mean, float(interval.low), float(interval.high), family, p, p, effect_size)
 
 
 def _finite(where: str, values: Sequence[float]) -> npt.NDArray[np.float64]:
-    figures = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(figures).all():
-        raise InputError(f"{where}: a figure is not a finite number; evaluate that run again or leave its seed out")
-    return figures
+    metrics = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(metrics).all():
+        raise InputError(f"{where}: a metric is not a finite number; evaluate that run again or leave its seed out")
+    return metrics
 
 
-def _std(values: npt.NDArray[np.float64], scale: float) -> float:
-    """Sample standard deviation, divisor n - 1; 0 where only rounding tells the values apart, NaN of one value."""
-    if len(values) < 2:
-        return math.nan
+def _differ(values: npt.NDArray[np.float64], scale: float) -> bool:
     # 0.9 - 0.8 and 0.8 - 0.7 differ in the last bit: taken for spread, it would give t = 1e15.
-    return float(values.std(ddof=1)) if np.ptp(values) > ROUNDING * scale else 0.0
-
-
-def _t_interval(mean: float, std: float, n: int, miss: float) -> tuple[float, float]:
-    """Student's interval of a mean, missed with probability ``miss``; NaN without a spread."""
-    if not std > 0:
-        return math.nan, math.nan
-    half = float(_stats().t.isf(miss / 2, n - 1)) * std / math.sqrt(n)
-    return mean - half, mean + half
+    return bool(np.ptp(values) > ROUNDING * scale)
 
 
 def _hedges(degrees: int) -> float:
@@ -251,37 +268,6 @@ def _hedges(degrees: int) -> float:
     if degrees < 2:
         return math.nan  # With one degree the estimate has no mean that a factor could set right.
     return math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
-
-
-def _newcombe_95(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
-    """95 % interval of the difference of two paired proportions.
-
-    Newcombe 1998 (Statistics in Medicine 17:2635), method 10: the Wilson intervals of both, their distances squared
-    and added with the correlation phi, whose numerator is brought n/2 nearer to 0 where it is positive. Unlike
-    Wald's it keeps its coverage where few images, or none, tell the models apart.
-    """
-    n = both + only_a + only_b + neither
-    a, b = (both + only_a) / n, (both + only_b) / n
-    (low_a, high_a), (low_b, high_b) = wilson_95(a, n), wilson_95(b, n)
-    product = both * neither - only_a * only_b
-    corrected = max(product - n / 2, 0.0) if product > 0 else product
-    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
-    phi = corrected / math.sqrt(margins) if margins else 0.0
-    down, up = _added(a - low_a, high_b - b, phi), _added(high_a - a, b - low_b, phi)
-    return max(-1.0, (only_a - only_b) / n - down), min(1.0, (only_a - only_b) / n + up)
-
-
-def _added(x: float, y: float, phi: float) -> float:
-    # Near phi = 1 and x = y the sum is 0 but for rounding, which may leave it below.
-    return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
-
-
-def _exact_p(a_ranks: npt.NDArray[np.float64], b_ranks: npt.NDArray[np.float64]) -> float:
-    # Twice a mean rank is a whole number: equal correlations then compare as equal. The first order is the one seen.
-    a, b = np.rint(2 * a_ranks).astype(np.int64), np.rint(2 * b_ranks).astype(np.int64)
-    orders = np.array(list(permutations(b.tolist())))
-    covariances = np.abs(len(a) * (orders @ a) - a.sum() * b.sum())
-    return float((covariances >= covariances[0]).mean())
 
 
 def _points(share: float, digits: int, sign: str = "") -> str:

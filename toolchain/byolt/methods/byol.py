@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt.collectives import batch_moments, gather_rows, own_rows
-from byolt.methods.method import Images, Method, Term, wide
+from byolt.distributed.collectives import batch_moments, gather_rows, own_rows
+from byolt.methods.base import Images, Method, Outcome, upcast
+from byolt.methods.build import Networks
+from byolt.recipe.methods.byol import ByolMethod
 
 Normalisation = Literal["l2", "layer", "batch", "none"]
 
@@ -53,27 +55,27 @@ class Byol(Method):
         if target != "copy":
             self.target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
 
-    def terms(self, view_1: Images, view_2: Images) -> Iterator[Term]:
+    def terms(self, view_1: Images, view_2: Images) -> Iterator[Outcome]:
         """The symmetric loss of equation 2: a mean over the batch, a sum over the two views, in [0, 8]."""
         # One forward a view: BatchNorm statistics must not mix the two views (the paper's code does the same).
         if self.target is None:  # Each view's projection is the other's target, so both are needed at once.
             z_1, z_2 = self.project(view_1), self.project(view_2)
             target_1, target_2 = (z_1.detach(), z_2.detach()) if self.stop_gradient else (z_1, z_2)
             first, second = self.predict(z_1, target_1, target_2), self.predict(z_2, target_2, target_1)
-            yield Term(first.loss + second.loss, first.z + second.z, first.q)
+            yield Outcome(first.loss + second.loss, first.z + second.z, first.q)
             return
         with torch.no_grad():  # The target is in train mode too: batch statistics, as in the paper's code.
             target_1, target_2 = self.target(view_1), self.target(view_2)
         yield self.predict(self.project(view_1), target_1, target_2)
         yield self.predict(self.project(view_2), target_2, target_1)
 
-    def predict(self, z: Float[Tensor, "B D"], same: Float[Tensor, "B D"], other: Float[Tensor, "B D"]) -> Term:
+    def predict(self, z: Float[Tensor, "B D"], same: Float[Tensor, "B D"], other: Float[Tensor, "B D"]) -> Outcome:
         """One view's half of the loss: its prediction against the ``other`` view's target projection."""
         q = z if self.predictor is None else self.predictor(z)
         loss = regression_loss(q, other, self.normalisation)
         if self.beta:
-            loss = loss + self.beta * repulsion(q, same, other, self.temperature)
-        return Term(loss, (z.detach(),), None if self.predictor is None else q.detach())
+            loss = loss + self.beta * negative_term(q, same, other, self.temperature)
+        return Outcome(loss, (z.detach(),), None if self.predictor is None else q.detach())
 
     def update_target(self, tau: float | Tensor) -> None:
         """Move an ``ema`` target (equation 1)."""
@@ -88,7 +90,7 @@ def regression_loss(
 
     With l2 that is ``|q/|q| - z/|z||^2 = 2 - 2 cos(q, z)``, in [0, 4].
     """
-    q, z = wide(q), wide(z)
+    q, z = upcast(q), upcast(z)
     if normalisation == "l2":
         return (2 - 2 * F.cosine_similarity(q, z, dim=-1)).mean()
     return (_normalised(q, normalisation) - _normalised(z, normalisation)).square().sum(1).mean()
@@ -104,7 +106,7 @@ def _normalised(x: Float[Tensor, "B D"], normalisation: Normalisation) -> Float[
     return x
 
 
-def repulsion(
+def negative_term(
     q: Float[Tensor, "B D"], same: Float[Tensor, "B D"], other: Float[Tensor, "B D"], temperature: float
 ) -> Float[Tensor, ""]:
     """The term that pushes images apart: beta's part of the InfoNCE of appendix F.4, as a loss.
@@ -117,8 +119,22 @@ def repulsion(
         same, other: Target projections of the same view v, and of the other view v'.
         temperature: T, the paper's alpha.
     """
-    unit = F.normalize(wide(q), dim=1)
-    within = unit @ F.normalize(wide(gather_rows(same)), dim=1).T / temperature
-    across = unit @ F.normalize(wide(gather_rows(other)), dim=1).T / temperature
+    unit = F.normalize(upcast(q), dim=1)
+    within = unit @ F.normalize(upcast(gather_rows(same)), dim=1).T / temperature
+    across = unit @ F.normalize(upcast(gather_rows(other)), dim=1).T / temperature
     within = within.scatter(1, own_rows(q)[:, None], -torch.inf)
     return 2 * temperature * torch.cat([within, across], 1).logsumexp(1).mean()
+
+
+def build(networks: Networks, settings: ByolMethod) -> Byol:
+    """BYOL by the recipe."""
+    return Byol(
+        networks.encoder,
+        networks.projector(),
+        None if settings.predictor == "none" else networks.predictor(linear=settings.predictor == "linear"),
+        target=settings.target,
+        stop_gradient=settings.stop_gradient,
+        normalisation=settings.normalisation,
+        beta=settings.beta,
+        temperature=settings.temperature,
+    )

@@ -14,14 +14,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from byolt.collectives import mean_over_processes
-from byolt.methods.method import Images, Method, Term, wide
-
-UNLABELLED = -1
+from byolt.data.sampler import UNLABELLED
+from byolt.distributed.collectives import mean_over_processes
+from byolt.methods.base import Images, Method, Outcome, upcast
+from byolt.methods.build import Networks
+from byolt.recipe.methods.mean_teacher import MeanTeacherMethod
+from byolt_export.errors import InputError
 
 
 class MeanTeacher(Method):
-    """Student (encoder and linear classifier) and teacher, the student's moving average, which is delivered."""
+    """Student (encoder and linear classifier) and teacher, its moving average, which is evaluated and exported."""
 
     weight: Float[Tensor, ""]
 
@@ -42,20 +44,20 @@ class MeanTeacher(Method):
         self.set_progress(0.0)
 
     @property
-    def delivered(self) -> nn.Module:
+    def eval_encoder(self) -> nn.Module:
         """The teacher's encoder, as in the paper's results."""
         assert self.target is not None
         return self.target[0]
 
     @property
-    def delivered_head(self) -> nn.Linear:
+    def eval_classifier(self) -> nn.Linear:
         """The teacher's classifier."""
         assert self.target is not None
         head = self.target[1]
         assert isinstance(head, nn.Linear)
         return head
 
-    def terms(self, view_1: Images, view_2: Images, labels: Int64[Tensor, "B"]) -> Iterator[Term]:
+    def terms(self, view_1: Images, view_2: Images, labels: Int64[Tensor, "B"]) -> Iterator[Outcome]:
         """Cross-entropy of the labelled images plus the weighted consistency of all, both of the student's first view.
 
         Args:
@@ -67,7 +69,7 @@ class MeanTeacher(Method):
         with torch.no_grad():  # In train mode, so with batch statistics, as the student.
             taught = self.target(view_2)
         loss = classification(logits, labels) + self.weight * consistency(logits, taught)
-        yield Term(loss, (logits.detach(), taught))
+        yield Outcome(loss, (logits.detach(), taught))
 
     def set_progress(self, progress: float) -> None:
         """Set the weight of the consistency loss: ``w exp(-5 (1 - t)^2)``, t the share of the ramp-up that is done."""
@@ -77,11 +79,29 @@ class MeanTeacher(Method):
 
 def classification(logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"]) -> Float[Tensor, ""]:
     """Mean cross-entropy over the labelled images of the global batch; float32 under autocast."""
-    logits = wide(logits)
+    logits = upcast(logits)
     labelled = mean_over_processes((labels != UNLABELLED).sum().to(logits.dtype))
     return F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum") / labelled
 
 
 def consistency(student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
     """Mean over images and classes of the squared difference of the class probabilities; float32 under autocast."""
-    return (wide(student).softmax(1) - wide(teacher).softmax(1)).square().mean()
+    return (upcast(student).softmax(1) - upcast(teacher).softmax(1)).square().mean()
+
+
+def build(networks: Networks, settings: MeanTeacherMethod) -> MeanTeacher:
+    """Mean Teacher by the recipe.
+
+    Raises:
+        InputError: The images have no labels of two classes.
+    """
+    if networks.classes < 2:
+        raise InputError(
+            "method.name: mean_teacher needs images whose sub-folders are classes, at least two; label some of them, "
+            "or take a method that needs no labels"
+        )
+    with networks.drawn(1):
+        classifier = nn.Linear(networks.feature_dim, networks.classes)
+    return MeanTeacher(
+        networks.encoder, classifier, consistency=settings.consistency, rampup_share=settings.rampup_share
+    )

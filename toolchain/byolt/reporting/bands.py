@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from byolt.run import write_text
+from byolt.files import write_text
 from byolt_export.errors import InputError
 
 SHARES = 20
@@ -25,7 +25,7 @@ KEYS = (
     "target_distance",
 )
 Curve = list[list[float]]
-Metrics = Sequence[Mapping[str, Any]]
+Records = Sequence[Mapping[str, Any]]
 
 
 def read_band(recipe_name: str) -> dict[str, Any] | None:
@@ -37,7 +37,7 @@ def read_band(recipe_name: str) -> dict[str, Any] | None:
     return band
 
 
-def make_band(runs: Sequence[Metrics], source: str) -> dict[str, Any]:
+def make_band(runs: Sequence[Records], source: str) -> dict[str, Any]:
     """Least and largest value over runs at 20 evenly spaced shares of the run.
 
     At a share each run counts with every value since the share before; where it was not measured in that stretch, as
@@ -48,22 +48,22 @@ def make_band(runs: Sequence[Metrics], source: str) -> dict[str, Any]:
         source: Which runs these are, in words.
 
     Raises:
-        InputError: There is no run, or one has no metrics.
+        InputError: There is no run, or one has no records.
     """
     if not runs or not all(runs):
-        raise InputError("a reference band needs the metrics of at least one run, and each run at least a line")
+        raise InputError("a reference band needs the records of at least one run, and each run at least a line")
     curves = {key: curve for key in KEYS if (curve := _curve(runs, key))}
     return {"source": source, "curves": curves}
 
 
-def write_band(path: Path, runs: Sequence[Metrics], source: str) -> None:
+def write_band(path: Path, runs: Sequence[Records], source: str) -> None:
     """Write a band as ``<recipe name>.json``."""
     write_text(path, json.dumps(make_band(runs, source), indent=1) + "\n")
 
 
-def values_of(metrics: Metrics, key: str) -> list[tuple[float, float]]:
-    """(step, value) of a key where it was measured and is finite, one a step."""
-    found = {float(record["step"]): float(record[key]) for record in metrics if _is_number(record.get(key))}
+def values_of(records: Records, key: str) -> list[tuple[float, float]]:
+    """(step, value) of a key where it was measured and is finite, one per step."""
+    found = {float(record["step"]): float(record[key]) for record in records if _is_number(record.get(key))}
     return sorted(found.items())
 
 
@@ -71,7 +71,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _curve(runs: Sequence[Metrics], key: str) -> Curve:
+def _curve(runs: Sequence[Records], key: str) -> Curve:
     curve: Curve = []
     every = [values_of(run, key) for run in runs]
     ends = [max(float(record["step"]) for record in run) for run in runs]

@@ -14,13 +14,13 @@ from markupsafe import Markup
 
 from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style, themed
 from byolt_export.errors import MissingPart
-from byolt_export.page import visible
+from byolt_export.proof.page import visible
 
 WIDTH_IN, HEIGHT_IN = 5.0, 2.9
 """At 72 points an inch: 360 px wide, so that text has its true size on a phone and in three columns."""
 MOST_CLASSES = 28
 """Classes that colours and marks can tell apart."""
-_MARKS = "osD^"
+MARKS = "osD^"
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def class_cloud(
             axes.scatter(*points[rest].T, s=7, color=colour, alpha=0.7, linewidths=0)
         for number, one in enumerate(shown):
             assert labels is not None
-            mark = _MARKS[number // len(PALETTE)]
+            mark = MARKS[number // len(PALETTE)]
             inside = points[labels == one]
             handles.append(axes.scatter(*inside.T, s=9, color=series_style(number)[0], marker=mark, linewidths=0))
         axes.set_xticks([])
@@ -203,7 +203,6 @@ def canvas() -> Iterator[Any]:
         raise MissingPart('matplotlib is not installed, which draws: pip install "byolt[train]"') from error
     style: Any = {
         "svg.fonttype": "none",  # Text stays text: small, sharp, and read aloud.
-        "svg.hashsalt": "byolt",
         "font.family": "DejaVu Sans",
         "text.parse_math": False,  # A name may hold a dollar.
         "font.size": 10,
@@ -237,8 +236,11 @@ def plain(name: str, most: int = 24) -> str:
 
 
 def finished(figure: Any, key: str, label: str) -> Markup:
-    """The figure as themed SVG."""
+    """The figure as themed SVG; ``key`` is unique in the page and makes the ids of this drawing its own."""
+    import matplotlib as mpl
+
     file = io.StringIO()
+    mpl.rcParams["svg.hashsalt"] = key  # Within the canvas, which restores it.
     # No date and no version: the same run gives the same file.
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return Markup(themed(file.getvalue(), key, label))  # Names in it were escaped by matplotlib.
+    return Markup(themed(file.getvalue(), label))  # Names in it were escaped by matplotlib.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -17,14 +17,14 @@ MOST_SPECTRA = 12
 LEAST_SHARE = 1e-6
 """Eigenvalues below this share of the projections' energy are rounding."""
 
-Metrics = Sequence[dict[str, Any]]
+Records = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Course:
-    """The metrics of a run with what turns steps into epochs."""
+    """The records of a run with what turns steps into epochs."""
 
-    metrics: Metrics
+    records: Records
     steps_per_epoch: float
     epochs: int
     probe_images: int
@@ -32,7 +32,7 @@ class Course:
 
     def line(self, key: str, *, percent: bool = False, colour: int = 0) -> Line | None:
         """A key against the epoch, thinned evenly where it has very many points; None where it was not measured."""
-        values = values_of(self.metrics, key)
+        values = values_of(self.records, key)
         if not values:
             return None
         stride = math.ceil(len(values) / MOST_POINTS)
@@ -53,126 +53,114 @@ class Course:
 
 
 def course_of(
-    metrics: Metrics, *, epochs: int, total_steps: int | None, probe_images: int, band: dict[str, Any] | None
+    records: Records, *, epochs: int, total_steps: int | None, probe_images: int, band: dict[str, Any] | None
 ) -> Course:
     """``total_steps`` is known of a run that went through all its epochs, and guessed from the lines otherwise."""
     if total_steps is not None:
         per_epoch = total_steps / epochs
     else:  # Exact where a line stands at the end of an epoch, as those of evaluations do.
-        per_epoch = max((record["step"] / record["epoch"] for record in metrics), default=1.0)
-    return Course(metrics, per_epoch, epochs, probe_images, band)
+        per_epoch = max((record["step"] / record["epoch"] for record in records), default=1.0)
+    return Course(records, per_epoch, epochs, probe_images, band)
+
+
+class Curve(NamedTuple):
+    """A key of the records, and how its axis is drawn."""
+
+    key: str
+    y_label: str
+    percent: bool = False
+    y_range: tuple[float | None, float | None] = (None, None)
+
+
+class Kind(NamedTuple):
+    """A chart of a curve or two, one above the other, and how to read it."""
+
+    title: str
+    reading: str
+    curves: tuple[Curve, ...]
+
+
+LEARNING = {
+    "loss": Kind(
+        "Loss",
+        "As a rule it falls, then levels off; against a moving target it may rise for a while. A low loss alone "
+        "proves nothing: a collapsed encoder has the lowest.",
+        (Curve("loss", "loss (no unit)"),),
+    ),
+    "spread": Kind(
+        "Spread of the projections (z-std)",
+        "1 is even over all directions, 0 is a single point. Below a dashed line a reading counts towards the "
+        "verdict that stands on it.",
+        (Curve("z_std_ratio", "z-std ratio (1 = even)", y_range=(0, 1.05)),),
+    ),
+    "rankme": Kind(
+        "Effective rank of the features (RankMe)",
+        "How many directions the encoder's features fill, at each evaluation. It should rise above the dashed "
+        "line and stay there; runs compare on the same probe images only.",
+        (Curve("rankme", "RankMe (directions)", y_range=(0, None)),),
+    ),
+    "knn": Kind(
+        "kNN accuracy while learning",
+        "On validation images of the training split, never on test images. Higher is better; still rising at the "
+        "end means that more epochs would pay.",
+        (Curve("knn", "accuracy (%)", percent=True),),
+    ),
+    "alignment": Kind(
+        "Alignment and uniformity",
+        "Alignment: squared distance of an image's two views, lower is better. Uniformity: how evenly images are "
+        "spread, lower is better; towards 0 they fall onto one point.",
+        (Curve("alignment", "alignment (0 to 4)"), Curve("uniformity", "uniformity (log)")),
+    ),
+    "schedules": Kind(
+        "Learning rate and target decay",
+        "What the recipe set. At tau = 1 the target stands still.",
+        (Curve("lr", "learning rate"), Curve("tau", "tau (target decay)")),
+    ),
+    "speed": Kind(
+        "Speed",
+        "Images learned from a second, and the share of the time that the device waited for images. Views of "
+        "another size change the level; dips are often other work on the machine.",
+        (
+            Curve("images_per_s", "images/s", y_range=(0, None)),
+            Curve("data_wait", "data wait (%)", percent=True, y_range=(0, None)),
+        ),
+    ),
+}
+DYNAMICS = {
+    "rank": Kind(
+        "Effective rank of the projections",
+        "How many directions carry the projections of a batch. Collapse pulls it to 1.",
+        (Curve("projection_rank", "rank (directions)", y_range=(0, None)),),
+    ),
+    "predictor": Kind(
+        "Predictor along the projections' axes",
+        "Theory has the predictor turn into the axes of the projections' covariance (Tian et al. 2021, "
+        "arXiv 2102.06810): the cosine then rises towards 1. About 0 is a random predictor.",
+        (Curve("predictor_alignment", "mean cosine (1 = aligned)", y_range=(None, 1.02)),),
+    ),
+    "target": Kind(
+        "Distance of the target",
+        "How far the target's weights lag behind the online ones. The lag makes the target a steadier teacher; "
+        "0 would be no target of its own.",
+        (Curve("target_distance", "relative L2 distance", y_range=(0, None)),),
+    ),
+}
 
 
 def learning_charts(course: Course) -> list[Chart]:
     """Loss, spread, RankMe, kNN, alignment and uniformity, schedules, speed: those that were measured."""
-    return [chart for chart in (*_representation(course), *_settings(course)) if chart is not None]
-
-
-def _representation(course: Course) -> list[Chart | None]:
-    return [
-        _chart(
-            course,
-            "loss",
-            "Loss",
-            [_panel(course, "loss", "loss (no unit)")],
-            "As a rule it falls, then levels off; against a moving target it may rise for a while. A low loss alone "
-            "proves nothing: a collapsed encoder has the lowest.",
-        ),
-        _chart(
-            course,
-            "spread",
-            "Spread of the projections (z-std)",
-            [_panel(course, "z_std_ratio", "z-std ratio (1 = even)", limits=_spread_limits(), y_range=(0, 1.05))],
-            "1 is even over all directions, 0 is a single point. Below a dashed line a reading counts towards the "
-            "verdict that stands on it.",
-        ),
-        _chart(
-            course,
-            "rankme",
-            "Effective rank of the features (RankMe)",
-            [_panel(course, "rankme", "RankMe (directions)", limits=_rank_limits(course), y_range=(0, None))],
-            "How many directions the encoder's features fill, at each evaluation. It should rise above the dashed "
-            "line and stay there; runs compare on the same probe images only.",
-        ),
-        _chart(
-            course,
-            "knn",
-            "kNN accuracy while learning",
-            [_panel(course, "knn", "accuracy (%)", percent=True)],
-            "On validation images of the training split, never on test images. Higher is better; still rising at the "
-            "end means that more epochs would pay.",
-        ),
-        _chart(
-            course,
-            "alignment",
-            "Alignment and uniformity",
-            [
-                _panel(course, "alignment", "alignment (0 to 4)"),
-                _panel(course, "uniformity", "uniformity (log)", colour=1),
-            ],
-            "Alignment: squared distance of an image's two views, lower is better. Uniformity: how evenly images are "
-            "spread, lower is better; towards 0 they fall onto one point.",
-        ),
-    ]
-
-
-def _settings(course: Course) -> list[Chart | None]:
-    return [
-        _chart(
-            course,
-            "schedules",
-            "Learning rate and target decay",
-            [_panel(course, "lr", "learning rate"), _panel(course, "tau", "tau (target decay)", colour=1)],
-            "What the recipe set. At tau = 1 the target stands still.",
-        ),
-        _chart(
-            course,
-            "speed",
-            "Speed",
-            [
-                _panel(course, "images_per_s", "images/s", y_range=(0, None)),
-                _panel(course, "data_wait", "data wait (%)", percent=True, colour=1, y_range=(0, None)),
-            ],
-            "Images learned from a second, and the share of the time that the device waited for images. Views of "
-            "another size change the level; dips are often other work on the machine.",
-        ),
-    ]
+    return [chart for key, kind in LEARNING.items() if (chart := _chart(course, key, kind)) is not None]
 
 
 def dynamics_charts(course: Course) -> list[Chart]:
     """Rank, predictor, target and spectrum of the projections: those that were measured."""
-    found = [
-        _chart(
-            course,
-            "rank",
-            "Effective rank of the projections",
-            [_panel(course, "projection_rank", "rank (directions)", y_range=(0, None))],
-            "How many directions carry the projections of a batch. Collapse pulls it to 1.",
-        ),
-        _chart(
-            course,
-            "predictor",
-            "Predictor along the projections' axes",
-            [_panel(course, "predictor_alignment", "mean cosine (1 = aligned)", y_range=(None, 1.02))],
-            "Theory has the predictor turn into the axes of the projections' covariance (Tian et al. 2021, "
-            "arXiv 2102.06810): the cosine then rises towards 1. About 0 is a random predictor.",
-        ),
-        _chart(
-            course,
-            "target",
-            "Distance of the target",
-            [_panel(course, "target_distance", "relative L2 distance", y_range=(0, None))],
-            "How far the target's weights lag behind the online ones. The lag makes the target a steadier teacher; "
-            "0 would be no target of its own.",
-        ),
-        spectrum_chart(course),
-    ]
+    found = [*(_chart(course, key, kind) for key, kind in DYNAMICS.items()), spectrum_chart(course)]
     return [chart for chart in found if chart is not None]
 
 
 def spectrum_chart(course: Course) -> Chart | None:
     """Eigenvalues of the projections' covariance at the evaluations, a line each."""
-    spectra = [(record["step"], record["spectrum"]) for record in course.metrics if record.get("spectrum")]
+    spectra = [(record["step"], record["spectrum"]) for record in course.records if record.get("spectrum")]
     count = min(MOST_SPECTRA, len(spectra))
     chosen = [spectra[round(k * (len(spectra) - 1) / max(1, count - 1))] for k in range(count)]
     lines = [
@@ -218,28 +206,20 @@ def _blend(share: float) -> str:
     return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(early, late, strict=True))
 
 
-def _chart(course: Course, key: str, title: str, panels: Sequence[Panel | None], reading: str) -> Chart | None:
-    kept = [panel for panel in panels if panel is not None]
-    if not kept:
+def _chart(course: Course, key: str, kind: Kind) -> Chart | None:
+    limits = {"z_std_ratio": _spread_limits(), "rankme": _rank_limits(course)}
+    panels = []
+    for colour, (name, y_label, percent, y_range) in enumerate(kind.curves):
+        line, band = course.line(name, percent=percent, colour=colour), course.healthy(name, percent=percent)
+        if line is not None:
+            panels.append(Panel(y_label, [line], limits.get(name, ()), band, y_range))
+    if not panels:
         return None
-    band = any(panel.band is not None for panel in kept)
-    source = f" The band is where healthy runs went: {(course.band or {}).get('source', '')}." if band else ""
-    svg = line_chart(key, f"{title} against the epoch", "epoch", kept, (0, max(panel.lines[0].x[-1] for panel in kept)))
-    return Chart(title, svg, reading + source)
-
-
-def _panel(
-    course: Course,
-    key: str,
-    y_label: str,
-    *,
-    limits: Sequence[Limit] = (),
-    y_range: tuple[float | None, float | None] = (None, None),
-    percent: bool = False,
-    colour: int = 0,
-) -> Panel | None:
-    line = course.line(key, percent=percent, colour=colour)
-    return None if line is None else Panel(y_label, [line], limits, course.healthy(key, percent=percent), y_range)
+    band_drawn = any(panel.band is not None for panel in panels)
+    source = f" The band is where healthy runs went: {(course.band or {}).get('source', '')}." if band_drawn else ""
+    last = max(panel.lines[0].x[-1] for panel in panels)
+    svg = line_chart(key, f"{kind.title} against the epoch", "epoch", panels, (0, last))
+    return Chart(kind.title, svg, kind.reading + source)
 
 
 def _spread_limits() -> list[Limit]:
@@ -248,7 +228,7 @@ def _spread_limits() -> list[Limit]:
 
 def _rank_limits(course: Course) -> list[Limit]:
     """The levels that the verdict compares RankMe with, of the features' own size."""
-    features = max((int(record["features"]) for record in course.metrics if "features" in record), default=0)
+    features = max((int(record["features"]) for record in course.records if "features" in record), default=0)
     most = min(course.probe_images, features)
     levels: dict[float, str] = {}
     for limit in THRESHOLDS:

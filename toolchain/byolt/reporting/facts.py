@@ -1,14 +1,14 @@
-"""What a report says in figures and tables: heading, accuracies, collapse measures, parity, recipe, environment."""
+"""What a report says in metrics and tables: heading, accuracies, collapse measures, parity, recipe, environment."""
 
 from typing import Any
 
+from byolt.console.summary import FEATURES, FINETUNED
 from byolt.evaluation.collapse import Verdict
-from byolt.recipe import leaves
-from byolt.reporting.page import Figure, number, percent
-from byolt.reporting.summary import FEATURES, FINETUNED
-from byolt.run import Run, learned_for_s, read_json
-from byolt.schema import Recipe
-from byolt.sections import MACHINE
+from byolt.files import read_json
+from byolt.recipe.schema import Recipe
+from byolt.recipe.section import MACHINE, leaves
+from byolt.reporting.page import FormattedNumber, number, percent
+from byolt.run import Run, learned_for_s
 
 MOST_ROWS = 40
 """Evaluations in the table of metrics."""
@@ -39,12 +39,12 @@ _COLUMNS = {
     "verdict": ("verdict", ""),
 }
 
-Metrics = list[dict[str, Any]]
+Records = list[dict[str, Any]]
 
 
-def heading(run: Run, recipe: Recipe, metrics: Metrics) -> dict[str, Any]:
-    """Name, state, verdict with advice, and the figures that one wants first."""
-    evaluated = [record for record in metrics if "verdict" in record]
+def heading(run: Run, recipe: Recipe, records: Records) -> dict[str, Any]:
+    """Name, state, verdict with advice, and the metrics that one wants first."""
+    evaluated = [record for record in records if "verdict" in record]
     last = (run.result or {}) | (evaluated[-1] if evaluated and run.result is None else {})
     verdict = last.get("verdict")
     started = str(run.environment.get("started", ""))
@@ -58,15 +58,15 @@ def heading(run: Run, recipe: Recipe, metrics: Metrics) -> dict[str, Any]:
         "verdict": verdict,
         "advice": Verdict(verdict).advice if verdict else "",
         "date": started.replace("T", " ").replace("Z", " UTC"),
-        "tiles": _tiles(run, recipe, metrics, last),
+        "tiles": _tiles(run, recipe, records, last),
     }
 
 
-def _tiles(run: Run, recipe: Recipe, metrics: Metrics, last: dict[str, Any]) -> list[tuple[str, Figure, str]]:
-    """(name, figure, small print) of what is known."""
-    encoder, finetuned = run.figures("encoder") or {}, run.figures("finetune") or {}
-    spent_s, epochs = learned_for_s(metrics), max((record["epoch"] for record in metrics), default=None)
-    rows: list[tuple[str, Figure | None, str]] = [
+def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> list[tuple[str, FormattedNumber, str]]:
+    """(name, metric, small print) of what is known."""
+    encoder, finetuned = run.metrics("encoder") or {}, run.metrics("finetune") or {}
+    spent_s, epochs = learned_for_s(records), max((record["epoch"] for record in records), default=None)
+    rows: list[tuple[str, FormattedNumber | None, str]] = [
         ("linear probe", percent(_accuracy(encoder, "linear")), "test accuracy"),
         ("kNN", percent(_accuracy(encoder, "knn")), "test accuracy"),
         ("fine-tuned", percent(_accuracy(finetuned, "finetuned")), "test accuracy"),
@@ -75,22 +75,22 @@ def _tiles(run: Run, recipe: Recipe, metrics: Metrics, last: dict[str, Any]) -> 
         ("epochs", number(epochs, "d"), f"of {recipe.schedule.epochs}"),
         ("learning took", *_duration(spent_s)),
     ]
-    return [(name, figure, small) for name, figure, small in rows if figure is not None]
+    return [(name, metric, small) for name, metric, small in rows if metric is not None]
 
 
-def _duration(seconds: float | None) -> tuple[Figure | None, str]:
+def _duration(seconds: float | None) -> tuple[FormattedNumber | None, str]:
     if seconds is None:
         return None, ""
     return (number(seconds / 3600, ".2f"), "hours") if seconds >= 360 else (number(seconds / 60, ".1f"), "minutes")
 
 
-def _accuracy(figures: dict[str, Any], kind: str) -> float | None:
-    return figures[kind]["accuracy"] if kind in figures else None
+def _accuracy(metrics: dict[str, Any], kind: str) -> float | None:
+    return metrics[kind]["accuracy"] if kind in metrics else None
 
 
 def accuracies(run: Run) -> dict[str, Any] | None:
     """kNN and linear probe of each kind of features, with intervals, and over the official folds."""
-    kinds = {name: figures for name in FEATURES if (figures := run.figures(name))}
+    kinds = {name: metrics for name in FEATURES if (metrics := run.metrics(name))}
     if not kinds:
         return None
     first = next(iter(kinds.values()))
@@ -107,12 +107,12 @@ def accuracies(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _interval(figure: dict[str, Any]) -> tuple[Figure | None, ...]:
-    return (percent(figure["accuracy"]), *(percent(end) for end in figure["interval_95"]))
+def _interval(metric: dict[str, Any]) -> tuple[FormattedNumber | None, ...]:
+    return (percent(metric["accuracy"]), *(percent(end) for end in metric["interval_95"]))
 
 
-def _spread(figure: dict[str, Any]) -> tuple[Figure | None, ...]:
-    return percent(figure["mean"]), percent(figure["std"])
+def _spread(metric: dict[str, Any]) -> tuple[FormattedNumber | None, ...]:
+    return percent(metric["mean"]), percent(metric["std"])
 
 
 def collapse_rows(run: Run) -> list[tuple[Any, ...]]:
@@ -120,26 +120,26 @@ def collapse_rows(run: Run) -> list[tuple[Any, ...]]:
     return [
         (
             FEATURES[name],
-            number(figures["rankme"], ".1f"),
-            min(figures["images"], figures["features"]),
-            *(number(figures[key], ".2f") for key in ("z_std_ratio", "alignment", "uniformity")),
+            number(metrics["rankme"], ".1f"),
+            min(metrics["images"], metrics["features"]),
+            *(number(metrics[key], ".2f") for key in ("z_std_ratio", "alignment", "uniformity")),
         )
-        for name, figures in (run.figures("collapse") or {}).items()
+        for name, metrics in (run.metrics("collapse") or {}).items()
     ]
 
 
 def finetuning(run: Run) -> dict[str, Any] | None:
     """Probe, fine-tuned and from scratch."""
-    figures = run.figures("finetune")
-    if figures is None:
+    metrics = run.metrics("finetune")
+    if metrics is None:
         return None
-    rows = [(name, _interval(figures[key])) for key, name in FINETUNED.items() if key in figures]
+    rows = [(name, _interval(metrics[key])) for key, name in FINETUNED.items() if key in metrics]
     return {
         "rows": rows,
-        "n_train": figures["n_train"],
-        "data": figures["data"],
-        "test": figures["test"],
-        "protocol": figures["protocol"],
+        "n_train": metrics["n_train"],
+        "data": metrics["data"],
+        "test": metrics["test"],
+        "protocol": metrics["protocol"],
     }
 
 
@@ -179,9 +179,9 @@ def _told(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def metric_table(metrics: Metrics) -> dict[str, Any] | None:
+def metric_table(log: Records) -> dict[str, Any] | None:
     """Every measured key at the evaluations, or at some of them where they are many."""
-    records = [record for record in metrics if "rankme" in record]
+    records = [record for record in log if "rankme" in record]
     if not records:
         return None
     count = min(MOST_ROWS, len(records))

@@ -6,23 +6,23 @@ from typing import Any
 
 from byolt.reporting.theme import DARK, LIGHT, STROKES, css_colours
 from byolt_export.errors import MissingPart
-from byolt_export.page import visible
+from byolt_export.proof.page import visible
 
 
 @dataclass(frozen=True)
-class Figure:
+class FormattedNumber:
     """A number as it is read, and as it is exactly."""
 
     text: str
     exact: str
 
 
-def number(value: float | None, form: str) -> Figure | None:
-    """A figure by a format, for example ``.2f``; None stays None."""
-    return None if value is None else Figure(format(value, form), repr(value))
+def number(value: float | None, form: str) -> FormattedNumber | None:
+    """A metric by a format, for example ``.2f``; None stays None."""
+    return None if value is None else FormattedNumber(format(value, form), repr(value))
 
 
-def percent(value: float | None, form: str = ".1%") -> Figure | None:
+def percent(value: float | None, form: str = ".1%") -> FormattedNumber | None:
     """A share as a percentage."""
     return number(value, form)
 

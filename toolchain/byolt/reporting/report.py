@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from byolt.recipe import with_overrides
+from byolt.files import write_text
+from byolt.recipe.load import with_overrides
+from byolt.recipe.schema import Recipe
 from byolt.reporting.bands import read_band
 from byolt.reporting.charts import MOST_CLASSES, Chart, class_cloud, matrix_chart, most_frequent
 from byolt.reporting.curves import course_of, dynamics_charts, learning_charts, spectra_svg, spectrum_line
@@ -25,8 +27,7 @@ from byolt.reporting.facts import (
 from byolt.reporting.page import number, percent, render
 from byolt.reporting.pictures import picture, square, thumbnail_map
 from byolt.reporting.theme import PALETTE
-from byolt.run import Run, write_text
-from byolt.schema import Recipe
+from byolt.run import Run
 from byolt_export.errors import InputError
 
 CONFUSED_PAIRS = 8
@@ -52,20 +53,20 @@ def report_run(run: Run, overrides: Sequence[str] = ()) -> Written:
         MissingPart: matplotlib, jinja2 or scikit-learn is not installed.
     """
     recipe = with_overrides(run.recipe, overrides)
-    metrics = run.metrics()
+    records = run.log_records()
     seen, left_out = _seen(run, recipe)
     page = render(
         "report.html.jinja",
-        head=heading(run, recipe, metrics),
+        head=heading(run, recipe, records),
         colours=COLOURS,
-        **_charts(run, recipe, metrics),
+        **_charts(run, recipe, records),
         views=picture(run.path / "plots" / "views.png"),
         seen=seen,
         accuracies=accuracies(run),
         collapse=collapse_rows(run),
         finetuned=finetuning(run),
         parity=parity_rows(run),
-        metrics=metric_table(metrics),
+        metrics=metric_table(records),
         environment=environment_rows(run),
         recipe=recipe_rows(run.recipe),
         left_out=left_out,
@@ -75,11 +76,11 @@ def report_run(run: Run, overrides: Sequence[str] = ()) -> Written:
     return Written(path, tuple(left_out))
 
 
-def _charts(run: Run, recipe: Recipe, metrics: list[dict[str, Any]]) -> dict[str, list[Chart]]:
+def _charts(run: Run, recipe: Recipe, records: list[dict[str, Any]]) -> dict[str, list[Chart]]:
     result = run.result or {}
-    probed = (run.figures("collapse") or {}).get("encoder", {}).get("images", recipe.evaluation.probe_images)
+    probed = (run.metrics("collapse") or {}).get("encoder", {}).get("images", recipe.evaluation.probe_images)
     course = course_of(
-        metrics,
+        records,
         epochs=recipe.schedule.epochs,
         total_steps=result["step"] if result.get("state") == "finished" else None,
         probe_images=probed,
@@ -130,18 +131,18 @@ def _neighbour_rows(found: Any) -> list[list[dict[str, Any]]]:
 
 
 def _cloud(found: Any) -> Chart:
-    labels, told = found.map.labels, ""
+    labels, about_colours = found.map.labels, ""
     if labels is not None and not (labels >= 0).any():
         labels = None
     if labels is not None:
-        told = " Colours and marks are the classes, which the encoder was never told."
+        about_colours = " Colours and marks are the classes, which the encoder was never shown."
         if len(np.unique(labels[labels >= 0])) > len(most_frequent(labels)):
-            told = f" Colours and marks are the {MOST_CLASSES} most frequent classes; the others are grey."
+            about_colours = f" Colours and marks are the {MOST_CLASSES} most frequent classes; the others are grey."
     return Chart(
         "Map of the embeddings",
         class_cloud("cloud", "t-SNE map of the embeddings", found.map.points, labels, found.classes),
         f"t-SNE of {len(found.map.points):,} images of the learning set: images with near embeddings stand near each "
-        f"other; distances between far groups, sizes and directions mean nothing.{told}",
+        f"other; distances between far groups, sizes and directions mean nothing.{about_colours}",
     )
 
 

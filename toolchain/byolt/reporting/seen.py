@@ -20,10 +20,9 @@ from byolt.evaluation.dynamics import spectrum
 from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
 from byolt.evaluation.features import Subset
 from byolt.evaluation.linear import linear_probe
-from byolt.networks import build_encoder, without_initial_weights
+from byolt.networks.encoders import build_encoder, weight_seed, without_initial_weights
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.training.assembly import weight_seed
 from byolt_export.errors import InputError, MissingPart
 
 GALLERY_IMAGES = 2000

@@ -1,19 +1,15 @@
 """Speed beside accuracy: the table, and the plot of what no other beats."""
 
-import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import click
-from rich.markup import escape as plain
+from rich.markup import escape
 from rich.table import Table
 
-from byolt.reporting.tables import wide_console
-from byolt.run import write_json, write_text
-
-_COLOURS = ("#1b6ca8", "#c2571a", "#2e7d4f", "#8a3f8f", "#a8891b", "#5b5b5b", "#b3344a", "#2a8f94")
-_LEFT, _TOP, _WIDTH, _HEIGHT = 70, 46, 560, 300  # Of the plot's inside, px.
+from byolt.console.tables import wide_console
+from byolt.files import write_json, write_text
 
 
 def print_speed(found: dict[str, Any]) -> None:
@@ -26,7 +22,7 @@ def print_speed(found: dict[str, Any]) -> None:
     front = {id(found["rows"][k]) for k in found["front"]}
     for row in found["rows"]:
         if row["calls"]:
-            table.add_row(("* " if id(row) in front else "  ") + plain(row["name"]), *_cells(row))
+            table.add_row(("* " if id(row) in front else "  ") + escape(row["name"]), *_cells(row))
     wide_console().print(table, highlight=False)
     refused = {row["name"]: row["reason"] for row in found["rows"] if not row["calls"]}
     for name, reason in refused.items():
@@ -42,9 +38,12 @@ def print_speed(found: dict[str, Any]) -> None:
 
 
 def write_speed(found: dict[str, Any], folder: Path) -> None:
-    """``bench.json`` and ``bench.svg`` in a folder, which is made."""
+    """``bench.json`` in a folder, which is made, and ``bench.svg`` where there is what draws it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "bench.json", found)
+    if missing := [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]:
+        click.echo(f'note      no bench.svg: {missing[0]} is not installed; pip install "byolt[train]"', err=True)
+        return
     write_text(folder / "bench.svg", plot_speed(found))
 
 
@@ -68,76 +67,44 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def plot_speed(found: dict[str, Any]) -> str:
-    """An SVG: agreement with PyTorch against images/s, a colour a candidate, its batch size at each point."""
+    """An SVG: agreement with PyTorch against images/s, a colour per candidate, its batch size at each point.
+
+    Raises:
+        MissingPart: matplotlib is not installed.
+    """
+    from byolt.reporting.charts import MARKS, canvas, finished, plain
+    from byolt.reporting.theme import FAINT, PALETTE, series_style, standalone
+
     rows = [row for row in found["rows"] if row["calls"] and row["accuracy"]]
     names = list(dict.fromkeys(row["name"] for row in rows))
-    height = _TOP + _HEIGHT + 60 + 18 * len(names)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDTH + 40} {height}" '
-        'font-family="system-ui, sans-serif" font-size="12" fill="#333">',
-        f'<rect width="100%" height="100%" fill="#fff"/><text x="{_LEFT}" y="24" font-size="15">'
-        f"{escape(found['agreement'])} with PyTorch against images/s</text>",
-    ]
-    if not rows:
-        return "\n".join([*parts, "</svg>\n"])
-    across, up = _speed_axis(rows), _agreement_axis(rows)
-    parts += [*_grid(across, up)]
-    front = [found["rows"][k] for k in found["front"]]
-    places = " ".join(f"{across(r['images_per_s']):.1f},{up(r['accuracy']['agreement']):.1f}" for r in front)
-    parts.append(f'<polyline class="front" points="{places}" fill="none" stroke="#999" stroke-dasharray="5 4"/>')
-    for row in rows:
-        x, y = across(row["images_per_s"]), up(row["accuracy"]["agreement"])
-        colour = _COLOURS[names.index(row["name"]) % len(_COLOURS)]
-        told = f"{row['name']}, batch {row['batch']}: {row['images_per_s']:.0f} images/s"
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}" fill-opacity="0.8"><title>{escape(told)}</title>'
-            f'</circle><text x="{x:.1f}" y="{y - 8:.1f}" text-anchor="middle" font-size="10">{row["batch"]}</text>'
-        )
-    for k, name in enumerate(names):
-        y = _TOP + _HEIGHT + 58 + 18 * k
-        parts.append(
-            f'<circle cx="{_LEFT + 5}" cy="{y - 4}" r="5" fill="{_COLOURS[k % len(_COLOURS)]}"/>'
-            f'<text x="{_LEFT + 16}" y="{y}">{escape(name)}</text>'
-        )
-    return "\n".join([*parts, "</svg>\n"])
+    title = f"{found['agreement']} with PyTorch against images/s"
+    with canvas() as figure:
+        figure.set_size_inches(7, 4.2 + 0.2 * len(names))
+        axes = figure.subplots()
+        axes.plot(*_places([found["rows"][k] for k in found["front"]]), "--", color=FAINT, linewidth=1)
+        for number, name in enumerate(names):
+            own = [row for row in rows if row["name"] == name]
+            look = {"color": series_style(number)[0], "marker": MARKS[number // len(PALETTE) % len(MARKS)]}
+            axes.scatter(*_places(own), s=36, alpha=0.8, linewidths=0, zorder=3, **look)
+            axes.scatter([], [], label=f"\u200a{plain(name, 80)}", **look)  # Also where a name starts with _.
+            for row, place in zip(own, zip(*_places(own), strict=True), strict=True):
+                axes.annotate(row["batch"], place, (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        if rows:
+            speeds, lost = _places(rows)[0], max(1, 100 - min(_places(rows)[1]))
+            axes.set_xscale("log")
+            axes.set_xlim(min(speeds) / 1.25, max(speeds) * 1.25)
+            axes.set_ylim(100 - 1.1 * lost, 100 + 0.1 * lost)
+            ticks = [factor * 10.0**power for power in range(-2, 8) for factor in (1, 2, 5)]
+            ticks = [tick for tick in ticks if min(speeds) / 1.25 <= tick <= max(speeds) * 1.25]
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+            figure.legend(loc="outside lower left", frameon=False)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("images/s")
+        axes.set_ylabel("agreement (%)")
+        return standalone(str(finished(figure, "speed", title)))
 
 
-class _Axis:
-    """From a value to px."""
-
-    def __init__(self, low: float, high: float, start_px: float, end_px: float) -> None:
-        self.low, self.high, self.start_px, self.end_px = low, high, start_px, end_px
-
-    def __call__(self, value: float) -> float:
-        return self.start_px + (value - self.low) / (self.high - self.low) * (self.end_px - self.start_px)
-
-
-class _LogAxis(_Axis):
-    def __call__(self, value: float) -> float:
-        return super().__call__(math.log10(value))
-
-
-def _speed_axis(rows: list[dict[str, Any]]) -> _LogAxis:
-    speeds = [math.log10(row["images_per_s"]) for row in rows]
-    return _LogAxis(min(speeds) - 0.1, max(speeds) + 0.1, _LEFT, _LEFT + _WIDTH)
-
-
-def _agreement_axis(rows: list[dict[str, Any]]) -> _Axis:
-    lost = max(0.01, 1 - min(row["accuracy"]["agreement"] for row in rows))
-    return _Axis(1 - 1.1 * lost, 1 + 0.1 * lost, _TOP + _HEIGHT, _TOP)
-
-
-def _grid(across: _LogAxis, up: _Axis) -> list[str]:
-    right, bottom = _LEFT + _WIDTH, _TOP + _HEIGHT
-    parts = [f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#bbb"/>']
-    speeds = [factor * 10.0**power for power in range(-2, 8) for factor in (1, 2, 5)]
-    for speed in (s for s in speeds if across.low <= math.log10(s) <= across.high):
-        x = across(speed)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}" stroke="#eee"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{speed:g}</text>')
-    for k in range(5):
-        agreement = 1 - k / 4 * (1 - up.low) / 1.1
-        y = up(agreement)
-        parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#eee"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{agreement:.2%}</text>')
-    return [*parts, f'<text x="{right}" y="{bottom + 36}" text-anchor="end">images/s</text>']
+def _places(rows: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """Images/s and agreement in per cent of each row."""
+    return [row["images_per_s"] for row in rows], [100 * row["accuracy"]["agreement"] for row in rows]

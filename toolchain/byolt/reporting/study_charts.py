@@ -9,47 +9,28 @@ from markupsafe import Markup
 
 from byolt.reporting.bands import values_of
 from byolt.reporting.charts import Chart, Line, Panel, canvas, finished, line_chart, plain
-from byolt.reporting.curves import spectra_svg, spectrum_line
+from byolt.reporting.curves import DYNAMICS, LEARNING, spectra_svg, spectrum_line
 from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style
-from byolt.study.figures import ArmFigures, Table
+from byolt.study.results import ArmResults, Table
 
 SHARES = 60
 """Points of a mean curve."""
 _NAME_CHARACTERS = 28
 
-# key: title, label of the axis, how to read it.
-_DYNAMICS = {
-    "projection_rank": (
-        "Effective rank of the projections",
-        "rank (directions)",
-        "How many directions carry the projections. An arm that collapses falls towards 1.",
-    ),
-    "z_std_ratio": (
-        "Spread of the projections (z-std)",
-        "z-std ratio (1 = even)",
-        "1 is even over all directions, 0 is a single point: complete collapse.",
-    ),
-    "predictor_alignment": (
-        "Predictor along the projections' axes",
-        "mean cosine (1 = aligned)",
-        "Rises towards 1 where the predictor turns into the axes of the projections' covariance; arms without a "
-        "predictor have no line.",
-    ),
-    "target_distance": (
-        "Distance of the target",
-        "relative L2 distance",
-        "How far the target's weights lag behind the online ones; arms without a target of their own have no line.",
-    ),
-    "loss": (
-        "Loss",
-        "loss (no unit)",
-        "Losses of different methods do not compare; that of a collapsed arm is often the lowest.",
-    ),
+# How to read each chart that has one line per arm.
+_READINGS = {
+    "rank": "How many directions carry the projections. An arm that collapses falls towards 1.",
+    "spread": "1 is even over all directions, 0 is a single point: complete collapse.",
+    "predictor": "Rises towards 1 where the predictor turns into the axes of the projections' covariance; arms without "
+    "a predictor have no line.",
+    "target": "How far the target's weights lag behind the online ones; arms without a target of their own have no "
+    "line.",
+    "loss": "Losses of different methods do not compare; that of a collapsed arm is often the lowest.",
 }
 
 
 def accuracy_chart(key: str, label: str, tables: Sequence[Table]) -> Markup:
-    """A panel a table, an arm a row: every seed a dot, the mean a bar across, its 95 % t interval a line."""
+    """One panel per table, one row per arm: a dot per seed, a bar for the mean, a line for its 95 % t interval."""
     heights = [0.8 + 0.3 * len(table.arms) for table in tables]
     with canvas() as figure:
         figure.set_size_inches(5.5, sum(heights) + 0.75)
@@ -72,7 +53,7 @@ def accuracy_chart(key: str, label: str, tables: Sequence[Table]) -> Markup:
 _KEY = "dot: a seed; cross: a collapsed one; bar: mean; line: 95 % t interval"
 
 
-def _draw_arm(axes: Any, row: int, arm: ArmFigures) -> None:
+def _draw_arm(axes: Any, row: int, arm: ArmResults) -> None:
     colour = PALETTE[row % len(PALETTE)]
     summary = arm.summary
     if summary is not None:
@@ -90,36 +71,32 @@ def _draw_arm(axes: Any, row: int, arm: ArmFigures) -> None:
             axes.scatter([100 * accuracy], [row], zorder=3, linewidths=1.4 if gone else 0, **how)
 
 
-def dynamics_charts(arms: Sequence[ArmFigures], prefix: str) -> list[Chart]:
+def dynamics_charts(arms: Sequence[ArmResults], prefix: str) -> list[Chart]:
     """A line an arm, the mean over its seeds, against the share of the run; then the spectrum at the end."""
     found = []
-    for key, (title, y_label, reading) in _DYNAMICS.items():
+    for name, reading in _READINGS.items():
+        title, _, ((key, y_label, *_),) = (LEARNING | DYNAMICS)[name]
         lines = [line for number, arm in enumerate(arms) if (line := _mean_line(arm, number, key)) is not None]
         if lines:
             panel = Panel(y_label, lines, legend=False)
             svg = line_chart(f"{prefix}-{key}", f"{title}, a line an arm", "share of the run (%)", [panel], (0, 100))
             found.append(Chart(title, svg, reading))
     lines = [line for number, arm in enumerate(arms) if (line := _last_spectrum(arm, number)) is not None]
-    svg_or_none = spectra_svg(f"{prefix}-spectrum", "Spectrum of the projections at the end, a line an arm", lines)
-    if svg_or_none is not None:
+    spectra = spectra_svg(f"{prefix}-spectrum", "Spectrum of the projections at the end, a line an arm", lines)
+    if spectra is not None:
         reading = (
-            "Variance along each axis of the projections' covariance at the end, first seed of each arm, as a share"
+            "Variance along each axis of the projections' covariance at the end, first seed of each arm, as a share of "
+            "their energy. A line that drops early is dimensional collapse; an arm without a line has nothing above "
+            "rounding."
         )
-        found.append(
-            Chart(
-                "Spectrum at the end",
-                svg_or_none,
-                f"{reading} of their energy. A line that drops early is dimensional collapse; an arm without a line "
-                "has nothing above rounding.",
-            )
-        )
+        found.append(Chart("Spectrum at the end", spectra, reading))
     return found
 
 
-def _mean_line(arm: ArmFigures, number: int, key: str) -> Line | None:
+def _mean_line(arm: ArmResults, number: int, key: str) -> Line | None:
     """The mean over seeds at even shares of the run, where every seed with this key was measured."""
     curves = [
-        (values, arm.steps or metrics[-1]["step"]) for metrics in arm.metrics if (values := values_of(metrics, key))
+        (values, arm.steps or records[-1]["step"]) for records in arm.records if (values := values_of(records, key))
     ]
     if not curves:
         return None
@@ -134,9 +111,9 @@ def _mean_line(arm: ArmFigures, number: int, key: str) -> Line | None:
     return Line((100 * shares).tolist(), np.mean(heights, axis=0).tolist(), "", colour, dash, len(shares) < 3)
 
 
-def _last_spectrum(arm: ArmFigures, number: int) -> Line | None:
-    for metrics in arm.metrics:
-        spectra = [record["spectrum"] for record in metrics if record.get("spectrum")]
+def _last_spectrum(arm: ArmResults, number: int) -> Line | None:
+    for records in arm.records:
+        spectra = [record["spectrum"] for record in records if record.get("spectrum")]
         if spectra:
             colour, dash = series_style(number)
             return spectrum_line(spectra[-1], "", colour, dash)

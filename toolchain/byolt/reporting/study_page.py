@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from byolt.reporting.page import Figure, number, render
+from byolt.files import write_text
+from byolt.reporting.page import FormattedNumber, number, render
 from byolt.reporting.study_charts import accuracy_chart, dynamics_charts
 from byolt.reporting.theme import VARIABLES, series_style, standalone
-from byolt.run import write_text
-from byolt.study.figures import ArmFigures, StudyFigures, Table
+from byolt.study.results import ArmResults, StudyResults, Table
 
 _COLUMNS = {
     "table": "table",
@@ -22,20 +22,20 @@ _COLUMNS = {
 }
 
 
-def write_study_report(path: Path, figures: StudyFigures) -> None:
+def write_study_report(path: Path, metrics: StudyResults) -> None:
     """Write the page whole, or leave what was there.
 
     Raises:
         MissingPart: matplotlib or jinja2 is not installed.
         ByoltError: The file cannot be written.
     """
-    rows = [row for table in figures.tables for row in _comparisons(table)]
+    rows = [row for table in metrics.tables for row in _comparisons(table)]
     page = render(
         "study.html.jinja",
-        study=figures,
-        sentences=[f"{table.caption}: {said}" for table in figures.tables for said in table.said],
-        tables=[_told(table, place) for place, table in enumerate(figures.tables)],
-        chart_svg=_chart(figures) if _drawable(figures) else None,
+        study=metrics,
+        sentences=[f"{table.caption}: {said}" for table in metrics.tables for said in table.said],
+        tables=[_told(table, place) for place, table in enumerate(metrics.tables)],
+        chart_svg=_chart(metrics) if _drawable(metrics) else None,
         comparison_names=list(_COLUMNS.values()),
         comparisons=[[_cell(key, row[key]) for key in _COLUMNS] for row in rows],
     )
@@ -52,9 +52,9 @@ def _told(table: Table, place: int) -> dict[str, Any]:
         "knn": any(arm.knn for arm in table.arms),
         "charts": dynamics_charts(table.arms, f"t{place}"),
         "undrawn": [
-            f"{arm.name} ({lost} of {len(arm.metrics)} seeds)"
+            f"{arm.name} ({lost} of {len(arm.records)} seeds)"
             for arm in table.arms
-            if (lost := sum(not metrics for metrics in arm.metrics))
+            if (lost := sum(not records for records in arm.records))
         ],
         "swatches": [(*_swatch(index), arm.name) for index, arm in enumerate(table.arms)],
     }
@@ -77,18 +77,18 @@ def _comparisons(table: Table) -> list[dict[str, Any]]:
     ]
 
 
-def study_chart(figures: StudyFigures) -> str:
+def study_chart(metrics: StudyResults) -> str:
     """Every seed a dot, a panel a table, as an SVG file that stands alone on a light and on a dark ground."""
-    return standalone(str(_chart(figures)))
+    return standalone(str(_chart(metrics)))
 
 
-def _chart(figures: StudyFigures) -> Any:
-    label = f"Accuracy of every seed, an arm a row: {figures.title}"
-    return accuracy_chart("accuracies", label, [table for table in figures.tables if table.arms])
+def _chart(metrics: StudyResults) -> Any:
+    label = f"Accuracy of every seed, one row per arm: {metrics.title}"
+    return accuracy_chart("accuracies", label, [table for table in metrics.tables if table.arms])
 
 
-def _drawable(figures: StudyFigures) -> bool:
-    return any(math.isfinite(value) for table in figures.tables for arm in table.arms for value in arm.accuracies)
+def _drawable(metrics: StudyResults) -> bool:
+    return any(math.isfinite(value) for table in metrics.tables for arm in table.arms for value in arm.accuracies)
 
 
 def _swatch(index: int) -> tuple[str, str]:
@@ -97,7 +97,7 @@ def _swatch(index: int) -> tuple[str, str]:
     return VARIABLES[colour], {"-": "none", "--": "5 2", ":": "1.5 2"}[dash]
 
 
-def _row(arm: ArmFigures) -> dict[str, Any]:
+def _row(arm: ArmResults) -> dict[str, Any]:
     summary = arm.summary
     seeds = [
         {"seed": seed, "accuracy": _known(value, ".2%"), "collapsed": gone}
@@ -117,8 +117,8 @@ def _row(arm: ArmFigures) -> dict[str, Any]:
     }
 
 
-def _known(value: float | None, form: str) -> Figure | None:
-    """A figure, or None where there is none: NaN says so too."""
+def _known(value: float | None, form: str) -> FormattedNumber | None:
+    """A metric, or None where there is none: NaN says so too."""
     return number(value, form) if value is not None and math.isfinite(value) else None
 
 

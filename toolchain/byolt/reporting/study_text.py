@@ -7,12 +7,12 @@ import click
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from byolt.reporting.tables import wide_console
-from byolt.run import write_text
-from byolt.study.figures import ArmFigures, StudyFigures, Table
+from byolt.console.tables import wide_console
+from byolt.files import write_text
+from byolt.study.results import ArmResults, StudyResults, Table
 
 
-def print_study(study: StudyFigures, written: list[Path], next_command: str) -> None:
+def print_study(study: StudyResults, written: list[Path], next_command: str) -> None:
     """Each table with its tests, the notes, the files, and the next command to type."""
     for table in study.tables:
         grid = Grid(box=None, pad_edge=False, header_style="bold", title=table.caption, title_justify="left")
@@ -30,7 +30,7 @@ def print_study(study: StudyFigures, written: list[Path], next_command: str) -> 
     click.echo(f"next     {next_command}")
 
 
-def write_markdown(study: StudyFigures, path: Path, command: str) -> None:
+def write_markdown(study: StudyResults, path: Path, command: str) -> None:
     """The tables, tests and notes as a page for a repository.
 
     Raises:
@@ -66,7 +66,7 @@ def _headings(table: Table) -> list[str]:
     return [*named, "minutes", "state", "sets"]
 
 
-def _cells(arm: ArmFigures, table: Table) -> list[str]:
+def _cells(arm: ArmResults, table: Table) -> list[str]:
     summary = arm.summary
     mean = "no figure"
     if summary is not None:
@@ -79,8 +79,8 @@ def _cells(arm: ArmFigures, table: Table) -> list[str]:
     if any(other.published is not None for other in table.arms):
         cells += ["" if arm.published is None else f"{arm.published:g}", arm.source]
     states = {state: arm.states.count(state) for state in dict.fromkeys(arm.states)}
-    told = ", ".join(state if count == len(arm.states) else f"{count} {state}" for state, count in states.items())
-    return [*cells, f"{arm.minutes:.1f}", told, arm.changes]
+    outcome = ", ".join(state if count == len(arm.states) else f"{count} {state}" for state, count in states.items())
+    return [*cells, f"{arm.minutes:.1f}", outcome, arm.changes]
 
 
 def _tests(table: Table) -> list[str]:

@@ -41,12 +41,11 @@ def css_colours(colours: dict[str, str]) -> str:
     return "; ".join(f"{VARIABLES[stand_in]}: {colour}" for stand_in, colour in colours.items())
 
 
-def themed(svg: str, key: str, label: str) -> str:
+def themed(svg: str, label: str) -> str:
     """What matplotlib wrote as an ``<svg>`` for the inside of a page.
 
     Args:
-        svg: A whole SVG file drawn in the stand-in colours.
-        key: Makes the ids of this drawing its own; unique in the page.
+        svg: A whole SVG file drawn in the stand-in colours, its ids salted.
         label: What the drawing shows, for those who do not see it.
     """
     body = svg[svg.index("<svg") :]
@@ -55,7 +54,9 @@ def themed(svg: str, key: str, label: str) -> str:
     inner = body[body.index(">") + 1 : body.rindex("</svg>")]
     inner = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", inner, flags=re.DOTALL)
     inner = inner.replace("xlink:href", "href").replace("'DejaVu Sans'", "system-ui, sans-serif")
-    inner = _own_ids(inner, key)
+    # Only ids that something refers to are this drawing's own; the others, such as `axes_1`, are those of every one.
+    referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', inner))
+    inner = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in referred else "", inner)
     for stand_in, colour in {INK: "currentColor", **{name: f"var({own})" for name, own in VARIABLES.items()}}.items():
         inner = re.sub(rf"\b(fill|stroke): {stand_in}", rf"\1: {colour}", inner)
     inner = re.sub(r"\n\s*", "\n", inner).strip()
@@ -77,14 +78,3 @@ def standalone(svg: str) -> str:
     start = svg.index(">") + 1
     head = svg[: start - 1] + f' xmlns="http://www.w3.org/2000/svg" width="{width}pt" height="{height}pt">'
     return f"{head}\n{style}{svg[start:]}\n"
-
-
-def _own_ids(svg: str, key: str) -> str:
-    """Ids that nothing refers to go; the others are made this drawing's own."""
-    referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
-
-    def renamed(match: re.Match[str]) -> str:
-        return f' id="{key}-{match[1]}"' if match[1] in referred else ""
-
-    svg = re.sub(r' id="([^"]+)"', renamed, svg)
-    return re.sub(r'(href="#|url\(#)', rf"\g<1>{key}-", svg)

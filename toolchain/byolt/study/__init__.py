@@ -1,1 +1,1 @@
-"""Many runs compared: ``plan`` says which, ``runner`` makes them, ``ledger`` keeps them, ``analysis`` judges them."""
+"""Many runs compared: ``plan`` says which, ``runner`` makes them, ``ledger`` keeps them, ``metrics`` judges them."""

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from byolt.recipe.schema import Recipe
 from byolt.run import environment, run_of
-from byolt.schema import Recipe
 from byolt.study.ablations import CAVEAT, ablation_arms
-from byolt.study.figures import ArmFigures, StudyFigures, Table, collapsed_in_words
 from byolt.study.ledger import Key, Ledger, Row, key_of
 from byolt.study.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
+from byolt.study.results import ArmResults, StudyResults, Table, collapsed_in_words
 from byolt.study.runner import Say, complete, decode_all, ledger_of
 from byolt_export.errors import InputError
 
@@ -46,10 +46,10 @@ class Rows(NamedTuple):
         """The row of one run."""
         return self.known[key_of(Job(arm.name, arm.with_seed(seed), self.role), self.bench.fingerprint)]
 
-    def figures(self, arm: Arm, column: str, name: str | None = None) -> ArmFigures:
+    def metrics(self, arm: Arm, column: str, name: str | None = None) -> ArmResults:
         """An arm over the study's seeds by one column of the ledger."""
         rows = [self.of(arm, seed) for seed in self.bench.seeds]
-        return ArmFigures(
+        return ArmResults(
             name or arm.name,
             in_words(arm.changes),
             tuple(self.bench.seeds),
@@ -60,7 +60,7 @@ class Rows(NamedTuple):
             arm.source,
             sum(float(row["learn_s"]) for row in rows) / 60 / len(rows),
             arm.recipe.schedule.epochs * (self.bench.images // arm.recipe.optim.batch_size),
-            tuple(_metrics(arm.with_seed(seed), self.bench.fingerprint) for seed in self.bench.seeds),
+            tuple(_records(arm.with_seed(seed), self.bench.fingerprint) for seed in self.bench.seeds),
         )
 
 
@@ -79,7 +79,7 @@ def study_recipe(
     at_once: int,
     tunes: bool,
     say: Say,
-) -> StudyFigures:
+) -> StudyResults:
     """Every method with every seed, BYOL tested against each; once as set, and once tuned, with one budget.
 
     Args:
@@ -110,22 +110,22 @@ def study_recipe(
         chosen = {name: _chosen(bench, recipe, name) for name in names}
         tables += _tables(bench, chosen, recipe, "tuned")
         notes.append(_told_of_tuning(chosen, recipe))
-    return _figures(recipe, recipe_text, bench, recipe.name, "Methods on equal terms", tables, notes)
+    return _metrics(recipe, recipe_text, bench, recipe.name, "Methods on equal terms", tables, notes)
 
 
 def _tables(bench: Bench, arms: Mapping[str, Arm], recipe: Recipe, how: str) -> list[Table]:
     frozen = [arm for name, arm in arms.items() if name not in WITH_LABELS]
     rows = bench.rows(frozen, "study")
-    tables = [Table(f"Without labels, {how}", LINEAR, tuple(rows.figures(arm, "linear") for arm in frozen), "byol")]
+    tables = [Table(f"Without labels, {how}", LINEAR, tuple(rows.metrics(arm, "linear") for arm in frozen), "byol")]
     labelled = [arm for name, arm in arms.items() if name in WITH_LABELS]
     if labelled:
         taught = bench.rows(labelled, "study")
         tuned = bench.rows([arms["byol"]], "finetune")
         few = [
-            tuned.figures(arms["byol"], "finetuned", FINETUNED),
-            *(taught.figures(arm, "classifier") for arm in labelled),
-            tuned.figures(arms["byol"], "scratch", "fine-tuning's steps from random weights"),
-            tuned.figures(arms["byol"], "probe_few", "byol, linear probe on the few labels"),
+            tuned.metrics(arms["byol"], "finetuned", FINETUNED),
+            *(taught.metrics(arm, "classifier") for arm in labelled),
+            tuned.metrics(arms["byol"], "scratch", "fine-tuning's steps from random weights"),
+            tuned.metrics(arms["byol"], "probe_few", "byol, linear probe on the few labels"),
         ]
         share = recipe.study.labelled_share
         tables.append(Table(f"With {share:.0%} of the labels, {how}", FEW, tuple(few), FINETUNED))
@@ -146,16 +146,16 @@ def _chosen(bench: Bench, recipe: Recipe, name: str) -> Arm:
 
 def _told_of_tuning(chosen: Mapping[str, Arm], recipe: Recipe) -> str:
     tried = 1 + max(len(settings) for settings in recipe.study.tuning.values())
-    told = "; ".join(f"{name}: {in_words(arm.changes) or 'as the recipe'}" for name, arm in chosen.items())
+    choices = "; ".join(f"{name}: {in_words(arm.changes) or 'as the recipe'}" for name, arm in chosen.items())
     return (
         f"Tuned: each method tried {tried} settings, once, on a validation split of the training images with seed "
-        f"{recipe.study.tuning_seed}, which no run of the study has. Chosen: {told}."
+        f"{recipe.study.tuning_seed}, which no run of the study has. Chosen: {choices}."
     )
 
 
 def ablate_recipe(
     recipe: Recipe, recipe_text: str, name: str, *, seeds: int, results: Path, at_once: int, say: Say
-) -> StudyFigures:
+) -> StudyResults:
     """One of the paper's ablations on this recipe, with the published values beside ours.
 
     A row that collapses is a result; its encoder is measured as its last checkpoint has it.
@@ -166,15 +166,15 @@ def ablate_recipe(
     arms = ablation_arms(recipe, name)
     bench = _bench(recipe, results, range(recipe.seed, recipe.seed + seeds), at_once, say)
     rows = bench.rows(arms, "study")
-    table = Table(f"Ablation: {name}", LINEAR, tuple(rows.figures(arm, "linear") for arm in arms))
+    table = Table(f"Ablation: {name}", LINEAR, tuple(rows.metrics(arm, "linear") for arm in arms))
     notes = [*collapsed_in_words(table.arms), CAVEAT]
     title = f"BYOL taken apart: {name}"
-    return _figures(recipe, recipe_text, bench, f"{recipe.name}-{name}", title, [table], notes)
+    return _metrics(recipe, recipe_text, bench, f"{recipe.name}-{name}", title, [table], notes)
 
 
-def _figures(
+def _metrics(
     recipe: Recipe, recipe_text: str, bench: Bench, name: str, title: str, tables: list[Table], notes: list[str]
-) -> StudyFigures:
+) -> StudyResults:
     made = environment()
     # A run that is measured in two ways was learned once.
     learned = {row["run"]: float(row["learn_s"]) for row in bench.ledger.rows().values()}
@@ -186,11 +186,11 @@ def _figures(
         "cores": str(made["cores"]),
         "threads a run": str(recipe.machine.threads or "torch's choice"),
     }
-    return StudyFigures(name, title, tuple(tables), tuple(notes), about, recipe_text, hours)
+    return StudyResults(name, title, tuple(tables), tuple(notes), about, recipe_text, hours)
 
 
-def _metrics(recipe: Recipe, fingerprint: str) -> list[dict[str, object]]:
-    return run_of(recipe, fingerprint).metrics()
+def _records(recipe: Recipe, fingerprint: str) -> list[dict[str, object]]:
+    return run_of(recipe, fingerprint).log_records()
 
 
 def _number(text: str) -> float:

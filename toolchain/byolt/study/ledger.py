@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from byolt import __version__
-from byolt.recipe import recipe_hash, result_keys
-from byolt.schema import Recipe
+from byolt.recipe.identity import recipe_hash, result_keys
+from byolt.recipe.schema import Recipe
 from byolt.study.plan import Job
 from byolt_export.errors import InputError, not_written
 

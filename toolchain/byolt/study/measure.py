@@ -1,24 +1,23 @@
-"""The figures of one run of a study: the same protocol for every method, whether it collapsed or not."""
+"""The metrics of one run of a study: the same protocol for every method, whether it collapsed or not."""
 
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from byolt.data import ImageStore, open_splits
+from byolt.data import open_splits
 from byolt.data.source import Labels
 from byolt.data.subsets import spread, stratified_subset
 from byolt.evaluation.downstream import finetune_encoder, load_classifier
-from byolt.evaluation.evaluate import embed_store, evaluation_store
-from byolt.evaluation.features import Subset
-from byolt.evaluation.figures import evaluate_features
+from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled
+from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.linear import linear_probe
-from byolt.networks import without_initial_weights
+from byolt.evaluation.metrics import LabelledFeatures, evaluate_features
+from byolt.methods.build import build_method
+from byolt.networks.encoders import without_initial_weights
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.schema import Recipe
-from byolt.sections_of_methods import MeanTeacherMethod
 from byolt.study.plan import Job
-from byolt.training.assembly import build_method
 from byolt.training.checkpoint import load_checkpoint
 
 VALIDATION_IMAGES = 5000
@@ -31,13 +30,13 @@ def measure(run: Run, job: Job) -> dict[str, Any]:
     splits = open_splits(recipe.data, recipe.seed)
     assert splits.train is not None
     assert splits.test is not None
-    train = evaluation_store(splits.train, recipe)
+    train = labelled(evaluation_store(splits.train, recipe))
     encoder = last_encoder(run)
     result = run.result or {}
     row: dict[str, Any] = {
         name: result.get(name, "") for name in ("verdict", "z_std_ratio", "rankme", "projection_rank")
     }
-    teaches = isinstance(recipe.method, MeanTeacherMethod)
+    teaches = recipe.method.share_of_labels is not None
     classifier = load_classifier(run)[0] if teaches and run.classifier_file.exists() else None
     if classifier is not None:
         row["validation"] = _unlabelled_accuracy(classifier, train, recipe)
@@ -45,12 +44,12 @@ def measure(run: Run, job: Job) -> dict[str, Any]:
         row["validation"] = _validation_accuracy(encoder, train, recipe)
     if job.role == "tuning":
         return row
-    test = evaluation_store(splits.test, recipe)
+    test = labelled(evaluation_store(splits.test, recipe))
     if job.role == "finetune":
         return row | _finetuned(encoder, train, test, recipe)
     row = _frozen(encoder, train, test, recipe) | row  # Mean Teacher's own validation stays.
     if classifier is not None:
-        row |= {"classifier": _accuracy(classifier, test, test.labels, recipe), "n_few": len(_labelled(train, recipe))}
+        row |= {"classifier": _accuracy(classifier, test, recipe), "n_few": len(_labelled(train, recipe))}
     return row
 
 
@@ -59,75 +58,57 @@ def last_encoder(run: Run) -> nn.Module:
     recipe = run.recipe
     recipe = recipe.model_copy(update={"model": without_initial_weights(recipe.model)})
     state = load_checkpoint(run.checkpoints)["method"]
-    classes = len(state["projector.bias"]) if isinstance(recipe.method, MeanTeacherMethod) else 0
+    classes = len(state["projector.bias"]) if recipe.method.share_of_labels is not None else 0
     method = build_method(recipe, classes)
     method.load_state_dict(state)
-    return method.delivered.eval()
+    return method.eval_encoder.eval()
 
 
-def _validation_accuracy(encoder: nn.Module, train: ImageStore, recipe: Recipe) -> float:
+def _validation_accuracy(encoder: nn.Module, train: LabelledImages, recipe: Recipe) -> float:
     """Best accuracy of the probe on its validation split of the training images."""
-    assert train.labels is not None
-    probe = linear_probe(
-        embed_store(encoder, train, recipe),
-        train.labels,
-        classes=len(train.classes),
-        validation_share=recipe.evaluation.validation_share,
-        seed=recipe.seed,
-    )
+    features, share = embed_store(encoder, train.images, recipe), recipe.evaluation.validation_share
+    probe = linear_probe(features, train.labels, classes=train.classes, validation_share=share, seed=recipe.seed)
     return round(max(probe.validation_accuracies.values()), 5)
 
 
-def _unlabelled_accuracy(classifier: nn.Module, train: ImageStore, recipe: Recipe) -> float:
+def _unlabelled_accuracy(classifier: nn.Module, train: LabelledImages, recipe: Recipe) -> float:
     """Mean Teacher's on training images whose labels it was not given; NaN where it was given all."""
-    assert train.labels is not None
-    unseen = np.setdiff1d(np.arange(len(train)), _labelled(train, recipe), assume_unique=True)
+    unseen = np.setdiff1d(np.arange(len(train.labels)), _labelled(train, recipe), assume_unique=True)
     if not len(unseen):
         return float("nan")
-    chosen = unseen[spread(len(unseen), VALIDATION_IMAGES)]
-    return _accuracy(classifier, Subset(train, chosen), train.labels[chosen], recipe)
+    return _accuracy(classifier, train.subset(unseen[spread(len(unseen), VALIDATION_IMAGES)]), recipe)
 
 
-def _labelled(train: ImageStore, recipe: Recipe) -> Labels:
-    assert train.labels is not None
-    assert isinstance(recipe.method, MeanTeacherMethod)
-    return stratified_subset(train.labels, recipe.method.labelled_share, recipe.seed)
+def _labelled(train: LabelledImages, recipe: Recipe) -> Labels:
+    assert recipe.method.share_of_labels is not None
+    return stratified_subset(train.labels, recipe.method.share_of_labels, recipe.seed)
 
 
-def _frozen(encoder: nn.Module, train: ImageStore, test: ImageStore, recipe: Recipe) -> dict[str, Any]:
-    assert train.labels is not None
-    assert test.labels is not None
-    figures = evaluate_features(
-        embed_store(encoder, train, recipe),
-        train.labels,
-        embed_store(encoder, test, recipe),
-        test.labels,
-        features="the last checkpoint's encoder",
-        classes=len(train.classes),
-        knn_k=recipe.evaluation.knn_k,
-        knn_temperature=recipe.evaluation.knn_temperature,
-        validation_share=recipe.evaluation.validation_share,
+def _frozen(encoder: nn.Module, train: LabelledImages, test: LabelledImages, recipe: Recipe) -> dict[str, Any]:
+    metrics, _ = evaluate_features(
+        LabelledFeatures("train", embed_store(encoder, train.images, recipe), train.labels),
+        LabelledFeatures("test", embed_store(encoder, test.images, recipe), test.labels),
+        what="the last checkpoint's encoder",
+        classes=train.classes,
+        settings=recipe.evaluation,
         seed=recipe.seed,
     )
-    tried = [row["accuracy"] for row in figures["linear"]["validation_accuracies"]]
+    tried = [row["accuracy"] for row in metrics["linear"]["validation_accuracies"]]
     return {
         "validation": round(max(tried), 5),
-        "knn": round(figures["knn"]["accuracy"], 5),
-        "linear": round(figures["linear"]["accuracy"], 5),
-        "n_test": len(test),
+        "knn": round(metrics["knn"]["accuracy"], 5),
+        "linear": round(metrics["linear"]["accuracy"], 5),
+        "n_test": len(test.labels),
     }
 
 
-def _accuracy(classifier: nn.Module, images: Any, labels: Labels | None, recipe: Recipe) -> float:
-    predicted = embed_store(classifier, images, recipe).argmax(1).numpy()
-    return round(float((predicted == labels).mean()), 5)
+def _accuracy(classifier: nn.Module, images: LabelledImages, recipe: Recipe) -> float:
+    predicted = embed_store(classifier, images.images, recipe).argmax(1).numpy()
+    return round(float((predicted == images.labels).mean()), 5)
 
 
-def _finetuned(encoder: nn.Module, train: ImageStore, test: ImageStore, recipe: Recipe) -> dict[str, Any]:
-    figures = finetune_encoder(encoder, train, test, recipe, recipe.study.labelled_share).figures
-    return {
-        "finetuned": round(figures["finetuned"]["accuracy"], 5),
-        "scratch": round(figures["scratch"]["accuracy"], 5),
-        "probe_few": round(figures["probe"]["accuracy"], 5),
-        "n_few": figures["n_train"],
-    }
+def _finetuned(encoder: nn.Module, train: LabelledImages, test: LabelledImages, recipe: Recipe) -> dict[str, Any]:
+    metrics = finetune_encoder(encoder, train, test, recipe, recipe.study.labelled_share).metrics
+    accuracies = {"finetuned": "finetuned", "scratch": "scratch", "probe_few": "probe"}
+    columns = {column: round(metrics[name]["accuracy"], 5) for column, name in accuracies.items()}
+    return columns | {"n_few": metrics["n_train"]}

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from byolt.recipe import changed
-from byolt.schema import Recipe
-from byolt.sections_of_methods import METHODS
+from byolt.recipe.load import with_changes
+from byolt.recipe.methods import METHODS
+from byolt.recipe.schema import Recipe
 from byolt_export.errors import InputError
 
 SUPERVISED = "supervised"
@@ -32,7 +32,7 @@ class Arm:
 
     def with_seed(self, seed: int) -> Recipe:
         """The recipe of one run."""
-        return changed(self.recipe, {"seed": seed})
+        return with_changes(self.recipe, {"seed": seed})
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def method_arm(recipe: Recipe, name: str, tuned: Changes | None = None) -> Arm:
     said = recipe.study.methods.get("mean_teacher" if name == SUPERVISED else name, {})
     changes = own | said | dict(tuned or {}) | ({"method.consistency": 0.0} if name == SUPERVISED else {})
     try:
-        return Arm(name, changed(recipe, changes), changes)
+        return Arm(name, with_changes(recipe, changes), changes)
     except InputError as error:
         raise InputError(f"study.methods.{name}: {error}") from error
 

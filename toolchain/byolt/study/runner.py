@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from byolt.data import ImageStore, open_splits, store_of
 from byolt.evaluation.evaluate import evaluation_store
-from byolt.recipe import dump_recipe
+from byolt.recipe.load import dump_recipe
+from byolt.recipe.schema import Recipe
 from byolt.run import environment, learned_for_s, run_of
-from byolt.schema import Recipe
 from byolt.study.ledger import Key, Ledger, Row, key_of
 from byolt.study.plan import Job
 from byolt.training.signals import StopSignals
@@ -131,12 +131,11 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
     started_s = time.monotonic()
     run = run_of(recipe, learning_fingerprint(recipe))
     state = "finished"
-    unfinished = run.path.exists() and run.result is None
     try:
-        pretrain(recipe, dump_recipe(recipe), resume=run.path if unfinished else None, console=quiet)
+        pretrain(recipe, dump_recipe(recipe), resume="auto", console=quiet)
     except TrainingFault:  # It is a result: its row says so.
         state = "collapsed" if run.result is not None else "diverged"
-    learn_s = (learned_for_s(run.metrics()) or 0.0) if state != "diverged" else time.monotonic() - started_s
+    learn_s = (learned_for_s(run.log_records()) or 0.0) if state != "diverged" else time.monotonic() - started_s
     made = environment()
     row = {
         "role": job.role,
@@ -166,12 +165,12 @@ def learning_store(recipe: Recipe) -> ImageStore:
 
 
 def _told(row: dict[str, Any]) -> str:
-    figures = [
+    metrics = [
         f"{name} {float(row[name]):.1%}"
         for name in ("validation", "linear", "knn", "classifier", "finetuned")
         if row.get(name) not in (None, "")
     ]
-    return ", ".join([str(row["state"]), *figures, f"{float(row['learn_s']) / 60:.1f} min"])
+    return ", ".join([str(row["state"]), *metrics, f"{float(row['learn_s']) / 60:.1f} min"])
 
 
 def ledger_of(results: Path, recipe: Recipe) -> Ledger:
@@ -187,7 +186,7 @@ def decode_all(recipe: Recipe) -> ImageStore:
     """
     splits = open_splits(recipe.data, recipe.seed)
     if splits.train is None or splits.test is None:
-        raise InputError(f"{recipe.name}: a study compares by labels; give the images in a sub-folder a class")
+        raise InputError(f"{recipe.name}: a study compares by labels; give the images in one sub-folder per class")
     for source in (splits.train, splits.test):
         evaluation_store(source, recipe)
     return learning_store(recipe)

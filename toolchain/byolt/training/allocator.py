@@ -1,4 +1,4 @@
-"""glibc's allocator told to keep what is freed, for learning on a CPU.
+"""Make glibc's allocator keep what is freed, for learning on a CPU.
 
 Each step frees and takes the same large blocks. By default glibc maps blocks above its threshold (at most 32 MB on a
 64-bit system) anew each time and gives freed memory at the top of the heap back to the system, so that the next step
@@ -18,21 +18,6 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 * 2**20}
     return all(mallopt(name, value) == 1 for name, value in settings.items())
-
-
-class _Mallinfo2(ctypes.Structure):
-    """malloc.h; ``fordblks`` is what is free in glibc's heaps."""
-
-    _fields_ = (("others", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t))
-
-
-def kept_bytes() -> int:
-    """Address space that was freed and that glibc keeps for the next allocation; 0 where it cannot be told."""
-    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc 2.33
-    if mallinfo2 is None:
-        return 0
-    mallinfo2.restype = _Mallinfo2
-    return int(mallinfo2().fordblks)
 
 
 def give_back_freed_memory() -> None:

@@ -1,282 +1,199 @@
-"""Batches and memory: the largest batch that fits, and what is said when one did not.
+"""Memory of a step: the largest batch, estimated from two smaller ones, and what is said when memory ran out.
 
-The peak of a step is a straight line in the batch: weights, moments and the libraries do not depend on it, views and
-activations are so much an image. Two batches that really ran give the line.
+The peak of a step is a straight line in the batch: weights, moments and libraries take the same at any batch, views and
+activations so much per image. Two batches that ran give the line; no batch is tried on it.
 """
 
-import gc
 import math
-import traceback
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import closing, contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
-from byolt.collectives import world_size
-from byolt.faults import is_memory_fault
+from byolt.distributed.collectives import world_size
+from byolt.errors import is_memory_fault
 from byolt.run import Run
-from byolt.sections_of_methods import MeanTeacherMethod, MocoV2Method
-from byolt.training import learner as learner_file
-from byolt.training import stepper as stepper_file
-from byolt.training import stream as stream_file
 from byolt.training.allocator import give_back_freed_memory
-from byolt.training.room import forget_peak, peak_bytes, room_bytes
-from byolt.training.stream import Plan, view_stream
+from byolt.training.loader import view_stream
+from byolt.training.prepare import Parts
 from byolt_export.errors import ByoltError
 
-if TYPE_CHECKING:
-    from byolt.schema import Recipe
-    from byolt.training.loop import Parts
-
 MARGIN = 0.1  # Left free: other processes, fragments, an evaluation.
-_WARY = 0.6  # On a CPU a library that is refused memory may end the process: no larger share of the batch is tried.
 _STEPS = 2  # The optimizer's moments are there from the second on.
 _EVEN = 8  # Tensor cores and vector units take eights.
+_ELEMENTS = 2**31 - 1  # Of one tensor at most: many kernels count in 32 bits.
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # Control groups, version 2, 1.
 
 
-class Line(NamedTuple):
+class PeakLine(NamedTuple):
     """Peak memory of a step by its batch."""
 
     fixed_bytes: float
     image_bytes: float
 
-    def at(self, batch: int) -> float:
-        """Peak at a batch, in bytes."""
-        return self.fixed_bytes + self.image_bytes * batch
-
-    def batch_within(self, room: float) -> int:
-        """Largest batch whose peak leaves the margin of ``room`` bytes free; 0 where none does."""
-        return max(0, int((room * (1 - MARGIN) - self.fixed_bytes) / self.image_bytes))
+    def batch_within(self, memory_bytes: float) -> int:
+        """Largest batch whose peak leaves the margin of ``memory_bytes`` free; 0 where none does."""
+        return max(0, int((memory_bytes * (1 - MARGIN) - self.fixed_bytes) / self.image_bytes))
 
 
-def line_through(small: int, small_bytes: float, large: int, large_bytes: float) -> Line | None:
+def line_through(small: int, small_bytes: float, large: int, large_bytes: float) -> PeakLine | None:
     """The line through two batches and their peaks; None where the larger did not take more."""
     image_bytes = (large_bytes - small_bytes) / (large - small)
-    return Line(small_bytes - image_bytes * small, image_bytes) if image_bytes > 0 else None
+    return PeakLine(small_bytes - image_bytes * small, image_bytes) if image_bytes > 0 else None
 
 
-class Largest(NamedTuple):
-    """The largest batch, or None, and by what it was found or why not."""
+class LargestBatch(NamedTuple):
+    """An estimate, or None, and what it rests on or why there is none."""
 
     batch: int | None
     because: str
 
 
-def largest_batch(parts: "Parts") -> Largest:
-    """The largest batch of the recipe that this machine holds, from two steps each at half its batch and at its batch.
-
-    On a GPU it is tried, and lowered until it runs; on a CPU it is not, since a try that is too large would not fail
-    but end the process. Spoils the learner's weights.
+def largest_batch(parts: Parts) -> LargestBatch:
+    """Estimate the largest batch from steps at a quarter and at half of the recipe's; they change the weights.
 
     Raises:
-        RuntimeError, MemoryError: The recipe's own batch does not fit.
+        ByoltError: Memory ran out in them.
     """
-    recipe, device = parts.recipe, parts.learner.device
-    large = recipe.optim.batch_size
-    small = large // 2 // _unit(recipe) * _unit(recipe)
-    if not _is_whole(small, recipe):
-        return Largest(None, f"half of batch {large} is too small to draw a line from")
-    if not forget_peak(device):
-        return Largest(None, "this system does not let a process begin its peak memory anew")
-    line = line_through(small, peak_of(parts, small), large, peak_of(parts, large))
+    batch, unit, device = parts.recipe.optim.batch_size, _unit(parts), parts.learner.device
+    quarter, half = batch // 4 // unit * unit, batch // 2 // unit * unit
+    if quarter < 2 * unit:
+        return LargestBatch(None, f"a quarter of batch {batch} is too small to estimate from")
+    with within_memory(parts, None):
+        quarter_bytes, half_bytes = peak_of_steps(parts, quarter), peak_of_steps(parts, half)
+    line = line_through(quarter, quarter_bytes, half, half_bytes)
     if line is None:
-        return Largest(None, f"batches {small} and {large} take the same memory")
-    room, most = _room(parts), _most(parts)
-    found = max(large, rounded(min(line.batch_within(room), most), recipe))  # The recipe's own did run.
+        return LargestBatch(None, f"batch {half} had no higher peak than batch {quarter}")
+    memory, cap = memory_bytes(device), batch_cap(parts)
+    found = _whole(min(line.batch_within(memory), cap), unit)
+    bound = f"{memory / 1e9:,.1f} GB here" if found < _whole(cap, unit) else "no larger one is of use"
+    return LargestBatch(found, f"estimated from the peaks of batches {quarter} and {half} ({bound})")
+
+
+def peak_of_steps(parts: Parts, batch: int) -> int:
+    """Peak memory, in bytes, of two real steps at ``batch`` images on the widest views of the run."""
+    recipe, device = parts.recipe, parts.learner.device
+    widest = max(range(recipe.schedule.epochs), key=recipe.view_size_px_of)
+    here = recipe.model_copy(update={"machine": recipe.machine.model_copy(update={"workers": 0})})
     if device.type == "cuda":
-        found = _that_runs(parts, found, known=large)
-    release(parts)
-    what = "all images" if found == most else f"{room / 1e9:,.0f} GB here"
-    return Largest(found, f"by the memory of batches {small:,} and {large:,} ({what})")
-
-
-def peak_of(parts: "Parts", batch: int) -> int:
-    """Peak memory, in bytes, of real steps at ``batch`` images on the widest views of the run."""
-    release(parts)
-    device = parts.learner.device
-    forget_peak(device)
-    here = parts.recipe.machine.model_copy(update={"workers": 0})
-    recipe = parts.recipe.model_copy(update={"machine": here})
-    with closing(view_stream(_plan(parts, batch), parts.store, recipe, device)) as stream:
-        for _ in range(_STEPS):
-            _, views = next(stream)
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        give_back_freed_memory()
+        with suppress(OSError):  # Where it is not allowed the first batch's peak may hide the second's.
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew at what is resident now.
+    sampler = parts.sampler.with_batch_size(batch).window(widest, 1)
+    with closing(view_stream(sampler, parts.store, here, device)) as stream:
+        for _, views in islice(stream, _STEPS):
             parts.learner.step(0, *views)
     return peak_bytes(device)
 
 
-def release(parts: "Parts") -> None:
-    """Give back what the last step held, so that the next peak is its own."""
-    parts.learner.optimizer.zero_grad(set_to_none=True)
-    parts.stepper.forget()
-    gc.collect()
-    if parts.learner.device.type == "cuda":
-        torch.cuda.empty_cache()
-    else:
-        give_back_freed_memory()
-
-
 @contextmanager
-def within_memory(parts: "Parts", run: Run | None = None) -> Iterator[None]:
-    """Steps that may run out of memory: then they are told which batch fits, found by trying, and what else helps.
+def within_memory(parts: Parts, at_most: int | None, run: Run | None = None) -> Iterator[None]:
+    """Steps, and no evaluation or checkpoint: memory that runs out in them ends with what to change.
+
+    Args:
+        parts: Whose steps.
+        at_most: Largest batch that may fit, where one is known.
+        run: Whose checkpoint stays.
 
     Raises:
-        ByoltError: Memory ran out in a step or in the making of its views. The learner's weights are spoiled by the
-            trials; whatever else the block raised passes.
+        ByoltError: Memory ran out.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not (is_memory_fault(error) and _in_a_step(error)):
+        if not is_memory_fault(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # They hold the failed step's tensors.
-        message = _advice(parts, run)
-    else:
-        return
-    raise ByoltError(message)
+        raise ByoltError(_ways_out(parts, at_most, run)) from error
 
 
-def _in_a_step(error: BaseException) -> bool:
-    """Whether it came through a step or the stream of batches, and not from an evaluation or a checkpoint."""
-    files = {learner_file.__file__, stepper_file.__file__, stream_file.__file__}
-    return any(frame.f_code.co_filename in files for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
-def _advice(parts: "Parts", run: Run | None) -> str:
-    recipe = parts.recipe
-    batch = recipe.optim.batch_size
-    told = f"out of memory at optim.batch_size {batch} with views of {recipe.view_size_px} px on {parts.learner.device}"
-    fits, line = fitting_batch(parts)
-    ways = [f"set optim.batch_size={fits}, which fits" if fits else "take a smaller optim.batch_size"]
-    accumulate = _parts_that_run(parts, fits, line) if fits and line else None
-    if accumulate:
-        ways.append(f"optim.accumulate={accumulate}, which keeps the batch but shows BatchNorm parts of it")
+def _ways_out(parts: Parts, at_most: int | None, run: Run | None) -> str:
+    recipe, batch = parts.recipe, parts.recipe.optim.batch_size
+    fits = _whole(min(at_most or 0, batch - 1), _unit(parts))
+    bound = f" (at most about {fits} here; --dry-run with a smaller one estimates the largest)" if fits else ""
+    ways = [
+        f"lower optim.batch_size{bound}",
+        "raise optim.accumulate (BatchNorm then sees parts of a batch)",
+    ]
     if not recipe.machine.recompute:
-        ways.append("machine.recompute=true, which costs time alone")
-    told += f"; give --{', or '.join(ways)}" if fits else f"; {', or '.join(ways)}"
-    if run is not None:
-        told += f"; the last checkpoint in {run.path} is whole, and --resume takes the machine's keys alone"
-    return told
+        ways.append("set machine.recompute=true (the same result in about a third more time)")
+    where = f"optim.batch_size {batch} with views of {recipe.view_size_px} px on {parts.learner.device}"
+    kept = f"; the last checkpoint in {run.path} is whole, and --resume takes machine keys alone" if run else ""
+    return f"out of memory in a step at {where}: {', or '.join(ways)}{kept}"
 
 
-def fitting_batch(parts: "Parts") -> tuple[int | None, Line | None]:
-    """The largest batch below the recipe's that ran just now, and the line that led to it; None where none did.
-
-    From below and with the margin, four times as many each time: a try that is too large could end the process on a
-    CPU instead of failing, and the steps up to there cost a third of the last.
-    """
-    # Of several processes a trial of one alone would wait for the others for ever.
-    if world_size() > 1 or not forget_peak(parts.learner.device):
-        return None, None
-    recipe, line = parts.recipe, None
-    ran: list[tuple[int, int]] = []
-    even = math.lcm(_EVEN, _unit(recipe))
-    batch = max(even, recipe.optim.batch_size // 64 // even * even)
-    while batch < recipe.optim.batch_size and (line is None or batch <= _worth_a_try(parts, line)):
-        peak = _tried(parts, batch) if _is_whole(batch, recipe) else 0
-        if peak is None:
-            break
-        if peak:
-            line = line_through(*ran[-1], batch, peak) or line if ran else None
-            ran.append((batch, peak))
-        batch *= 4
-    if not ran:
-        return None, None
-    known = ran[-1][0]
-    guess = known if line is None else min(_worth_a_try(parts, line), recipe.optim.batch_size - 1)
-    return _that_runs(parts, rounded(guess, recipe), known), line
+def batch_bound(parts: Parts) -> int:
+    """Before the first step: what would fit if the recipe's batch took just all the memory that there is."""
+    device, batch = parts.learner.device, parts.recipe.optim.batch_size
+    memory = memory_bytes(device)
+    line = line_through(0, in_use_bytes(device), batch, memory)
+    return line.batch_within(memory) if line else 0
 
 
-def _worth_a_try(parts: "Parts", line: Line) -> int:
-    found = line.batch_within(_room(parts))
-    return found if parts.learner.device.type == "cuda" else int(found * _WARY)
+def batch_cap(parts: Parts) -> int:
+    """What bounds a batch besides memory: the images, what the method takes, and the elements of one tensor."""
+    recipe, size_px, accumulate = parts.recipe, parts.recipe.view_size_px, parts.recipe.optim.accumulate
+    elements = elements_per_image(parts.learner.method.encoder, size_px, parts.learner.device)
+    similarities = math.isqrt(_ELEMENTS) // 2  # Of both views' images, each with each.
+    of_method = recipe.method.largest_batch(accumulate) or parts.sampler.images
+    in_a_tensor = min(_ELEMENTS // elements * accumulate, _ELEMENTS // (3 * size_px**2), similarities)
+    return min(parts.sampler.images, of_method, in_a_tensor)
 
 
-def rounded(batch: int, recipe: "Recipe") -> int:
-    """Down to a multiple of 8 that the recipe's parts divide; below the first of these, to what the parts divide."""
-    unit = _unit(recipe)
+def elements_per_image(encoder: nn.Module, size_px: int, device: torch.device) -> int:
+    """Elements of the largest tensor, for one image, that a module of the encoder gives."""
+    sizes = [3 * size_px**2]
+
+    def note(_: nn.Module, __: object, given: object) -> None:
+        if isinstance(given, Tensor):
+            sizes.append(given.numel() // 2)
+
+    hooks = [module.register_forward_hook(note) for module in encoder.modules()]
+    with torch.no_grad():
+        encoder(torch.zeros(2, 3, size_px, size_px, device=device))
+    for hook in hooks:
+        hook.remove()
+    return max(sizes)
+
+
+def _unit(parts: Parts) -> int:
+    """What a batch must be a multiple of."""
+    return parts.recipe.optim.accumulate * math.lcm(parts.recipe.method.norm_parts or 1, world_size())
+
+
+def _whole(batch: int, unit: int) -> int:
+    """Down to a multiple of eight units; below the first of these, of the unit."""
     even = math.lcm(_EVEN, unit)
     return batch // even * even or batch // unit * unit
 
 
-def _that_runs(parts: "Parts", guess: int, known: int) -> int:
-    """``guess``, or less by a quarter of the way down to ``known`` each time, until one runs; ``known`` did."""
-    while guess > known:
-        if _tried(parts, guess) is not None:
-            return guess
-        guess = rounded(known + (guess - known) * 3 // 4, parts.recipe)
-    return known
+def memory_bytes(device: torch.device) -> int:
+    """What the peak may come to: in use now and free besides, within the limit of the process's control group."""
+    if device.type == "cuda":
+        # What torch has reserved is not free to the driver, but is to torch.
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    limits = [int(text) for file in map(Path, _LIMITS) if file.exists() and (text := file.read_text().strip()) != "max"]
+    return min([in_use_bytes(device) + _kib("/proc/meminfo", "MemAvailable") * 1024, *limits])
 
 
-def _tried(parts: "Parts", batch: int) -> int | None:
-    """Peak of steps at ``batch``; None where they do not fit."""
-    try:
-        return peak_of(parts, batch)
-    except (RuntimeError, MemoryError) as error:
-        if not is_memory_fault(error):
-            raise
-        return None
+def in_use_bytes(device: torch.device) -> int:
+    """Allocated now on a GPU, resident now on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _kib("/proc/self/status", "VmRSS") * 1024
 
 
-def _parts_that_run(parts: "Parts", fits: int, line: Line) -> int | None:
-    """The fewest equal parts in which the recipe's own batch runs; None where no three tries found it."""
-    recipe, learner = parts.recipe, parts.learner
-    batch, before = recipe.optim.batch_size, learner.accumulate
-    if isinstance(recipe.method, MeanTeacherMethod):
-        return None
-    counts = [k for k in range(before + 1, batch // 2 + 1) if batch % k == 0 and batch // k <= fits // before]
-    groups = recipe.method.norm_groups if isinstance(recipe.method, MocoV2Method) else 1
-    counts = [k for k in counts if batch // k % groups == 0 and batch // k >= 2 * groups]
-    view_bytes = 2 * batch * 3 * recipe.view_size_px**2 * 4  # All views are there at once; making them takes as much.
-    try:
-        for count in counts[:3]:
-            learner.accumulate = count
-            needed = line.at(batch // count) + 2 * view_bytes
-            if needed < _room(parts) * (1 - MARGIN) and _tried(parts, batch) is not None:
-                return count
-    finally:
-        learner.accumulate = before
-    return None
+def peak_bytes(device: torch.device) -> int:
+    """The most that was in use since the peak began anew."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _kib("/proc/self/status", "VmHWM") * 1024
 
 
-def _plan(parts: "Parts", batch: int) -> Plan:
-    """Batches of another size from the first epoch of the widest views on."""
-    recipe, labelled = parts.recipe, parts.plan.labelled
-    epoch = max(range(recipe.schedule.epochs), key=recipe.view_size_px_of)
-    if labelled is not None and isinstance(recipe.method, MeanTeacherMethod):
-        labelled = labelled._replace(per_batch=recipe.method.labelled_in(batch))
-    start = epoch * (parts.plan.images // batch)
-    return Plan(
-        parts.plan.images,
-        batch,
-        epoch + _STEPS,
-        recipe.seed,
-        start_step=start,
-        labelled=labelled,
-        order=parts.plan.order,
-    )
-
-
-def _room(parts: "Parts") -> int:
-    release(parts)
-    return room_bytes(parts.learner.device)
-
-
-def _unit(recipe: "Recipe") -> int:
-    """What a batch must be a multiple of."""
-    groups = recipe.method.norm_groups if isinstance(recipe.method, MocoV2Method) else 1
-    return recipe.optim.accumulate * groups
-
-
-def _is_whole(batch: int, recipe: "Recipe") -> bool:
-    """Whether the recipe's parts, its labelled images among them, have at least two images each."""
-    labelled = recipe.method.labelled_in(batch) if isinstance(recipe.method, MeanTeacherMethod) else 2
-    return batch % _unit(recipe) == 0 and batch >= 2 * _unit(recipe) and 2 <= labelled <= max(2, batch - 2)
-
-
-def _most(parts: "Parts") -> int:
-    """What bounds a batch besides memory: the images, and for MoCo v2 the queue that holds both views' keys."""
-    method = parts.recipe.method
-    if isinstance(method, MocoV2Method):
-        return min(parts.plan.images, method.queue_size // 2 * parts.recipe.optim.accumulate)
-    return parts.plan.images
+def _kib(file: str, name: str) -> int:
+    """A number of kB, which are KiB, from a file of ``Name:  number kB``; 0 where the system has no such file."""
+    lines = Path(file).read_text().splitlines() if Path(file).exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)

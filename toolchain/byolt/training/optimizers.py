@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 if TYPE_CHECKING:
-    from byolt.schema import Optim
+    from byolt.recipe.methods.base import PredictorRate
+    from byolt.recipe.optim import Optim
 
 
 class Lars(Optimizer):
@@ -65,9 +66,8 @@ def _trust_ratios(weights: list[Tensor], update: list[Tensor], trust: float) -> 
 def build_optimizer(
     method: nn.Module,
     optim: "Optim",
+    predictor: "PredictorRate | None" = None,
     *,
-    predictor_multiplier: float = 1.0,
-    predictor_constant: bool = False,
     device_rates: bool = False,
 ) -> Optimizer:
     """The recipe's optimizer over the online parameters (the target's ask for no gradient).
@@ -79,17 +79,18 @@ def build_optimizer(
     Args:
         method: Its parameters that ask for a gradient are learned.
         optim: Which optimizer, and its settings.
-        predictor_multiplier: Rate of the predictor over that of the rest (Table 21); kept as ``rate_multiplier``.
-        predictor_constant: Whether the predictor's rate stays at its peak; kept as ``constant_rate``.
+        predictor: How the predictor's rate departs from that of the rest (Table 21); kept as ``rate_multiplier`` and
+            ``constant_rate`` of its groups.
         device_rates: Whether each group's rate is a tensor beside its weights, as a captured step needs it.
     """
-    apart = predictor_multiplier != 1.0 or predictor_constant
+    apart = predictor is not None and predictor != (1.0, False)
     learned = {name: p for name, p in method.named_parameters() if p.requires_grad}
     predictors: list[Tensor] = [p for name, p in learned.items() if apart and name.startswith("predictor.")]
     others: list[Tensor] = [p for name, p in learned.items() if not (apart and name.startswith("predictor."))]
     groups = _groups(others, optim)
     if predictors:
-        own = {"rate_multiplier": predictor_multiplier, "constant_rate": predictor_constant}
+        assert predictor is not None
+        own = {"rate_multiplier": predictor.multiplier, "constant_rate": predictor.constant}
         groups += [group | own for group in _groups(predictors, optim)]
     if device_rates:
         for group in groups:

@@ -1,0 +1,118 @@
+"""Which images of a run a bundle is made and proven with."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from byolt.data import open_splits
+from byolt.data.source import ImageSource, Labels, Pixels
+from byolt.data.synthetic import SyntheticSource
+from byolt.evaluation.evaluate import evaluation_store
+from byolt.recipe.schema import Recipe
+from byolt_export.bundle.manifest import Input
+from byolt_export.errors import InputError
+from byolt_export.proof.images import ProofImages, image_digest
+from byolt_export.quantize.int8 import LEAST_IMAGES
+
+_EVIDENCE_BYTES = 2**30  # Most that one set of images may take: whole camera frames are large.
+
+
+def gather_evidence(recipe: Recipe, pixels: Input, *, calibrated: bool, labelled: bool) -> ProofImages:
+    """Images of a run that a bundle is made and proven with, none of them in two sets.
+
+    Golden images and queries are held-out images where there are labels, else images it learned from; the gallery that
+    neighbours are looked for in is of images it learned from, and so are the calibration images.
+
+    Args:
+        recipe: The run's.
+        pixels: What comes in: squares, or whole camera frames.
+        calibrated: Whether images for INT8's scales are wanted.
+        labelled: Whether the classes of the images are those of the task.
+
+    Raises:
+        InputError: The images are gone, or are no frames of the camera that ``pixels`` names.
+    """
+    export, seed = recipe.export, recipe.seed
+    splits = open_splits(recipe.data, seed)
+    learn, train, test = (
+        None if source is None else _Reader(source, recipe) for source in (splits.learn, splits.train, splits.test)
+    )
+    assert learn is not None
+    held_out, gallery = test or learn, train or learn
+    seen: set[bytes] = set()
+    if export.golden == "synthetic":
+        golden, golden_labels = _drawn(export.golden_images, pixels), None
+    else:
+        golden, golden_labels = held_out.take(export.golden_images, seed, seen)
+    queries, query_labels = test.take(export.query_images, seed + 1, seen) if test and labelled else (None, None)
+    # Of few images most are left to be measured on.
+    most = min(export.calibration_images, max(LEAST_IMAGES, learn.size // 4))
+    calibration = learn.take(most, seed + 2, seen)[0] if calibrated else None
+    crowd, crowd_labels = gallery.take(export.gallery_images, seed + 3, seen)
+    return ProofImages(
+        golden=golden,
+        golden_kind=export.golden,
+        golden_labels=golden_labels if labelled and test else None,
+        gallery=crowd if len(crowd) else None,
+        gallery_labels=crowd_labels if labelled else None,
+        queries=queries if queries is not None and len(queries) else None,
+        query_labels=query_labels,
+        calibration=calibration,
+        calibration_source=f"{splits.learn.name}, drawn by seed {seed + 2}",
+    )
+
+
+class _Reader:
+    """Images of a source as they go into the graph: squares, or with ``export.camera_px`` whole frames."""
+
+    def __init__(self, source: ImageSource, recipe: Recipe) -> None:
+        store = evaluation_store(source, recipe)
+        self.labels, self.size = store.labels, len(store)
+        self._batch: Callable[[Labels], Pixels] = store.batch
+        self._camera_px, side = recipe.export.camera_px, recipe.data.image_size_px
+        if self._camera_px is not None:
+            self._batch, self._source, self._kept = self._frames, source, store.kept
+        height, width = self._camera_px or (side, side)
+        self._most = _EVIDENCE_BYTES // (height * width * 3)
+        self._at_once = max(1, min(256, self._most // 4))
+
+    def take(self, wanted: int, seed: int, seen: set[bytes]) -> tuple[Pixels, Labels | None]:
+        """At most ``wanted`` images in an order drawn by ``seed``, none that was ``seen``, which they are added to."""
+        order = np.random.default_rng(seed).permutation(self.size)
+        chosen: list[int] = []
+        parts: list[Pixels] = []
+        wanted = min(wanted, self._most)
+        for start in range(0, len(order), self._at_once):
+            if len(chosen) >= wanted:
+                break
+            rows = order[start : start + self._at_once]
+            images = self._batch(rows)
+            fresh = []
+            for k, image in enumerate(images):
+                digest = image_digest(image)
+                if digest not in seen and len(chosen) < wanted:
+                    seen.add(digest)
+                    chosen.append(int(rows[k]))
+                    fresh.append(k)
+            parts.append(images[fresh])
+        taken = np.concatenate(parts) if parts else self._batch(order[:0])
+        return taken, None if self.labels is None else self.labels[np.array(chosen, dtype=np.int64)]
+
+    def _frames(self, rows: Labels) -> Pixels:
+        frames = [self._source.read(int(row)) for row in self._kept[rows]]
+        for row, frame in zip(self._kept[rows], frames, strict=True):
+            if frame.shape[:2] != self._camera_px:
+                (height, width), (high, wide) = self._camera_px or (0, 0), frame.shape[:2]
+                raise InputError(
+                    f"{self._source.path(int(row))} is {wide} x {high} px, but export.camera_px says that frames of "
+                    f"{width} x {height} px come in: prove it on a folder of such frames, or leave camera_px out"
+                )
+        return np.stack(frames) if frames else np.zeros((0, *(self._camera_px or (0, 0)), 3), np.uint8)
+
+
+def _drawn(wanted: int, pixels: Input) -> Pixels:
+    """Synthetic images, so that none of the user's leaves."""
+    height, width, _ = pixels.shape
+    side = max(height, width)
+    source = SyntheticSource("test", wanted, side)
+    return np.stack([source.read(i)[:height, :width] for i in range(wanted)])

@@ -1,0 +1,47 @@
+"""Files that are written whole or not at all, and JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from byolt_export.errors import not_written
+from byolt_export.files import write_whole
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's mapping, or None where there is no file."""
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON for people and machines, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file and the folders above it, so that a reader never sees half of it.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a file.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise not_written(path, error) from error

@@ -1,0 +1,249 @@
+"""Encoders from torchvision and timm by name, the stem for small images, and the heads of BYOL.
+
+An encoder is the plain library module with its classifier taken off: its weights load ``strict=True``
+into that module again (``load_snippet`` gives the lines).
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from byolt_export.errors import InputError, not_written
+from byolt_export.files import replacing
+
+if TYPE_CHECKING:
+    from byolt.recipe.model import Head, Model
+
+# Attributes that hold the classifier of torchvision's families; the features are what enters it.
+_CLASSIFIERS = ("fc", "classifier", "heads", "head")
+# First convolution and pooling of torchvision's and timm's ResNets, and of timm's pre-activation ResNets.
+_STEMS = (("conv1", "maxpool"), ("stem.conv", "stem.pool"))
+STEM_STRIDES = {"small": 1, "half": 2}
+_DROPPING = ("Dropout", "Dropout2d", "StochasticDepth", "DropPath")
+
+
+def build_encoder(model: "Model", *, seed: int, image_size_px: int) -> tuple[nn.Module, int]:
+    """An encoder by the recipe, and the width D of its features.
+
+    Maps normalised images (B, 3, H, W) to features (B, D). Dropout and stochastic depth are set to 0:
+    no random state is carried through learning.
+
+    Raises:
+        InputError: An unknown backbone or argument, a stem that the backbone lacks, weights that do not fit.
+    """
+    with seeded(seed):
+        encoder = _timm(model) if model.backbone.startswith("timm/") else _torchvision(model)
+        if model.stem != "plain":
+            _replace_stem(encoder, model)
+        if model.zero_init_residual:
+            _zero_init_residual(encoder, model.backbone)
+    for module in encoder.modules():
+        if type(module).__name__ in _DROPPING:
+            for name in ("p", "drop_prob"):
+                if hasattr(module, name):
+                    setattr(module, name, 0.0)
+    if model.init_file is not None:
+        load_encoder(encoder, model.init_file)
+    return encoder, _feature_dim(encoder, model.backbone, image_size_px)
+
+
+def without_initial_weights(model: "Model") -> "Model":
+    """The same networks from random weights, whatever the run starts from: no download, no initial file."""
+    return model.model_copy(update={"init": "random", "init_file": None})
+
+
+def build_head(in_dim: int, head: "Head", *, seed: int) -> nn.Sequential:
+    """``layers`` - 1 times linear to ``hidden_dim``, BatchNorm, ReLU; then linear to ``out_dim``.
+
+    BYOL's: "This MLP consists in a linear layer with output size 4096 followed by batch normalization, rectified
+    linear units (ReLU), and a final linear layer with output dimension 256" (section 3.3); the last has no BatchNorm.
+    """
+    with seeded(seed):
+        layers: list[nn.Module] = []
+        for _ in range(head.layers - 1):
+            layers.append(nn.Linear(in_dim, head.hidden_dim))
+            layers += [nn.BatchNorm1d(head.hidden_dim)] if head.hidden_norm else []
+            layers.append(nn.ReLU(inplace=True))
+            in_dim = head.hidden_dim
+        layers.append(nn.Linear(in_dim, head.out_dim))
+        layers += [nn.BatchNorm1d(head.out_dim, affine=False)] if head.out_norm else []
+        return nn.Sequential(*layers)
+
+
+def load_encoder(encoder: nn.Module, path: Path) -> None:
+    """Load an ``encoder.safetensors`` strictly: every name and shape must fit.
+
+    Raises:
+        InputError: The file is missing, damaged, or of another backbone, or holds NaN or infinity.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+        encoder.load_state_dict(weights, strict=True)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"encoder weights {path} cannot be read: {error}") from error
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise InputError(f"encoder weights {path} are of another backbone: {first}") from error
+    odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
+    if odd is not None:
+        raise InputError(f"encoder weights {path} hold numbers that are not finite, in {odd}; take another file")
+
+
+def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """A module's weights as a safetensors file, whole or not at all.
+
+    Raises:
+        ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    weights = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+    try:
+        with replacing(path) as beside:
+            save_file(weights, beside, metadata=metadata)
+    except (OSError, SafetensorError) as error:  # safetensors has a kind of its own for a full disk.
+        raise not_written(path, error) from error
+
+
+def load_snippet(model: "Model") -> str:
+    """Lines of Python that rebuild the plain module without byolt and load ``encoder.safetensors`` strictly."""
+    library, _, name = model.backbone.rpartition("/")
+    args = "".join(f", {key}={value!r}" for key, value in model.args.items())
+    if library == "timm":
+        plain = _timm(without_initial_weights(model))
+        lines = [f"encoder = timm.create_model({name!r}, num_classes=0{args})"]
+    else:
+        plain = _torchvision_builder(name)(weights=None, **model.args)
+        lines = [f"encoder = torchvision.models.get_model({name!r}{args})"]
+        lines += [f"encoder.{_classifier_of(plain)} = torch.nn.Identity()"]
+    if model.stem != "plain":
+        conv, pool = _stem_of(plain, model.backbone)
+        stride = STEM_STRIDES[model.stem]
+        lines += [
+            f"width = encoder.{conv}.out_channels",
+            f"encoder.{conv} = torch.nn.Conv2d(3, width, 3, stride={stride}, padding=1, bias=False)",
+            f"encoder.{pool} = torch.nn.Identity()",
+        ]
+    lines += ['encoder.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)']
+    return "\n".join(lines)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw weights from ``seed`` and leave torch's own random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def weight_seed(seed: int, part: int = 0) -> int:
+    """Seed of the weights of the encoder (part 0), projector (1), or predictor or queue (2) of a run."""
+    return 3 * seed + part
+
+
+def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "a timm model is written timm/NAME"
+        raise InputError(f"model.backbone: torchvision has no model {name!r}; {hint}")
+    builder: Callable[..., nn.Module] = models.get_model_builder(name)
+    return builder
+
+
+def _torchvision(model: "Model") -> nn.Module:
+    builder = _torchvision_builder(model.backbone)
+    weights = "DEFAULT" if model.init == "imagenet" else None
+    encoder = _construct(lambda: builder(weights=weights, **model.args), model)
+    setattr(encoder, _classifier_of(encoder), nn.Identity())
+    return encoder
+
+
+def _timm(model: "Model") -> nn.Module:
+    import timm
+
+    name = model.backbone.removeprefix("timm/")
+    if name not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"; did you mean 'timm/{near[0]}'?" if near else ""
+        raise InputError(f"model.backbone: timm has no model {name!r}{hint}")
+    imagenet = model.init == "imagenet"
+    return _construct(lambda: timm.create_model(name, pretrained=imagenet, num_classes=0, **model.args), model)
+
+
+def _construct(build: Callable[[], Any], model: "Model") -> nn.Module:
+    try:
+        encoder: nn.Module = build()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"model.args do not fit {model.backbone}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if model.init != "imagenet":
+            raise
+        raise InputError(
+            f"ImageNet weights of {model.backbone} could not be fetched ({error}); "
+            "use init: random, or init: file with weights from a machine that has the network"
+        ) from error
+    return encoder
+
+
+def _classifier_of(encoder: nn.Module) -> str:
+    for name in _CLASSIFIERS:
+        if isinstance(getattr(encoder, name, None), nn.Module):
+            return name
+    raise InputError(
+        f"model.backbone: {type(encoder).__name__} has no classifier to take off; pick a classification model"
+    )
+
+
+def _replace_stem(encoder: nn.Module, model: "Model") -> None:
+    """A 3 x 3 convolution without pooling in place of the stem (SimCLR, appendix B.9, for CIFAR-10)."""
+    conv_path, pool_path = _stem_of(encoder, model.backbone)
+    conv = encoder.get_submodule(conv_path)
+    assert isinstance(conv, nn.Conv2d)
+    stride = STEM_STRIDES[model.stem]
+    smaller = nn.Conv2d(3, conv.out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(smaller.weight, mode="fan_out", nonlinearity="relu")
+    encoder.set_submodule(conv_path, smaller)
+    encoder.set_submodule(pool_path, nn.Identity())
+
+
+def _stem_of(encoder: nn.Module, backbone: str) -> tuple[str, str]:
+    """Where the first convolution and the pooling after it stand in a ResNet of torchvision or timm."""
+    modules = dict(encoder.named_modules())
+    for conv, pool in _STEMS:
+        if isinstance(modules.get(conv), nn.Conv2d) and pool in modules:
+            return conv, pool
+    raise InputError(f"model.stem: {backbone} has no ResNet stem to replace; use stem: plain")
+
+
+def _zero_init_residual(encoder: nn.Module, backbone: str) -> None:
+    # The last norm of a block is bn3 in a bottleneck and bn2 in a basic block.
+    named = dict(encoder.named_modules())
+    deepest = [m for n, m in named.items() if n.endswith(".bn3")] or [m for n, m in named.items() if n.endswith(".bn2")]
+    if not deepest:
+        raise InputError(f"model.zero_init_residual: {backbone} has no residual BatchNorm; leave it false")
+    for norm in deepest:
+        nn.init.zeros_(norm.weight)
+
+
+def _feature_dim(encoder: nn.Module, backbone: str, image_size_px: int) -> int:
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            features: Float[Tensor, "1 D"] = encoder.eval()(torch.zeros(1, 3, image_size_px, image_size_px))
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"model.backbone: {backbone} does not take {image_size_px} px images: {error}") from error
+    encoder.train(training)
+    return features.shape[1]

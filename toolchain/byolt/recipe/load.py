@@ -1,0 +1,178 @@
+"""A recipe file and overrides to a frozen ``Recipe``, or every fault at once.
+
+Each fault is one line: ``file:line: key: what; did you mean``. A fault in an override names the flag.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from byolt.recipe.faults import Fault, Key, RecipeFault
+from byolt.recipe.schema import Recipe
+from byolt.recipe.section import MACHINE, leaves
+from byolt_export.errors import InputError
+
+Overrides = Mapping[str, Any] | Sequence[str]
+"""Dotted keys and their values, or ``key=value`` texts whose values are YAML, as ``--set`` takes them."""
+
+
+def load_recipe(path: str | Path, overrides: Overrides = ()) -> Recipe:
+    """Read a recipe file, apply overrides in order, and check the whole.
+
+    Args:
+        path: A YAML file.
+        overrides: ``{"data.root": "images"}``, or texts as ``--set`` takes them.
+
+    Raises:
+        InputError: The file is missing or not YAML, or holds faults; all are named, a line each.
+    """
+    path = Path(path)
+    document = _read_yaml(path)
+    tree = _plain(document)
+    tree.setdefault("name", path.stem.lower().replace("_", "-"))
+    return _check(tree, overrides, document, path)
+
+
+def with_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """The recipe of a run that has been learned, with overrides applied and checked like a file.
+
+    Only machine keys may change (those of `evaluation`, `finetune` and `export` among them): what was learned was
+    learned by the result keys, so another value for one of them would be a word without an effect, or a wrong one.
+
+    Raises:
+        InputError: An override does not fit, or sets a result key; the key is named.
+    """
+    changed = _check(recipe.model_dump(mode="json"), overrides, CommentedMap(), Path("recipe"))
+    before = {path: value for path, _, value in leaves(recipe)}
+    late = [
+        path for path, field, value in leaves(changed) if field.json_schema_extra != MACHINE and before[path] != value
+    ]
+    if late:
+        keys = ", ".join(".".join(path) for path in late)
+        raise InputError(
+            f"--set {keys}: the run has been learned with another value, and nothing after learning follows this one; "
+            "leave it out, or learn another run with byolt pretrain (machine keys alone may change now: "
+            "evaluation.*, finetune.*, export.*, machine.* and the paths of data)"
+        )
+    return changed
+
+
+def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with dotted keys set to values; another method starts from its own defaults.
+
+    Raises:
+        InputError: A value does not fit.
+    """
+    tree = recipe.model_dump(mode="json")
+    if changes.get("method.name", recipe.method.name) != recipe.method.name:
+        tree["method"] = {}
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        node = tree
+        for name in parents:
+            inner = node.get(name)
+            if not isinstance(inner, dict):
+                raise InputError(f"{dotted}: no such key in a recipe; see byolt recipe explain")
+            node = inner
+        node[last] = value
+    return _check(tree, (), CommentedMap(), Path("recipe"))
+
+
+def _check(tree: dict[str, Any], overrides: Overrides, document: CommentedMap, path: Path) -> Recipe:
+    flags: dict[Key, str] = {}
+    for key, value, flag in _parsed(overrides):
+        _apply(tree, key, value, flag)
+        flags[tuple(key.split("."))] = flag
+    try:
+        return Recipe.model_validate(tree)
+    except RecipeFault as error:
+        placed = sorted((*_where(fault, document, path, flags), str(fault)) for fault in error.faults)
+        raise InputError("\n".join(f"{where}: {what}" for _, where, what in placed)) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Every key of a recipe as YAML that ``load_recipe`` reads back to an equal recipe."""
+    yaml = YAML()
+    yaml.default_flow_style = None
+    text = StringIO()
+    yaml.dump(recipe.model_dump(mode="json", exclude_none=True), text)
+    return text.getvalue()
+
+
+def _read_yaml(path: Path) -> CommentedMap:
+    try:
+        document = YAML().load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise InputError(f"recipe {path} not found{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} cannot be read: {error}") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}:{line}: {error.problem or 'not YAML'}") from error
+    except YAMLError as error:
+        raise InputError(f"{path}:1: not YAML: {error}") from error
+    if not isinstance(document, CommentedMap):
+        raise InputError(f"{path}:1: a recipe is a mapping of keys; see `byolt recipe explain`")
+    return document
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, CommentedMap):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        return [_plain(value) for value in node]
+    return node
+
+
+def _parsed(overrides: Overrides) -> Iterator[tuple[str, Any, str]]:
+    """Dotted key, value and what to call it of each override; a text's value is YAML: ``3e-4`` is a number."""
+    if isinstance(overrides, Mapping):
+        yield from ((key, value, f"{key}={value}") for key, value in overrides.items())
+        return
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {override}: write key=value, for example --set optim.batch_size=128")
+        try:
+            yield key.strip(), YAML(typ="safe", pure=True).load(text), f"--set {override}"
+        except YAMLError as error:
+            raise InputError(f"--set {override}: the value is not YAML") from error
+
+
+def _apply(tree: dict[str, Any], key: str, value: Any, flag: str) -> None:
+    """Set ``a.b`` in the tree."""
+    *parents, last = key.split(".")
+    node = tree
+    for depth, name in enumerate(parents):
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise InputError(f"{flag}: {'.'.join(parents[: depth + 1])} holds a value, not a mapping")
+    node[last] = value
+
+
+def _where(fault: Fault, document: CommentedMap, path: Path, flags: dict[Key, str]) -> tuple[int, str]:
+    """Line number and ``file:line``, or 0 and the flag that set the key; a missing key points at its parent."""
+    for length in range(len(fault.key), 0, -1):
+        if fault.key[:length] in flags:
+            return 0, flags[fault.key[:length]]
+    below = [flag for key, flag in flags.items() if key[: len(fault.key)] == fault.key]
+    if below and fault.kind == "value_error":  # A section's parts do not fit one another, and a flag set one of them.
+        return 0, ", ".join(below)
+    node, line = document, 0
+    for part in fault.key:
+        if isinstance(node, CommentedMap) and part in node:
+            line = node.lc.key(part)[0]
+        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+            line = node.lc.item(part)[0]
+        else:
+            break
+        node = node[part]
+    return line + 1, f"{path}:{line + 1}"

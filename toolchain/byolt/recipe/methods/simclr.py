@@ -1,0 +1,16 @@
+"""Settings of SimCLR."""
+
+from typing import Literal
+
+from pydantic import PositiveFloat
+
+from byolt.recipe.methods.base import MethodSettings
+
+
+class SimClrMethod(MethodSettings):
+    """SimCLR (Chen et al. 2020, arXiv:2002.05709)."""
+
+    name: Literal["simclr"]
+    """Contrastive learning within the batch."""
+    temperature: PositiveFloat = 0.1
+    """Cosines are divided by it; 0.1 for ImageNet, 0.5 for CIFAR-10 (appendix B.9)."""

@@ -1,0 +1,54 @@
+"""The `model` section of a recipe: the encoder and the heads that are put on it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from byolt.recipe.section import FolderPath, Section
+
+
+class Head(Section):
+    """A perceptron: linear, BatchNorm, ReLU, and so on, and a last linear layer."""
+
+    hidden_dim: PositiveInt = 4096
+    """Width of the hidden layers."""
+    out_dim: PositiveInt = 256
+    """Width of the output."""
+    layers: Annotated[int, Field(ge=1, le=4)] = 2
+    """Linear layers; 1 is a linear map without hidden layer."""
+    hidden_norm: bool = True
+    """BatchNorm after each hidden layer."""
+    out_norm: bool = False
+    """BatchNorm, without scale and shift of its own, after the last layer."""
+
+
+class Model(Section):
+    """The encoder, its stem, and the heads that learning puts on it."""
+
+    backbone: str = "resnet18"
+    """A torchvision model by name, or a timm model as `timm/NAME`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments for the backbone's constructor, for example `channels` of a timm ResNet."""
+    stem: Literal["plain", "small", "half"] = "plain"
+    """Start of a ResNet. For images up to about 64 px: `small`, a 3 x 3 convolution of stride 1 without pooling, or
+    `half`, the same of stride 2."""
+    init: Literal["random", "imagenet", "file"] = "random"
+    """Where the encoder starts from; the report states it."""
+    init_file: FolderPath | None = None
+    """An `encoder.safetensors` of the same backbone (init: file)."""
+    zero_init_residual: bool = False
+    """Start each residual block at zero; the paper's results did not, its published code does."""
+    projector: Head = Head()
+    """Head on both networks."""
+    predictor: Head = Head()
+    """Head on the online network alone; its `out_dim` must equal the projector's."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Model":
+        if self.projector.out_dim != self.predictor.out_dim:
+            raise ValueError(
+                f"predictor.out_dim {self.predictor.out_dim} must equal projector.out_dim {self.projector.out_dim}"
+            )
+        if (self.init == "file") != (self.init_file is not None):
+            raise ValueError("init_file goes with `init: file`, and `init: file` needs it")
+        return self

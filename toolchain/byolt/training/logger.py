@@ -1,0 +1,186 @@
+"""What a run writes down, and when: metrics, evaluations, checkpoints, the end.
+
+Of several processes every one calls it at the same steps, since metrics are of the global batch; the first one writes.
+"""
+
+import io
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from byolt.console.progress import Progress
+from byolt.data.sampler import BatchSampler
+from byolt.distributed.process_group import all_reduce_max, broadcast_object, is_rank_zero
+from byolt.files import write_json
+from byolt.methods.base import Outcome
+from byolt.recipe.schema import Recipe
+from byolt.run import Run
+from byolt.training.checkpoint import save_checkpoint
+from byolt.training.online_eval import NonFiniteFeatures, OnlineEvaluator
+from byolt.training.step import Learner, gathered
+from byolt.training.tensorboard import EventWriter
+from byolt_export.errors import ByoltError, TrainingFault
+
+
+class RunLogger:
+    """Entered for the length of a loop."""
+
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        sampler: BatchSampler,
+        learner: Learner,
+        evaluator: OnlineEvaluator,
+        identity: dict[str, Any],
+        console: Console,
+    ) -> None:
+        """``identity`` holds the result keys and the images' fingerprint, which every checkpoint carries."""
+        self.run, self.recipe, self.sampler, self.learner, self.evaluator = run, recipe, sampler, learner, evaluator
+        self.identity, self.writes = identity, is_rank_zero()
+        self.progress = Progress(
+            console if self.writes else Console(file=io.StringIO()),
+            epochs=recipe.schedule.epochs,
+            steps=sampler.steps,
+            steps_per_epoch=sampler.steps_per_epoch,
+            steps_per_evaluation=recipe.evaluation.every_epochs * sampler.steps_per_epoch,
+            batch_size=recipe.optim.batch_size,
+            start_step=sampler.start_step,
+        )
+        self.events = EventWriter(
+            run.path, on=recipe.machine.tensorboard and self.writes, start_step=sampler.start_step
+        )
+        self.started_s = self.saved_s = time.monotonic()
+        self.finite = torch.ones((), dtype=torch.bool, device=learner.device)
+
+    def __enter__(self) -> "RunLogger":
+        self.progress.__enter__()
+        self._say(f"learning from step {self.sampler.start_step} of {self.sampler.steps}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.__exit__(kind, fault, trace)
+        with suppress(OSError, ByoltError):  # A full disk: what ended the loop says more than a log that cannot.
+            self.events.close()
+            self._say(f"ended: {fault or 'finished'}")
+
+    def waited(self, seconds: float) -> None:
+        """Count time in which the device had no batch."""
+        self.progress.waited(seconds)
+
+    def note(self, outcome: Outcome) -> None:
+        """Remember whether every loss so far was finite, without waiting for the device."""
+        self.finite &= torch.isfinite(outcome.loss)
+
+    def log_is_due(self, step: int) -> bool:
+        """Every ``log_every_steps`` and at the last step."""
+        return step % self.recipe.machine.log_every_steps == 0 or step == self.sampler.steps
+
+    def evaluation_is_due(self, step: int) -> bool:
+        """At the end of every ``every_epochs``-th epoch and of the last."""
+        epochs, rest = divmod(step, self.sampler.steps_per_epoch)
+        return rest == 0 and (epochs % self.recipe.evaluation.every_epochs == 0 or step == self.sampler.steps)
+
+    def checkpoint_is_due(self) -> bool:
+        """Every ``checkpoint_every_s``."""
+        return time.monotonic() - self.saved_s > self.recipe.machine.checkpoint_every_s
+
+    def log(self, step: int, epoch: int, outcome: Outcome) -> None:
+        """A line of metrics and the progress line.
+
+        Raises:
+            TrainingFault: A loss since the start was not finite.
+        """
+        self._refuse_non_finite(step)
+        outcome = gathered(outcome)
+        if not self.writes:
+            return
+        metrics = self.evaluator.step_metrics(outcome, self.learner.method)
+        self.progress.report(step, metrics)
+        record = {
+            "step": step,
+            "epoch": epoch + 1,
+            "elapsed_s": round(time.monotonic() - self.started_s, 2),
+            "images_per_s": round(self.progress.images_per_s, 1),
+            "data_wait": round(self.progress.data_wait, 4),
+            "lr": self.learner.learning_rate(step - 1),
+        }
+        tau = self.learner.tau(step - 1)
+        if tau is not None:
+            record["tau"] = tau
+        self.run.log(record | metrics)
+        self.events.write(step, record | metrics)
+
+    def evaluate(self, step: int, epoch: int, outcome: Outcome) -> None:
+        """Measure the encoder and write it down; the verdict is the watch's.
+
+        Raises:
+            TrainingFault: A loss since the start, a weight or a feature is not finite.
+        """
+        started_s = time.monotonic()
+        self._refuse_non_finite(step, weights=True)
+        outcome = gathered(outcome)
+        metrics: dict[str, Any] = {}
+        if self.writes:
+            with suppress(NonFiniteFeatures):
+                metrics = self.evaluator.evaluate(self.learner, outcome, epoch + 1)
+        metrics, state = broadcast_object((metrics, self.evaluator.state()))
+        if not metrics:  # Finite weights can be so large that what they compute is not.
+            raise self._not_finite("the encoder's features are", step)
+        if not self.writes:
+            self.evaluator.restore(state)  # The verdict is every process's.
+            return
+        self.run.log({"step": step, "epoch": epoch + 1} | metrics)
+        self.events.write(step, metrics)
+        self._say(
+            f"epoch {epoch + 1}: "
+            + ", ".join(f"{name} {value}" for name, value in metrics.items() if name != "spectrum")
+        )
+        self.progress.remark(metrics, time.monotonic() - started_s)
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step.
+
+        Raises:
+            TrainingFault: A loss since the start or a weight is not finite; the checkpoint before stays.
+            ByoltError: The disk is full; the checkpoint before stays.
+        """
+        self._refuse_non_finite(step, weights=True)
+        if self.writes:
+            state = checkpoint_state(self.identity, self.learner, self.evaluator, step)
+            save_checkpoint(self.run.checkpoints, state, keep=self.recipe.machine.keep_checkpoints)
+        self.saved_s = time.monotonic()
+
+    def end(self, state: str, step: int) -> None:
+        """Write down that the run has ended and how; the same command again prints it."""
+        if self.writes:
+            write_json(self.run.path / "result.json", {"state": state, "step": step} | self.evaluator.metrics)
+
+    def _say(self, text: str) -> None:
+        if self.writes:
+            self.run.say(text)
+
+    def _refuse_non_finite(self, step: int, *, weights: bool = False) -> None:
+        """The loss is that before a step: a step can leave ``weights`` that are not finite after one that is."""
+        loss, weight = all_reduce_max(not bool(self.finite), weights and not self.learner.is_finite())
+        if loss or weight:
+            raise self._not_finite("the loss is" if loss else "the weights are", step)
+
+    def _not_finite(self, what: str, step: int) -> TrainingFault:
+        return TrainingFault(
+            f"{what} not finite by step {step}; lower optim.base_lr (now {self.recipe.optim.base_lr:g}) "
+            f"or lengthen schedule.warmup_epochs; what {self.run.checkpoints} holds is from before"
+        )
+
+
+def checkpoint_state(
+    identity: dict[str, Any], learner: Learner, evaluator: OnlineEvaluator, step: int
+) -> dict[str, Any]:
+    """What ``save_checkpoint`` takes: all that exact resume needs."""
+    return identity | learner.state() | {"step": step, "watch": evaluator.state()}

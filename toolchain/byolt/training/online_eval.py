@@ -1,0 +1,139 @@
+"""Online evaluation: what is measured of a step at each log line, and of the encoder at each evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from byolt.data import ImageStore, Splits, store_of
+from byolt.data.subsets import spread, stratified_subset
+from byolt.evaluation.collapse import CollapseMonitor, alignment, rankme, uniformity, z_std_ratio
+from byolt.evaluation.dynamics import dynamics, spectrum
+from byolt.evaluation.features import Subset, embed
+from byolt.evaluation.knn import knn_predict
+from byolt.methods.base import Method, Outcome
+from byolt.recipe.schema import Recipe
+from byolt.training.step import Learner
+
+# Enough for a metric to steer by; the final evaluation uses every image.
+GALLERY_IMAGES = 10_000
+QUERY_IMAGES = 1_000
+
+
+class NonFiniteFeatures(Exception):
+    """The encoder gives NaN or infinity for an image."""
+
+
+class OnlineEvaluator:
+    """The fixed images that a run is measured on, and the verdict's memory."""
+
+    def __init__(self, recipe: Recipe, splits: Splits, store: ImageStore) -> None:
+        """Pick the probe set and, where there are labels enough, a gallery and queries from the training images."""
+        self.recipe, self.store = recipe, store
+        self.monitor = CollapseMonitor(warmup_epochs=recipe.schedule.warmup_epochs)
+        self.metrics: dict[str, Any] = {}
+        self.probe = _Squares(store, spread(len(store), recipe.evaluation.probe_images), recipe.data.image_size_px)
+        self.gallery: Subset | None = None
+        if splits.train is not None:
+            self._split_labelled(splits, recipe)
+
+    def _split_labelled(self, splits: Splits, recipe: Recipe) -> None:
+        data = recipe.data
+        assert splits.train is not None
+        labelled = store_of(splits.train, data, data.image_size_px)
+        labels = labelled.labels
+        assert labels is not None
+        held_out = stratified_subset(labels, recipe.evaluation.validation_share, recipe.seed)
+        rest = np.setdiff1d(np.arange(len(labels)), held_out)
+        if len(rest) == 0:
+            return  # One image a class: with the queries taken none is left to compare with, and there is no figure.
+        gallery, queries = rest[spread(len(rest), GALLERY_IMAGES)], held_out[spread(len(held_out), QUERY_IMAGES)]
+        self.gallery, self.gallery_labels = Subset(labelled, gallery), labels[gallery]
+        self.queries, self.query_labels = Subset(labelled, queries), labels[queries]
+        self.classes = len(labelled.classes)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold: the verdict's memory and the metrics of the last look."""
+        return {"monitor": self.monitor.state(), "figures": dict(self.metrics)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from the ``state()`` of an interrupted run."""
+        self.monitor.restore(state["monitor"])
+        self.metrics = dict(state["figures"])
+
+    def step_metrics(self, outcome: Outcome, method: Method) -> dict[str, Any]:
+        """Loss, spread of the projections, alignment and uniformity of the two views, and ``dynamics``.
+
+        From what the step computed anyway; but it waits for the device, and uniformity looks at each pair of the batch.
+        """
+        z_1, z_2 = (z.cpu() for z in outcome.z)
+        return {
+            "loss": round(float(outcome.loss), 6),
+            "z_std_ratio": round(z_std_ratio(z_1), 4),
+            "alignment": round(alignment(z_1, z_2), 4),
+            "uniformity": round(uniformity(z_1), 4),
+            **dynamics(outcome, method),
+        }
+
+    def evaluate(self, learner: Learner, outcome: Outcome, epoch: int) -> dict[str, Any]:
+        """RankMe on the probe set, kNN on queries of the validation split where there is a gallery, and the verdict.
+
+        Raises:
+            NonFiniteFeatures: Nothing can be measured, and the metrics of the look before stay.
+        """
+        data, knn = self.recipe.data, self.recipe.evaluation
+
+        def features(images: Any) -> torch.Tensor:
+            embedded = embed(learner.method.eval_encoder, images, mean=data.mean, std=data.std, device=learner.device)
+            if not bool(torch.isfinite(embedded).all()):
+                raise NonFiniteFeatures
+            return embedded
+
+        metrics = self.step_metrics(outcome, learner.method)
+        both = torch.cat(outcome.z).cpu()
+        metrics["spectrum"] = [float(f"{value:.3g}") for value in spectrum(both).tolist()]
+        probe = features(self.probe)
+        metrics["rankme"] = round(rankme(probe), 2)
+        metrics["features"] = probe.shape[1]
+        if self.gallery is not None:
+            predicted = knn_predict(
+                features(self.gallery),
+                self.gallery_labels,
+                features(self.queries),
+                classes=self.classes,
+                k=min(knn.knn_k, len(self.gallery)),
+                temperature=knn.knn_temperature,
+            )
+            metrics["knn"] = round(float((predicted == self.query_labels).mean()), 4)
+        verdict = self.monitor.update(epoch, metrics["z_std_ratio"], metrics["rankme"], *probe.shape)
+        metrics["verdict"] = verdict.state
+        self.metrics = metrics
+        return metrics
+
+    def write_grid(self, path: Path) -> None:
+        """A picture of sample images and their views, for the eye at the start of a run."""
+        from byolt.views.grid import write_view_grid
+
+        write_view_grid(path, self.store, self.recipe)
+
+
+class _Squares:
+    """Images of the store at the size that evaluation and the device see."""
+
+    def __init__(self, store: ImageStore, indices: np.ndarray, size_px: int) -> None:
+        self.store, self.indices, self.size_px = store, indices, size_px
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: np.ndarray, /) -> np.ndarray:
+        """Images (B, S, S, 3) at ``indices``."""
+        images = self.store.batch(self.indices[indices])
+        if images.shape[1] == self.size_px:
+            return images
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        scaled = F.interpolate(pixels, (self.size_px, self.size_px), mode="bilinear", antialias=True)
+        pixels_last: np.ndarray = scaled.permute(0, 2, 3, 1).numpy()
+        return pixels_last

@@ -1,0 +1,80 @@
+"""What a run is made of: images, order of the batches and networks, from a recipe."""
+
+from dataclasses import dataclass
+
+import torch
+
+from byolt.data import ImageStore, Splits, open_splits, store_of
+from byolt.data.sampler import BatchSampler, LabelledImages
+from byolt.data.subsets import stratified_subset
+from byolt.device import pick_device
+from byolt.distributed.process_group import init_distributed, local_rank_zero_first
+from byolt.recipe.schema import Recipe
+from byolt.training.allocator import keep_freed_memory
+from byolt.training.cuda_graph import Stepper, captures
+from byolt.training.step import Learner
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of, before its first step."""
+
+    recipe: Recipe
+    splits: Splits
+    store: ImageStore
+    sampler: BatchSampler
+    learner: Learner
+    stepper: Stepper
+
+
+def prepare(recipe: Recipe) -> Parts:
+    """Open the images and build the networks; nothing is written but the cache of decoded images.
+
+    Raises:
+        InputError: Images, model or batch size do not fit; one sentence says where and what.
+    """
+    init_distributed(recipe.machine.device)
+    configure_torch(recipe)
+    data, optim = recipe.data, recipe.optim
+    with local_rank_zero_first():
+        splits = open_splits(data, recipe.seed)
+        store = store_of(splits.learn, data, data.learn_size_px)
+    sampler = BatchSampler(
+        len(store),
+        optim.batch_size,
+        recipe.schedule.epochs,
+        recipe.seed,
+        labelled=labelled_part(store, recipe),
+        parts=optim.accumulate,
+        order=store.order,
+    )
+    device = pick_device(recipe.machine.device)
+    captured = captures(recipe, device)
+    learner = Learner(
+        recipe,
+        device,
+        steps=sampler.steps,
+        steps_per_epoch=sampler.steps_per_epoch,
+        classes=len(store.classes),
+        device_rates=captured,
+    )
+    return Parts(recipe, splits, store, sampler, learner, Stepper(learner, recipe, captured=captured))
+
+
+def labelled_part(store: ImageStore, recipe: Recipe) -> LabelledImages | None:
+    """The labels that the recipe's method is given: a stratified share, a function of the seed; None without any."""
+    share = recipe.method.share_of_labels
+    if share is None or store.labels is None:
+        return None
+    chosen = stratified_subset(store.labels, share, recipe.seed)
+    return LabelledImages(chosen, store.labels[chosen], recipe.method.labelled_in(recipe.optim.batch_size))
+
+
+def configure_torch(recipe: Recipe) -> None:
+    """Threads, arithmetic and memory of the process, by the recipe."""
+    if pick_device(recipe.machine.device).type == "cpu":
+        keep_freed_memory()
+    if recipe.machine.threads is not None:
+        torch.set_num_threads(recipe.machine.threads)
+    torch.use_deterministic_algorithms(recipe.machine.deterministic)
+    torch.backends.cudnn.benchmark = not recipe.machine.deterministic
