@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_a_setting_that_does_not_fit_names_its_method(tmp_path: Path) -> None:
 
 
 def test_every_method_tries_the_same_number_of_settings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="tuning must try the same number of settings for each method"):
+    with pytest.raises(InputError, match="tuning must try the same number of settings for each method"):
         recipe_in(tmp_path, study={"tuning": {"byol": [{"optim.base_lr": 0.1}], "simclr": []}})
 
 
@@ -245,7 +246,7 @@ def test_a_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "results" / "tiny.csv").read_bytes() == before
 
 
-class _Inline:
+class _Inline(ProcessPoolExecutor):
     """The pool's part in this process: what a pool adds is tested on its own."""
 
     def __init__(self, *_: Any) -> None: ...
@@ -255,11 +256,9 @@ class _Inline:
 
     def __exit__(self, *_: Any) -> None: ...
 
-    def shutdown(self, **_: Any) -> None: ...
+    def shutdown(self, *_: Any, **__: Any) -> None: ...
 
     def submit(self, function: Any, *arguments: Any) -> Any:
-        from concurrent.futures import Future
-
         done: Future[Any] = Future()
         done.set_result(function(*arguments))
         return done

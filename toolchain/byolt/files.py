@@ -1,12 +1,11 @@
 """Files that are written whole or not at all, and JSON."""
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from byolt_export.errors import not_written
+from byolt_export.files import write_whole
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -23,19 +22,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it, so that a reader never sees half of it.
+    """Write a file and the folders above it, so that a reader never sees half of it.
 
     Raises:
         ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
     """
-    beside = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        write_whole(path, text)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise not_written(path, error) from error
 
 

@@ -17,8 +17,10 @@ from numpy.lib.format import write_array_header_1_0
 from byolt.console.progress import Decoding
 from byolt.data.order import Order, epoch_order, sharded_order
 from byolt.data.shards import ShardSource
-from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_square
+from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage
 from byolt_export.errors import ByoltError, InputError
+from byolt_export.files import replacing, write_whole
+from byolt_export.runtime.resize import to_square
 
 if TYPE_CHECKING:
     from byolt.recipe.data import Data
@@ -167,7 +169,7 @@ def open_store(
             cache_dir.mkdir(parents=True, exist_ok=True)
             progress = progress or Decoding(source.name)
             _check_room(cache_dir, len(source) * square_bytes)
-            _write(description, _decode(source, size_px, resize, pixels, progress))
+            write_whole(description, json.dumps(_decode(source, size_px, resize, pixels, progress)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
     known = json.loads(description.read_text(encoding="utf-8"))
@@ -196,15 +198,9 @@ def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
 
 def _decode(source: ImageSource, size_px: int, resize: str, cache: Path, progress: Progress | None) -> dict[str, Any]:
     """Decode every image into ``cache``; what to keep of them beside it."""
-    beside = cache.with_suffix(f".{os.getpid()}.part")
-    try:
-        # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
-        with open(beside, "wb") as file:
-            known = _decode_into(file, source, size_px, resize, progress)
-        os.replace(beside, cache)
-    finally:
-        beside.unlink(missing_ok=True)
-    return known
+    # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
+    with replacing(cache) as beside, open(beside, "wb") as file:
+        return _decode_into(file, source, size_px, resize, progress)
 
 
 def _decode_into(
@@ -292,9 +288,3 @@ def _refuse_above(corrupt_limit: float, damaged: int, source: ImageSource, which
             f"{damaged} of {len(source)} images of {source.name} cannot be read, more than data.corrupt_limit "
             f"{corrupt_limit:g} allows; {which}; see byolt data check"
         )
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_suffix(f".{os.getpid()}.part")
-    beside.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(beside, path)

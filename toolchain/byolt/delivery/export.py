@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from byolt.data import FolderSource, ImageStore
 from byolt.delivery.proof_images import gather_evidence
@@ -18,15 +17,17 @@ from byolt.recipe.load import with_overrides
 from byolt.recipe.optim import Schedule
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
-from byolt_export.bundle import MANIFEST, PAGE, read_golden, read_manifest
-from byolt_export.deliver import build_bundle
-from byolt_export.equip import add_engines, choose_targets
+from byolt_export import BundleOptions, build_bundle
+from byolt_export.bundle.folder import MANIFEST, PAGE, read_manifest
+from byolt_export.bundle.golden import read_golden
+from byolt_export.bundle.manifest import Precision
 from byolt_export.errors import InputError, MissingPart
-from byolt_export.flavour import Flavour, Target
-from byolt_export.manifest import Input, Precision, first_fault
-from byolt_export.page import write_page
-from byolt_export.runtime import OnnxRunner
-from byolt_export.verify import Report, verify_bundle
+from byolt_export.proof.page import write_page
+from byolt_export.proof.report import Report
+from byolt_export.proof.verify import verify_bundle, verify_engines
+from byolt_export.runtime.onnx_runner import OnnxRunner
+from byolt_export.tensorrt.engines import add_engines, choose_targets
+from byolt_export.tensorrt.flavour import Flavour, Target
 
 
 def export_run(
@@ -57,21 +58,27 @@ def export_run(
     module = learned_encoder(run)
     if classifier:
         module, classes = load_classifier(run)
-    bundle, pixels = run.classifier_bundle if classifier else run.bundle, _pixels(recipe)
+    bundle = run.classifier_bundle if classifier else run.bundle
+    options = replace(
+        bundle_options(recipe),
+        normalize=recipe.export.normalize and not classifier,
+        recipe_hash=run.hash,
+        metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
+        bisect=bisects,
+    )
+    size_px = recipe.data.image_size_px
+    pixels = options.input_of(size_px)
     say("reading images")
-    evidence = gather_evidence(recipe, pixels, calibrated="int8" in precisions, labelled=not classifier)
+    images = gather_evidence(recipe, pixels, calibrated="int8" in precisions, labelled=not classifier)
     report = build_bundle(
         module,
         bundle,
-        pixels=pixels,
-        evidence=evidence,
+        images=images,
+        size_px=size_px,
         precisions=precisions,
         classes=classes,
-        normalize=recipe.export.normalize and not classifier,
-        recipe_hash=run.hash,
-        metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe.load": recipe.name},
-        bisects=bisects,
-        say=say,
+        options=options,
+        on_log=say,
     )
     if missing is not None:
         return report, MissingPart(f"{bundle} is complete but for its engines: {missing}")
@@ -79,14 +86,14 @@ def export_run(
     if order is None or not passed:
         return report, None
     say(f"building engines with {order[0]}")
-    engines = add_engines(
+    add_engines(
         bundle,
         *order,
         precisions=passed,
         workspace_mib=recipe.export.workspace_mib,
         cache_dir=recipe.data.cache_dir / "timings",
     )
-    report = replace(report, files=(*report.files, *engines))
+    report = replace(report, files=(*report.files, *verify_engines(bundle)))
     manifest = read_manifest(bundle)
     write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))
     return report, None
@@ -107,20 +114,17 @@ def _order(
     return (flavour, chosen), None
 
 
-def _pixels(recipe: Recipe) -> Input:
+def bundle_options(recipe: Recipe) -> BundleOptions:
+    """Normalisation, resize rule and batch sizes of a recipe's bundle."""
     export, data = recipe.export, recipe.data
-    try:
-        return Input(
-            size_px=data.image_size_px,
-            camera_px=export.camera_px,
-            resize=data.resize,
-            opt_batch=min(export.opt_batch, export.max_batch),
-            max_batch=export.max_batch,
-            mean=data.mean,
-            std=data.std,
-        )
-    except ValidationError as error:
-        raise InputError(f"export: {first_fault(error)}") from error
+    return BundleOptions(
+        mean=data.mean,
+        std=data.std,
+        resize=data.resize,
+        camera_px=export.camera_px,
+        opt_batch=export.opt_batch,
+        max_batch=export.max_batch,
+    )
 
 
 def embed_folder(source: Path, folder: Path, output: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from byolt.data.source import Labels
 from byolt.evaluation.statistics import difference_on_test_set
 from byolt.run import Run
 from byolt_export.errors import InputError, not_written
+from byolt_export.files import write_whole
 
 PROBES = ("knn", "linear")
 
@@ -37,10 +38,8 @@ def write_predictions(run: Run, answers: dict[str, dict[str, Labels]], test: Ima
     path = run.path / "evaluation" / "predictions.npz"
     content = io.BytesIO()
     np.savez_compressed(content, images=np.array(test.fingerprint), labels=test.labels, **arrays)  # type: ignore[arg-type]
-    beside = path.with_name(path.name + ".part")
     try:
-        beside.write_bytes(content.getvalue())
-        beside.replace(path)
+        write_whole(path, content.getvalue())
     except OSError as error:
         raise not_written(path, error) from error
 

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from threading import Event
@@ -78,7 +78,7 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
     return {key: rows[key] for key in wanted}
 
 
-def _row(future: "Future[Answer]", pool: ProcessPoolExecutor) -> dict[str, Any]:
+def _row(future: "Future[Answer]", pool: Executor) -> dict[str, Any]:
     """The row of a run; after a fault no further run is begun, and those at hand stop at a checkpoint."""
     try:
         answered = future.result()
@@ -94,7 +94,7 @@ def _row(future: "Future[Answer]", pool: ProcessPoolExecutor) -> dict[str, Any]:
     raise ByoltError(answered.fault)
 
 
-def _stop(pool: ProcessPoolExecutor, received: signal.Signals) -> None:
+def _stop(pool: Executor, received: signal.Signals) -> None:
     """Let the runs at hand write their checkpoints, then stop."""
     for child in multiprocessing.active_children():
         if child.pid is not None:
