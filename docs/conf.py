@@ -21,12 +21,13 @@ html_title = f"byolt {version}"
 html_theme = "furo"
 html_show_sourcelink = False
 html_copy_source = False
+html_use_index = False
 exclude_patterns = ["results/*.html"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
 default_role = "literal"  # Docstrings quote names with one backtick or two.
-autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "special-members": "__call__", "member-order": "bysource"}
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 # The site builds without what only computes.
