@@ -199,7 +199,7 @@ def test_a_step_that_does_not_fit_says_what_to_change_and_the_run_goes_on(
 def test_an_evaluation_that_does_not_fit_is_not_blamed_on_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OnlineEvaluator, "look", lambda *_: gpu_is_full())
+    monkeypatch.setattr(OnlineEvaluator, "evaluate", lambda *_: gpu_is_full())
     with pytest.raises(torch.OutOfMemoryError) as raised:
         pretrain(recipe_in(tmp_path), "name: tiny\n", resume=None, console=Console(file=StringIO()))
     told = str(as_ours(raised.value))
