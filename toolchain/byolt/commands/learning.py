@@ -10,7 +10,12 @@ from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, named, prin
 @click.command()
 @RECIPE
 @SET
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with an unfinished run's folder.")
+@click.option(
+    "--resume",
+    metavar="RUN|auto",
+    type=click.Path(path_type=Path),
+    help="Go on with an unfinished run's folder; auto: with that of this very recipe, if there is one.",
+)
 @click.option("--dry-run", is_flag=True, help="Take a few steps; print images/s, memory and time to finish.")
 @click.option("--profile", is_flag=True, help="Take a few steps; print where a step's time goes.")
 @JSON
@@ -35,7 +40,12 @@ def pretrain(
     from byolt.distributed.process_group import is_rank_zero
     from byolt.training.loop import pretrain as learn
 
-    run = learn(settings, recipe_path.read_text(encoding="utf-8"), resume=resume, console=Console(stderr=True))
+    run = learn(
+        settings,
+        recipe_path.read_text(encoding="utf-8"),
+        resume="auto" if resume == Path("auto") else resume,
+        console=Console(stderr=True),
+    )
     if is_rank_zero():
         following = f"byolt evaluate{named(run.path)}"
         print_result(summarise(run), as_json, lambda: print_summary(run, next_command=following))

@@ -131,9 +131,8 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
     started_s = time.monotonic()
     run = run_of(recipe, learning_fingerprint(recipe))
     state = "finished"
-    unfinished = run.path.exists() and run.result is None
     try:
-        pretrain(recipe, dump_recipe(recipe), resume=run.path if unfinished else None, console=quiet)
+        pretrain(recipe, dump_recipe(recipe), resume="auto", console=quiet)
     except TrainingFault:  # It is a result: its row says so.
         state = "collapsed" if run.result is not None else "diverged"
     learn_s = (learned_for_s(run.log_records()) or 0.0) if state != "diverged" else time.monotonic() - started_s

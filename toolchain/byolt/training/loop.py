@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -41,10 +41,11 @@ _FAULT = "fault.json"
 """In a run's folder: what ended its learning, and under which job of torchrun."""
 
 
-def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: Console) -> Run:
+def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | Literal["auto"] | None, console: Console) -> Run:
     """Learn an encoder by the recipe, from the first step or from a run's last checkpoint.
 
-    A run that has ended is not learned again: it is returned as it is.
+    A run that has ended is not learned again: it is returned as it is. ``resume`` is an unfinished run's folder;
+    ``auto`` is the recipe's own folder where there is one, else the run starts at its first step.
 
     Raises:
         InputError: The recipe, the images or the run to resume do not fit.
@@ -55,10 +56,10 @@ def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: 
     identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
     with local_rank_zero_first():
         evaluator = OnlineEvaluator(recipe, parts.splits, parts.store)
-    run = Run(resume) if resume is not None else run_of(recipe, parts.store.fingerprint)
-    result = run.result
+    run = Run(resume) if isinstance(resume, Path) else run_of(recipe, parts.store.fingerprint)
+    result, exists = run.result, run.path.exists()
     barrier()  # No process has changed the run's folder before each has looked.
-    if resume is not None or (result is None and was_restarted() and run.path.exists()):
+    if isinstance(resume, Path) or (result is None and exists and (resume == "auto" or was_restarted())):
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
         with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
