@@ -212,7 +212,7 @@ def test_the_version_is_said_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == byolt.__version__
     assert f"## {byolt.__version__} " in (ROOT / "CHANGELOG.md").read_text()
-    wheels = re.findall(r"byolt-([\d.]+)-py3-none-any\.whl", README + (ROOT / "docs" / "jetson.md").read_text())
+    wheels = re.findall(r"byolt-([\d.]+)-py3-none-any\.whl", "".join(page.read_text() for page in PAGES))
     assert (len(wheels), set(wheels)) == (3, {byolt.__version__})
 
 
