@@ -275,8 +275,8 @@ def test_shards_are_fetched_before_they_are_read(server: Server, tmp_path: Path)
     for path in kept(tmp_path):
         path.unlink()
     server.asked.clear()
-    assert store.look_ahead_images == 3  # A shard's worth.
-    store.expect(np.flatnonzero(source.index.shard == 11))
+    assert store.prefetch_images == 3  # A shard's worth.
+    store.prefetch(np.flatnonzero(source.index.shard == 11))
     until_s = time.monotonic() + 20
     while not kept(tmp_path) and time.monotonic() < until_s:
         time.sleep(0.01)

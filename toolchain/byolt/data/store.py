@@ -101,15 +101,15 @@ class ImageStore:
             return sharded_order(self.source.images_per_shard(self.kept), seed, epoch)
         return epoch_order(len(self), seed, epoch)
 
-    def expect(self, indices: Labels) -> None:
-        """Say which images will be read soon, ``look_ahead_images`` before they are."""
-        if self.look_ahead_images and isinstance(self.source, ShardSource):
+    def prefetch(self, indices: Labels) -> None:
+        """Say which images will be read soon, ``prefetch_images`` before they are."""
+        if self.prefetch_images and isinstance(self.source, ShardSource):
             self.source.prefetch(self.kept[indices])
 
     @property
-    def look_ahead_images(self) -> int:
+    def prefetch_images(self) -> int:
         """How long before it is read an image should be expected; 0 where it is no use."""
-        return self.source.look_ahead_images if isinstance(self.source, ShardSource) and self.images is None else 0
+        return self.source.prefetch_images if isinstance(self.source, ShardSource) and self.images is None else 0
 
     def _candidates(self, index: int) -> Iterator[int]:
         """The image itself, then those that can take its place: after the last comes the first."""
@@ -123,7 +123,7 @@ class ImageStore:
 
     def _leave_out(self, index: int, fault: str) -> None:
         self.damaged.add(index)
-        _tell_once(fault)
+        _warn_once(fault)
         _refuse_above(self.corrupt_limit, len(self.damaged), self.source, f"the last: {fault}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _no_room(cache_dir: Path, why: str) -> ByoltError:
 
 
 @cache
-def _tell_once(fault: str) -> None:
+def _warn_once(fault: str) -> None:
     """Warn of a damaged file the first time this process meets it, in whichever store."""
     _log.warning("left out: %s", fault)
 
