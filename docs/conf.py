@@ -30,18 +30,6 @@ default_role = "literal"  # Docstrings quote names with one backtick or two.
 autodoc_default_options = {"members": True, "special-members": "__call__", "member-order": "bysource"}
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
-# The site builds without what only computes.
-autodoc_mock_imports = [
-    "albumentations",
-    "cv2",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "scipy",
-    "sklearn",
-    "timm",
-    "torch",
-]
 
 # What a browser fetches by itself; a link to click on is not among it.
 LOADED = re.compile(
