@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "arguments.hpp"
-#include "equip.hpp"
+#include "engines.hpp"
 
 namespace {
 
@@ -58,7 +58,7 @@ class Line {
 };
 
 int run(byolt::Arguments& arguments) {
-  byolt::EquipOptions options;
+  byolt::EngineOptions options;
   options.precisions = precisions_of(arguments.value("--precision"));
   options.workspace_mib = static_cast<std::size_t>(arguments.number("--workspace-mib", 1024, 1));
   options.cache_folder = arguments.value("--cache-dir");
@@ -73,7 +73,7 @@ int run(byolt::Arguments& arguments) {
     std::cerr << "stopped while engines of " << folder << " were built; nothing was written\n";
     return 128 + stopped_by;
   }
-  for (const byolt::Equipped& engine : engines) {
+  for (const byolt::AddedEngine& engine : engines) {
     std::printf("%-28s %8.1f MB  %6.1f s  timings: %s\n", engine.entry.name.c_str(),
                 static_cast<double>(engine.bytes) / 1e6, engine.seconds, engine.timings.c_str());
   }

@@ -6,7 +6,7 @@
 
 #include "arguments.hpp"
 #include "verify.hpp"
-#include "words.hpp"
+#include "text.hpp"
 
 namespace {
 

@@ -110,7 +110,7 @@ std::string Bundle::open_file(const std::string& name, const std::string& digest
   return where;
 }
 
-std::string Bundle::open_onnx(const OnnxEntry& entry, std::string* precision_fault) const {
+std::string Bundle::open_onnx(const OnnxEntry& entry) const {
   std::string content;
   const std::string where = open_file(entry.name, entry.sha256, &content);
   const OnnxContents onnx = read_onnx_contents(content, where);
@@ -120,7 +120,6 @@ std::string Bundle::open_onnx(const OnnxEntry& entry, std::string* precision_fau
       onnx.outputs != std::vector<std::string>{manifest_.contract.output_name}) {
     throw Error(Code::input, where + " was made for another contract than its manifest states: export it again");
   }
-  if (precision_fault != nullptr) *precision_fault = find_precision_fault(onnx, entry.precision);
   return where;
 }
 

@@ -33,7 +33,7 @@ class Bundle {
   std::string open_file(const std::string& name, const std::string& digest, std::string* content = nullptr) const;
 
   /// The path of an ONNX file that was made for the manifest's contract and keeps its data inside.
-  std::string open_onnx(const OnnxEntry& entry, std::string* precision_fault = nullptr) const;
+  std::string open_onnx(const OnnxEntry& entry) const;
 
   /// The path of an engine that was built from an ONNX file of this bundle.
   std::string open_engine(const EngineEntry& entry) const;

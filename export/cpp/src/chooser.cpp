@@ -54,9 +54,10 @@ class Choice {
   }
 
   template <typename Entry>
-  bool proven(const Entry& entry) {
-    if (entry.verdict == "passed" || options_.allow_unproven) return true;
-    refusals_.push_back(entry.name + " is not proven (verdict `" + entry.verdict + "`): run byolt-verify " +
+  bool proven(const Entry& entry, const std::string& precision_fault) {
+    if ((entry.verdict == "passed" && precision_fault.empty()) || options_.allow_unproven) return true;
+    const std::string doubt = precision_fault.empty() ? "verdict `" + entry.verdict + "`" : precision_fault;
+    refusals_.push_back(entry.name + " is not proven (" + doubt + "): run byolt-verify " +
                         bundle_.folder() + " on this device, or allow unproven files");
     return false;
   }
@@ -67,7 +68,7 @@ class Choice {
     for (const EngineEntry* entry : entries) {
       if (const std::string misfit = engine_misfit(*entry); !misfit.empty()) {
         refusals_.push_back(misfit);
-      } else if (proven(*entry)) {
+      } else if (proven(*entry, "")) {
         Tensors tensors = tensors_of(bundle_.manifest().contract);
         tensors.max_batch = std::min(tensors.max_batch, entry->max_batch);
         opened.backend = open_tensorrt(bundle_.open_engine(*entry), tensors);
@@ -93,7 +94,7 @@ class Choice {
     if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
     const Tensors tensors = tensors_of(bundle_.manifest().contract);
     for (const OnnxEntry* entry : entries) {
-      if (!proven(*entry)) continue;
+      if (!proven(*entry, find_precision_fault(*entry))) continue;
       const std::string path = bundle_.open_onnx(*entry);
       try {
         opened.backend = open_onnxruntime(path, tensors, provider, options_.threads);

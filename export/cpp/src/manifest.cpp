@@ -6,6 +6,7 @@
 
 #include "byolt/error.hpp"
 #include "json_fields.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {
@@ -14,6 +15,7 @@ using nlohmann::json;
 
 constexpr std::int64_t kBatchBytes = 1 << 30;  // A bundle is somebody else's file: nothing larger is run in one batch.
 constexpr std::int64_t kLargestBatch = 65536, kMostPositive = INT64_MAX;
+constexpr double kLeastInt8 = 0.5;  // Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 constexpr std::size_t kMostFiles = 16, kMostEngines = 64, kMostCapabilities = 16;
 
 std::size_t size_of(const Fields& fields, const std::string& key, std::int64_t most) {
@@ -86,6 +88,12 @@ std::string read_verdict(const Fields& fields) {
   return fields.one_of("verdict", {"passed", "failed", "not run here"});
 }
 
+double to_share(const json& value, const std::string& where) {
+  const double share = to_number(value, where);
+  if (share < 0 || share > 1) throw Misfit(where, "it must be from 0 to 1");
+  return share;
+}
+
 void check_calibration(const json& value, const std::string& where) {
   const Fields fields(value, where, {"images", "source", "sha256", "rule", "int8_share", "fp16_layers"});
   (void)size_of(fields, "images", kMostPositive);
@@ -93,13 +101,12 @@ void check_calibration(const json& value, const std::string& where) {
   (void)fields.sha256("sha256");
   (void)fields.text("rule");
   (void)fields.texts("fp16_layers");
-  const double share = to_number(fields.need("int8_share"), fields.at("int8_share"));
-  if (share < 0 || share > 1) throw Misfit(fields.at("int8_share"), "it must be from 0 to 1");
+  (void)to_share(fields.need("int8_share"), fields.at("int8_share"));
 }
 
 OnnxEntry read_onnx(const json& value, const std::string& where) {
   const Fields fields(value, where,
-                      {"name", "precision", "opset", "sha256", "verdict", "reason", "gates", "calibration"});
+                      {"name", "precision", "opset", "sha256", "verdict", "reason", "gates", "calibration", "shares"});
   OnnxEntry entry;
   entry.name = fields.file_name("name", ".onnx");
   entry.precision = fields.one_of("precision", {"fp32", "fp16", "int8"});
@@ -115,6 +122,11 @@ OnnxEntry read_onnx(const json& value, const std::string& where) {
   }
   if (const json* calibration = fields.find("calibration"); calibration != nullptr && !calibration->is_null()) {
     check_calibration(*calibration, fields.at("calibration"));
+  }
+  if (const json* found = fields.find("shares"); found != nullptr && !found->is_null()) {
+    const Fields shares(*found, fields.at("shares"), {"fp32", "fp16", "int8"});
+    entry.shares.emplace();
+    for (const auto& item : found->items()) (*entry.shares)[item.key()] = to_share(item.value(), shares.at(item.key()));
   }
   return entry;
 }
@@ -155,9 +167,8 @@ auto read_list(const json& list, const std::string& where, Read read) {
 
 Manifest read_manifest(const json& value) {
   // Another schema version explains every other fault.
-  if (value.is_object() && value.contains("schema_version") && value["schema_version"] != json(1)) {
-    throw Misfit("schema_version", "this byolt reads version 1 alone");
-  }
+  const json version = value.is_object() ? value.value("schema_version", json(1)) : json(1);
+  if (version != json(1) && version != json(2)) throw Misfit("schema_version", "this byolt reads versions 1 and 2");
   const Fields fields(value, "",
                       {"schema_version", "contract", "files", "engines", "golden", "parity_sha256", "tools"});
   Manifest manifest;
@@ -165,6 +176,10 @@ Manifest read_manifest(const json& value) {
   manifest.files = read_list(to_array(fields.need("files"), "files", 1, kMostFiles), "files", read_onnx);
   if (const json* engines = fields.find("engines"); engines != nullptr) {
     manifest.engines = read_list(to_array(*engines, "engines", 0, kMostEngines), "engines", read_engine);
+  }
+  for (const OnnxEntry& file : manifest.files) {
+    if (file.shares.has_value() == (version == json(2))) continue;
+    throw Misfit("files", "every file has `shares` in schema version 2, and none has them in version 1");
   }
   const Fields golden(fields.need("golden"), "golden", {"kind", "images", "sha256"});
   (void)golden.one_of("kind", {"dataset", "synthetic"});
@@ -211,6 +226,22 @@ Contract parse_contract(const std::string& text, const std::string& where) {
   } catch (const Misfit& misfit) {
     throw Error(Code::input, where + " carries a contract that does not fit: " + misfit.what() + "; export it again");
   }
+}
+
+std::string find_precision_fault(const OnnxEntry& entry) {
+  if (!entry.shares) return "";
+  const auto share = [&](const std::string& type) {
+    const auto found = entry.shares->find(type);
+    return found == entry.shares->end() ? 0 : found->second;
+  };
+  const std::string& precision = entry.precision;
+  if (precision == "int8" ? share("int8") >= kLeastInt8 && share("fp32") == 0 : share(precision) == 1) return "";
+  std::string found;
+  for (const char* type : {"fp32", "fp16", "int8"}) {
+    if (share(type) == 0) continue;
+    found += (found.empty() ? "" : ", ") + format_number("%.0f%% in ", 100 * share(type)) + type;
+  }
+  return "it is named " + precision + ", and it multiplies " + (found.empty() ? "in no known type" : found);
 }
 
 std::string with_verdicts(const std::string& text, const std::vector<Finding>& findings) {

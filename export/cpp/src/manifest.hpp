@@ -45,6 +45,7 @@ struct Contract {
 struct OnnxEntry {
   std::string name, precision, sha256, verdict, reason;
   std::map<std::string, double> gates;
+  std::optional<std::map<std::string, double>> shares;  ///< of its multiply-adds by type; none in schema version 1
 };
 
 struct EngineEntry {
@@ -65,6 +66,9 @@ struct Manifest {
 /// @param where opens an error's sentence: the file's path
 /// @throws Error(input) it is damaged, hostile, or of another version
 Manifest parse_manifest(const std::string& text, const std::string& where);
+
+/// Why a file does not compute in the precision it is named for; empty where it does, or where no shares are told.
+std::string find_precision_fault(const OnnxEntry& entry);
 
 /// The contract that an ONNX file carries in its metadata.
 /// @throws Error(input) it is no contract

@@ -23,19 +23,21 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
                       int threads) {
   const Contract& contract = bundle.manifest().contract;
   const Gates gates = gates_of(entry.precision, entry.gates);
-  std::string fault;
-  const std::string path = bundle.open_onnx(entry, &fault);
+  const std::string path = bundle.open_onnx(entry);
   FileReport report{entry.name, entry.precision, provider + "ExecutionProvider", false, {}};
   try {
     const auto backend = open_onnxruntime(path, tensors_of(contract), provider, threads);
-    report.parity = prove(*backend->session(), golden, contract, gates, fault);
+    report.parity = prove(*backend->session(), golden, contract, gates);
   } catch (const Error& error) {
     if (error.code() != Code::missing) throw;
     report.parity = not_run(gates, error.what());
   }
-  if (entry.verdict == "failed") {  // By more images, perhaps, than those that travel.
+  // It failed by more images, perhaps, than those that travel.
+  const std::string made = entry.verdict == "failed" ? "failed when it was made (" + entry.reason + ")" : "";
+  for (const std::string& reason : {find_precision_fault(entry), made}) {
+    if (reason.empty()) continue;
     report.parity.verdict = "failed";
-    report.parity.reasons.insert(report.parity.reasons.begin(), "failed when it was made (" + entry.reason + ")");
+    report.parity.reasons.insert(report.parity.reasons.begin(), reason);
   }
   return report;
 }
@@ -55,7 +57,7 @@ FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Go
   try {
     const Contract& contract = bundle.manifest().contract;
     const auto backend = open_tensorrt(path, tensors_of(contract));
-    report.parity = prove(*backend->session(), golden, contract, gates, "");
+    report.parity = prove(*backend->session(), golden, contract, gates);
   } catch (const Error& error) {
     if (error.code() == Code::input) throw;
     report.parity = not_run(gates, error.what());

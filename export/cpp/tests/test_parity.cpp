@@ -33,7 +33,7 @@ byolt::Contract contract() {
 byolt::Parity prove(const byolt::Golden& golden, const char* precision = "fp32") {
   const byolt::Contract about = contract();
   const auto backend = byolt::open_onnxruntime("", {4, 4, 3, 10}, "CPU", 0);
-  return byolt::prove(*backend->session(), golden, about, byolt::gates_of(precision, {}), "");
+  return byolt::prove(*backend->session(), golden, about, byolt::gates_of(precision, {}));
 }
 
 /// A setting of the fake that goes back when the test ends.

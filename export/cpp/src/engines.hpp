@@ -8,7 +8,7 @@
 
 namespace byolt {
 
-struct EquipOptions {
+struct EngineOptions {
   std::vector<std::string> precisions;  ///< of the ONNX files to build from; none: all that passed
   std::size_t workspace_mib = 1024;
   std::string cache_folder;  ///< of timing caches; empty: none is kept
@@ -17,7 +17,7 @@ struct EquipOptions {
 };
 
 /// An engine that stands in the bundle now, and how it came about.
-struct Equipped {
+struct AddedEngine {
   EngineEntry entry;
   std::string timings;
   double seconds = 0;
@@ -29,7 +29,7 @@ struct Equipped {
 /// ended the build.
 /// @throws Error(input) the bundle is damaged, or holds no such file that passed; Error(missing) no GPU answers;
 /// Error(machine) TensorRT does not build one of them, or a file cannot be written
-std::vector<Equipped> add_engines(const std::string& folder, const EquipOptions& options);
+std::vector<AddedEngine> add_engines(const std::string& folder, const EngineOptions& options);
 
 /// manifest.json with engines added, or replaced by name; everything else as it was.
 std::string with_engines(const std::string& text, const std::vector<EngineEntry>& engines, std::size_t workspace_mib);
