@@ -48,12 +48,13 @@ def test_what_failed_when_it_was_made_stays_failed(tmp_path: Path) -> None:
 
 def test_int8_is_judged_by_the_limits_that_are_delivered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A wrong model that the loose first look misses, and the tightened limits notice, is no reason to fail."""
-    golden = small.build(tmp_path / "bundle").files[0].parity
+    report = small.build(tmp_path / "bundle")
+    manifest, golden = read_manifest(report.path), report.files[0].parity
     loose = replace(golden, verdict="failed", controls=(Control("reinitialised", "not noticed", 0.03),))
     loose = replace(loose, reasons=("the wrong model `reinitialised` was not noticed",))
     looks = iter([loose, golden])
     monkeypatch.setattr(verify, "prove_onnx", lambda *_, **__: next(looks))
-    how: Any = (tmp_path, "int8", {"int8": 1.0}, None, None, None)
+    how: Any = (tmp_path, "int8", {"int8": 1.0}, manifest.contract, read_golden(report.path, manifest), None)
     assert verify.judge_export(*how).verdict == "passed"
     worse = replace(loose, reasons=("in the gallery, overlap at 1 is 0.9", *loose.reasons))
     looks = iter([worse, golden])

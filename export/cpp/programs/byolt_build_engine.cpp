@@ -35,7 +35,7 @@ std::vector<std::string> precisions_of(const std::string& names) {
 }
 
 /// One live line on a terminal, a line a tenth elsewhere: a build takes minutes on a small device.
-class Line {
+class ProgressLine {
  public:
   bool operator()(const std::string& engine, const std::string& phase, double share) {
     const int percent = static_cast<int>(share * 100);
@@ -65,8 +65,8 @@ int run(byolt::Arguments& arguments) {
   const std::string folder = arguments.rest(1, 1)[0];
   std::signal(SIGINT, remember);
   std::signal(SIGTERM, remember);
-  Line line;
-  options.progress = [&line](const auto&... told) { return line(told...); };
+  ProgressLine line;
+  options.progress = [&line](const auto&... step) { return line(step...); };
   const auto engines = byolt::add_engines(folder, options);
   line.end();
   if (engines.empty()) {
@@ -90,7 +90,7 @@ int main(int count, char** words) {
   } catch (const Error& error) {
     std::cerr << error.what() << '\n';
     return error.exit_code();
-  } catch (const std::exception& error) {  // No memory, or no room to print into.
+  } catch (const std::exception& error) {  // Out of memory, or the output cannot be written.
     std::cerr << "byolt-build-engine could not go on: " << error.what() << '\n';
     return static_cast<int>(Code::machine);
   }

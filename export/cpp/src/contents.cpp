@@ -41,7 +41,8 @@ void check_inside(string_view message, Kind kind, int depth = 0) {
   if (depth > kDeepest) throw Damage("its graphs lie too deep in one another");
   each_field(message, [&](std::uint64_t number, const Value& value) {
     const bool outside = number == 13 || (number == 14 && value.is_number && value.number == 1);
-    if (kind == Kind::tensor && outside) throw Damage("it keeps data in a file outside of itself, which no bundle does");
+    if (kind == Kind::tensor && outside)
+      throw Damage("it keeps data in a file outside of itself, which no bundle does");
     const Kind inner = held_by(kind, number);
     if (inner != Kind::none) check_inside(value.bytes(), inner, depth + 1);
   });

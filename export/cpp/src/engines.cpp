@@ -64,7 +64,7 @@ class Staged {
 
   void add(const std::string& name, const std::string& plan) {
     names_.push_back(name);
-    write_at_once(beside(name), plan);
+    write_whole(beside(name), plan);
   }
 
   void deliver() {
@@ -144,7 +144,7 @@ std::vector<AddedEngine> add_engines(const std::string& folder, const EngineOpti
   const std::string text = with_engines(read_up_to(manifest, kManifestBytes), entries, options.workspace_mib);
   static_cast<void>(parse_manifest(text, manifest));  // What is written is read again by everybody.
   staged.deliver();
-  write_at_once(manifest, text);
+  write_whole(manifest, text);
   return added;
 }
 

@@ -12,11 +12,11 @@ struct EngineOptions {
   std::vector<std::string> precisions;  ///< of the ONNX files to build from; none: all that passed
   std::size_t workspace_mib = 1024;
   std::string cache_folder;  ///< of timing caches; empty: none is kept
-  /// Told the engine's name, the step and the share done; false ends the build.
+  /// Called with the engine's name, the step and the share done; false ends the build.
   std::function<bool(const std::string& engine, const std::string& phase, double share)> progress;
 };
 
-/// An engine that stands in the bundle now, and how it came about.
+/// An engine that was added to a bundle, and how it was built.
 struct AddedEngine {
   EngineEntry entry;
   std::string timings;

@@ -13,7 +13,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t kBatchBytes = 1 << 30;  // A bundle is somebody else's file: nothing larger is run in one batch.
+constexpr std::int64_t kBatchBytes = 1 << 30;  // A bundle is untrusted: nothing larger is run in one batch.
 constexpr std::int64_t kLargestBatch = 65536, kMostPositive = INT64_MAX;
 constexpr double kLeastInt8 = 0.5;  // Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 constexpr std::size_t kMostFiles = 16, kMostEngines = 64, kMostCapabilities = 16;
@@ -56,9 +56,9 @@ Input read_input(const json& value, const std::string& where) {
   input.mean = read_rgb(fields, "mean");
   input.std = read_rgb(fields, "std");
   if (input.max_batch * input.image_bytes() > kBatchBytes)
-    throw Misfit(where, "a batch of max_batch images is more than 1 GiB");
-  if (input.opt_batch > input.max_batch) throw Misfit(where, "opt_batch is above max_batch");
-  if (*std::min_element(input.std.begin(), input.std.end()) <= 0) throw Misfit(where, "std must be positive");
+    throw FieldError(where, "a batch of max_batch images is more than 1 GiB");
+  if (input.opt_batch > input.max_batch) throw FieldError(where, "opt_batch is above max_batch");
+  if (*std::min_element(input.std.begin(), input.std.end()) <= 0) throw FieldError(where, "std must be positive");
   return input;
 }
 
@@ -73,13 +73,13 @@ Contract read_contract(const json& value, const std::string& where) {
   contract.classes = fields.texts("classes");
   contract.recipe_hash = fields.text("recipe_hash");
   if (contract.dim * contract.input.max_batch > kBatchBytes / 4) {
-    throw Misfit(where, "the outputs of max_batch images are more than 1 GiB");
+    throw FieldError(where, "the outputs of max_batch images are more than 1 GiB");
   }
   if (contract.logits() == contract.classes.empty())
-    throw Misfit(where, "classes go with logits, and logits need them");
+    throw FieldError(where, "classes go with logits, and logits need them");
   if (contract.logits() && contract.classes.size() != contract.dim) {
-    throw Misfit(where,
-                 std::to_string(contract.classes.size()) + " classes for " + std::to_string(contract.dim) + " logits");
+    throw FieldError(
+        where, std::to_string(contract.classes.size()) + " classes for " + std::to_string(contract.dim) + " logits");
   }
   return contract;
 }
@@ -90,7 +90,7 @@ std::string read_verdict(const Fields& fields) {
 
 double to_share(const json& value, const std::string& where) {
   const double share = to_number(value, where);
-  if (share < 0 || share > 1) throw Misfit(where, "it must be from 0 to 1");
+  if (share < 0 || share > 1) throw FieldError(where, "it must be from 0 to 1");
   return share;
 }
 
@@ -168,7 +168,7 @@ auto read_list(const json& list, const std::string& where, Read read) {
 Manifest read_manifest(const json& value) {
   // Another schema version explains every other fault.
   const json version = value.is_object() ? value.value("schema_version", json(1)) : json(1);
-  if (version != json(1) && version != json(2)) throw Misfit("schema_version", "this byolt reads versions 1 and 2");
+  if (version != json(1) && version != json(2)) throw FieldError("schema_version", "this byolt reads versions 1 and 2");
   const Fields fields(value, "",
                       {"schema_version", "contract", "files", "engines", "golden", "parity_sha256", "tools"});
   Manifest manifest;
@@ -179,7 +179,7 @@ Manifest read_manifest(const json& value) {
   }
   for (const OnnxEntry& file : manifest.files) {
     if (file.shares.has_value() == (version == json(2))) continue;
-    throw Misfit("files", "every file has `shares` in schema version 2, and none has them in version 1");
+    throw FieldError("files", "every file has `shares` in schema version 2, and none has them in version 1");
   }
   const Fields golden(fields.need("golden"), "golden", {"kind", "images", "sha256"});
   (void)golden.one_of("kind", {"dataset", "synthetic"});
@@ -187,12 +187,12 @@ Manifest read_manifest(const json& value) {
   manifest.golden_sha256 = golden.sha256("sha256");
   manifest.parity_sha256 = fields.sha256("parity_sha256");
   const json& tools = fields.need("tools");
-  if (!tools.is_object()) throw Misfit("tools", "it must be an object");
+  if (!tools.is_object()) throw FieldError("tools", "it must be an object");
   for (const auto& item : tools.items()) (void)to_text(item.value(), "tools");
   std::set<std::string> names;
   for (const OnnxEntry& file : manifest.files) names.insert(file.name);
   for (const EngineEntry& engine : manifest.engines) names.insert(engine.name);
-  if (names.size() != manifest.files.size() + manifest.engines.size()) throw Misfit("files", "a name stands twice");
+  if (names.size() != manifest.files.size() + manifest.engines.size()) throw FieldError("files", "a name stands twice");
   return manifest;
 }
 
@@ -215,16 +215,16 @@ bool Contract::operator==(const Contract& other) const {
 Manifest parse_manifest(const std::string& text, const std::string& where) {
   try {
     return read_manifest(parse_json(text));
-  } catch (const Misfit& misfit) {
-    throw Error(Code::input, where + " does not fit: " + misfit.what() + "; export it again");
+  } catch (const FieldError& error) {
+    throw Error(Code::input, where + " does not fit: " + error.what() + "; export it again");
   }
 }
 
 Contract parse_contract(const std::string& text, const std::string& where) {
   try {
     return read_contract(parse_json(text), "contract");
-  } catch (const Misfit& misfit) {
-    throw Error(Code::input, where + " carries a contract that does not fit: " + misfit.what() + "; export it again");
+  } catch (const FieldError& error) {
+    throw Error(Code::input, where + " carries a contract that does not fit: " + error.what() + "; export it again");
   }
 }
 
@@ -244,13 +244,13 @@ std::string find_precision_fault(const OnnxEntry& entry) {
   return "it is named " + precision + ", and it multiplies " + (found.empty() ? "in no known type" : found);
 }
 
-std::string with_verdicts(const std::string& text, const std::vector<Finding>& findings) {
+std::string with_verdicts(const std::string& text, const std::vector<EngineVerdict>& verdicts) {
   auto manifest = nlohmann::ordered_json::parse(text);
   for (auto& engine : manifest["engines"]) {
-    for (const Finding& finding : findings) {
-      if (engine["name"] != finding.engine) continue;
-      engine["verdict"] = finding.verdict;
-      engine["reason"] = finding.reason;
+    for (const EngineVerdict& verdict : verdicts) {
+      if (engine["name"] != verdict.engine) continue;
+      engine["verdict"] = verdict.verdict;
+      engine["reason"] = verdict.reason;
     }
   }
   return manifest.dump(2) + "\n";

@@ -15,7 +15,7 @@ namespace byolt {
 
 inline constexpr const char* kManifest = "manifest.json";
 
-/// What goes in, and how the graph makes it ready. `camera` (height, width): whole frames of that size go in.
+/// What goes in, and how the graph preprocesses it. `camera` (height, width): whole frames of that size go in.
 struct Input {
   std::size_t size_px = 0;
   std::optional<std::array<std::size_t, 2>> camera_px;
@@ -75,9 +75,9 @@ std::string find_precision_fault(const OnnxEntry& entry);
 Contract parse_contract(const std::string& text, const std::string& where);
 
 /// manifest.json with another verdict and reason for some of its engines, by name; everything else as it was.
-struct Finding {
+struct EngineVerdict {
   std::string engine, verdict, reason;
 };
-std::string with_verdicts(const std::string& text, const std::vector<Finding>& findings);
+std::string with_verdicts(const std::string& text, const std::vector<EngineVerdict>& verdicts);
 
 }  // namespace byolt

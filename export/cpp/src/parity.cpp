@@ -80,7 +80,7 @@ class Prover {
     std::vector<float> outputs;
     try {
       outputs = run_filled(batch);
-    } catch (const Error& error) {  // What does not run is a verdict on the file, not an accident of ours.
+    } catch (const Error& error) {  // What does not run is a verdict on the file, not an error of byolt's.
       check.fault = error.what();
       return check;
     }

@@ -49,8 +49,8 @@ FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Go
       std::find_if(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.name == entry.onnx; });
   const Gates gates = gates_of(entry.precision, source->gates);
   FileReport report{entry.name, entry.precision, entry.flavour + " " + entry.version, true, {}};
-  if (const std::string misfit = engine_misfit(entry); !misfit.empty()) {
-    report.parity = not_run(gates, misfit);
+  if (const std::string reason = why_engine_cannot_run(entry); !reason.empty()) {
+    report.parity = not_run(gates, reason);
     return report;
   }
 #ifdef BYOLT_TENSORRT
@@ -108,15 +108,15 @@ Report verify(const Bundle& bundle, std::vector<std::string> providers, int thre
   return report;
 }
 
-std::vector<Finding> findings_of(const Report& report) {
-  std::vector<Finding> findings;
+std::vector<EngineVerdict> engine_verdicts(const Report& report) {
+  std::vector<EngineVerdict> verdicts;
   for (const FileReport& file : report.files) {
     if (!file.is_engine || file.parity.verdict == "not run here") continue;
     std::string reason;
     for (const std::string& one : file.parity.reasons) reason += (reason.empty() ? "" : "; ") + one;
-    findings.push_back({file.name, file.parity.verdict, reason.empty() ? "ran by " + file.provider : reason});
+    verdicts.push_back({file.name, file.parity.verdict, reason.empty() ? "ran by " + file.provider : reason});
   }
-  return findings;
+  return verdicts;
 }
 
 }  // namespace byolt

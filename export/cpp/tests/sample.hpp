@@ -32,8 +32,8 @@ inline json contract() {
 
 inline json manifest() {
   const std::string digest(64, '0');
-  const json onnx = {{"name", "encoder.onnx"},  {"precision", "fp32"},   {"opset", 18},
-                     {"sha256", digest},        {"verdict", "passed"},   {"reason", ""},
+  const json onnx = {{"name", "encoder.onnx"},  {"precision", "fp32"},    {"opset", 18},
+                     {"sha256", digest},        {"verdict", "passed"},    {"reason", ""},
                      {"gates", json::object()}, {"calibration", nullptr}, {"shares", {{"fp32", 1.0}}}};
   const json engine = {{"name", "encoder.fp32.here.engine"},
                        {"precision", "fp32"},

@@ -119,7 +119,8 @@ TEST(a_precision_is_judged_by_its_shares) {
         "it is named fp16, and it multiplies 25% in fp32, 75% in fp16");
   CHECK(fault("int8", {{"int8", 0.49}, {"fp16", 0.51}}) ==
         "it is named int8, and it multiplies 51% in fp16, 49% in int8");
-  CHECK(fault("int8", {{"int8", 0.9}, {"fp32", 0.1}}) == "it is named int8, and it multiplies 10% in fp32, 90% in int8");
+  CHECK(fault("int8", {{"int8", 0.9}, {"fp32", 0.1}}) ==
+        "it is named int8, and it multiplies 10% in fp32, 90% in int8");
   CHECK(fault("fp32", {}) == "it is named fp32, and it multiplies in no known type");
   CHECK(byolt::find_precision_fault({}).empty());
 }
