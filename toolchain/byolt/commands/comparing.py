@@ -10,7 +10,7 @@ import click
 from byolt.commands.options import JSON, RECIPE, SET, print_result
 
 if TYPE_CHECKING:
-    from byolt.study.results import StudyResults
+    from byolt.studies.results import StudyResults
 
 RESULTS = click.option(
     "--results",
@@ -48,8 +48,8 @@ def study(
     Finished runs are rows of <results>/<recipe>.csv; the same command makes those that are missing.
     """
     from byolt.recipe.load import load_recipe
-    from byolt.study.command import study_recipe
-    from byolt.study.runner import at_once_default
+    from byolt.studies.runner import at_once_default
+    from byolt.studies.study import study_recipe
 
     settings = load_recipe(recipe_path, overrides)
     metrics = study_recipe(
@@ -87,8 +87,8 @@ def ablate(
     Rows that collapse are results: they are reported, and the command goes on.
     """
     from byolt.recipe.load import load_recipe
-    from byolt.study.command import ablate_recipe
-    from byolt.study.runner import at_once_default
+    from byolt.studies.runner import at_once_default
+    from byolt.studies.study import ablate_recipe
 
     settings = load_recipe(recipe_path, overrides)
     metrics = ablate_recipe(

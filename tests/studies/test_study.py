@@ -17,12 +17,12 @@ from byolt.cli import cli
 from byolt.recipe.load import dump_recipe, with_changes
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, run_of
-from byolt.study.ablations import NAMES, ablation_arms
-from byolt.study.command import Bench, _chosen, ablate_recipe
-from byolt.study.ledger import COLUMNS, Ledger, key_of
-from byolt.study.plan import Job, jobs_of, method_arm, tuning_arms
-from byolt.study.results import ArmResults, Table
-from byolt.study.runner import complete, learn_and_measure, learning_fingerprint
+from byolt.studies.ablations import NAMES, ablation_arms
+from byolt.studies.ledger import COLUMNS, Ledger, key_of
+from byolt.studies.plan import Job, jobs_of, method_arm, tuning_arms
+from byolt.studies.results import ArmResults, Table
+from byolt.studies.runner import complete, learn_and_measure, learning_fingerprint
+from byolt.studies.study import Bench, _chosen, ablate_recipe
 from byolt_export.errors import ByoltError, InputError, Stopped
 
 METHODS = {
@@ -183,7 +183,7 @@ def test_a_run_is_learned_and_measured(tmp_path: Path, name: str) -> None:
 
 def test_tuning_looks_at_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    from byolt.study import measure
+    from byolt.studies import measure
 
     original = measure.evaluation_store
     monkeypatch.setattr(
@@ -218,7 +218,7 @@ def test_a_run_whose_loss_is_not_finite_is_a_row_without_metrics(tmp_path: Path)
 
 
 def test_a_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("byolt.study.runner.ProcessPoolExecutor", _Inline)
+    monkeypatch.setattr("byolt.studies.runner.ProcessPoolExecutor", _Inline)
     path = tmp_path / "tiny.yaml"
     path.write_text(dump_recipe(recipe_in(tmp_path)))
     command = ["study", str(path), "--methods", "byol,simclr,mean_teacher", "--seeds", "2", "--json"]
@@ -302,7 +302,7 @@ def test_two_runs_at_once_in_processes_of_their_own_give_what_one_alone_gives(tm
 
 
 def test_a_fault_of_a_run_is_one_sentence_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("byolt.study.runner.ProcessPoolExecutor", _Inline)
+    monkeypatch.setattr("byolt.studies.runner.ProcessPoolExecutor", _Inline)
     recipe = recipe_in(tmp_path, data={"name": "folder", "root": tmp_path / "gone"})
     with pytest.raises(ByoltError, match="byol, seed 0: .*gone"):
         complete(jobs_of([method_arm(recipe, "byol")], [0], "study"), "x", Ledger(tmp_path / "r.csv"), at_once=1,

@@ -16,8 +16,8 @@ from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe.load import dump_recipe
 from byolt.recipe.schema import Recipe
 from byolt.run import environment, learned_for_s, run_of
-from byolt.study.ledger import Key, Ledger, Row, key_of
-from byolt.study.plan import Job
+from byolt.studies.ledger import Key, Ledger, Row, key_of
+from byolt.studies.plan import Job
 from byolt.training.signals import StopSignals
 from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
 
@@ -124,7 +124,7 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
 
     from rich.console import Console
 
-    from byolt.study.measure import measure
+    from byolt.studies.measure import measure
     from byolt.training.loop import pretrain
 
     recipe, quiet = job.recipe, Console(file=StringIO())

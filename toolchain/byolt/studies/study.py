@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from byolt.recipe.schema import Recipe
 from byolt.run import environment, run_of
-from byolt.study.ablations import CAVEAT, ablation_arms
-from byolt.study.ledger import Key, Ledger, Row, key_of
-from byolt.study.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
-from byolt.study.results import ArmResults, StudyResults, Table, collapsed_in_words
-from byolt.study.runner import Say, complete, decode_all, ledger_of
+from byolt.studies.ablations import CAVEAT, ablation_arms
+from byolt.studies.ledger import Key, Ledger, Row, key_of
+from byolt.studies.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
+from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words
+from byolt.studies.runner import Say, complete, decode_all, ledger_of
 from byolt_export.errors import InputError
 
 LINEAR = "linear probe on frozen features, test accuracy"
