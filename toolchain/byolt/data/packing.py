@@ -14,9 +14,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from byolt.console.progress import Decoding
 from byolt.data.folder import FolderSource
 from byolt.data.order import Order, epoch_order
+from byolt.data.progress import ImageProgress
 from byolt.data.shard_index import INDEX, ShardIndex
 from byolt_export.bundle import sha256
 from byolt_export.errors import InputError, not_written
@@ -122,7 +122,7 @@ def _write_folder(source: FolderSource, folder: Path, shard_bytes: int) -> Shard
 
 def _samples(source: FolderSource, order: Order) -> Iterator[_Sample]:
     """The tar members of each image in that order: its file, and its class where it has one."""
-    progress = Decoding(source.name, "packing")
+    progress = ImageProgress(source.name, "packing")
     for number, (index, content) in enumerate(zip(order, _contents(source, order), strict=True)):
         sample = [_member(f"{number:09d}{Path(source.path(index)).suffix.lower()}", content)]
         if source.labels is not None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from byolt.run import Run, environment
-from byolt_export.bench import MEMORY_IS, ROUNDS, WARM_UP_CALLS, WARM_UP_S, Candidate, Row, bench, pareto_front
+from byolt.run import Run, environment, open_run
+from byolt_export.bench import MEMORY_IS, ROUNDS, WARM_UP_CALLS, WARM_UP_S, Candidate, Row, pareto_front
+from byolt_export.bench import bench as time_candidates
 from byolt_export.contenders import Contest, accuracy_of, choose_batches, enter_bundle
 from byolt_export.errors import InputError, MissingPart, ParityFault
 from byolt_export.manifest import Input
@@ -20,42 +21,44 @@ from byolt_export.parity import Run as Function
 TORCH = "fp32 in PyTorch"
 
 
-def bench_bundle(
-    bundle: Path,
-    run: Run | None,
+def bench(
+    bundle: str | Path,
+    run: Run | str | Path | None = None,
     *,
     batches: Sequence[int] = (),
     threads: int | None = None,
     seconds: float = 1.0,
     compiled: bool = False,
     providers: Sequence[str] = (),
-    say: Callable[[str], None] = lambda _: None,
+    on_log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Every backend's speed, memory and file size with its accuracy, and how all of it was measured.
 
     Args:
         bundle: The bundle's folder, which must pass on this machine.
-        run: Whose PyTorch model is timed too; ``None`` leaves it out.
+        run: Whose PyTorch model is timed too; left out, the run that the bundle lies in.
         batches: Batch sizes; left out, those of 1, 8 and 32 that the bundle takes.
         threads: CPU threads of one call; left out, each library's own choice.
         seconds: Timed seconds per candidate and batch size.
         compiled: Time the model through ``torch.compile`` too.
         providers: ONNX Runtime's execution providers; left out, those that this machine can use.
-        say: Takes one line on what is being done.
+        on_log: Called with a line on what is being done.
 
     Raises:
         InputError: The bundle is damaged, a batch does not fit it, or the run is not the one it was made from.
         ParityFault: A file of the bundle does not pass.
     """
-    say(f"proving {bundle} on this machine")
+    bundle = Path(bundle)
+    run = _run_of(bundle) if run is None else open_run(run)
+    on_log(f"proving {bundle} on this machine")
     contest = enter_bundle(bundle, providers=providers, threads=threads)
     sizes = choose_batches(batches, contest.manifest.contract.input.max_batch)
     candidates = contest.candidates
     if run is None:
-        say("PyTorch is not timed: the bundle lies in no run's folder; name its run with --run")
+        on_log("PyTorch is not timed: the bundle lies in no run's folder; name its run with --run")
     else:
         candidates = [*_torch_candidates(run, contest, compiled=compiled, threads=threads), *candidates]
-    rows = bench(candidates, contest.images, sizes, baseline=contest.baseline, seconds=seconds, say=say)
+    rows = time_candidates(candidates, contest.images, sizes, baseline=contest.baseline, seconds=seconds, say=on_log)
     made = environment()
     return {
         "bundle": str(bundle),
@@ -72,7 +75,7 @@ def bench_bundle(
     }
 
 
-def run_of_bundle(bundle: Path) -> Run | None:
+def _run_of(bundle: Path) -> Run | None:
     """The run that a bundle lies in; ``None`` where it was copied away."""
     folder = bundle.absolute().parent
     return Run(folder) if (folder / "recipe.resolved.yaml").is_file() else None
@@ -132,13 +135,12 @@ def open_torch(
     import torch
 
     from byolt.evaluation.downstream import load_classifier
-    from byolt.evaluation.evaluate import learned_encoder
     from byolt_export.graph import torch_runner
 
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(path)
-    module = load_classifier(run)[0] if classifier else learned_encoder(run)
+    module = load_classifier(run)[0] if classifier else run.encoder()
     return torch_runner(module, pixels=pixels, normalize=normalize, device=device, compiled=compiled)
 
 
