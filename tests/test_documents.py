@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import byolt
-from byolt_export.manifest import Input
+from byolt_export.bundle.manifest import Input
 from tests.test_command_line import draw_folder, write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +59,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.M
     """A folder that holds ``export/encoder.onnx``, and the encoder in it."""
     from byolt.networks.encoders import build_encoder
     from byolt.recipe.model import Model
-    from byolt_export.graph import export_onnx
+    from byolt_export.onnx.export import export_onnx
 
     folder = tmp_path_factory.mktemp("exported")
     model = Model(backbone="timm/resnet18", args={"layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]}, stem="half")
@@ -76,8 +76,8 @@ def test_the_readmes_onnx_lines_see_the_pipelines_pixels(
     exported: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch, height: int, width: int, orientation: int
 ) -> None:
     from byolt.data.folder import decode_image
-    from byolt.data.source import to_square
-    from byolt_export.graph import torch_outputs
+    from byolt_export.onnx.reference import torch_outputs
+    from byolt_export.runtime.resize import to_square
 
     folder, encoder = exported
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -117,14 +117,15 @@ def test_the_readmes_lines_deliver_any_module(tmp_path: Path, monkeypatch: pytes
     from tests.export.small import encoder, images
 
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"module": encoder(), "images": images(640, 96)}
-    (lines,) = re.findall(r"```python\n(from pathlib.*?)```", README, flags=re.DOTALL)
+    frames = [images(1, 96)[0], images(1, 128, seed=7)[0, :, :104]]
+    names: dict[str, Any] = {"module": encoder(), "images": images(640, 96), "frames": frames}
+    (lines,) = re.findall(r"```python\n(from byolt_export.*?)```", README, flags=re.DOTALL)
     exec(lines, names)
     assert {file.precision: file.parity.verdict for file in names["report"].files} == {
         "fp32": "passed",
-        "fp16": "passed",
         "int8": "passed",
     }
+    assert names["embeddings"].shape == (2, 32)
 
 
 def test_make_quickstart_evaluates_and_exports_its_own_run(tmp_path: Path) -> None:

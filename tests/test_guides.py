@@ -81,7 +81,7 @@ def test_the_messages_in_the_guide_are_byolts() -> None:
     messages = re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)
     assert len(messages) >= 6
     sources = [
-        *(ROOT / "export" / "byolt_export").glob("*.py"),
+        *(ROOT / "export" / "byolt_export").rglob("*.py"),
         *(ROOT / "export" / "cpp" / "src").glob("*.cpp"),
         ROOT / "toolchain" / "byolt" / "doctor.py",
     ]

@@ -17,7 +17,8 @@ from typing import Any
 
 from tests.cpp.hostile import DOCUMENTS, NAMES, VALUES, Told, change_tree, edit_onnx, hostile_documents
 
-from byolt_export.bundle import GOLDEN, MANIFEST, PARITY, sha256
+from byolt_export.bundle.folder import GOLDEN, MANIFEST, PARITY
+from byolt_export.files import sha256
 
 HUGE = 3 * 2**30  # Above what a file of a bundle may have; sparse, so it takes no room.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from byolt_export.errors import InputError
-from byolt_export.verify import verify_bundle
+from byolt_export.proof.verify import verify_bundle
 
 LONGEST_S = 20
 MEMORY_BYTES = 6 * 2**30

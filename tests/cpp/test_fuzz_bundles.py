@@ -41,13 +41,14 @@ def test_ten_thousand_variants(bundle: Path) -> None:
 
 
 PLANTED = {
-    "digests are not compared": "import byolt_export.bundle as b; b.sha256 = lambda path: type('Any', (str,), "
+    "digests are not compared": "import byolt_export.bundle.folder as b; b.sha256 = lambda path: type('Any', (str,), "
     "{'__ne__': lambda *_: False})()",
     "links are followed": "from pathlib import Path; Path.is_symlink = lambda self: False",
-    "a name may be a path": "import byolt_export.verify as v; read = v.read_manifest\n"
+    "a name may be a path": "import byolt_export.proof.verify as v; read = v.read_manifest\n"
     "v.read_manifest = lambda folder: read(folder.parent / 'whole')",
-    "an error of the library comes through": "import byolt_export.bundle as b; b.SafetensorError = ZeroDivisionError",
-    "numbers that are none are taken": "import types, numpy, byolt_export.bundle as b\n"
+    "an error of the library comes through": "import byolt_export.bundle.golden as b; "
+    "b.SafetensorError = ZeroDivisionError",
+    "numbers that are none are taken": "import types, numpy, byolt_export.bundle.golden as b\n"
     "b.np = types.SimpleNamespace(**{**vars(numpy), 'isfinite': lambda array: numpy.ones_like(array, bool)})",
 }
 

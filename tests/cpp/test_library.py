@@ -12,9 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tests.cpp.conftest import ROOT, Bundles
 
-from byolt.data.source import to_square
-from byolt_export.bundle import GOLDEN, read_manifest, sha256, write_manifest
-from byolt_export.verify import verify_bundle
+from byolt_export.bundle.folder import GOLDEN, read_manifest, write_manifest
+from byolt_export.files import sha256
+from byolt_export.proof.verify import verify_bundle
+from byolt_export.runtime.resize import to_square
 
 pytestmark = pytest.mark.cpp
 

@@ -12,8 +12,8 @@ from tests.cpp.conftest import ROOT, Bundles
 from tests.cpp.test_library import run
 from tests.export import small
 
-from byolt.data.source import to_square
-from byolt_export.runtime import OnnxRunner
+from byolt_export.runtime.onnx_runner import OnnxRunner
+from byolt_export.runtime.resize import to_square
 
 pytestmark = pytest.mark.cpp
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from byolt.data.folder import FolderSource, decode_image
-from byolt.data.source import UnreadableImage, to_square
+from byolt.data.source import UnreadableImage
 from byolt_export.errors import InputError
+from byolt_export.runtime.resize import to_square
 
 
 def save(

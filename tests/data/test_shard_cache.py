@@ -24,10 +24,9 @@ from safetensors.torch import load_file
 from tests.conftest import tiny_recipe
 from tests.data.shard_folders import IMAGES, number_in, packed_folder
 
-from byolt.data import open_splits, open_store, shard_cache
+from byolt.data import open_store, shard_cache
 from byolt.data.shard_index import INDEX
 from byolt.data.shards import ShardSource, open_folder, open_url
-from byolt.recipe.data import Data
 from byolt.run import Run
 from byolt.training.loop import pretrain
 from byolt_export.errors import ByoltError, InputError, MissingPart
@@ -117,14 +116,6 @@ def test_a_url_gives_the_same_set_and_fetches_each_shard_once(shards: Path, serv
     assert source.path(0).startswith(f"{server.url}/images-000000.tar/class ")
 
 
-def test_a_recipe_takes_a_url(server: Server, tmp_path: Path) -> None:
-    data = Data.model_validate(
-        {"name": "shards", "url": server.url + "/", "image_size_px": 32, "cache_dir": tmp_path / "cache"}
-    )
-    assert len(open_splits(data, seed=0).learn) == IMAGES
-    assert tiny_recipe(data={"name": "shards", "url": server.url}).data.root is None
-
-
 def test_a_run_from_a_url_is_the_run_from_the_folder(shards: Path, server: Server, tmp_path: Path) -> None:
     def run_of(**place: Any) -> Run:
         recipe = tiny_recipe(
@@ -134,7 +125,7 @@ def test_a_run_from_a_url_is_the_run_from_the_folder(shards: Path, server: Serve
         )
         return pretrain(recipe, "name: tiny\n", resume=None, console=Console(file=StringIO()))
 
-    local, fetched = run_of(root=shards), run_of(url=server.url)
+    local, fetched = run_of(root=shards), run_of(url=server.url + "/")
     assert local.path.name == fetched.path.name
     one, other = (load_file(run.path / "encoder.safetensors") for run in (local, fetched))
     assert all(torch.equal(one[name], other[name]) for name in one)

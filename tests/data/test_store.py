@@ -15,9 +15,10 @@ from tests.conftest import tiny_recipe
 from byolt.console import progress
 from byolt.data import FolderSource, ImageStore, open_store
 from byolt.data.sampler import BatchSampler
-from byolt.data.source import ArraySource, ImageSource, PartOf, Pixels, to_square
+from byolt.data.source import ArraySource, ImageSource, PartOf, Pixels
 from byolt.training.loader import view_stream
 from byolt_export.errors import ByoltError, InputError
+from byolt_export.runtime.resize import to_square
 
 
 def folder(root: Path, images: int = 6, size_px: int = 8) -> Path:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from tests.test_command_line import draw_folder
 
-from byolt.delivery.export import _pixels
+from byolt.delivery.export import bundle_options
 from byolt.delivery.proof_images import gather_evidence
 from byolt.recipe.data import Data
 from byolt.recipe.export import Export
 from byolt.recipe.optim import Schedule
 from byolt.recipe.schema import Recipe
-from byolt_export.deliver import Evidence
 from byolt_export.errors import InputError
+from byolt_export.proof.images import ProofImages
 
 
 def recipe(root: Path, cache: Path, **export: object) -> Recipe:
@@ -25,8 +25,10 @@ def recipe(root: Path, cache: Path, **export: object) -> Recipe:
     )
 
 
-def gather(given: Recipe, *, calibrated: bool = True, labelled: bool = True) -> Evidence:
-    return gather_evidence(given, _pixels(given), calibrated=calibrated, labelled=labelled)
+def gather(given: Recipe, *, calibrated: bool = True, labelled: bool = True) -> ProofImages:
+    return gather_evidence(
+        given, bundle_options(given).input_of(given.data.image_size_px), calibrated=calibrated, labelled=labelled
+    )
 
 
 def rows(images: np.ndarray | None) -> set[bytes]:

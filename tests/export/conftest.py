@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tests.export import small
 
-from byolt_export.verify import Report
+from byolt_export.proof.report import Report
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from byolt_export.arrays import Images, Outputs
 from byolt_export.errors import MissingPart
-from byolt_export.measures import Images, Outputs
 
 
 class Hungry:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from byolt_export import bundle as files
+from byolt_export.bundle import folder as files
 
 Edit = Callable[[onnx.ModelProto], object]
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from byolt_export.deliver import Evidence, build_bundle
-from byolt_export.manifest import Input
-from byolt_export.verify import Report
+from byolt_export import BundleOptions, ProofImages, build_bundle
+from byolt_export.bundle.manifest import Input
+from byolt_export.proof.report import Report
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE_PX, MAX_BATCH = 32, 10
@@ -47,13 +47,13 @@ def encoder(num_classes: int = 0) -> nn.Module:
 
 
 def build(folder: Path, module: nn.Module | None = None, **changes: Any) -> Report:
-    """The bundle of the small encoder; ``changes`` replaces arguments of ``build_bundle``, its input and evidence."""
-    shown = {field.name: changes.pop(field.name) for field in fields(Evidence) if field.name in changes}
-    pixels = {name: changes.pop(name) for name in Input.model_fields if name in changes}
+    """The bundle of the small encoder; ``changes`` replaces arguments of ``build_bundle``, its options and images."""
+    shown = {field.name: changes.pop(field.name) for field in fields(ProofImages) if field.name in changes}
+    options = {field.name: changes.pop(field.name) for field in fields(BundleOptions) if field.name in changes}
     arguments: dict[str, Any] = {
-        "pixels": Input(**(PIXELS.model_dump() | pixels)),
-        "evidence": Evidence(**({"golden": images(), "golden_kind": "synthetic"} | shown)),
-        "recipe_hash": "0123abcd",
+        "images": ProofImages(**({"golden": images(), "golden_kind": "synthetic"} | shown)),
+        "size_px": SIZE_PX,
+        "options": BundleOptions(**({"opt_batch": 1, "max_batch": MAX_BATCH, "recipe_hash": "0123abcd"} | options)),
     }
     return build_bundle(encoder() if module is None else module, folder, **(arguments | changes))
 

@@ -13,24 +13,17 @@ import pytest
 from tests.export import small
 from tests.export.hungry import Hungry, absent
 
-from byolt_export.bench import (
-    Accuracy,
-    Candidate,
-    bench,
-    filled,
-    pareto_front,
-    peak_memory_mib,
-    percentile,
-    relative_speeds,
-    time_in_turn,
-)
-from byolt_export.bundle import dump_json, sha256
-from byolt_export.contenders import choose_batches, enter_bundle
-from byolt_export.equip import add_engines, choose_targets
+from byolt_export.arrays import Images, Outputs
+from byolt_export.bench.candidates import bundle_candidates, choose_batches
+from byolt_export.bench.memory import peak_memory_mib
+from byolt_export.bench.run import Accuracy, Candidate, pareto_front, time_candidates
+from byolt_export.bench.timing import filled, percentile, relative_speeds, time_in_turn
 from byolt_export.errors import ByoltError, InputError, ParityFault
-from byolt_export.measures import Images, Measures, Outputs, Task
-from byolt_export.runtime import OnnxRunner
-from byolt_export.verify import Report
+from byolt_export.files import dump_json, sha256
+from byolt_export.proof.report import Measures, Report, Task
+from byolt_export.proof.verify import verify_engines
+from byolt_export.runtime.onnx_runner import OnnxRunner
+from byolt_export.tensorrt.engines import add_engines, choose_targets
 
 MIB = 2**20
 
@@ -166,16 +159,16 @@ def test_memory_is_that_of_a_process_of_its_own(crowded: Path) -> None:
 
 
 def test_a_bundle_brings_each_file_with_its_accuracy(crowded: Path) -> None:
-    contest = enter_bundle(crowded, threads=1)
-    assert [c.name for c in contest.candidates] == ["fp32 in ONNX Runtime, CPU", "fp16 in ONNX Runtime, CPU"]
-    assert contest.baseline == "fp32 in ONNX Runtime, CPU"
-    for candidate, name in zip(contest.candidates, ("encoder.onnx", "encoder.fp16.onnx"), strict=True):
+    setup = bundle_candidates(crowded, threads=1)
+    assert [c.name for c in setup.candidates] == ["fp32 in ONNX Runtime, CPU", "fp16 in ONNX Runtime, CPU"]
+    assert setup.baseline == "fp32 in ONNX Runtime, CPU"
+    for candidate, name in zip(setup.candidates, ("encoder.onnx", "encoder.fp16.onnx"), strict=True):
         assert candidate.accuracy == Accuracy(60, 0.975, 2e-4, -0.005, (-0.02, 0.01))
         assert candidate.file_bytes == (crowded / name).stat().st_size
 
 
 def test_without_a_gallery_the_accuracy_is_that_of_the_golden_images(report: Report) -> None:
-    candidate = enter_bundle(report.path, threads=1).candidates[0]
+    candidate = bundle_candidates(report.path, threads=1).candidates[0]
     assert candidate.accuracy is not None
     assert candidate.accuracy.images == len(small.images())
     assert candidate.accuracy.knn_difference is None
@@ -183,10 +176,10 @@ def test_without_a_gallery_the_accuracy_is_that_of_the_golden_images(report: Rep
 
 
 def test_every_candidate_has_a_row_at_every_batch(crowded: Path) -> None:
-    contest = enter_bundle(crowded, threads=1)
+    setup = bundle_candidates(crowded, threads=1)
     missing = Candidate("not here", "fp16", absent)
-    candidates = [missing, *contest.candidates]
-    rows = bench(candidates, contest.images, (1, 8), baseline=contest.baseline, seconds=0.02)
+    candidates = [missing, *setup.candidates]
+    rows = time_candidates(candidates, setup.images, (1, 8), baseline=setup.baseline, seconds=0.02)
     assert [(row.name, row.batch) for row in rows] == [(c.name, batch) for batch in (1, 8) for c in candidates]
     for row in rows:
         if row.name == missing.name:
@@ -204,18 +197,19 @@ def test_every_candidate_has_a_row_at_every_batch(crowded: Path) -> None:
         assert row.memory_mib is not None
         assert row.file_mib == pytest.approx((crowded / file_of(row.precision)).stat().st_size / MIB)
         json.dumps(row.to_json(), allow_nan=False)
-    assert [row.relative_speed for row in rows if row.name == contest.baseline] == [1, 1]
+    assert [row.relative_speed for row in rows if row.name == setup.baseline] == [1, 1]
 
 
 def test_an_engine_that_does_not_run_here_says_so(report: Report, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     folder = Path(shutil.copytree(report.path, tmp_path / "bundle"))
-    (judged,) = add_engines(folder, *choose_targets(("rtx30",), "tensorrt_rtx"), precisions=("fp16",))
-    contest = enter_bundle(folder, threads=1)
-    engine = contest.candidates[-1]
+    add_engines(folder, *choose_targets(("rtx30",), "tensorrt_rtx"), precisions=("fp16",))
+    (judged,) = verify_engines(folder)
+    setup = bundle_candidates(folder, threads=1)
+    engine = setup.candidates[-1]
     assert engine.name.startswith("fp16.rtx30 in tensorrt_rtx 1.")
     assert engine.file_bytes == (folder / judged.name).stat().st_size
-    (row,) = bench([engine], contest.images, (4,), baseline=contest.baseline, seconds=0.01)
+    (row,) = time_candidates([engine], setup.images, (4,), baseline=setup.baseline, seconds=0.01)
     if judged.parity.verdict == "not run here":
         assert (row.calls, row.reason, row.accuracy) == (0, judged.parity.reasons[0], None)
     else:
@@ -232,21 +226,21 @@ def test_a_bundle_that_is_damaged_or_does_not_pass_is_refused(crowded: Path, tmp
         return Path(shutil.copytree(crowded, tmp_path / name))
 
     with pytest.raises(InputError, match="holds no bundle"):
-        enter_bundle(tmp_path)
+        bundle_candidates(tmp_path)
     damaged = copy("damaged")
     content = bytearray((damaged / "encoder.fp16.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (damaged / "encoder.fp16.onnx").write_bytes(content)
     with pytest.raises(InputError, match="is not the file that manifest.json names"):
-        enter_bundle(damaged, threads=1)
+        bundle_candidates(damaged, threads=1)
     told_failed = copy("failed")
     edit_manifest(told_failed, lambda manifest: manifest["files"][1].update(verdict="failed", reason="too far"))
     with pytest.raises(ParityFault, match=r"encoder.fp16.onnx failed when it was made \(too far\): the speed of wrong"):
-        enter_bundle(told_failed, threads=1)
+        bundle_candidates(told_failed, threads=1)
     tightened = copy("tightened")
     edit_manifest(tightened, lambda manifest: manifest["files"][1]["gates"].update(relative_l2_worst_max=1e-9))
     with pytest.raises(ParityFault, match="encoder.fp16.onnx fails here"):
-        enter_bundle(tightened, threads=1)
+        bundle_candidates(tightened, threads=1)
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"files": [{"name": 1}]}', b"\xff", b'{"files": [{"name": "a"}]}'])
@@ -255,7 +249,7 @@ def test_a_hostile_parity_file_is_refused(crowded: Path, tmp_path: Path, content
     (folder / "parity.json").write_bytes(content)
     edit_manifest(folder, lambda manifest: manifest.update(parity_sha256=sha256(folder / "parity.json")))
     with pytest.raises(InputError, match=r"parity\.json does not fit: .*; export it again"):
-        enter_bundle(folder, threads=1)
+        bundle_candidates(folder, threads=1)
 
 
 def edit_manifest(folder: Path, edit: Callable[[Any], object]) -> None:

@@ -8,19 +8,18 @@ import pytest
 from onnx import numpy_helper
 from tests.export import graphs
 
-from byolt_export.bisect import bisect
-from byolt_export.measures import relative_l2
-from byolt_export.runtime import onnx_tensors
+from byolt_export.proof.bisect import bisect
+from byolt_export.proof.measures import relative_l2
+from byolt_export.quantize.calibrate import input_batches, with_outputs
+from byolt_export.runtime.onnx_runner import run_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, graphs.SIZE_PX, graphs.SIZE_PX, 3), dtype=np.uint8)
 NODES = ("conv0_out", "relu0_out", "conv1_out", "relu1_out", "embedding")
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in NODES[:-1])
-    return onnx_tensors(opened.SerializeToString(), NODES, IMAGES, "right")
+    (values,) = run_model(with_outputs(model, NODES).SerializeToString(), input_batches(model, IMAGES))
+    return values
 
 
 def write(path: Path, *changed: tuple[str, float]) -> Path:

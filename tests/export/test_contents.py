@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from byolt_export.contents import Kernel, precision_fault, read_kernels, read_opset
+from byolt_export.bundle.contents import Kernel, precision_fault, read_kernels, read_opset
 from byolt_export.errors import InputError
 
 

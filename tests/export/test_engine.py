@@ -4,89 +4,30 @@ What classic TensorRT does beyond it (this machine as target, timing caches) is 
 other flavour's name: one Python API serves both.
 """
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
 from tests.export import graphs
+from tests.export.engines import AMPERE, INT8, PROFILE, RTX, build, trt, write
 
-from byolt_export import engine as engine_module
-from byolt_export.bundle import sha256
-from byolt_export.device import MissingGpu, find_gpu
-from byolt_export.engine import Built, build_engine, build_engines, profile_of
-from byolt_export.engine_runner import EngineRunner, open_engine
-from byolt_export.errors import EngineFault, InputError, MissingPart, ParityFault, Stopped
-from byolt_export.flavour import Flavour, Target, choose_flavour, find_flavours, resolve_target
-from byolt_export.manifest import Engine, Input, Onnx, Profile
-from byolt_export.plan import count_multiply_adds, plan_fault, precision_fault
-from byolt_export.trace import Phases, plain, shared_log
-
-trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel for this machine")
-
-RTX = choose_flavour("tensorrt_rtx")
-CLASSIC = Flavour("tensorrt", trt.__version__, trt)
-PROFILE = Profile(min_batch=1, opt_batch=4, max_batch=10)
-INT8 = pytest.mark.skipif(RTX.release < (1, 7), reason="INT8 needs TensorRT for RTX 1.7")
-AMPERE = Target("rtx30", (86,))
-ORIN = Target("here", (87,), "Orin")
+from byolt_export.bundle.manifest import Input, Profile
+from byolt_export.errors import EngineFault, InputError, MissingPart, ParityFault
+from byolt_export.files import sha256
+from byolt_export.tensorrt.build import build_engine, build_engines, profile_of
+from byolt_export.tensorrt.flavour import Flavour, resolve_target
+from byolt_export.tensorrt.log import shared_log
+from byolt_export.tensorrt.network import Network
+from byolt_export.tensorrt.plan import plan_fault
 
 
-def has_gpu() -> bool:
-    try:
-        find_gpu("the test looks for one")
-    except MissingGpu:
-        return False
-    return True
-
-
-NO_GPU = pytest.mark.skipif(has_gpu(), reason="shows what a machine without a GPU says")
-
-
-def write(folder: Path, model: onnx.ModelProto, precision: str = "fp32") -> Onnx:
-    name = "encoder.onnx" if precision == "fp32" else f"encoder.{precision}.onnx"
-    (folder / name).write_bytes(model.SerializeToString())
-    return Onnx(
-        name=name,
-        precision=precision,
-        opset=19,
-        sha256=sha256(folder / name),
-        verdict="passed",
-        reason="",
-        gates={},
-    )
-
-
-def build(folder: Path, model: onnx.ModelProto | None = None, precision: str = "fp32", **changes: Any) -> Built:
-    file = write(folder, graphs.encoder(precision) if model is None else model, precision)
-    how: dict[str, Any] = {"flavour": RTX, "targets": [AMPERE]} | changes
-    (built,) = build_engines(folder, [file], PROFILE, **how)
-    return built
-
-
-@pytest.mark.parametrize(
-    ("precision", "multiply_adds"),
-    [
-        ("fp32", {"fp32": 202_784}),
-        ("fp16", {"fp16": 202_784}),
-        # 16 x 16 outputs of 8 maps, each a window of 3 x 3 over 3, then 8 maps; the head is 8 x 4.
-        pytest.param("int8", {"int8": 16 * 16 * 8 * 9 * (3 + 8), "fp16": 32}, marks=INT8),
-    ],
-)
-def test_an_engine_computes_in_the_precision_of_its_graph(
-    tmp_path: Path, precision: str, multiply_adds: dict[str, int]
-) -> None:
-    built = build(tmp_path, precision=precision)
-    entry, name = built.entry, f"encoder.{precision}.rtx30.engine"
-    assert (built.multiply_adds, built.timings, built.build_s > 0) == (multiply_adds, "none", True)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8", marks=INT8)])
+def test_an_engine_of_each_precision(tmp_path: Path, precision: str) -> None:
+    entry, name = build(tmp_path, precision=precision), f"encoder.{precision}.rtx30.engine"
     assert (entry.name, entry.precision, entry.flavour) == (name, precision, "tensorrt_rtx")
     assert (entry.version, entry.target, entry.compute_capabilities) == (trt.__version__, "rtx30", (86,))
     assert (entry.profile, entry.workspace_mib, entry.verdict) == (PROFILE, 1024, "not run here")
@@ -101,62 +42,31 @@ def test_an_engine_computes_in_the_precision_of_its_graph(
 def test_fp16_weights_take_half_the_room(tmp_path: Path) -> None:
     wide = 40_000
     sizes = [
-        (tmp_path / build(tmp_path, graphs.encoder(precision, dim=wide), precision).entry.name).stat().st_size
+        (tmp_path / build(tmp_path, graphs.encoder(precision, dim=wide), precision).name).stat().st_size
         for precision in ("fp32", "fp16")
     ]
     assert sizes[0] - sizes[1] == pytest.approx(graphs.CHANNELS * wide * 2, rel=0.05)
 
 
 def test_one_engine_serves_several_generations(tmp_path: Path) -> None:
-    one = build(tmp_path).entry
-    many = build(tmp_path, targets=[resolve_target(RTX, RTX.default_target)]).entry
+    one = build(tmp_path)
+    many = build(tmp_path, targets=[resolve_target(RTX, RTX.default_target)])
     assert (many.name, many.compute_capabilities) == ("encoder.fp32.rtx.engine", (86, 89, 120))
     assert sorted(path.name for path in tmp_path.glob("*")) == ["encoder.fp32.rtx.engine", one.name, "encoder.onnx"]
 
 
 def test_an_fp32_graph_under_the_name_of_another_precision_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ParityFault, match=r"encoder\.fp16\.onnx is named fp16, and of its multiply-adds are 100.0% fp32"
-    ):
+    with pytest.raises(ParityFault, match=r"encoder\.fp16\.onnx .* it is named fp16, and it multiplies 100% in fp32"):
         build(tmp_path, graphs.encoder("fp32"), "fp16")
-    with pytest.raises(ParityFault, match=r"named fp32, and of its multiply-adds are 100.0% fp16"):
+    with pytest.raises(ParityFault, match=r"named fp32, and it multiplies 100% in fp16"):
         build(tmp_path, graphs.encoder("fp16"), "fp32")
     assert not list(tmp_path.glob("*.engine"))
 
 
 @INT8
 def test_an_fp16_graph_under_the_name_of_int8_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParityFault, match=r"named int8, and of its multiply-adds are 100.0% fp16"):
+    with pytest.raises(ParityFault, match=r"named int8, and it multiplies 100% in fp16"):
         build(tmp_path, graphs.encoder("fp16"), "int8")
-
-
-def test_multiply_adds_of_groups_and_transposed_layers(tmp_path: Path) -> None:
-    file = write(tmp_path, graphs.encoder())
-    made = engine_module._Build(tmp_path / file.name, RTX, None)
-    network = made.network
-    kernel = np.ones((8, 2, 3, 5), np.float32)
-    x = network.add_input("x", trt.DataType.FLOAT, (-1, 4, 10, 12))
-    grouped = network.add_convolution_nd(x, 8, (3, 5), kernel, trt.Weights())
-    grouped.num_groups = 2
-    assert tuple(grouped.get_output(0).shape)[1:] == (8, 8, 8)
-    expected = 8 * 8 * 8 * 2 * 3 * 5
-    assert count_multiply_adds(network, trt) == {"fp32": expected}
-    wider = np.ones((4, 6, 2, 2), np.float32)
-    network.add_deconvolution_nd(x, 6, (2, 2), wider, trt.Weights())
-    expected += 4 * 10 * 12 * 6 * 2 * 2
-    assert count_multiply_adds(network, trt) == {"fp32": expected}
-    y = network.add_input("y", trt.DataType.FLOAT, (-1, 7, 5))
-    network.add_matrix_multiply(y, trt.MatrixOperation.TRANSPOSE, y, trt.MatrixOperation.NONE)
-    assert count_multiply_adds(network, trt) == {"fp32": expected + 5 * 5 * 7}
-
-
-def test_precision_by_the_counts() -> None:
-    assert precision_fault({"fp16": 5}, "fp16") == ""
-    assert precision_fault({"int8": 5, "fp16": 5}, "int8") == ""
-    assert precision_fault({"int8": 9, "fp16": 11}, "int8") == "of its multiply-adds are 55.0% fp16, 45.0% int8"
-    assert precision_fault({"int8": 9, "fp32": 1}, "int8")
-    assert precision_fault({"fp16": 9, "fp32": 1}, "fp16")
-    assert precision_fault({}, "fp32") == "it has no convolution and no matrix product"
 
 
 def test_int8_is_refused_before_the_other_files_are_built(tmp_path: Path) -> None:
@@ -171,9 +81,10 @@ def test_int8_is_refused_before_the_other_files_are_built(tmp_path: Path) -> Non
 
 def test_int8_wants_a_later_version_and_says_so(tmp_path: Path) -> None:
     early = Flavour("tensorrt_rtx", "1.4.0.76", trt)
-    for model, precision in ((graphs.encoder("int8"), "int8"), (graphs.encoder("int8"), "fp16")):
-        with pytest.raises(MissingPart, match=r'1\.4\.0\.76 does not build INT8: pip install "tensorrt-rtx-cu13-bind'):
-            build(tmp_path, model, precision, flavour=early)
+    with pytest.raises(MissingPart, match=r'1\.4\.0\.76 does not build INT8: pip install "tensorrt-rtx-cu13-bind'):
+        build(tmp_path, precision="int8", flavour=early)
+    with pytest.raises(ParityFault, match=r"it is named fp16, and it multiplies \d+% in fp16, \d+% in int8"):
+        build(tmp_path, graphs.encoder("int8"), "fp16", flavour=early)
 
 
 def renamed(operator: str) -> Callable[[onnx.ModelProto], None]:
@@ -278,7 +189,7 @@ def test_one_logger_a_process_emptied_for_each_build() -> None:
 
 def test_a_network_keeps_to_its_types_and_limits(tmp_path: Path) -> None:
     file = write(tmp_path, graphs.encoder())
-    build = engine_module._Build(tmp_path / file.name, RTX, None)
+    build = Network(tmp_path / file.name, RTX, None)
     build.parse((tmp_path / file.name).read_bytes())
     assert build.config.get_flag(trt.BuilderFlag.TF32)  # TensorRT's own default.
     build.configure(AMPERE, PROFILE, 64)
@@ -295,10 +206,10 @@ def test_engines_need_neither_torch_nor_onnx(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript'): sys.modules[name] = None\n"
-        "from byolt_export.engine import build_engine\n"
-        "import byolt_export.engine_runner\n"
-        "from byolt_export.flavour import choose_flavour, resolve_target\n"
-        "from byolt_export.manifest import Profile\n"
+        "from byolt_export.tensorrt.build import build_engine\n"
+        "import byolt_export.tensorrt.runner\n"
+        "from byolt_export.tensorrt.flavour import choose_flavour, resolve_target\n"
+        "from byolt_export.bundle.manifest import Profile\n"
         "flavour = choose_flavour('tensorrt_rtx')\n"
         "profile = Profile(min_batch=1, opt_batch=4, max_batch=10)\n"
         f"plan = build_engine(Path({str(tmp_path / 'encoder.onnx')!r}), flavour=flavour, precision='fp32',\n"
@@ -330,232 +241,3 @@ def test_a_profile_out_of_order_is_bad_input(tmp_path: Path) -> None:
 def test_the_profile_is_the_contracts() -> None:
     pixels = Input(size_px=16, resize="crop", opt_batch=4, max_batch=10, mean=(0, 0, 0), std=(1, 1, 1))
     assert profile_of(pixels) == PROFILE
-
-
-def test_progress_rises_to_the_end(tmp_path: Path) -> None:
-    told: list[tuple[str, float]] = []
-    build(tmp_path, progress=lambda phase, share: told.append((phase, share)))
-    shares = [share for _, share in told]
-    assert shares == sorted(shares)
-    assert 0 < shares[0] < 0.2
-    assert shares[-1] > 0.8
-    assert len({phase for phase, _ in told}) > 3
-
-
-def test_phases_are_nested_shares() -> None:
-    phases = Phases()
-    phases.start("all", None, 2)
-    phases.start("first", "all", 4)
-    assert phases.step("first", 0) == 1 / 8
-    assert phases.step("first", 3) == 1 / 2
-    phases.finish("first")
-    assert phases.step("all", 0) == 1 / 2
-    assert phases.step("of nobody", 0) == 1 / 2
-    assert phases.step("all", 1) == 1
-
-
-def test_progress_that_says_no_stops_the_build(tmp_path: Path) -> None:
-    with pytest.raises(Stopped, match=r"stopped while the engine of .*encoder\.onnx was built; nothing was") as stopped:
-        build(tmp_path, progress=lambda _phase, share: share < 0.1)
-    assert stopped.value.exit_code == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
-
-
-def test_ctrl_c_stops_the_build(tmp_path: Path) -> None:
-    steps: list[str] = []
-
-    def interrupt(phase: str, _share: float) -> None:
-        steps.append(phase)
-        if len(steps) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.5)  # The building thread is here, the waiting one hears of the signal.
-
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, progress=interrupt)
-    assert len(steps) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
-
-
-def test_what_progress_raises_arrives(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def broken(_phase: str, _share: float) -> None:
-        raise ZeroDivisionError("of the caller")
-
-    with pytest.raises(ZeroDivisionError, match="of the caller"):
-        build(tmp_path, progress=broken)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
-def test_timings_are_kept_for_the_same_build_alone(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    how: dict[str, Any] = {"flavour": CLASSIC, "targets": [ORIN], "cache_dir": cache}
-
-    def timings(model: onnx.ModelProto | None = None, **changes: Any) -> str:
-        return build(tmp_path, model, **how | changes).timings
-
-    assert timings() == "new"
-    (kept,) = cache.iterdir()
-    assert (kept.suffix, kept.stat().st_size > 0) == (".timing", True)
-    assert timings() == "reused"
-    assert list(cache.iterdir()) == [kept]
-    later = Flavour("tensorrt", "99.1", trt)
-    xavier = Target("here", (72,), "Xavier")
-    assert timings(graphs.encoder(size_px=8)) == "new"
-    assert timings(workspace_mib=512) == "new"
-    assert timings(flavour=later) == "new"
-    assert timings(targets=[xavier]) == "new"
-    assert len(list(cache.iterdir())) == 5
-    kept.write_bytes(b"")
-    assert timings() == "new"
-    assert build(tmp_path, cache_dir=tmp_path / "unused").timings == "none"
-    assert not (tmp_path / "unused").exists()
-
-
-def test_a_cache_folder_that_cannot_be_is_bad_input(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/cache cannot hold timing caches: Not a directory"):
-        build(tmp_path, flavour=CLASSIC, targets=[ORIN], cache_dir=tmp_path / "file" / "cache")
-
-
-def test_targets_by_name() -> None:
-    assert resolve_target(RTX, "rtx40") == Target("rtx40", (89,))
-    assert resolve_target(RTX, "RTX") == Target("rtx", (86, 89, 120))
-    assert resolve_target(RTX, "sm75") == Target("sm75", (75,))
-    assert {75, 80, 86, 89, 120} <= set(RTX.capabilities)
-    assert (121 in RTX.capabilities) == (RTX.release >= (1, 5))
-    assert (RTX.default_target, CLASSIC.default_target) == ("rtx", "here")
-
-
-JETSON = "run `byolt build-engine BUNDLE` on the Jetson itself"
-DATA_CENTRE = "run `byolt build-engine BUNDLE` with classic TensorRT on the machine of that GPU"
-REFUSED = [
-    (RTX, "orin", r"TensorRT for RTX [\d.]+ does not build for orin \(SM 87\): " + JETSON),
-    (RTX, "sm87", r"does not build for sm87: " + JETSON),
-    (RTX, "thor", r"does not build for thor \(SM 110\): " + JETSON),
-    (RTX, "sm110", r"does not build for sm110: " + JETSON),
-    (RTX, "xavier", r"does not build for xavier \(SM 72\): " + JETSON),
-    (RTX, "h100", r"does not build for h100 \(SM 90\): " + DATA_CENTRE),
-    (RTX, "h200", r"does not build for h200 \(SM 90\): " + DATA_CENTRE),
-    (RTX, "sm100", r"does not build for sm100: " + DATA_CENTRE),
-    (RTX, "sm99", r"does not build for sm99, only for SM 75, 80, 86, 89, 120.*: name one of these"),
-    (RTX, "rtx41", r"target 'rtx41' is not known: it is one of here, rtx20, .*; did you mean 'rtx40'"),
-    (RTX, "../../x", r"target '../../x' is not known"),
-    (Flavour("tensorrt", "10.3.0", None), "rtx40", r"TensorRT 10\.3\.0 does not build for rtx40 \(SM 89\), only for "
-     r"the machine it runs on: use the target `here` there, or pip install \"byolt\[rtx\]\""),
-    (Flavour("tensorrt", "10.3.0", None), "orin", r"does not build for orin \(SM 87\): " + JETSON),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("flavour", "name", "message"), REFUSED)
-def test_targets_that_are_refused(flavour: Flavour, name: str, message: str) -> None:
-    with pytest.raises(InputError, match=message) as refused:
-        resolve_target(flavour, name)
-    assert "\n" not in str(refused.value)
-
-
-@NO_GPU
-@pytest.mark.parametrize("flavour", [RTX, CLASSIC])
-def test_here_needs_a_gpu(flavour: Flavour) -> None:
-    with pytest.raises(MissingGpu, match=r"builds for the GPU of this machine, and there is no CUDA driver"):
-        resolve_target(flavour, "here")
-
-
-def test_no_flavour_is_told_with_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
-        monkeypatch.setitem(sys.modules, module, None)
-    assert find_flavours() == ()
-    with pytest.raises(MissingPart, match=r'TensorRT is not installed: pip install "byolt\[rtx\]" for engines of RTX'):
-        choose_flavour()
-    with pytest.raises(MissingPart, match=r"TensorRT for RTX is not installed"):
-        choose_flavour("tensorrt_rtx")
-
-
-def test_a_flavour_that_does_not_load_is_told_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    assert [flavour.name for flavour in find_flavours()] == ["tensorrt_rtx"]
-    assert choose_flavour().name == "tensorrt_rtx"
-    with pytest.raises(MissingPart, match=r"TensorRT does not load: libnvinfer\.so\.10: cannot open .*; pip install"):
-        choose_flavour("tensorrt")
-
-
-def test_log_lines_without_their_places() -> None:
-    assert plain(
-        "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (Network must have at least one output. "
-        "In validate at /_src/optimizer/api/network.cpp:3810)"
-    ) == "Network must have at least one output"  # fmt: skip
-    assert plain("Error reading CUDA GPU properties (cudaError 35: CUDA driver version is insufficient)") == ""
-    assert plain("[x.cpp::catchCudaError::229] Error Code 1: Cuda Runtime (In catchCudaError at /_src/x.cpp:229)") == ""
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Engine]:
-    folder = tmp_path_factory.mktemp("engine")
-    return folder, build(folder).entry
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda plan: b"", "its plan has 0 bytes"),
-        (lambda plan: plan[:-1], r"its plan has \d+ bytes and should have \d+"),
-        (lambda plan: b"ftrt" + plan[4:], "its plan is none of TensorRT for RTX"),
-        (lambda plan: plan[:24] + bytes([1, 3, 0, 9]) + plan[28:], r"its plan is of version 1\.3\.0\.9, not"),
-    ],
-)
-def test_a_damaged_plan_is_refused_before_a_gpu_is_looked_for(
-    tmp_path: Path, engine: tuple[Path, Engine], damage: Callable[[bytes], bytes], message: str
-) -> None:
-    path = tmp_path / engine[1].name
-    path.write_bytes(damage((engine[0] / engine[1].name).read_bytes()))
-    with pytest.raises(InputError, match=message):
-        EngineRunner(path, RTX)
-
-
-def test_a_plan_of_the_other_flavour_is_refused(engine: tuple[Path, Engine]) -> None:
-    with pytest.raises(InputError, match=r"is no engine for TensorRT [\d.]+: its plan is one of TensorRT for RTX"):
-        EngineRunner(engine[0] / engine[1].name, CLASSIC)
-    with pytest.raises(InputError, match="absent cannot be read: No such file"):
-        EngineRunner(engine[0] / "absent", RTX)
-
-
-@NO_GPU
-def test_without_a_gpu_an_engine_is_not_run(engine: tuple[Path, Engine]) -> None:
-    folder, entry = engine
-    assert entry.reason.startswith(f"{RTX} runs engines on a GPU, and there is no CUDA driver (libcuda.so.1)")
-    with pytest.raises(MissingGpu, match=r"rtx30\.engine is run by TensorRT for RTX .*, and there is no CUDA driver"):
-        EngineRunner(folder / entry.name, RTX)
-    with pytest.raises(MissingGpu, match="there is no CUDA driver"):
-        open_engine(folder, entry)
-
-
-def test_an_engine_is_opened_as_the_manifest_names_it(engine: tuple[Path, Engine]) -> None:
-    folder, entry = engine
-    with pytest.raises(InputError, match="SHA-256"):
-        open_engine(folder, entry.model_copy(update={"sha256": "0" * 64}))
-    with pytest.raises(MissingPart, match=r"was built by version 1\.3\.0\.9, and TensorRT for RTX .* is installed"):
-        open_engine(folder, entry.model_copy(update={"version": "1.3.0.9"}))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8", marks=INT8)])
-def test_an_engine_computes_what_onnxruntime_computes(tmp_path: Path, precision: str) -> None:
-    from byolt_export.runtime import OnnxRunner
-
-    flavour = choose_flavour()
-    try:
-        here = resolve_target(flavour, "here")
-    except EngineFault as error:
-        pytest.skip(str(error))
-    entry = build(tmp_path, precision=precision, flavour=flavour, targets=[here]).entry
-    reference = OnnxRunner(tmp_path / entry.onnx)
-    images = np.random.default_rng(1).integers(0, 256, (10, graphs.SIZE_PX, graphs.SIZE_PX, 3), np.uint8)
-    with open_engine(tmp_path, entry) as run:
-        for batch in (1, 3, 10):
-            expected = reference(images[:batch])
-            tolerance = {"fp32": 1e-5, "fp16": 5e-3, "int8": 5e-2}[precision] * np.abs(expected).max()
-            np.testing.assert_allclose(run(images[:batch]), expected, rtol=0, atol=tolerance)
-        with pytest.raises(InputError, match="takes batches of 1 to 10, got 11"):
-            run(np.concatenate([images, images[:1]]))

@@ -15,11 +15,11 @@ from onnx import numpy_helper
 from tests.export.planting import edited, reseal, weight
 from tests.export.small import PIXELS, build, encoder, images
 
-from byolt_export import bundle as files
+from byolt_export.bundle import folder as files
+from byolt_export.bundle.manifest import CONTRACT_KEY
 from byolt_export.errors import InputError
-from byolt_export.graph import export_onnx
-from byolt_export.manifest import CONTRACT_KEY
-from byolt_export.verify import verify_bundle
+from byolt_export.onnx.export import export_onnx
+from byolt_export.proof.verify import verify_bundle
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
 

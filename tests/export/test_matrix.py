@@ -10,10 +10,10 @@ import pytest
 import torch
 from tests.export.small import images
 
-from byolt_export.deliver import Evidence, build_bundle
-from byolt_export.equip import add_engines, choose_targets
-from byolt_export.manifest import Input
-from byolt_export.verify import Report
+from byolt_export import BundleOptions, ProofImages, build_bundle
+from byolt_export.proof.report import Report
+from byolt_export.proof.verify import verify_engines
+from byolt_export.tensorrt.engines import add_engines, choose_targets
 
 pytestmark = pytest.mark.full
 
@@ -50,17 +50,20 @@ def network(name: str) -> torch.nn.Module:
 
 def bundle_of(name: str, folder: Path) -> Report:
     size_px, count = NETWORKS[name]
-    pixels = Input(
-        size_px=size_px, resize="crop", opt_batch=4, max_batch=8, mean=(0.45, 0.45, 0.45), std=(0.22, 0.22, 0.22)
-    )
-    shown = Evidence(
+    shown = ProofImages(
         golden=images(16, size_px),
         golden_kind="synthetic",
         calibration=images(count, size_px, seed=1),
         calibration_source="drawn",
     )
-    how = {"pixels": pixels, "evidence": shown, "recipe_hash": "0123abcd"}
-    return build_bundle(network(name), folder, precisions=("fp32", "fp16", "int8"), **how)
+    return build_bundle(
+        network(name),
+        folder,
+        images=shown,
+        size_px=size_px,
+        precisions=("fp32", "fp16", "int8"),
+        options=BundleOptions(mean=(0.45,) * 3, std=(0.22,) * 3, opt_batch=4, max_batch=8),
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -77,7 +80,8 @@ def test_a_network_becomes_files_and_engines(name: str, tmp_path: Path) -> None:
         ] == []
     bless(report.path)
     flavour, targets = choose_targets(["rtx"], "tensorrt_rtx")
-    engines = add_engines(report.path, flavour, targets)
+    add_engines(report.path, flavour, targets)
+    engines = verify_engines(report.path)
     assert [engine.parity.verdict for engine in engines] == ["not run here"] * len(report.files)
     # A plan's size tells of FP16; that of INT8 holds code for three GPUs beside a quarter of the weights.
     plans = {engine.precision: (report.path / engine.name).stat().st_size for engine in engines}

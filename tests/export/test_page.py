@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 from tests.export import small
 
-from byolt_export.bundle import MANIFEST, GoldenVectors, read_golden, read_manifest, sha256
-from byolt_export.manifest import Calibration, Contract, Engine, Manifest, Output, Profile
-from byolt_export.measures import HISTOGRAM_EDGES, Task, error_histogram
-from byolt_export.page import render_page, write_page
-from byolt_export.parity import GATES, Control, Parity
-from byolt_export.verify import FileReport, Report
+from byolt_export.bundle.folder import MANIFEST, read_manifest
+from byolt_export.bundle.golden import GoldenVectors, read_golden
+from byolt_export.bundle.manifest import Calibration, Contract, Engine, Manifest, Output, Profile
+from byolt_export.files import sha256
+from byolt_export.proof.gates import GATES
+from byolt_export.proof.measures import HISTOGRAM_EDGES, error_histogram
+from byolt_export.proof.page import render_page, write_page
+from byolt_export.proof.report import Control, FileReport, Parity, Report, Task
 
 _VOID = {"meta", "img", "br", "line"}
 _HOSTILE = '<img src=x onerror="alert(1)">&amp;</td>\u202egnp'
@@ -228,7 +230,7 @@ def test_a_task_is_shown_with_its_interval(parts: tuple[Report, Manifest, Golden
 
 
 def test_a_whole_frame_is_reduced() -> None:
-    from byolt_export.drawing import picture
+    from byolt_export.proof.drawing import picture
 
     source, width, height = picture(small.images(1, 32)[0].repeat(60, axis=0).repeat(40, axis=1))
     assert (width, height) == (427, 640)

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from tests.export.small import HOW, encoder, images
 
-from byolt_export.calibrate import feed, observe, run
-from byolt_export.graph import export_onnx
-from byolt_export.layers import Layer, find_layers
-from byolt_export.precision import _assemble, _parts
-from byolt_export.sensitivity import damage_of, most_damaged
+from byolt_export.onnx.export import export_onnx
+from byolt_export.quantize.calibrate import collect_statistics, input_batches, run_model
+from byolt_export.quantize.int8 import _assemble, _parts
+from byolt_export.quantize.layers import Layer, find_layers
+from byolt_export.quantize.sensitivity import most_sensitive, output_errors
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
 def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.ModelProto) -> None:
     layers, _ = find_layers(model)
     shown = images(40)
-    parts = _parts(layers, *observe(model, layers, shown), "least error")
+    parts = _parts(layers, *collect_statistics(model, layers, shown), "least error")
 
     def outputs(of: onnx.ModelProto) -> np.ndarray:
-        return np.concatenate([values["embedding"] for values in run(of, feed(of, shown))])
+        return np.concatenate(
+            [values["embedding"] for values in run_model(of.SerializeToString(), input_batches(of, shown))]
+        )
 
     whole = {
         layer.name: np.median(((outputs(_assemble(model, [layer], parts)) - outputs(model)) ** 2).sum(axis=1))
@@ -38,7 +40,7 @@ def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.Model
         sizes[layer.name] = len(rest.graph.node)
         return _assemble(rest, [layer], parts)
 
-    found = damage_of(model, layers, in_int8, shown)
+    found = output_errors(model, layers, in_int8, shown)
     assert found == pytest.approx(whole, rel=1e-3)
     assert len({round(value, 9) for value in whole.values()}) == len(layers)
     assert sizes[layers[-1].name] < len(model.graph.node) / 4  # And not by running all of it.
@@ -46,11 +48,11 @@ def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.Model
 
 def test_layers_of_most_damage_for_their_work_are_kept_first() -> None:
     class Some:
-        def __init__(self, name: str, macs: int) -> None:
-            self.name, self.macs = name, macs
+        def __init__(self, name: str, multiply_adds: int) -> None:
+            self.name, self.multiply_adds = name, multiply_adds
 
     layers: list[Layer] = [Some("a", 10), Some("b", 40), Some("c", 5), Some("d", 30)]  # type: ignore[list-item]
     damage = {"a": 1.0, "b": 8.0, "c": 0.4, "d": 1.5}  # Per multiply-add: b 0.2, a 0.1, c 0.08, d 0.05.
-    assert most_damaged(damage, layers, 60) == {"a", "b", "c"}
-    assert most_damaged(damage, layers, 39) == {"a", "c"}
-    assert most_damaged(damage, layers, 4) == set()
+    assert most_sensitive(damage, layers, 60) == {"a", "b", "c"}
+    assert most_sensitive(damage, layers, 39) == {"a", "c"}
+    assert most_sensitive(damage, layers, 4) == set()

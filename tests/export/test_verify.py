@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from tests.export import small
 
-from byolt_export import deliver
-from byolt_export.bundle import read_manifest, write_manifest
+from byolt_export.bundle.folder import read_manifest, write_manifest
 from byolt_export.errors import InputError
-from byolt_export.parity import GATES, Control, Parity
-from byolt_export.verify import FileReport, Report, verify_bundle
+from byolt_export.proof import verify
+from byolt_export.proof.gates import GATES
+from byolt_export.proof.report import Control, FileReport, Parity, Report
+from byolt_export.proof.verify import verify_bundle
 
 PASSED, ABSENT = Parity("passed", (), GATES["fp16"]), Parity("not run here", ("no GPU",), GATES["fp16"])
 
@@ -45,11 +46,11 @@ def test_int8_is_judged_by_the_limits_that_are_delivered(monkeypatch: pytest.Mon
     loose = replace(golden, verdict="failed", controls=(Control("reinitialised", "not noticed", 0.03),))
     loose = replace(loose, reasons=("the wrong model `reinitialised` was not noticed",))
     looks = iter([loose, golden])
-    monkeypatch.setattr(deliver, "prove_onnx", lambda *_, **__: next(looks))
-    assert deliver._judge(tmp_path, "int8", None, None, None).verdict == "passed"  # type: ignore[arg-type]
+    monkeypatch.setattr(verify, "prove_onnx", lambda *_, **__: next(looks))
+    assert verify.judge_export(tmp_path, "int8", None, None, None).verdict == "passed"  # type: ignore[arg-type]
     worse = replace(loose, reasons=("in the gallery, overlap at 1 is 0.9", *loose.reasons))
     looks = iter([worse, golden])
-    assert deliver._judge(tmp_path, "int8", None, None, None).reasons == worse.reasons[:1]  # type: ignore[arg-type]
+    assert verify.judge_export(tmp_path, "int8", None, None, None).reasons == worse.reasons[:1]  # type: ignore[arg-type]
 
 
 def test_nothing_is_measured_on_what_was_calibrated_on(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-// What an ONNX file itself says, read from its bytes: the same few fields as byolt_export/contents.py.
+// What an ONNX file itself says, read from its bytes: the same few fields as byolt_export/bundle/contents.py.
 namespace byolt {
 
 /// The constant operand of one product: the type it is multiplied in, and the multiply-adds of one image.

@@ -10,7 +10,7 @@
 
 #include "resize.hpp"
 
-// What `manifest.json` says, every field checked: the same bounds as byolt_export/manifest.py.
+// What `manifest.json` says, every field checked: the same bounds as byolt_export/bundle/manifest.py.
 namespace byolt {
 
 inline constexpr const char* kManifest = "manifest.json";

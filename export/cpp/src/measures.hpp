@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-// How far are outputs from other outputs? The measures and gates of byolt_export/measures.py and parity.py.
+// How far are outputs from other outputs? The measures and gates of byolt_export/proof: measures.py and gates.py.
 // Axes: N images, D output features. `reference` is PyTorch's output, `candidate` a delivered file's.
 namespace byolt {
 

@@ -9,7 +9,7 @@
 #include "bundle.hpp"
 #include "measures.hpp"
 
-// Is it the same function? The verdict of byolt_export/parity.py on a delivered file.
+// Is it the same function? The verdict of byolt_export/proof/parity.py on a delivered file.
 namespace byolt {
 
 /// All golden images in batches of exactly `batch`: against the reference, and against batch 1.

@@ -6,7 +6,7 @@
 
 namespace byolt {
 
-/// Wrong models in the order of a verdict; byolt_export/parity.py says what each is.
+/// Wrong models in the order of a verdict; byolt_export/bundle/golden.py says what each is.
 inline constexpr const char* kControls[] = {"swapped_channels",    "no_normalisation",    "perturbed_kernel",
                                             "perturbed_kernel_10", "perturbed_kernel_20", "perturbed_kernel_40",
                                             "perturbed_kernel_80", "reinitialised",       "shuffled_rows"};

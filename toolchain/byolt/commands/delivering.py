@@ -68,11 +68,9 @@ def export(
 def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
     from byolt.console.summary import print_parity
-    from byolt_export.equip import record_verdicts
-    from byolt_export.verify import verify_bundle
+    from byolt_export import verify as prove
 
-    report = verify_bundle(bundle, providers)
-    record_verdicts(bundle, report.files)
+    report = prove(bundle, providers)
     print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     _refuse_failed(report.verdict, report.reason, bundle)
 
@@ -107,8 +105,9 @@ def build_engine(
     """Build a bundle's engines on the device that will run them; needs no torch."""
     from byolt.console.engine_build import build_line
     from byolt.console.summary import print_parity
-    from byolt_export.equip import add_engines, choose_targets, trtexec_lines
-    from byolt_export.verify import Report
+    from byolt_export.proof.report import Report
+    from byolt_export.proof.verify import verify_engines
+    from byolt_export.tensorrt.engines import add_engines, choose_targets, trtexec_lines
 
     if print_trtexec:
         lines = trtexec_lines(bundle, precisions=_precisions(precision), workspace_mib=workspace_mib)
@@ -116,7 +115,7 @@ def build_engine(
         return
     chosen, gpus = choose_targets(targets, flavour)
     with build_line() as progress:
-        engines = add_engines(
+        add_engines(
             bundle,
             chosen,
             gpus,
@@ -125,7 +124,7 @@ def build_engine(
             cache_dir=cache_dir,
             progress=progress,
         )
-    report = Report(bundle, engines)
+    report = Report(bundle, verify_engines(bundle))
     print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     if report.verdict == "failed":
         raise ParityFault(f"{bundle}: {report.reason}")

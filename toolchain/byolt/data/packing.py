@@ -18,8 +18,8 @@ from byolt.data.folder import FolderSource
 from byolt.data.order import Order, epoch_order
 from byolt.data.progress import ImageProgress
 from byolt.data.shard_index import INDEX, ShardIndex
-from byolt_export.bundle import sha256
 from byolt_export.errors import InputError, not_written
+from byolt_export.files import sha256
 
 _SEED = 0  # Of the order that the images are written in.
 _WINDOW, _READERS = 64, 8  # Images that are read ahead, and threads that read them.

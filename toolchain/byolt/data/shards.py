@@ -18,8 +18,8 @@ from byolt.data.folder import Decoded, decode_image
 from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
 from byolt.data.source import Labels, Pixels
-from byolt_export.bundle import sha256
 from byolt_export.errors import InputError, not_written
+from byolt_export.files import sha256
 
 
 class LocalShards:

@@ -1,11 +1,10 @@
-"""What a set of undecoded images is, and how one becomes a square of pixels."""
+"""What a set of undecoded images is."""
 
 import hashlib
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from byolt_export.errors import InputError
 
@@ -107,21 +106,3 @@ class PartOf:
     def path(self, index: int) -> str:
         """The image's name in the whole source."""
         return self.source.path(int(self.indices[index]))
-
-
-def to_square(pixels: Pixels, size_px: int, resize: str) -> Pixels:
-    """An image (H, W, 3) as a square (S, S, 3): the rule that the device has to match.
-
-    ``crop`` cuts out the centre square of the shorter side, ``squash`` takes the whole image; then antialiased
-    bilinear as in PIL. An image of that size already is left as it is.
-    """
-    height, width = pixels.shape[:2]
-    if resize == "crop" and height != width:
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        pixels = pixels[top : top + side, left : left + side]
-    pixels = np.ascontiguousarray(pixels)  # A crop is a window into the image; a store writes whole blocks.
-    if pixels.shape[:2] == (size_px, size_px):
-        return pixels
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR))

@@ -17,8 +17,9 @@ from numpy.lib.format import write_array_header_1_0
 from byolt.data.order import Order, epoch_order, sharded_order
 from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
-from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage, to_square
+from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage
 from byolt_export.errors import ByoltError, InputError
+from byolt_export.runtime.resize import to_square
 
 if TYPE_CHECKING:
     from byolt.recipe.data import Data

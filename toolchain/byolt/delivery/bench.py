@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from byolt.run import Run, environment, open_run
-from byolt_export.bench import MEMORY_IS, ROUNDS, WARM_UP_CALLS, WARM_UP_S, Candidate, Row, pareto_front
-from byolt_export.bench import bench as time_candidates
-from byolt_export.contenders import Contest, accuracy_of, choose_batches, enter_bundle
+from byolt_export.arrays import Function, Outputs
+from byolt_export.bench.candidates import BenchSetup, accuracy_of, bundle_candidates, choose_batches
+from byolt_export.bench.memory import MEMORY_IS
+from byolt_export.bench.run import BenchResult, Candidate, pareto_front, time_candidates
+from byolt_export.bench.timing import ROUNDS, WARM_UP_CALLS, WARM_UP_S
+from byolt_export.bundle.manifest import Input
 from byolt_export.errors import InputError, MissingPart, ParityFault
-from byolt_export.manifest import Input
-from byolt_export.measures import Outputs, measure
-from byolt_export.parity import GATES, faults
-from byolt_export.parity import Run as Function
+from byolt_export.proof.gates import GATES, faults
+from byolt_export.proof.measures import measure
 
 TORCH = "fp32 in PyTorch"
 
@@ -30,7 +31,7 @@ def bench(
     seconds: float = 1.0,
     compiled: bool = False,
     providers: Sequence[str] = (),
-    on_log: Callable[[str], None] = lambda _: None,
+    on_log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Every backend's speed, memory and file size with its accuracy, and how all of it was measured.
 
@@ -48,17 +49,17 @@ def bench(
         InputError: The bundle is damaged, a batch does not fit it, or the run is not the one it was made from.
         ParityFault: A file of the bundle does not pass.
     """
-    bundle = Path(bundle)
+    bundle, say = Path(bundle), on_log or (lambda line: None)
     run = _run_of(bundle) if run is None else open_run(run)
-    on_log(f"proving {bundle} on this machine")
-    contest = enter_bundle(bundle, providers=providers, threads=threads)
-    sizes = choose_batches(batches, contest.manifest.contract.input.max_batch)
-    candidates = contest.candidates
+    say(f"proving {bundle} on this machine")
+    setup = bundle_candidates(bundle, providers=providers, threads=threads)
+    sizes = choose_batches(batches, setup.manifest.contract.input.max_batch)
+    candidates = setup.candidates
     if run is None:
-        on_log("PyTorch is not timed: the bundle lies in no run's folder; name its run with --run")
+        say("PyTorch is not timed: the bundle lies in no run's folder; name its run with --run")
     else:
-        candidates = [*_torch_candidates(run, contest, compiled=compiled, threads=threads), *candidates]
-    rows = time_candidates(candidates, contest.images, sizes, baseline=contest.baseline, seconds=seconds, say=on_log)
+        candidates = [*_torch_candidates(run, setup, compiled=compiled, threads=threads), *candidates]
+    rows = time_candidates(candidates, setup.images, sizes, baseline=setup.baseline, seconds=seconds, on_log=say)
     made = environment()
     return {
         "bundle": str(bundle),
@@ -68,8 +69,8 @@ def bench(
         "seconds": seconds,
         "warm_up": f"{WARM_UP_CALLS} calls and {WARM_UP_S} s at least, and the first call of each slice",
         "memory": MEMORY_IS,
-        "agreement": "top-1" if contest.manifest.contract.output.name == "logits" else "overlap@1",
-        "baseline": contest.baseline,
+        "agreement": "top-1" if setup.manifest.contract.output.name == "logits" else "overlap@1",
+        "baseline": setup.baseline,
         "rows": [row.to_json() for row in rows],
         "front": front_of(rows),
     }
@@ -81,7 +82,7 @@ def _run_of(bundle: Path) -> Run | None:
     return Run(folder) if (folder / "recipe.resolved.yaml").is_file() else None
 
 
-def front_of(rows: Sequence[Row]) -> list[int]:
+def front_of(rows: Sequence[BenchResult]) -> list[int]:
     """Which rows no other beats in both images/s and agreement, the slowest first."""
     able = [
         (k, row.images_per_s, row.accuracy.agreement) for k, row in enumerate(rows) if row.images_per_s and row.accuracy
@@ -89,13 +90,13 @@ def front_of(rows: Sequence[Row]) -> list[int]:
     return [able[k][0] for k in pareto_front([(speed, agreement) for _, speed, agreement in able])]
 
 
-def _torch_candidates(run: Run, contest: Contest, *, compiled: bool, threads: int | None) -> list[Candidate]:
+def _torch_candidates(run: Run, setup: BenchSetup, *, compiled: bool, threads: int | None) -> list[Candidate]:
     """The run's model on each device that torch finds, each after its outputs were compared with the bundle's own."""
     if find_spec("torch") is None:
         return [Candidate(TORCH, "fp32", _without_torch)]
     import torch
 
-    contract = contest.manifest.contract
+    contract = setup.manifest.contract
     how = (run.path, contract.output.name == "logits", contract.input, contract.output.normalized, threads)
     candidates: list[Candidate] = []
     for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
@@ -104,7 +105,7 @@ def _torch_candidates(run: Run, contest: Contest, *, compiled: bool, threads: in
                 f"{'compiled' if compiles else 'eager'}, {device.upper()}",
                 partial(open_torch, *how, device, compiles),
             )
-            found = measure(contest.reference, _outputs(opened(), contest), logits=contract.output.name == "logits")
+            found = measure(setup.reference, _outputs(opened(), setup), logits=contract.output.name == "logits")
             broken = faults(found, GATES["fp32"])
             if broken and not candidates:
                 raise InputError(
@@ -135,21 +136,21 @@ def open_torch(
     import torch
 
     from byolt.evaluation.downstream import load_classifier
-    from byolt_export.graph import torch_runner
+    from byolt_export.onnx.reference import torch_function
 
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(path)
     module = load_classifier(run)[0] if classifier else run.encoder()
-    return torch_runner(module, pixels=pixels, normalize=normalize, device=device, compiled=compiled)
+    return torch_function(module, pixels=pixels, normalize=normalize, device=device, compiled=compiled)
 
 
-def _outputs(function: Function, contest: Contest) -> Outputs:
-    step = contest.manifest.contract.input.max_batch
-    images = contest.images
+def _outputs(function: Function, setup: BenchSetup) -> Outputs:
+    step = setup.manifest.contract.input.max_batch
+    images = setup.images
     outputs = np.concatenate([function(images[k : k + step]) for k in range(0, len(images), step)])
-    if outputs.shape != contest.reference.shape:
-        widths = f"{outputs.shape[1]} wide, the bundle's {contest.reference.shape[1]}"
+    if outputs.shape != setup.reference.shape:
+        widths = f"{outputs.shape[1]} wide, the bundle's {setup.reference.shape[1]}"
         raise InputError(f"the run's outputs are {widths}: give another --run")
     return outputs
 

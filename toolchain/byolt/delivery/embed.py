@@ -19,10 +19,10 @@ from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.optim import Schedule
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
-from byolt_export.bundle import MANIFEST, read_manifest
+from byolt_export.bundle.folder import MANIFEST, read_manifest
 from byolt_export.errors import InputError
-from byolt_export.runtime import OnnxRunner
-from byolt_export.verify import verify_bundle
+from byolt_export.proof.verify import verify_bundle
+from byolt_export.runtime.onnx_runner import OnnxRunner
 
 Vectors = npt.NDArray[np.float32]
 

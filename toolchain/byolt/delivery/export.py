@@ -4,21 +4,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from byolt.delivery.proof_images import gather_evidence
 from byolt.evaluation.downstream import load_classifier
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
-from byolt_export.bundle import PAGE, read_golden, read_manifest
-from byolt_export.deliver import build_bundle
-from byolt_export.equip import add_engines, choose_targets
-from byolt_export.errors import InputError, MissingPart
-from byolt_export.flavour import Flavour, Target
-from byolt_export.manifest import Input, Precision, first_fault
-from byolt_export.page import write_page
-from byolt_export.verify import Report
+from byolt_export import BundleOptions, build_bundle
+from byolt_export.bundle.folder import PAGE, read_manifest
+from byolt_export.bundle.golden import read_golden
+from byolt_export.bundle.manifest import Precision
+from byolt_export.errors import MissingPart
+from byolt_export.proof.page import write_page
+from byolt_export.proof.report import Report
+from byolt_export.proof.verify import verify_engines
+from byolt_export.tensorrt.engines import add_engines, choose_targets
+from byolt_export.tensorrt.flavour import Flavour, Target
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def export(
     targets: Sequence[str] | None = None,
     bisect: bool = False,
     overrides: Overrides = (),
-    on_log: Callable[[str], None] = lambda _: None,
+    on_log: Callable[[str], None] | None = None,
 ) -> Exported:
     """Deliver a run's encoder as the bundle ``<run>/export``, or its classifier as ``<run>/export-classifier``.
 
@@ -50,8 +50,8 @@ def export(
         run: A finished run, or its folder.
         classifier: Deliver the fine-tuned classifier.
         precisions: Files to make, of ``fp32``, ``fp16`` and ``int8``.
-        targets: GPUs to build TensorRT engines for, of the files that passed; an empty one stands for those that the
-            TensorRT at hand builds first.
+        targets: GPUs to build TensorRT engines for, of the files that passed; with none named, those that the TensorRT
+            at hand builds first. Left out, no engine is built.
         bisect: Compare tensors on the way too; the report names the first node whose error jumps.
         overrides: Of machine keys.
         on_log: Called with a line on what is being done.
@@ -60,43 +60,44 @@ def export(
         InputError: The run has no encoder or classifier yet, it cannot be exported, or a target cannot be served.
         MissingPart: onnx or onnxruntime is not installed.
     """
-    run = open_run(run)
+    run, say = open_run(run), on_log or (lambda line: None)
     recipe = with_overrides(run.recipe, overrides)
     order, missing = _order(targets, precisions)
     classes: tuple[str, ...] = ()
     module = run.encoder()
     if classifier:
         module, classes = load_classifier(run)
-    bundle, pixels = run.classifier_bundle if classifier else run.bundle, _pixels(recipe)
-    on_log("reading images")
-    evidence = gather_evidence(recipe, pixels, calibrated="int8" in precisions, labelled=not classifier)
+    bundle = run.classifier_bundle if classifier else run.bundle
+    options = replace(
+        bundle_options(recipe),
+        normalize=recipe.export.normalize and not classifier,
+        recipe_hash=run.hash,
+        metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
+        bisect=bisect,
+    )
+    size_px = recipe.data.image_size_px
+    pixels = options.input_of(size_px)
+    say("reading images")
+    images = gather_evidence(recipe, pixels, calibrated="int8" in precisions, labelled=not classifier)
     report = build_bundle(
         module,
         bundle,
-        pixels=pixels,
-        evidence=evidence,
+        images=images,
+        size_px=size_px,
         precisions=precisions,
         classes=classes,
-        normalize=recipe.export.normalize and not classifier,
-        recipe_hash=run.hash,
-        metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe.load": recipe.name},
-        bisects=bisect,
-        say=on_log,
+        options=options,
+        on_log=say,
     )
     if missing is not None:
         return Exported(bundle, report, MissingPart(f"{bundle} is complete but for its engines: {missing}"))
     passed = [file.precision for file in report.files if file.parity.verdict == "passed"]
     if order is None or not passed:
         return Exported(bundle, report)
-    on_log(f"building engines with {order[0]}")
-    engines = add_engines(
-        bundle,
-        *order,
-        precisions=passed,
-        workspace_mib=recipe.export.workspace_mib,
-        cache_dir=recipe.data.cache_dir / "timings",
-    )
-    report = replace(report, files=(*report.files, *engines))
+    say(f"building engines with {order[0]}")
+    timings = recipe.data.cache_dir / "timings"
+    add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
+    report = replace(report, files=(*report.files, *verify_engines(bundle)))
     manifest = read_manifest(bundle)
     write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))
     return Exported(bundle, report)
@@ -117,17 +118,14 @@ def _order(
     return (flavour, chosen), None
 
 
-def _pixels(recipe: Recipe) -> Input:
+def bundle_options(recipe: Recipe) -> BundleOptions:
+    """Normalisation, resize rule and batch sizes of a recipe's bundle."""
     export, data = recipe.export, recipe.data
-    try:
-        return Input(
-            size_px=data.image_size_px,
-            camera_px=export.camera_px,
-            resize=data.resize,
-            opt_batch=min(export.opt_batch, export.max_batch),
-            max_batch=export.max_batch,
-            mean=data.mean,
-            std=data.std,
-        )
-    except ValidationError as error:
-        raise InputError(f"export: {first_fault(error)}") from error
+    return BundleOptions(
+        mean=data.mean,
+        std=data.std,
+        resize=data.resize,
+        camera_px=export.camera_px,
+        opt_batch=export.opt_batch,
+        max_batch=export.max_batch,
+    )

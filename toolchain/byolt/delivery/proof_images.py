@@ -9,15 +9,15 @@ from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe.schema import Recipe
-from byolt_export.deliver import Evidence, image_digest
+from byolt_export.bundle.manifest import Input
 from byolt_export.errors import InputError
-from byolt_export.manifest import Input
-from byolt_export.precision import LEAST_IMAGES
+from byolt_export.proof.images import ProofImages, image_digest
+from byolt_export.quantize.int8 import LEAST_IMAGES
 
 _EVIDENCE_BYTES = 2**30  # Most that one set of images may take: whole camera frames are large.
 
 
-def gather_evidence(recipe: Recipe, pixels: Input, *, calibrated: bool, labelled: bool) -> Evidence:
+def gather_evidence(recipe: Recipe, pixels: Input, *, calibrated: bool, labelled: bool) -> ProofImages:
     """Images of a run that a bundle is made and proven with, none of them in two sets.
 
     Golden images and queries are held-out images where there are labels, else images it learned from; the gallery that
@@ -49,7 +49,7 @@ def gather_evidence(recipe: Recipe, pixels: Input, *, calibrated: bool, labelled
     most = min(export.calibration_images, max(LEAST_IMAGES, learn.size // 4))
     calibration = learn.take(most, seed + 2, seen)[0] if calibrated else None
     crowd, crowd_labels = gallery.take(export.gallery_images, seed + 3, seen)
-    return Evidence(
+    return ProofImages(
         golden=golden,
         golden_kind=export.golden,
         golden_labels=golden_labels if labelled and test else None,

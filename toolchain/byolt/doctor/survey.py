@@ -107,7 +107,7 @@ def _requirements(name: str) -> list[str]:
 
 def _onnxruntime() -> tuple[tuple[str, ...], tuple[str, ...], int | None, str]:
     """Providers built in, providers usable, CUDA major version of the build, and why it does not import."""
-    from byolt_export.runtime import usable_providers
+    from byolt_export.runtime.onnx_runner import usable_providers
 
     try:
         import onnxruntime

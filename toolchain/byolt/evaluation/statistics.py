@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt_export.errors import InputError, MissingPart
-from byolt_export.measures import paired_difference
+from byolt_export.proof.task import paired_difference
 
 ALPHA = 0.05
 """How often all intervals of a family together may miss."""

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style, themed
 from byolt_export.errors import MissingPart
-from byolt_export.page import visible
+from byolt_export.proof.page import visible
 
 WIDTH_IN, HEIGHT_IN = 5.0, 2.9
 """At 72 points an inch: 360 px wide, so that text has its true size on a phone and in three columns."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from byolt.reporting.theme import DARK, LIGHT, STROKES, css_colours
 from byolt_export.errors import MissingPart
-from byolt_export.page import visible
+from byolt_export.proof.page import visible
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Speed and memory of functions from images to outputs, side by side, with their accuracy."""

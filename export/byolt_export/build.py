@@ -1,0 +1,280 @@
+"""A module in, a proven bundle out: export, quantize, compare, write at one stroke.
+
+Axes: B batch, N images, H W pixels, D output features.
+"""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from byolt_export.arrays import Frames, Images, Outputs
+from byolt_export.bundle.contents import read_opset
+from byolt_export.bundle.folder import FILES, GOLDEN, PAGE, PARITY, staged, write_manifest
+from byolt_export.bundle.golden import GoldenVectors, not_applicable, write_golden
+from byolt_export.bundle.manifest import (
+    CONTRACT_KEY,
+    Calibration,
+    Contract,
+    Golden,
+    Input,
+    Manifest,
+    Onnx,
+    Output,
+    Precision,
+    Rgb,
+    first_fault,
+)
+from byolt_export.errors import InputError
+from byolt_export.files import dump_json, sha256
+from byolt_export.proof.bisect import bisect
+from byolt_export.proof.images import ProofImages, check_images, choose_images
+from byolt_export.proof.page import write_page
+from byolt_export.proof.report import FileReport, Report
+from byolt_export.proof.task import Gallery
+from byolt_export.proof.verify import judge_export
+from byolt_export.quantize.int8 import LEAST_IMAGES, quantize
+from byolt_export.runtime.onnx_runner import CPU, runtime_version
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_BISECTED = 16  # Images whose every tensor is kept.
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """What else ``build_bundle`` takes; the defaults fit an encoder of torchvision or timm.
+
+    Attributes:
+        mean, std: Of each channel, for pixels in 0 to 1: what the module's training normalised with. ImageNet's.
+        resize: How a frame of another shape becomes a square: ``crop`` cuts out the centre, ``squash`` keeps all of it.
+        camera_px: Height and width of whole frames of one camera, which the graph then resizes; else squares go in.
+        opt_batch: Batch that engines are tuned for.
+        max_batch: Largest batch that the files are stated and proven for.
+        normalize: Divide the embedding by its norm inside the graph.
+        recipe_hash: Which training the module comes from, for the manifest.
+        metadata: Further properties of the ONNX files.
+        bisect: Compare the tensors on the way too, and name the first node whose error jumps.
+    """
+
+    mean: Rgb = (0.485, 0.456, 0.406)
+    std: Rgb = (0.229, 0.224, 0.225)
+    resize: Literal["crop", "squash"] = "crop"
+    camera_px: tuple[int, int] | None = None
+    opt_batch: int = 8
+    max_batch: int = 64
+    normalize: bool = False
+    recipe_hash: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    bisect: bool = False
+
+    def input_of(self, size_px: int) -> Input:
+        """What goes in, as the manifest states it.
+
+        Raises:
+            InputError: The sizes do not fit one another.
+        """
+        names = ("mean", "std", "resize", "camera_px", "max_batch")
+        stated = {name: getattr(self, name) for name in names}
+        try:
+            return Input(size_px=size_px, opt_batch=min(self.opt_batch, self.max_batch), **stated)
+        except ValidationError as error:
+            raise InputError(f"export: {first_fault(error)}") from error
+
+
+def build_bundle(
+    module: "nn.Module",
+    out_dir: str | Path,
+    *,
+    images: Frames | ProofImages,
+    size_px: int,
+    precisions: Sequence[Precision] = ("fp32",),
+    classes: Sequence[str] = (),
+    options: BundleOptions | None = None,
+    on_log: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Export a module, prove each file against the module, and write all as a bundle, at one stroke.
+
+    When parity fails, the bundle is written all the same, to be looked into: its manifest and the report's ``verdict``
+    then say ``failed``. Any error leaves what was at ``out_dir`` before.
+
+    Args:
+        module: Maps normalised images (B, 3, S, S) to an embedding (B, D), or with ``classes`` to logits.
+        out_dir: The bundle's folder; an earlier bundle there is replaced.
+        images: What the bundle is proven on: uint8 frames of any size, of which ``choose_images`` makes disjoint sets,
+            or the sets themselves. Some of them travel in the bundle.
+        size_px: S.
+        precisions: Files to make: ``fp32``, ``fp16``, ``int8``.
+        classes: Names of the logits, in order.
+        options: Normalisation, batch sizes and more; left out, the defaults of ``BundleOptions``.
+        on_log: Takes one line on what is being done.
+
+    Raises:
+        InputError: Images, classes and module do not fit one another, or the module cannot be exported.
+        MissingPart: onnx, onnxscript or onnxruntime is not installed.
+    """
+    runtime_version()  # Missing parts are reported before the work.
+    options = options or BundleOptions()
+    pixels = options.input_of(size_px)
+    _check_precisions(precisions)
+    if not isinstance(images, ProofImages):
+        images = choose_images(images, pixels, least_calibration=LEAST_IMAGES if "int8" in precisions else 0)
+    check_images(images, pixels)
+    if "int8" in precisions and images.calibration is None:
+        raise InputError("int8 needs calibration images, which are none of those that it is measured on")
+    builder = _Builder(module, pixels, images, classes, options, on_log)
+    with staged(Path(out_dir)) as folder:
+        made = [builder.make(folder, name) for name in sorted(set(precisions), key=list(FILES).index)]
+        report = Report(Path(out_dir), tuple(each.report for each in made))
+        builder.write(folder, made, report)
+    return report
+
+
+def _check_precisions(precisions: Sequence[str]) -> None:
+    if unknown := [name for name in precisions if name not in FILES]:
+        raise InputError(f"precision {unknown[0]} is not known: ask for {', '.join(FILES)}")
+    if not precisions:
+        raise InputError(f"no precision is named: ask for {', '.join(FILES)}")
+
+
+@dataclass(frozen=True)
+class _MadeFile:
+    """One ONNX file in the staged folder, with how it was judged."""
+
+    report: FileReport
+    opset: int
+    calibration: Calibration | None
+
+
+class _Builder:
+    """A module with PyTorch's outputs of the images, which each file is made from and judged by."""
+
+    def __init__(
+        self,
+        module: "nn.Module",
+        pixels: Input,
+        images: ProofImages,
+        classes: Sequence[str],
+        options: BundleOptions,
+        on_log: Callable[[str], None],
+    ) -> None:
+        from byolt_export.onnx.controls import wrong_outputs  # Brings torch, which only an export needs.
+        from byolt_export.onnx.reference import torch_outputs
+
+        self.module, self.images, self.options, self.on_log = module, images, options, on_log
+        self.how: dict[str, Any] = {"pixels": pixels, "normalize": options.normalize}
+        on_log(f"PyTorch's outputs of {len(images.golden)} golden images and of wrong models")
+        reference = torch_outputs(module, images.golden, **self.how)
+        self.contract = _contract(pixels, options, classes, dim=reference.shape[1])
+        wrong = wrong_outputs(module, images.golden, reference, **self.how)
+        if not all(np.isfinite(outputs).all() for outputs in (reference, *wrong.values())):
+            raise InputError(f"{type(module).__name__} gives outputs that are not finite: nothing can be proven of it")
+        absent = not_applicable(images.golden, pixels)
+        controls = {name: None if name in absent else outputs for name, outputs in wrong.items()}
+        self.golden = GoldenVectors(images.golden, reference, controls, images.golden_labels)
+        self.gallery = _gallery(images, lambda some: torch_outputs(module, some, **self.how), on_log)
+
+    def make(self, folder: Path, precision: Precision) -> _MadeFile:
+        """Export one file into the folder, and judge it."""
+        path, calibration = folder / FILES[precision], None
+        self.on_log(f"{path.name}: {'quantizing' if precision == 'int8' else 'exporting'}")
+        if precision == "int8":
+            calibration = self._quantize(path)
+        else:
+            self._export(path, precision)
+        self.on_log(f"{path.name}: proving")
+        parity = judge_export(path, precision, self.contract, self.golden, self.gallery)
+        found = None
+        if self.options.bisect:
+            from byolt_export.onnx.export import torch_tensors
+
+            shown = self.images.golden[:_BISECTED]
+            tensors = torch_tensors(self.module, shown, pixels=self.contract.input)
+            found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
+        return _MadeFile(FileReport(path.name, precision, CPU, parity, found), read_opset(path), calibration)
+
+    def _export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
+        from byolt_export.onnx.export import export_onnx
+
+        metadata = {**self.options.metadata, CONTRACT_KEY: self.contract.model_dump_json()}
+        name = self.contract.output.name
+        export_onnx(self.module, path, output_name=name, precision=precision, metadata=metadata, **self.how)
+
+    def _quantize(self, path: Path) -> Calibration:
+        """Write the INT8 file, made from the fp16 graph: what is not INT8 is FP16."""
+        half = path.with_name(FILES["fp16"])
+        borrowed = not half.exists()
+        if borrowed:
+            self._export(half, "fp16")
+        assert self.images.calibration is not None
+        try:
+            return quantize(half, path, images=self.images.calibration, source=self.images.calibration_source)
+        finally:
+            if borrowed:
+                half.unlink()
+
+    def write(self, folder: Path, made: Sequence[_MadeFile], report: Report) -> None:
+        """All but the ONNX files, which lie there already; the manifest holds the digests of all but the page."""
+        write_golden(folder / GOLDEN, self.golden)
+        (folder / PARITY).write_bytes(dump_json(report.to_json()))
+        files = tuple(
+            Onnx(
+                name=each.report.name,
+                precision=each.report.precision,
+                opset=each.opset,
+                sha256=sha256(folder / each.report.name),
+                verdict=each.report.parity.verdict,
+                reason="; ".join(each.report.parity.reasons),
+                gates=asdict(each.report.parity.gates),
+                calibration=each.calibration,
+            )
+            for each in made
+        )
+        tools = {name: version(name) for name in ("numpy", "onnx", "onnxscript", "torch")}
+        kind, count = self.images.golden_kind, len(self.golden.images)
+        manifest = Manifest(
+            contract=self.contract,
+            files=files,
+            golden=Golden(kind=kind, images=count, sha256=sha256(folder / GOLDEN)),
+            parity_sha256=sha256(folder / PARITY),
+            tools=tools | {"onnxruntime": runtime_version(), "python": platform.python_version()},
+        )
+        write_manifest(folder, manifest)
+        write_page(folder / PAGE, report, manifest, self.golden)
+
+
+def _contract(pixels: Input, options: BundleOptions, classes: Sequence[str], *, dim: int) -> Contract:
+    try:
+        return Contract(
+            input=pixels,
+            output=Output(name="logits" if classes else "embedding", dim=dim, normalized=options.normalize),
+            classes=tuple(classes),
+            recipe_hash=options.recipe_hash,
+        )
+    except ValidationError as error:
+        raise InputError(f"export: {first_fault(error)}") from error
+
+
+def _gallery(
+    images: ProofImages, outputs_of: Callable[[Images], Outputs], on_log: Callable[[str], None]
+) -> Gallery | None:
+    if images.gallery is None:
+        return None
+    labelled = images.gallery_labels is not None and images.queries is not None
+    queries = images.queries if labelled else None
+    asked = "" if queries is None else f" and {len(queries)} queries"
+    on_log(f"PyTorch's outputs of {len(images.gallery)} gallery images{asked}")
+    return Gallery(
+        images.gallery,
+        outputs_of(images.gallery),
+        images.gallery_labels,
+        queries,
+        None if queries is None else outputs_of(queries),
+        images.query_labels if labelled else None,
+    )

@@ -1,0 +1,114 @@
+"""The delivered folder: how it is written at one stroke, how it is read in doubt.
+
+- ``manifest.json``: the contract (input, output, classes); each file with precision, SHA-256 and verdict: `manifest.py`
+- ``encoder.onnx``, ``encoder.fp16.onnx``, ``encoder.int8.onnx``: raw uint8 images in, embedding or logits out
+- ``encoder.<precision>.<target>.engine``: plain TensorRT plans of the same
+- ``golden.safetensors``: images, the PyTorch model's outputs, and those of deliberately wrong models
+- ``parity.json``, ``parity.html``: what was measured when the bundle was made
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from byolt_export.bundle.manifest import Manifest, first_fault
+from byolt_export.errors import InputError
+from byolt_export.files import dump_json, sha256, write_whole
+
+MANIFEST, GOLDEN, PARITY, PAGE = "manifest.json", "golden.safetensors", "parity.json", "parity.html"
+FILES = {"fp32": "encoder.onnx", "fp16": "encoder.fp16.onnx", "int8": "encoder.int8.onnx"}
+
+_JSON_BYTES, _FILE_BYTES = 4 * 2**20, 2 * 2**30  # A bundle is somebody else's file: nothing larger is read.
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to write a bundle into, which takes its place when the block ends without an error.
+
+    An error leaves what was there before, and nothing else. An earlier bundle is moved away first, since POSIX does
+    not replace a folder that holds files: for a moment between two renames there is none.
+
+    Raises:
+        InputError: ``folder`` exists and is not a bundle.
+    """
+    folder = folder.absolute()
+    if folder.exists() and not (folder.is_dir() and ((folder / MANIFEST).exists() or not any(folder.iterdir()))):
+        raise InputError(f"{folder} exists and is not a bundle: name another folder to export to")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    new, old = scratch / "new", scratch / "old"
+    try:
+        new.mkdir()  # Not the temporary folder itself, which is closed to other users.
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``, the last file of a bundle, whole or not at all."""
+    write_whole(folder / MANIFEST, manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """What ``manifest.json`` holds, byte for byte."""
+    return dump_json(manifest.model_dump(mode="json"))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle, every field checked.
+
+    Raises:
+        InputError: There is no bundle, or its manifest is damaged, hostile, or of another version.
+    """
+    if (folder / MANIFEST).is_symlink() or not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} holds no bundle: {MANIFEST} is missing; make one with `byolt export`")
+    content = _read(folder / MANIFEST, _JSON_BYTES)
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise InputError(f"{folder / MANIFEST} does not fit: {first_fault(error)}; export it again") from error
+    names = [*(file.name for file in manifest.files), *(engine.name for engine in manifest.engines)]
+    if len(set(names)) != len(names):
+        raise InputError(f"{folder / MANIFEST} does not fit: files: a name stands twice; export it again")
+    return manifest
+
+
+def open_file(folder: Path, name: str, digest: str) -> Path:
+    """The path of a file of the bundle, after its size and its digest were checked.
+
+    Raises:
+        InputError: The file is missing, leads out of the bundle, is too large, or is not what the manifest says.
+    """
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        raise InputError(f"{path} is missing from the bundle: copy the whole folder again")
+    if path.stat().st_size > _FILE_BYTES:
+        raise InputError(f"{path} is larger than a bundle's files may be (2 GiB): export it again")
+    if sha256(path) != digest:
+        raise InputError(f"{path} is not the file that {MANIFEST} names (SHA-256): copy the bundle again")
+    return path
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """At most ``limit`` bytes of a file: its size is not to be trusted either."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from error
+    if len(content) > limit:
+        raise InputError(f"{path} is larger than a manifest may be ({limit // 2**20} MiB): export it again")
+    return content

@@ -1,0 +1,189 @@
+"""What ``manifest.json`` says: the contract of input and output, each delivered file, how it was made and judged."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from byolt_export.errors import quoted
+
+CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
+_BATCH_BYTES = 2**30  # A bundle is somebody else's file: nothing larger is run in one batch.
+
+# No way out of the folder.
+OnnxName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.onnx$")]
+EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.engine$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,60}$")]
+Precision = Literal["fp32", "fp16", "int8"]
+Verdict = Literal["passed", "failed", "not run here"]
+Side = Annotated[int, Field(ge=1, le=8192)]
+Batch = Annotated[int, Field(ge=1, le=65536)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Rgb = tuple[float, float, float]
+
+
+class _Part(BaseModel):
+    """Strict and closed: a manifest is read from anywhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Input(_Part):
+    """What goes in, and how the graph makes it ready: the one copy of the preprocessing.
+
+    ``size_px`` is the side of the square that the encoder sees. Without ``camera_px`` such squares go in, made by the
+    rule ``resize`` from an image of another shape. With ``camera_px`` (height, width) whole frames of that size go in
+    and the graph resizes. ``mean`` and ``std`` are for pixels in 0 to 1.
+    """
+
+    name: Literal["images"] = "images"
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    colour_order: Literal["RGB"] = "RGB"
+    size_px: Annotated[int, Field(ge=1, le=4096)]
+    camera_px: tuple[Side, Side] | None = None
+    resize: Literal["crop", "squash"]
+    opt_batch: Batch = 1
+    max_batch: Batch
+    mean: Rgb
+    std: Rgb
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one image that goes in."""
+        height, width = self.camera_px or (self.size_px, self.size_px)
+        return height, width, 3
+
+    @model_validator(mode="after")
+    def _batch_is_bounded(self) -> "Input":
+        height, width, channels = self.shape
+        if self.max_batch * height * width * channels > _BATCH_BYTES:
+            raise ValueError(f"max_batch {self.max_batch} of {width} x {height} px images is more than 1 GiB")
+        if self.opt_batch > self.max_batch:
+            raise ValueError(f"opt_batch {self.opt_batch} is above max_batch {self.max_batch}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std} must be positive")
+        return self
+
+
+class Output(_Part):
+    """What comes out, (B, dim) float32; ``normalized``: divided by its Euclidean norm."""
+
+    name: Literal["embedding", "logits"]
+    dim: PositiveInt
+    normalized: bool
+
+
+class Contract(_Part):
+    """What the device has to know. It stands in the manifest and, as JSON, inside each ONNX file."""
+
+    input: Input
+    output: Output
+    classes: tuple[str, ...]
+    recipe_hash: str
+
+    @model_validator(mode="after")
+    def _classes_are_logits(self) -> "Contract":
+        if (self.output.name == "logits") != bool(self.classes):
+            raise ValueError("classes go with logits, and logits need them")
+        if self.classes and len(self.classes) != self.output.dim:
+            raise ValueError(f"{len(self.classes)} classes for {self.output.dim} logits")
+        return self
+
+
+class Calibration(_Part):
+    """How the INT8 scales were found: on which images, by which rule, and what stayed in FP16."""
+
+    images: PositiveInt
+    source: str
+    sha256: Sha256
+    rule: str
+    int8_share: Annotated[float, Field(ge=0, le=1)]
+    fp16_layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What outputs must keep to pass. Names that end in ``_max`` are upper limits, the rest lower limits."""
+
+    relative_l2_mean_max: float
+    relative_l2_worst_max: float
+    centred_cosine_worst: float
+    overlap_at_1: float
+    overlap_at_10: float
+    top_1_agreement: float
+    unnoticed_perturbation_max: float
+    """Noise on the largest kernel that may go unnoticed: the detection limit is reported, and no larger than this."""
+
+
+class Onnx(_Part):
+    """A delivered ONNX file, with the verdict of the machine that made it."""
+
+    name: OnnxName
+    precision: Precision
+    opset: PositiveInt
+    sha256: Sha256
+    verdict: Verdict
+    reason: str
+    gates: dict[str, float]
+    calibration: Calibration | None = None
+
+    @model_validator(mode="after")
+    def _gates_are_known(self) -> "Onnx":
+        if unknown := set(self.gates) - {field.name for field in fields(Gates)}:
+            raise ValueError(f"gates {sorted(unknown)} are not known")
+        return self
+
+
+class Profile(_Part):
+    """Batch sizes that an engine takes, and the one it is tuned for."""
+
+    min_batch: Batch
+    opt_batch: Batch
+    max_batch: Batch
+
+
+class Engine(_Part):
+    """A delivered TensorRT plan: what it was built from, by what, for which GPUs, and whether it was proven here."""
+
+    name: EngineName
+    precision: Precision
+    onnx: OnnxName
+    onnx_sha256: Sha256
+    flavour: Literal["tensorrt", "tensorrt_rtx"]
+    version: Word
+    target: Word
+    compute_capabilities: Annotated[tuple[PositiveInt, ...], Field(max_length=16)]
+    profile: Profile
+    workspace_mib: PositiveInt
+    sha256: Sha256
+    verdict: Verdict
+    reason: str
+
+
+class Golden(_Part):
+    """``kind`` says whether images of the user's travel in the bundle."""
+
+    kind: Literal["dataset", "synthetic"]
+    images: Annotated[int, Field(ge=8)]
+    sha256: Sha256
+
+
+class Manifest(_Part):
+    """All of ``manifest.json``."""
+
+    schema_version: Literal[1] = 1
+    contract: Contract
+    files: Annotated[tuple[Onnx, ...], Field(min_length=1, max_length=16)]
+    engines: Annotated[tuple[Engine, ...], Field(max_length=64)] = ()
+    golden: Golden
+    parity_sha256: Sha256
+    tools: dict[str, str]
+
+
+def first_fault(error: ValidationError) -> str:
+    """One fault of a contract or manifest, as ``where: what``; both may repeat words of the file."""
+    # Another schema version explains every other fault.
+    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["loc"] != ("schema_version",))
+    where = ".".join(map(str, faults[0]["loc"])) or "the file"
+    return quoted(f"{where}: {faults[0]['msg'].removeprefix('Value error, ')}")

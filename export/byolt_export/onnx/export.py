@@ -1,0 +1,167 @@
+"""``nn.Module`` to ONNX, and what PyTorch says its outputs are: the only file here that imports torch.
+
+Axes: B batch, N images, H W pixels of what comes in, S side of the square that the module sees, D output features.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from byolt_export.arrays import Images, Outputs
+from byolt_export.bundle.manifest import Input
+from byolt_export.errors import ByoltError, InputError, MissingPart
+from byolt_export.onnx.half_precision import CONVOLUTIONS, HalfPrecision
+from byolt_export.onnx.preprocessing import FromPixels
+from byolt_export.onnx.reference import full_float32, plain_copy, quiet
+
+_OPSET = 18  # The lowest that the exporter really writes, and one that TensorRT 8.6 to 11 read.
+
+
+def export_onnx(
+    module: nn.Module,
+    path: Path,
+    *,
+    pixels: Input,
+    output_name: Literal["embedding", "logits"],
+    normalize: bool = False,
+    precision: Literal["fp32", "fp16"] = "fp32",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a module as one ONNX file from raw images ``images`` to ``output_name``; the module stays untouched.
+
+    The file holds the preprocessing, folded BatchNorm, a dynamic batch, no path of this machine, and the same bytes
+    from run to run.
+
+    Args:
+        module: Maps normalised images (B, 3, S, S) to (B, D).
+        path: The file to write.
+        pixels: What comes in, and how it is made ready.
+        output_name: What the outputs are.
+        normalize: Divide each output by its Euclidean norm, in float32.
+        precision: ``fp16`` computes in half precision, but for preprocessing, sums, norms and the outputs.
+        metadata: Model properties to put into the file.
+
+    Raises:
+        InputError: The exporter cannot follow the module, or the module fixes the batch size.
+        MissingPart: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter needs it, and would say so in a page of text.
+    except ImportError as error:
+        raise MissingPart(f'{error.name} is not installed: pip install "byolt[export]"') from error
+    program, shapes = _trace(module, pixels, normalize, precision)
+    with quiet(), torch.no_grad(), _export_faults(module, pixels.size_px):
+        exported = torch.onnx.export(
+            program,
+            opset_version=_OPSET,
+            input_names=["images"],
+            output_names=[output_name],
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+    if exported is None:
+        raise ByoltError("torch.onnx.export gave no program: use its dynamo exporter (torch 2.9 or later)")
+    proto = exported.model_proto
+    _strip(proto)
+    for key, value in sorted((metadata or {}).items()):
+        proto.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(proto, full_check=True)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def torch_tensors(module: nn.Module, images: Images, *, pixels: Input) -> dict[str, Outputs]:
+    """What PyTorch computes on the way, by the names that the ONNX file gives the same tensors: float32 arrays."""
+    program, _ = _trace(module, pixels, False, "fp32")
+    found: dict[str, Outputs] = {}
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            value = super().run_node(n)
+            if n.op == "call_function" and isinstance(value, Tensor) and value.dtype == torch.float32:
+                found[n.name] = value.numpy(force=True).copy()  # A later node may write into the same memory.
+            return value
+
+    with torch.inference_mode(), full_float32():
+        Recorder(program.module(check_guards=False)).run(torch.from_numpy(np.array(images)))
+    return found
+
+
+def _trace(
+    module: nn.Module, pixels: Input, normalize: bool, precision: str
+) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
+    """The whole graph from raw images, BatchNorm folded, and its dynamic shapes."""
+    batch = {0: torch.export.Dim("batch", min=1, max=max(2, pixels.max_batch))}
+    square = torch.zeros(2, 3, pixels.size_px, pixels.size_px)
+    frames = torch.zeros(2, *pixels.shape, dtype=torch.uint8)
+    with quiet(), torch.no_grad(), _export_faults(module, pixels.size_px):
+        inner = torch.export.export(plain_copy(module).cpu(), (square,), dynamic_shapes=(batch,))
+        _fold_batchnorm(inner)
+        traced: nn.Module = inner.module(check_guards=False)
+        if precision == "fp16":
+            traced = HalfPrecision(traced)  # type: ignore[arg-type]
+        dtype = torch.float16 if precision == "fp16" else torch.float32
+        whole = FromPixels(traced, pixels, normalize, dtype)
+        return torch.export.export(whole, (frames,), dynamic_shapes={"images": batch}), {"images": batch}
+
+
+@contextmanager
+def _export_faults(module: nn.Module, size_px: int) -> Iterator[None]:
+    """What the exporter raises, as one sentence about the module."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # The exporter lets through whatever a module's own code raises while traced.
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"{type(module).__name__} cannot be exported with images of {size_px} px and a dynamic batch: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+
+
+def _fold_batchnorm(program: torch.export.ExportedProgram) -> None:
+    """Fold each BatchNorm into the convolution before it, in float64, inside an exported program.
+
+    On the traced program, not on the modules: there it is plain which convolution feeds which norm and nothing
+    else, whatever classes they are of. The norm's bias parameter becomes the convolution's.
+    """
+    names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+    state = program.state_dict
+
+    def value(node: Any) -> Tensor:
+        tensor: Tensor = state[names[node.name]]
+        return tensor.double()
+
+    for norm in program.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default):
+        conv, weight, bias, mean, var, _training, _momentum, eps, _cudnn = norm.args
+        if conv.target not in CONVOLUTIONS or weight is None or bias is None or mean is None:
+            continue
+        kernel, old_bias = conv.args[1], (*conv.args, None)[2]
+        if any(len(node.users) != 1 for node in (conv, kernel, bias)):
+            continue  # Shared with another layer, which must not change.
+        scale = value(weight) / torch.sqrt(value(var) + eps)
+        offset = value(bias) + ((0.0 if old_bias is None else value(old_bias)) - value(mean)) * scale
+        folded = (value(kernel) * scale.view(-1, 1, 1, 1)).float()
+        state[names[kernel.name]] = nn.Parameter(folded, requires_grad=False)
+        state[names[bias.name]] = nn.Parameter(offset.float(), requires_grad=False)
+        conv.args = (*conv.args[:2], bias, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        program.graph.erase_node(norm)
+    program.graph_module.recompile()
+
+
+def _strip(message: Any) -> None:
+    """Clear doc strings and metadata at every depth: the exporter leaves stack traces with file names there."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for child in value if hasattr(value, "add") else [value]:  # A repeated field, or one message.
+                _strip(child)

@@ -1,0 +1,63 @@
+"""From raw uint8 images to a module's input, inside the graph: resize of whole frames, normalisation, layout.
+
+Axes: B batch, H W pixels of what comes in, S side of the square that the module sees, D output features.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from byolt_export.bundle.manifest import Input
+
+
+class FromPixels(nn.Module):
+    """Raw uint8 images (B, H, W, 3) to the module's outputs (B, D): what the device runs."""
+
+    scale: Tensor
+    shift: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, module: nn.Module, pixels: Input, normalize: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.normalize, self.dtype = module, normalize, dtype
+        # (x / 255 - mean) / std as one Mul and one Add, their constants rounded once.
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (pixels.mean, pixels.std))
+        self.register_buffer("scale", (1 / (255 * std)).float().view(1, 3, 1, 1))
+        self.register_buffer("shift", (-mean / std).float().view(1, 3, 1, 1))
+        self.resizes = pixels.camera_px is not None
+        if self.resizes:
+            rows, columns = resize_matrices(pixels)
+            self.register_buffer("rows", rows)
+            self.register_buffer("columns", columns.T.contiguous())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Outputs (B, D) of raw images (B, H, W, 3)."""
+        # To float first: TensorRT transposes no uint8. Contiguous: channels-last memory makes the pooling
+        # export as `as_strided`, a tail of shape arithmetic that no tool takes out again.
+        x = images.to(torch.float32).permute(0, 3, 1, 2).contiguous()
+        if self.resizes:
+            x = self.rows @ x @ self.columns
+        x = (x * self.scale + self.shift).to(self.dtype)
+        outputs: Tensor = self.module(x).float()
+        return nn.functional.normalize(outputs, dim=1) if self.normalize else outputs
+
+
+def resize_matrices(pixels: Input) -> tuple[Tensor, Tensor]:
+    """``A`` (S, H) and ``B`` (S, W), float32: ``A x B^T`` cuts out and resizes a frame x (H, W) as the recipe does.
+
+    Antialiased bilinear, which is linear in the image and separable: resizing the identity gives its weights.
+    TensorRT refuses ONNX's own antialiased ``Resize``; two products of matrices run everywhere.
+    """
+    height, width, _ = pixels.shape
+    side = min(height, width)
+    crop = pixels.resize == "crop"
+    return _resize_matrix(height, side if crop else height, pixels.size_px), _resize_matrix(
+        width, side if crop else width, pixels.size_px
+    )
+
+
+def _resize_matrix(length: int, kept: int, size_px: int) -> Tensor:
+    first = (length - kept) // 2
+    identity = torch.eye(kept, dtype=torch.float64)[None, None]
+    weights = nn.functional.interpolate(identity, (size_px, kept), mode="bilinear", antialias=True)[0, 0]
+    return nn.functional.pad(weights, (first, length - kept - first)).float()

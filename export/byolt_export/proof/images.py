@@ -1,0 +1,98 @@
+"""Which images a bundle is made and proven with; no image is in two of the sets."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from byolt_export.arrays import Frames, Images, Labels
+from byolt_export.bundle.manifest import Input
+from byolt_export.errors import InputError
+from byolt_export.runtime.resize import to_inputs
+
+_LEAST_GOLDEN, _MOST_GOLDEN = 8, 128
+_MOST_GALLERY, _MOST_CALIBRATION = 10_000, 512
+
+
+@dataclass(frozen=True)
+class ProofImages:
+    """Images as they go into the graph, uint8 (N, H, W, 3), that a bundle is made and proven with.
+
+    ``golden`` (8 or more) travels in the bundle, and ``golden_kind`` says whether these are the user's own. Neighbours
+    are looked for among up to 10,000 of ``gallery``; with labels, ``queries`` measure the task. INT8 scales come from
+    ``calibration``, which nothing is measured on.
+    """
+
+    golden: Images
+    golden_kind: Literal["dataset", "synthetic"]
+    golden_labels: Labels | None = None
+    gallery: Images | None = None
+    gallery_labels: Labels | None = None
+    queries: Images | None = None
+    query_labels: Labels | None = None
+    calibration: Images | None = None
+    calibration_source: str = ""
+
+
+def image_digest(image: Images) -> bytes:
+    """By which images that are the same to the last pixel (H, W, 3) are known."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def choose_images(frames: Frames, pixels: Input, *, least_calibration: int) -> ProofImages:
+    """Golden images, calibration images and a gallery out of one set, drawn by a fixed seed.
+
+    Of N different images a quarter, 8 to 128, are golden; with ``least_calibration``, another quarter, so many to 512,
+    calibrate INT8; up to 10,000 others are the gallery.
+
+    Args:
+        frames: uint8 frames of any size, made into inputs as the device does.
+        pixels: What goes in.
+        least_calibration: Fewest images that INT8 is calibrated on; 0 where no INT8 is made.
+
+    Raises:
+        InputError: A frame has another type or shape, or the images are too few.
+    """
+    images = to_inputs(frames, pixels)
+    different = list({image_digest(image): number for number, image in enumerate(images)}.values())
+    least = _LEAST_GOLDEN + least_calibration
+    if len(different) < least:
+        raise InputError(f"{len(different)} different images are too few to prove a bundle: give at least {least}")
+    order = np.random.default_rng(0).permutation(different)
+    golden = min(_MOST_GOLDEN, max(_LEAST_GOLDEN, len(order) // 4), len(order) - least_calibration)
+    calibration = min(_MOST_CALIBRATION, max(least_calibration, len(order) // 4)) if least_calibration else 0
+    rest = order[golden + calibration :][:_MOST_GALLERY]
+    return ProofImages(
+        golden=images[order[:golden]],
+        golden_kind="dataset",
+        gallery=images[rest] if len(rest) else None,
+        calibration=images[order[golden : golden + calibration]] if calibration else None,
+        calibration_source="drawn from the images given",
+    )
+
+
+def check_images(shown: ProofImages, pixels: Input) -> None:
+    """Refuse images that do not fit the graph or one another.
+
+    Raises:
+        InputError: An image has another type or size, golden images are too few, or a calibration image is measured.
+    """
+    measured = {"golden": shown.golden, "gallery": shown.gallery, "queries": shown.queries}
+    for what, images in (measured | {"calibration": shown.calibration}).items():
+        if images is not None and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != pixels.shape):
+            height, width, _ = pixels.shape
+            raise InputError(
+                f"{what} images must be uint8 (N, {height}, {width}, 3), got {images.dtype} {images.shape}"
+            )
+    labels = shown.golden_labels
+    if len(shown.golden) < _LEAST_GOLDEN or (labels is not None and len(labels) != len(shown.golden)):
+        raise InputError(
+            f"{len(shown.golden)} golden images: at least {_LEAST_GOLDEN} are needed, with a label each or none"
+        )
+    if shown.calibration is None:
+        return
+    calibrated = {image_digest(image) for image in shown.calibration}
+    for what, images in measured.items():
+        if images is not None and not calibrated.isdisjoint(map(image_digest, images)):
+            raise InputError(f"an image of the calibration is among the {what} images: measure on others")

@@ -1,0 +1,97 @@
+"""How far are outputs from other outputs? Every measure of a parity verdict; numpy alone.
+
+Axes: N images, D output features, Q queries, G gallery images, C classes. ``reference`` is PyTorch's output,
+``candidate`` a delivered file's.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from byolt_export.arrays import Outputs
+from byolt_export.proof.report import Measures
+
+QUERIES, GALLERY = 1_000, 10_000
+# Neighbours closer together than this in cosine are one rank: float32 embeddings cannot tell them apart.
+_TIE = 1e-6
+TINY = float(np.finfo(np.float32).tiny)
+# Bins of the histogram of relative L2: four a decade. What lies beyond the ends is counted in the first or last bin.
+HISTOGRAM_EDGES: tuple[float, ...] = tuple(10 ** (exponent / 4) for exponent in range(-32, 5))
+
+
+def relative_l2(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float64]:
+    """``|c - r| / |r|`` of each row, (N,), in float64."""
+    r, c = reference.astype(np.float64), candidate.astype(np.float64)
+    error: npt.NDArray[np.float64] = np.linalg.norm(c - r, axis=1) / np.maximum(np.linalg.norm(r, axis=1), TINY)
+    return error
+
+
+def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """How many of the errors (N,) lie in each bin of ``HISTOGRAM_EDGES``, the lower edge in the bin; they sum to N."""
+    bins = np.searchsorted(HISTOGRAM_EDGES[1:-1], error, side="right")
+    return tuple(np.bincount(bins, minlength=len(HISTOGRAM_EDGES) - 1).tolist())
+
+
+def centred_cosine(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float64]:
+    """Cosine of each row, (N,), after the reference's mean over N was taken off both.
+
+    Embeddings share a large mean, so the plain cosine of two different images is already high.
+    Two rows that are both the mean agree: 1.
+    """
+    mean = reference.mean(axis=0, dtype=np.float64)
+    r, c = reference - mean, candidate - mean
+    r_norm, c_norm = np.linalg.norm(r, axis=1), np.linalg.norm(c, axis=1)
+    cosine: npt.NDArray[np.float64] = (r * c).sum(axis=1) / np.maximum(r_norm * c_norm, TINY)
+    return np.where((r_norm == 0) & (c_norm == 0), 1.0, cosine)
+
+
+def neighbour_overlap(reference: Outputs, candidate: Outputs, k: int) -> float | None:
+    """Share of the candidate's k nearest neighbours that are nearest neighbours of the reference too.
+
+    Neighbours by cosine among the first 10,000 rows, for up to 1,000 queries spread evenly over them, each query left
+    out of its own neighbours. A neighbour as near as the reference's k-th, to 1e-6, counts: the order of ties says
+    nothing. ``None`` when a query has no more than k others, for then every neighbour agrees.
+    """
+    rows = min(len(reference), GALLERY)
+    if rows - 1 <= k:
+        return None
+    queries = np.arange(min(rows, QUERIES)) * rows // min(rows, QUERIES)
+    expected = _similarities(reference[:rows], queries)
+    kth = np.partition(expected, -k, axis=1)[:, -k, None]
+    found = np.argpartition(_similarities(candidate[:rows], queries), -k, axis=1)[:, -k:]
+    return float((np.take_along_axis(expected, found, axis=1) >= kth - _TIE).mean())
+
+
+def _similarities(outputs: Outputs, queries: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """Cosines (Q, N) of the queries with every row; -inf with themselves."""
+    rows = outputs.astype(np.float64)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), TINY)
+    cosines: npt.NDArray[np.float64] = rows[queries] @ rows.T
+    cosines[np.arange(len(queries)), queries] = -np.inf
+    return cosines
+
+
+def top_1_agreement(reference: Outputs, candidate: Outputs) -> float:
+    """Share of rows whose largest candidate logit is (one of) the reference's largest."""
+    chosen = np.take_along_axis(reference, candidate.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return float((chosen == reference.max(axis=1)).mean())
+
+
+def measure(reference: Outputs, candidate: Outputs, *, logits: bool = False) -> Measures:
+    """Every measure of candidate (N, D) against reference (N, D); neighbours of an embedding, top-1 of logits."""
+    finite = bool(np.isfinite(candidate).all())
+    # A NaN must not hide the worst image or reach the JSON file; `finite` alone decides then.
+    candidate = np.nan_to_num(candidate, nan=0.0, posinf=0.0, neginf=0.0)
+    error, cosine = relative_l2(reference, candidate), centred_cosine(reference, candidate)
+    return Measures(
+        images=len(reference),
+        finite=finite,
+        relative_l2_mean=float(error.mean()),
+        relative_l2_worst=float(error.max()),
+        relative_l2_histogram=error_histogram(error),
+        worst_image=int(error.argmax()),
+        centred_cosine_mean=float(cosine.mean()),
+        centred_cosine_worst=float(cosine.min()),
+        overlap_at_1=None if logits else neighbour_overlap(reference, candidate, 1),
+        overlap_at_10=None if logits else neighbour_overlap(reference, candidate, 10),
+        top_1_agreement=top_1_agreement(reference, candidate) if logits else None,
+    )

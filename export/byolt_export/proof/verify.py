@@ -1,0 +1,188 @@
+"""Ask a bundle again, on any machine, without torch: does each file still compute what PyTorch computed?"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from byolt_export.arrays import Function
+from byolt_export.bundle.contents import precision_fault
+from byolt_export.bundle.folder import PARITY, open_file, read_manifest, write_manifest
+from byolt_export.bundle.golden import GoldenVectors, read_golden
+from byolt_export.bundle.manifest import Contract, Engine, Gates, Manifest, Precision
+from byolt_export.errors import EngineFault, InputError, MissingPart
+from byolt_export.proof.gates import GATES, tighten
+from byolt_export.proof.parity import batch_sizes, control_faults, prove
+from byolt_export.proof.report import FileReport, Parity, Report
+from byolt_export.proof.task import Gallery
+from byolt_export.runtime.onnx_runner import CPU, open_onnx, usable_providers
+from byolt_export.tensorrt.runner import open_engine
+
+# INT8 has no tolerance of its own: what this file showed here, with room for another backend's order of summation.
+_MEAN_ROOM, _WORST_ROOM = 1.5, 2.0
+
+
+def verify(bundle: str | Path, providers: Sequence[str] = ()) -> Report:
+    """Prove a bundle on this machine, and write the verdicts of engines that ran here into its manifest.
+
+    See ``verify_bundle``, which writes nothing, for arguments and errors.
+    """
+    report = verify_bundle(Path(bundle), providers)
+    record_verdicts(Path(bundle), report.files)
+    return report
+
+
+def verify_engines(path: Path) -> tuple[FileReport, ...]:
+    """Prove the engines of a bundle alone, and write the verdicts of those that ran here into its manifest.
+
+    Raises:
+        InputError: The bundle or an engine is missing or damaged.
+    """
+    manifest = read_manifest(path)
+    reports = prove_engines(path, manifest, read_golden(path, manifest))
+    record_verdicts(path, reports)
+    return reports
+
+
+def verify_bundle(path: Path, providers: Sequence[str] = (), *, threads: int | None = None) -> Report:
+    """Run every file of a bundle on its golden images and judge it again.
+
+    A failed parity is a verdict in the report, not an error; what this machine cannot run is ``not run here``.
+
+    Args:
+        path: The bundle's folder.
+        providers: ONNX Runtime's execution providers to prove it on; left out, those that this machine can use.
+        threads: CPU threads; left out, one a core.
+
+    Raises:
+        InputError: The bundle is missing, damaged, or not what its manifest says.
+    """
+    manifest = read_manifest(path)
+    golden = read_golden(path, manifest)
+    open_file(path, PARITY, manifest.parity_sha256)
+    reports = []
+    for file in manifest.files:
+        onnx = open_file(path, file.name, file.sha256)
+        gates = tighten(GATES[file.precision], file.gates)
+        for provider in providers or usable_providers():
+            parity = prove_onnx(onnx, file.precision, provider, manifest.contract, golden, gates=gates, threads=threads)
+            if file.verdict == "failed":  # By more images, perhaps, than those that travel.
+                parity = replace(
+                    parity, verdict="failed", reasons=(f"failed when it was made ({file.reason})", *parity.reasons)
+                )
+            reports.append(FileReport(file.name, file.precision, provider, parity))
+    return Report(path, (*reports, *prove_engines(path, manifest, golden)))
+
+
+def prove_onnx(
+    path: Path,
+    precision: Precision,
+    provider: str,
+    contract: Contract,
+    golden: GoldenVectors,
+    *,
+    gates: Gates,
+    gallery: Gallery | None = None,
+    threads: int | None = None,
+) -> Parity:
+    """Judge one ONNX file on one provider; ``not run here`` when the machine lacks the provider.
+
+    Raises:
+        InputError: The file is damaged, or its own contract is not the manifest's.
+    """
+    fault = precision_fault(path, precision)
+    try:
+        run = open_onnx(path, contract, provider, threads)
+    except MissingPart as error:
+        return Parity("not run here", (str(error),), gates)
+    return _prove(run, contract, golden, gates, gallery, fault)
+
+
+def judge_export(
+    path: Path, precision: Precision, contract: Contract, golden: GoldenVectors, gallery: Gallery | None
+) -> Parity:
+    """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged."""
+    how = (path, precision, CPU, contract, golden)
+    parity = prove_onnx(*how, gates=GATES[precision], gallery=gallery)
+    if precision != "int8" or parity.golden is None:
+        return parity
+    measured = [measures for measures in (parity.golden, parity.gallery) if measures is not None]
+    gates = tighten(
+        parity.gates,
+        {
+            "relative_l2_mean_max": _MEAN_ROOM * max(measures.relative_l2_mean for measures in measured),
+            "relative_l2_worst_max": _WORST_ROOM * max(measures.relative_l2_worst for measures in measured),
+        },
+    )
+    again = prove_onnx(*how, gates=gates)
+    loose = control_faults(parity.controls)  # Wrong models are noticed, or not, by the limits that are delivered.
+    kept = (reason for reason in parity.reasons if reason not in loose)
+    reasons = tuple(dict.fromkeys((*kept, *again.reasons)))
+    return replace(
+        again, verdict="failed" if reasons else "passed", reasons=reasons, gallery=parity.gallery, task=parity.task
+    )
+
+
+def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tuple[FileReport, ...]:
+    """Judge every engine of a bundle; ``not run here`` where this machine cannot run it.
+
+    Raises:
+        InputError: An engine is missing or damaged, or was built from another ONNX file.
+    """
+    return tuple(_prove_engine(path, manifest, golden, engine) for engine in manifest.engines)
+
+
+def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, engine: Engine) -> FileReport:
+    open_file(path, engine.name, engine.sha256)
+    source = next((file for file in manifest.files if file.name == engine.onnx), None)
+    if source is None or source.sha256 != engine.onnx_sha256 or source.precision != engine.precision:
+        raise InputError(f"{path / engine.name} was built from another {engine.onnx}: byolt build-engine {path}")
+    gates = tighten(GATES[engine.precision], source.gates)
+
+    def judged(parity: Parity) -> FileReport:
+        return FileReport(engine.name, engine.precision, f"{engine.flavour} {engine.version}", parity)
+
+    try:
+        runner = open_engine(path, engine)
+    except MissingPart as error:
+        return judged(Parity("not run here", (str(error),), gates))
+    except EngineFault as error:
+        return judged(Parity("failed", (str(error),), gates))
+    with closing(runner):
+        return judged(_prove(runner, manifest.contract, golden, gates, None, ""))
+
+
+def _prove(
+    run: Function, contract: Contract, golden: GoldenVectors, gates: Gates, gallery: Gallery | None, fault: str
+) -> Parity:
+    return prove(
+        run,
+        golden,
+        gates=gates,
+        batches=batch_sizes(contract.input.opt_batch, contract.input.max_batch),
+        logits=contract.output.name == "logits",
+        gallery=gallery,
+        precision_fault=fault,
+    )
+
+
+def record_verdicts(path: Path, reports: Sequence[FileReport]) -> None:
+    """Write into the manifest the verdicts of engines that ran here, so that the runtime on this device may open them.
+
+    An engine runs on one kind of GPU and one version of TensorRT alone, so its verdict holds wherever it loads.
+    """
+    manifest = read_manifest(path)
+    ran = {f.name: f for f in reports if f.is_engine and f.parity.verdict != "not run here"}
+    engines = tuple(
+        engine.model_copy(
+            update={
+                "verdict": ran[engine.name].parity.verdict,
+                "reason": "; ".join(ran[engine.name].parity.reasons) or f"ran by {ran[engine.name].provider}",
+            }
+        )
+        if engine.name in ran
+        else engine
+        for engine in manifest.engines
+    )
+    if engines != manifest.engines:
+        write_manifest(path, manifest.model_copy(update={"engines": engines}))

@@ -1,0 +1,177 @@
+"""Layers with a constant kernel in an ONNX graph - Conv, Gemm, MatMul - as products of matrices.
+
+Axes: B images, C channels, G groups of a convolution, O outputs of a group, K inputs of one output (C / G channels by
+the taps of the window, the channel first), S places where the kernel is applied.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node of the graph, and its kernel as the file holds it."""
+
+    node: Any
+    kernel: Array
+    stored_bias: Array | None
+    multiply_adds: int
+    in_shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The tensor that the layer gives, which is what PyTorch's trace calls the layer too."""
+        return str(self.node.output[0])
+
+    @property
+    def input(self) -> str:
+        """The tensor that the layer reads."""
+        return str(self.node.input[0])
+
+    @property
+    def outputs(self) -> int:
+        """Output channels of all groups."""
+        return int(self.kernel.shape[self.output_axis])
+
+    @property
+    def is_conv(self) -> bool:
+        """A convolution, with the channels on axis 1; else they are on the last axis."""
+        return bool(self.node.op_type == "Conv")
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The node's attributes as Python values."""
+        return attributes(self.node)
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution, else 1."""
+        return int(self.attributes.get("group", 1))
+
+    @property
+    def pads(self) -> list[int]:
+        """Zeros around the image: top, left, bottom, right; none of a product of matrices."""
+        return list(self.attributes.get("pads", [0, 0, 0, 0])) if self.is_conv else [0, 0, 0, 0]
+
+    @property
+    def output_axis(self) -> int:
+        """Axis of the kernel that counts the outputs."""
+        return 0 if self.is_conv or self.attributes.get("transB") else 1
+
+    def bias(self) -> npt.NDArray[np.float64]:
+        """What is added to the outputs, one value an output channel."""
+        stored = 0.0 if self.stored_bias is None else self.stored_bias.astype(np.float64).ravel()
+        return stored + np.zeros(self.outputs)
+
+    def as_matrices(self) -> npt.NDArray[np.float64]:
+        """The kernel (G, O, K)."""
+        kernel = self.kernel if self.output_axis == 0 else self.kernel.T
+        return kernel.reshape(self.groups, len(kernel) // self.groups, -1).astype(np.float64)
+
+    def from_matrices(self, matrices: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Matrices (G, O, K) in the shape of the kernel."""
+        if self.output_axis == 0:
+            return matrices.reshape(self.kernel.shape)
+        return matrices.reshape(self.kernel.shape[::-1]).T
+
+    def rows(self, x: Array) -> npt.NDArray[np.float32]:
+        """An input of the layer as rows (N, C)."""
+        last = np.moveaxis(x, 1, -1) if self.is_conv else x
+        rows: npt.NDArray[np.float32] = last.reshape(-1, last.shape[-1]).astype(np.float32)
+        return rows
+
+    def windows(self, x: Array, most: int) -> npt.NDArray[np.float32]:
+        """What the kernel meets in an input, (G, S, K), at no more than ``most`` places spread evenly over it."""
+        if not self.is_conv:
+            rows = self.rows(x)
+            return rows[spread(len(rows), most)][None]
+        how, (height, width) = self.attributes, self.kernel.shape[2:]
+        strides, dilations = how.get("strides", [1, 1]), how.get("dilations", [1, 1])
+        top, left, bottom, right = self.pads
+        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        down = (x.shape[2] - dilations[0] * (height - 1) - 1) // strides[0] + 1
+        across = (x.shape[3] - dilations[1] * (width - 1) - 1) // strides[1] + 1
+        image, place = np.divmod(spread(len(x) * down * across, most), down * across)
+        y = place[:, None] // across * strides[0] + np.arange(height) * dilations[0]
+        z = place[:, None] % across * strides[1] + np.arange(width) * dilations[1]
+        found = x.transpose(0, 2, 3, 1)[image[:, None, None], y[:, :, None], z[:, None, :]]  # (S, h, w, C)
+        found = found.reshape(len(image), height * width, self.groups, -1).transpose(2, 0, 3, 1)
+        windows: npt.NDArray[np.float32] = found.reshape(self.groups, len(image), -1).astype(np.float32)
+        return windows
+
+
+def spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """At most ``most`` of the numbers 0 to ``count`` - 1, evenly spread."""
+    chosen = min(count, most)
+    return np.arange(chosen, dtype=np.int64) * count // chosen
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    """A node's attributes as Python values."""
+    from onnx import helper
+
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def find_layers(model: Any) -> tuple[list[Layer], int]:
+    """The layers of a model that int8 fits, in order, and the multiply-adds of one image through the whole model."""
+    from onnx import numpy_helper
+
+    constants = {i.name: i for i in model.graph.initializer}
+    shapes, found, total = _shapes(model), [], 0
+    for node in model.graph.node:
+        multiply_adds = _multiply_adds(node, shapes)
+        total += multiply_adds
+        if multiply_adds and _fits(node, constants):
+            kernel, *bias = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
+            found.append(Layer(node, kernel, bias[0] if bias else None, multiply_adds, shapes[node.input[0]]))
+    return found, total
+
+
+def _fits(node: Any, constants: dict[str, Any]) -> bool:
+    """Is the node one whose kernel alone is constant, written in the plain way that `Layer` reads?"""
+    from onnx import TensorProto
+
+    how = attributes(node)
+    if node.input[0] in constants or any(name not in constants for name in node.input[1:]):
+        return False
+    kernel = constants[node.input[1]]
+    if kernel.data_type not in (TensorProto.FLOAT16, TensorProto.FLOAT):
+        return False
+    if node.op_type == "Conv":
+        return len(kernel.dims) == 4 and how.get("auto_pad", b"NOTSET") == b"NOTSET"
+    plain = how.get("alpha", 1.0) == how.get("beta", 1.0) == 1.0 and not how.get("transA", 0)
+    return len(kernel.dims) == 2 and plain
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor for one image; a dimension that the graph does not tell is 0."""
+    import onnx
+
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    del single.graph.value_info[:]  # They name the batch that was just fixed.
+    for output in single.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+    return shapes | {i.name: tuple(i.dims) for i in graph.initializer}
+
+
+def _multiply_adds(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Multiply-adds of a node for one image; 0 for what is no product."""
+    out = int(np.prod(shapes.get(node.output[0], (0,)))) if node.output else 0
+    if node.op_type == "Conv":
+        return out * int(np.prod(shapes[node.input[1]][1:]))
+    if node.op_type == "ConvTranspose":
+        return int(np.prod(shapes[node.input[0]])) * int(np.prod(shapes[node.input[1]][1:]))
+    if node.op_type in ("MatMul", "Gemm"):
+        return out * shapes[node.input[0]][0 if attributes(node).get("transA") else -1]
+    return 0

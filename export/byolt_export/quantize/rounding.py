@@ -1,0 +1,178 @@
+"""Real numbers to int8 with the least error in what a layer gives; numpy alone.
+
+Axes: N rows, C channels of a tensor, G groups of a convolution, O outputs of a group, K inputs of one output (C / G
+channels by T taps of the window, the channel first).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Reals = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.float32]
+
+_RANGE_CLIPS = np.linspace(0.3, 1.0, 15)  # Shares of a tensor's range that are tried.
+_EQUALISATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)  # 0 leaves the channels as they are, 1 gives each the same range.
+_KERNEL_CLIPS = np.linspace(1.0, 0.7, 13)
+_KERNEL_ERROR_SHARE = 0.25  # What of a kernel's rounding error reaches the output, for `round_kernel` cancels the rest.
+_LEAST_SHIFT = 32  # Levels; below it, a shift gains less than a fifth of a bit.
+_DAMPING = 0.01
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How a tensor (..., C) becomes int8: ``q = round((x * gain - shift) / scale)``, held within -128 to 127.
+
+    ``shift`` is the zero point that TensorRT refuses in int8, done before the rounding: a tensor without negative
+    values uses all 256 levels, and its zeros, half of what comes out of a ReLU, stay exact.
+    """
+
+    gain: Rows
+    scale: float
+    shift: float
+
+    def restored(self, rows: Rows) -> Rows:
+        """What rows (N, C), times the gain, are after int8 and back."""
+        return _restored(rows * self.gain, self.scale, self.shift)
+
+
+def _restored(rows: Rows, scale: float, shift: float) -> Rows:
+    return np.clip(np.round((rows - np.float32(shift)) / np.float32(scale)), -128, 127) * np.float32(
+        scale
+    ) + np.float32(shift)
+
+
+def storable(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
+    """Scales as the file will hold them: rounded to its type first, for the rounding to int8 must use the same."""
+    kind = np.dtype(dtype).type
+    info = np.finfo(kind)
+    smallest = info.smallest_subnormal if kind is np.float16 else info.tiny
+    return np.clip(np.asarray(values, np.float64), smallest, info.max).astype(kind).astype(np.float64)
+
+
+def widest_levels(low: Rows, high: Rows, dtype: npt.DTypeLike) -> Levels:
+    """Min-max: the largest absolute value (of the bounds of each channel, (C,)) is 127."""
+    scale = storable(max(-low.min(), high.max()) / 127, dtype)
+    return Levels(np.ones(low.shape, np.float32), float(scale), 0.0)
+
+
+def best_levels(
+    rows: Rows, low: Rows, high: Rows, kernels: Sequence[Reals], dtype: npt.DTypeLike, *, may_shift: bool
+) -> Levels:
+    """The levels of a tensor that cost its layers the least squared error.
+
+    Rounding errors of different inputs are independent, so a layer's error is the tensor's error in each channel,
+    weighted by the squares of the kernels that it meets, plus the kernels' own, whose range a gain changes too.
+
+    Args:
+        rows: Values of the tensor, (N, C).
+        low: Least value of each channel among all calibration images, (C,).
+        high: Largest value of each channel, (C,).
+        kernels: Of each layer that reads the tensor, (G, O, K).
+        dtype: Of the graph, which the scale is stored in.
+        may_shift: Whether the layers can add what a shift takes away.
+    """
+    widest = np.maximum(-low, high)
+    widest = np.maximum(widest, max(1e-4 * float(widest.max()), 1e-12))
+    best, chosen = np.inf, widest_levels(low, high, dtype)
+    for exponent in _EQUALISATIONS:
+        wanted = widest**-exponent
+        gain: Rows = storable(wanted / np.exp(np.log(wanted).mean()), dtype).astype(np.float32)
+        scaled = rows * gain
+        energy = np.sum([_energy(k, gain) for k in kernels], axis=0)
+        kernel_error = _KERNEL_ERROR_SHARE * sum(_kernel_error(k, gain, scaled) for k in kernels)
+        bottom, top = min(float((low * gain).min()), 0.0), max(float((high * gain).max()), 0.0)
+        for clip in _RANGE_CLIPS:
+            scale, shift = _scale(bottom * clip, top * clip, dtype, may_shift)
+            error = ((_restored(scaled, scale, shift) - scaled) ** 2).mean(axis=0) @ energy + kernel_error
+            if error < best:
+                best, chosen = error, Levels(gain, scale, shift)
+    return chosen
+
+
+def _scale(bottom: float, top: float, dtype: npt.DTypeLike, may_shift: bool) -> tuple[float, float]:
+    """Scale and shift of a range with 0 in it; the shift is a whole number of levels, so that 0 stays exact."""
+    scale = float(storable((top - bottom) / 255, dtype))
+    levels = round(128 + bottom / scale)
+    if not may_shift or abs(levels) < _LEAST_SHIFT:
+        return float(storable(max(-bottom, top) / 127, dtype)), 0.0
+    return scale, float(np.float64(levels * scale).astype(dtype))
+
+
+def _by_channel(kernel: Reals, channels: int) -> Reals:
+    groups, outputs, _ = kernel.shape
+    return kernel.reshape(groups, outputs, channels // groups, -1)
+
+
+def _energy(kernel: Reals, gain: Rows) -> Reals:
+    """Squares of the kernel that each channel (C,) meets, once the channel was multiplied by the gain."""
+    energy: Reals = (_by_channel(kernel, len(gain)) ** 2).sum(axis=(1, 3)).ravel() / gain.astype(np.float64) ** 2
+    return energy
+
+
+def _kernel_error(kernel: Reals, gain: Rows, scaled: Rows) -> float:
+    """Squared error that plain rounding of the kernel to int8, one scale per channel, would cost."""
+    parts = _by_channel(kernel, len(gain))
+    groups, _, channels, taps = parts.shape
+    steps = np.abs(parts / gain.reshape(groups, 1, channels, 1)).max(axis=(2, 3)) / 127
+    power = (scaled.astype(np.float64) ** 2).mean(axis=0).reshape(groups, channels).sum(axis=1) * taps
+    return float(((steps**2 / 12).sum(axis=1) * power).sum())
+
+
+def widest_kernel_scales(kernel: Reals, dtype: npt.DTypeLike) -> Reals:
+    """Min-max scales (G, O) of a kernel (G, O, K)."""
+    return storable(np.abs(kernel).max(axis=-1) / 127, dtype)
+
+
+def kernel_scales(kernel: Reals, moments: Reals, dtype: npt.DTypeLike) -> Reals:
+    """Scales (G, O) of a kernel (G, O, K) of least error, each weight's weighted by its input's mean square (G, K)."""
+    widest = np.abs(kernel).max(axis=-1)
+    best, least = storable(widest / 127, dtype), np.full(widest.shape, np.inf)
+    for clip in _KERNEL_CLIPS:
+        scales = storable(widest * clip / 127, dtype)
+        error = ((nearest(kernel, scales) * scales[..., None] - kernel) ** 2 * moments[:, None]).sum(axis=-1)
+        best, least = np.where(error < least, scales, best), np.minimum(error, least)
+    return best
+
+
+def nearest(kernel: Reals, scales: Reals) -> Reals:
+    """Whole numbers -127 to 127 nearest to a kernel (G, O, K) over its scales (G, O)."""
+    return np.clip(np.round(kernel / scales[..., None]), -127, 127)
+
+
+def round_kernel(kernel: Reals, scales: Reals, gram: Reals) -> Reals:
+    """Whole numbers (G, O, K) for a kernel such that the layer's outputs, not the weights, move least.
+
+    GPTQ (Frantar et al. 2022, arXiv:2210.17323): weights are rounded one after another, those of the strongest inputs
+    first, and each rounding error is taken up by the weights that are still to come, as far as their inputs go along.
+
+    Args:
+        kernel: (G, O, K).
+        scales: (G, O).
+        gram: Second moments of the inputs, (G, K, K).
+    """
+    return np.stack([_round_group(*group) for group in zip(kernel, scales, gram, strict=True)])
+
+
+def _round_group(kernel: Reals, scales: Reals, gram: Reals) -> Reals:
+    strength = np.diag(gram)
+    order = np.argsort(-strength, kind="stable")
+    damped = gram[np.ix_(order, order)] + (_DAMPING * strength.mean() or 1.0) * np.eye(len(gram))
+    # With gram = M M^T and M upper triangular, an error e costs |M^T e|^2: its k-th term is that of e_k and of the
+    # errors before it alone, and is least when weight k takes up what `follow` says. GPTQ's steps, without its inverse.
+    upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    follow = upper / np.diag(upper)
+    wanted, errors, rounded = kernel[:, order], np.zeros_like(kernel), np.empty_like(kernel)
+    for start in range(0, len(gram), _BLOCK):  # What comes before a block reaches it by one product of matrices.
+        end = min(start + _BLOCK, len(gram))
+        wanted[:, start:end] += errors[:, :start] @ follow[:start, start:end]
+        for k in range(start, end):
+            target = wanted[:, k] + errors[:, start:k] @ follow[start:k, k]
+            rounded[:, k] = np.clip(np.round(target / scales), -127, 127)
+            errors[:, k] = kernel[:, order[k]] - rounded[:, k] * scales
+    result = np.empty_like(kernel)
+    result[:, order] = rounded
+    return result

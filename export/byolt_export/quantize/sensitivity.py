@@ -1,0 +1,85 @@
+"""How far INT8 of one layer alone moves what a model gives, and which layers to leave as they are for it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from byolt_export.arrays import Images
+from byolt_export.quantize.calibrate import Values, input_batches, with_outputs
+from byolt_export.quantize.layers import Layer
+from byolt_export.runtime.onnx_runner import run_model
+
+
+def output_errors(
+    model: Any, layers: Sequence[Layer], in_int8: Callable[[Any, Layer], Any], images: Images
+) -> dict[str, float]:
+    """The squared distance by which each layer's int8, alone, moves the outputs of the median image, by layer.
+
+    Not of the mean one: a few images beyond the range of the scales would decide. The model runs once; for each layer
+    only what comes after it runs again.
+
+    Args:
+        model: The model as it is.
+        layers: Those to judge.
+        in_int8: A copy of a model with one layer in int8.
+        images: Raw images (N, H, W, 3), uint8.
+    """
+    output = model.graph.output[0].name
+    rests = [(layer, _rest(model, layer)) for layer in layers]
+    read = {value.name for _, rest in rests for value in rest.graph.input} - {i.name for i in model.graph.input}
+    batches = list(input_batches(model, images))
+    given = run_model(with_outputs(model, sorted({output, *read})).SerializeToString(), batches)
+    known = [values | batch for values, batch in zip(given, batches, strict=True)]
+    return {layer.name: _output_error(in_int8(rest, layer), known, output) for layer, rest in rests}
+
+
+def most_sensitive(errors: Mapping[str, float], layers: Sequence[Layer], multiply_adds: float) -> set[str]:
+    """Names of the layers to leave as they are: of most error for their work first, of at most ``multiply_adds``."""
+    kept: set[str] = set()
+    for layer in sorted(layers, key=lambda layer: -errors[layer.name] / layer.multiply_adds):
+        if layer.multiply_adds <= multiply_adds:
+            kept.add(layer.name)
+            multiply_adds -= layer.multiply_adds
+    return kept
+
+
+def _output_error(rest: Any, known: Sequence[Values], output: str) -> float:
+    names = [value.name for value in rest.graph.input]
+    _state_types(rest, known[0])
+    feeds = ({name: values[name] for name in names} for values in known)
+    given = run_model(rest.SerializeToString(), feeds)
+    distances = [((out[output] - values[output]) ** 2).sum(axis=1) for out, values in zip(given, known, strict=True)]
+    return float(np.median(np.concatenate(distances)))
+
+
+def _rest(model: Any, layer: Layer) -> Any:
+    """The layer and what depends on it; its inputs are the tensors that do not."""
+    rest = type(model)(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    rest.graph.name = model.graph.name
+    rest.graph.output.append(model.graph.output[0])
+    after = {layer.name}
+    for node in model.graph.node:
+        if after & {*node.input, *node.output}:
+            after |= {*node.output}
+            rest.graph.node.append(node)
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    read = dict.fromkeys(name for node in rest.graph.node for name in _reads(node))
+    rest.graph.initializer.extend(constants[name] for name in read if name in constants)
+    for name in read:
+        if name not in constants and name not in after:
+            rest.graph.input.add(name=name)
+    return rest
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """Tensors that a node reads; one that is left out has no name."""
+    return (name for name in node.input if name)
+
+
+def _state_types(model: Any, values: Values) -> None:
+    """An input's type has to be stated, its shape not."""
+    from onnx import helper
+
+    for value in model.graph.input:
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(values[value.name].dtype)

@@ -1,0 +1,1 @@
+"""Run a bundle on arrays: numpy, and ONNX Runtime or TensorRT."""

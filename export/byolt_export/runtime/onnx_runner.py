@@ -1,0 +1,172 @@
+"""Run a delivered file on arrays: numpy and the backend alone, on whichever machine holds the bundle."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from byolt_export.arrays import check_batch
+from byolt_export.bundle.manifest import CONTRACT_KEY, Contract
+from byolt_export.cuda import MissingGpu, find_gpu
+from byolt_export.errors import ByoltError, InputError, MissingPart, first_line, quoted
+
+CPU = "CPUExecutionProvider"
+_FATAL = 4  # ONNX Runtime's severity: what is below arrives as an exception, or is chatter about absent GPUs.
+
+
+class MissingProvider(MissingPart):
+    """The execution provider asked for does not work on this machine."""
+
+
+class OnnxRunner:
+    """An ONNX file of a bundle, as a function from uint8 images (B, H, W, 3) to float32 outputs (B, D)."""
+
+    def __init__(self, path: Path, provider: str = CPU, threads: int | None = None) -> None:
+        """Open the file.
+
+        Args:
+            path: The ONNX file.
+            provider: ONNX Runtime's execution provider, which must be the one really used.
+            threads: CPU threads of one call; left out, one a core.
+
+        Raises:
+            MissingPart: ONNX Runtime is not installed.
+            MissingProvider: The provider does not work on this machine.
+            InputError: The file is not an ONNX file of a bundle.
+        """
+        self.path, self.provider = path, provider
+        self._session = _open(path, provider, threads, str(path))
+        used = self._session.get_providers()[0]
+        if used != provider:  # ONNX Runtime falls back to the CPU with no more than a log line.
+            raise MissingProvider(
+                f"ONNX Runtime runs {path.name} on {used}, not on {provider}: "
+                f"install what {provider} needs, or ask for {used}"
+            )
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if (
+            [(i.name, i.type, len(i.shape)) for i in inputs] != [("images", "tensor(uint8)", 4)]
+            or [(o.type, len(o.shape)) for o in outputs] != [("tensor(float)", 2)]
+            or not all(isinstance(side, int) for side in inputs[0].shape[1:])
+            or inputs[0].shape[3] != 3
+        ):
+            raise InputError(
+                f"{path} is not an encoder of a bundle: it must map one input `images`, uint8 (batch, H, W, 3), "
+                "to one float output (batch, D)"
+            )
+        if isinstance(inputs[0].shape[0], int):
+            raise InputError(f"{path} accepts batches of {inputs[0].shape[0]} alone: export it with a dynamic batch")
+        self.image_shape: tuple[int, ...] = tuple(inputs[0].shape[1:])
+        self.output_name: str = outputs[0].name
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Outputs (B, D) of images (B, H, W, 3).
+
+        Raises:
+            InputError: The images have another type or size than the file was made for.
+            ByoltError: ONNX Runtime cannot run this batch.
+        """
+        check_batch(images, self.image_shape, self.path.name)
+        try:
+            outputs: npt.NDArray[np.float32] = self._session.run(None, {"images": np.ascontiguousarray(images)})[0]
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own.
+            raise ByoltError(f"{self.path.name} does not run a batch of {len(images)}: {_brief(error)}") from error
+        if len(outputs) != len(images):
+            raise ByoltError(f"{self.path.name} gave {len(outputs)} rows for a batch of {len(images)}")
+        return outputs
+
+
+def open_onnx(path: Path, contract: Contract, provider: str, threads: int | None = None) -> OnnxRunner:
+    """An ONNX file that was made for this contract: classes in another order fool no measure of the outputs.
+
+    Raises:
+        MissingPart: ONNX Runtime is not installed; ``MissingProvider`` where the provider does not work here.
+        InputError: The file is damaged, or was made for another contract.
+    """
+    run = OnnxRunner(path, provider, threads)
+    if (
+        run.metadata.get(CONTRACT_KEY) != contract.model_dump_json()
+        or run.output_name != contract.output.name
+        or run.image_shape != contract.input.shape
+    ):
+        raise InputError(f"{path} was made for another contract than its manifest states: export it again")
+    return run
+
+
+def run_model(
+    model: bytes, batches: Iterable[Mapping[str, npt.NDArray[Any]]], name: str = "the model"
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """All outputs of a model (ONNX bytes) on the CPU by name, batch by batch of inputs by name.
+
+    Raises:
+        MissingPart: ONNX Runtime is not installed.
+        InputError: The model cannot be read or run; ``name`` opens the sentence.
+    """
+    session = _open(model, CPU, None, name)
+    names = [output.name for output in session.get_outputs()]
+    for batch in batches:
+        try:
+            values = session.run(names, batch)
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own.
+            raise InputError(f"{name} does not run: {_brief(error)}") from error
+        yield dict(zip(names, values, strict=True))
+
+
+def usable_providers() -> tuple[str, ...]:
+    """The execution providers that this machine can use: the CPU, and CUDA where a driver finds a GPU.
+
+    ONNX Runtime lists what it was built with, GPU or no GPU. TensorRT's own engines stand beside the ONNX files, so
+    its provider, which builds engines of its own for minutes, is run only when asked for.
+    """
+    try:
+        built_with = _onnxruntime().get_available_providers()
+    except MissingPart:
+        return (CPU,)
+    if "CUDAExecutionProvider" in built_with:
+        try:
+            find_gpu("ONNX Runtime's CUDA provider runs on a GPU")
+        except MissingGpu:
+            pass
+        else:
+            return ("CUDAExecutionProvider", CPU)
+    return (CPU,)
+
+
+def runtime_version() -> str:
+    """ONNX Runtime's version, whichever package it came in."""
+    return str(_onnxruntime().__version__)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPart('ONNX Runtime is not installed: pip install "byolt[export]"') from error
+    onnxruntime.set_default_logger_severity(_FATAL)
+    return onnxruntime
+
+
+def _open(model: Path | bytes, provider: str, threads: int | None, name: str) -> Any:
+    onnxruntime = _onnxruntime()
+    if provider not in onnxruntime.get_available_providers():
+        raise MissingProvider(
+            f"{provider} is not in this ONNX Runtime {onnxruntime.__version__}, which has "
+            f"{', '.join(onnxruntime.get_available_providers())}: ask for one of these, or install its build"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # TF32 keeps 10 bits of mantissa: with it, fp32 would not be what its name says.
+    settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=[(provider, settings)])
+    except Exception as error:  # ONNX Runtime's errors share no base class of their own.
+        raise InputError(f"{name} cannot be read as ONNX: {_brief(error)}; export it again") from error
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error, without the code that ONNX Runtime puts in front."""
+    return quoted(first_line(error).removeprefix("[ONNXRuntimeError] : ").rstrip(". "))

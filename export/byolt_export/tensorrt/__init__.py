@@ -1,0 +1,1 @@
+"""TensorRT: which one is installed, engines built and run with it."""
