@@ -1,12 +1,11 @@
 """Files that are written whole or not at all, and JSON."""
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from byolt_export.errors import not_written
+from byolt_export.files import write_whole
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -33,14 +32,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         ByoltError: The disk is full or cannot be written; what ``path`` held before stays.
     """
-    beside = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        write_whole(path, content)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise not_written(path, error) from error
 
 

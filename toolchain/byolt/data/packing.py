@@ -54,7 +54,7 @@ class Packed:
         )
 
 
-def pack(source: FolderSource, out: Path, shard_bytes: int) -> Packed:
+def pack(folder: str | Path, out: str | Path, shard_bytes: int) -> Packed:
     """Write the images of a folder as ``out/images-000000.tar`` and so on, and ``out/index.npz``.
 
     A shard is a random sample of the images, the same at each call, and has at most ``shard_bytes`` unless one image
@@ -64,6 +64,7 @@ def pack(source: FolderSource, out: Path, shard_bytes: int) -> Packed:
         InputError: ``out`` exists, or an image cannot be read.
         ByoltError: The disk is full, or the folder cannot be written.
     """
+    source, out = FolderSource(Path(folder)), Path(out)
     _refuse_existing(out)
     beside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
