@@ -114,7 +114,7 @@ def test_a_setting_that_does_not_fit_names_its_method(tmp_path: Path) -> None:
 
 
 def test_every_method_tries_the_same_number_of_settings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="tuning must try the same number of settings for each method"):
+    with pytest.raises(InputError, match="tuning must try the same number of settings for each method"):
         recipe_in(tmp_path, study={"tuning": {"byol": [{"optim.base_lr": 0.1}], "simclr": []}})
 
 
