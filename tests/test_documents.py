@@ -2,9 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from PIL import Image
 
 import byolt
 from byolt_export.bundle.manifest import Input
-from tests.test_command_line import draw_folder, write_recipe
+from tests.test_command_line import TINY, draw_folder, write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -128,12 +131,17 @@ def test_the_readmes_lines_deliver_any_module(tmp_path: Path, monkeypatch: pytes
     assert names["embeddings"].shape == (2, 32)
 
 
-def test_make_quickstart_evaluates_and_exports_its_own_run(tmp_path: Path) -> None:
+# In the middle of pretrain, at the start of evaluate, and while export writes the bundle.
+SIGNS = ("runs/tiny-*/metrics.jsonl", "runs/tiny-*/result.json", "runs/tiny-*/.export.*/new/encoder.onnx")
+
+
+@pytest.mark.parametrize("interrupted_at", [(), pytest.param(SIGNS, marks=pytest.mark.full)], ids=["whole", "cut"])
+def test_make_quickstart_goes_on_with_its_own_run(tmp_path: Path, interrupted_at: tuple[str, ...]) -> None:
     """With a small recipe in the place of the shipped one, beside another run that is later than any."""
     (tmp_path / "recipes").mkdir()
-    write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=2, images=80)).rename(
-        tmp_path / "recipes" / "quickstart.yaml"
-    )
+    images = draw_folder(tmp_path / "images", classes=2, images=80)
+    recipe = write_recipe(tmp_path, images, TINY.replace("epochs: 3", "epochs: 30"))
+    recipe.rename(tmp_path / "recipes" / "quickstart.yaml")
     other = tmp_path / "runs" / "later-0"
     other.mkdir(parents=True)
     (other / "recipe.resolved.yaml").touch()
@@ -141,10 +149,22 @@ def test_make_quickstart_evaluates_and_exports_its_own_run(tmp_path: Path) -> No
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
     command = ["make", "-f", str(ROOT / "Makefile"), "-o", "install", "quickstart"]
-    settings = [f"VENV={tmp_path / 'venv'}", f"BYOLT={sys.executable} -m byolt"]
-    done = subprocess.run([*command, *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command += [f"VENV={tmp_path / 'venv'}", f"BYOLT={sys.executable} -m byolt"]
+    for sign in interrupted_at:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=DEVNULL, stderr=PIPE, text=True, start_new_session=True
+        )
+        while not list(tmp_path.glob(sign)):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
+        assert process.communicate(timeout=60)[1]
+        assert process.returncode != 0
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").glob("tiny-*")
+    first, *resumed = re.findall(r"learning from step (\d+) of 120", (run / "train.log").read_text())
+    assert (first, len(resumed), "0" in resumed) == ("0", bool(interrupted_at), False)
     assert (run / "evaluation" / "encoder.json").exists()
     assert f"next     byolt verify {run.relative_to(tmp_path)}/export" in done.stdout
 
@@ -153,6 +173,8 @@ def test_the_version_is_said_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == byolt.__version__
     assert f"## {byolt.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+    wheels = re.findall(r"byolt-([\d.]+)-py3-none-any\.whl", README + (ROOT / "docs" / "jetson.md").read_text())
+    assert (len(wheels), set(wheels)) == (3, {byolt.__version__})
 
 
 @pytest.mark.parametrize(("lock", "least"), [("requirements.lock", 50), ("requirements-light.lock", 8)])

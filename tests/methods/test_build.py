@@ -126,9 +126,9 @@ def test_a_step_tells_the_method_how_far_the_run_is() -> None:
 
 
 def test_a_batch_that_does_not_fit_the_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="norm_groups 3 must cut a batch of 16 into equal parts"):
+    with pytest.raises(InputError, match="norm_groups 3 must cut a batch of 16 into equal parts"):
         tiny_recipe(method={"name": "moco_v2", "norm_groups": 3})
-    with pytest.raises(ValueError, match="queue_size 16 must hold the 32 keys"):
+    with pytest.raises(InputError, match="queue_size 16 must hold the 32 keys"):
         tiny_recipe(method={"name": "moco_v2", "queue_size": 16})
-    with pytest.raises(ValueError, match="must leave at least 2 images on either side"):
+    with pytest.raises(InputError, match="must leave at least 2 images on either side"):
         tiny_recipe(method={"name": "mean_teacher", "batch_share": 0.05})

@@ -46,7 +46,7 @@ MEMORY = [
         IN_MEMORY,
     ),
     Mutation(
-        "the method's bound on a batch ignored", MEMORY_FILE, "min(parts.sampler.images, of_method, ", "min(", IN_MEMORY
+        "the method's bound on a batch ignored", MEMORY_FILE, "of_method, in_a_tensor)", "in_a_tensor)", IN_MEMORY
     ),
     Mutation(
         "a tensor of all parts at once",

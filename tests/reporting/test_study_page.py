@@ -46,7 +46,7 @@ def written(path: Path, study: StudyResults) -> Page:
 
 @pytest.mark.parametrize("count", [1, 12])
 def test_one_to_twelve_arms(tmp_path: Path, count: int) -> None:
-    arms = tuple(arm(f"arm {k}", 0.5, 0.4, records=(results(k), results(k))) for k in range(count))
+    arms = tuple(arm(f"arm {k}", 0.5, 0.4, records=(records_of(k), records_of(k))) for k in range(count))
     page = written(tmp_path, results(("untuned", arms), ("tuned", arms)))
     for k in range(count):
         assert page.text.count(f"arm {k}") >= 6  # A row, a legend and a line of the chart in each of two tables.

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ def test_a_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "results" / "tiny.csv").read_bytes() == before
 
 
-class _Inline:
+class _Inline(ProcessPoolExecutor):
     """The pool's part in this process: what a pool adds is tested on its own."""
 
     def __init__(self, *_: Any) -> None: ...
@@ -254,11 +255,9 @@ class _Inline:
 
     def __exit__(self, *_: Any) -> None: ...
 
-    def shutdown(self, **_: Any) -> None: ...
+    def shutdown(self, *_: Any, **__: Any) -> None: ...
 
     def submit(self, function: Any, *arguments: Any) -> Any:
-        from concurrent.futures import Future
-
         done: Future[Any] = Future()
         done.set_result(function(*arguments))
         return done

@@ -11,8 +11,9 @@ from tests.conftest import tiny_recipe
 
 from byolt.recipe.views import View, Views
 from byolt.views.albumented import AlbumentationsViews
-from byolt.views.batched import draw_parameters, make_view
+from byolt.views.batched import make_view
 from byolt.views.grid import write_view_grid
+from byolt.views.parameters import draw_parameters
 from byolt_export.errors import InputError
 
 

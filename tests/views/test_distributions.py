@@ -12,7 +12,7 @@ from scipy import stats
 
 from byolt.recipe.views import View, Views
 from byolt.views.albumented import AlbumentationsViews
-from byolt.views.batched import draw_parameters
+from byolt.views.parameters import draw_parameters
 
 IMAGES = 5000
 SOURCE_PX = 160

@@ -27,7 +27,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside and rename it, so that a reader never sees half of it.
+    """Write a file and the folders above it, so that a reader never sees half of it.
 
     Raises:
         ByoltError: The disk is full or cannot be written; what ``path`` held before stays.

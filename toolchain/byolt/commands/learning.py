@@ -11,7 +11,12 @@ from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, named, prin
 @click.command()
 @RECIPE
 @SET
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with an unfinished run's folder.")
+@click.option(
+    "--resume",
+    metavar="RUN|auto",
+    type=click.Path(path_type=Path),
+    help="Go on with an unfinished run's folder; auto: with that of this very recipe, if there is one.",
+)
 @click.option("--dry-run", is_flag=True, help="Take a few steps; print images/s, memory and time to finish.")
 @click.option("--profile", is_flag=True, help="Take a few steps; print where a step's time goes.")
 @JSON

@@ -19,7 +19,7 @@ from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
 from byolt.data.source import Labels, Pixels
 from byolt_export.errors import InputError, not_written
-from byolt_export.files import sha256
+from byolt_export.files import replacing, sha256
 
 
 class LocalShards:
@@ -211,14 +211,10 @@ def _scanned(root: Path, cache_dir: Path | None) -> ShardIndex:
     if kept.exists():
         return read_index(kept.read_bytes(), str(kept))
     index = scan_shards(root, files)
-    beside = kept.with_suffix(f".{os.getpid()}.part")
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        with replacing(kept) as beside, open(beside, "wb") as file:
             index.write(file)
-        os.replace(beside, kept)
     except OSError as error:
         raise not_written(kept, error) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return index

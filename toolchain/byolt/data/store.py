@@ -19,6 +19,7 @@ from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
 from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage
 from byolt_export.errors import ByoltError, InputError
+from byolt_export.files import replacing, write_whole
 from byolt_export.runtime.resize import to_square
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def open_store(
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             _check_room(cache_dir, len(source) * square_bytes)
-            _write(description, _decode(source, size_px, resize, pixels))
+            write_whole(description, json.dumps(_decode(source, size_px, resize, pixels)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
     known = json.loads(description.read_text(encoding="utf-8"))
@@ -194,15 +195,9 @@ def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
 
 def _decode(source: ImageSource, size_px: int, resize: str, cache: Path) -> dict[str, Any]:
     """Decode every image into ``cache``; what to keep of them beside it."""
-    beside = cache.with_suffix(f".{os.getpid()}.part")
-    try:
-        # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
-        with open(beside, "wb") as file:
-            known = _decode_into(file, source, size_px, resize)
-        os.replace(beside, cache)
-    finally:
-        beside.unlink(missing_ok=True)
-    return known
+    # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
+    with replacing(cache) as beside, open(beside, "wb") as file:
+        return _decode_into(file, source, size_px, resize)
 
 
 def _decode_into(file: BinaryIO, source: ImageSource, size_px: int, resize: str) -> dict[str, Any]:
@@ -287,9 +282,3 @@ def _refuse_above(corrupt_limit: float, damaged: int, source: ImageSource, which
             f"{damaged} of {len(source)} images of {source.name} cannot be read, more than data.corrupt_limit "
             f"{corrupt_limit:g} allows; {which}; see byolt data check"
         )
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_suffix(f".{os.getpid()}.part")
-    beside.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(beside, path)

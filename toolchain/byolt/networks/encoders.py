@@ -6,7 +6,7 @@ into that module again (``load_snippet`` gives the lines).
 
 import difflib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from byolt_export.errors import InputError, not_written
+from byolt_export.files import replacing
 
 if TYPE_CHECKING:
     from byolt.recipe.model import Head, Model
@@ -114,13 +115,10 @@ def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> Non
     from safetensors.torch import save_file
 
     weights = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
-    beside = path.with_name(path.name + ".part")
     try:
-        save_file(weights, beside, metadata=metadata)
-        beside.replace(path)
+        with replacing(path) as beside:
+            save_file(weights, beside, metadata=metadata)
     except (OSError, SafetensorError) as error:  # safetensors has a kind of its own for a full disk.
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise not_written(path, error) from error
 
 

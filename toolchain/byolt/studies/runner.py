@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from threading import Event
@@ -77,7 +77,7 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
     return {key: rows[key] for key in wanted}
 
 
-def _row(future: "Future[Answer]", pool: ProcessPoolExecutor) -> dict[str, Any]:
+def _row(future: "Future[Answer]", pool: Executor) -> dict[str, Any]:
     """The row of a run; after a fault no further run is begun, and those at hand stop at a checkpoint."""
     try:
         answered = future.result()
@@ -93,7 +93,7 @@ def _row(future: "Future[Answer]", pool: ProcessPoolExecutor) -> dict[str, Any]:
     raise ByoltError(answered.fault)
 
 
-def _stop(pool: ProcessPoolExecutor, received: signal.Signals) -> None:
+def _stop(pool: Executor, received: signal.Signals) -> None:
     """Let the runs at hand write their checkpoints, then stop."""
     for child in multiprocessing.active_children():
         if child.pid is not None:
@@ -126,9 +126,8 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
     started_s = time.monotonic()
     run = run_of(recipe, learning_fingerprint(recipe))
     state = "finished"
-    unfinished = run.path.exists() and run.result is None
     try:
-        pretrain(recipe, resume=run if unfinished else None)
+        pretrain(recipe, resume="auto")
     except TrainingFault:  # It is a result: its row says so.
         state = "collapsed" if run.result is not None else "diverged"
     learn_s = (learned_for_s(run.log_records()) or 0.0) if state != "diverged" else time.monotonic() - started_s

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from byolt_export.errors import ByoltError, InputError, first_line
+from byolt_export.files import replacing
 
 FORMAT = 2
 KEYS = {"format", "step", "result_keys", "images", "method", "optimizer", "watch"}
@@ -24,16 +25,13 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
         ByoltError: The disk is full or cannot be written; what was saved before is untouched.
     """
     assert state.keys() == KEYS - {"format"}
-    last, beside = folder / "last.pt", folder / "last.pt.part"
+    last = folder / "last.pt"
     try:
-        with open(beside, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _keep_as(beside, folder / f"step-{state['step']:08d}.pt")
-        os.replace(beside, last)
+        with replacing(last, durable=True) as beside:
+            with open(beside, "wb") as file:
+                torch.save({"format": FORMAT, **state}, file)
+            _keep_as(beside, folder / f"step-{state['step']:08d}.pt")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer.
-        beside.unlink(missing_ok=True)
         before = f"the one before it is whole: make room and go on with --resume {folder.parent}"
         raise ByoltError(
             f"checkpoint of step {state['step']} could not be written to {folder} ({_cause(error)}); "
@@ -49,12 +47,8 @@ def _keep_as(written: Path, numbered: Path) -> None:
     try:
         os.link(written, numbered)
     except OSError:
-        beside = numbered.with_name(numbered.name + ".part")
-        try:
+        with replacing(numbered) as beside:
             shutil.copyfile(written, beside)
-            os.replace(beside, numbered)
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def pretrain(
 
     Args:
         recipe: What to learn from and how.
-        resume: An unfinished run, or its folder, to go on with.
+        resume: An unfinished run, or its folder, to go on with; ``auto`` is the recipe's own run where it has begun.
         on_log: Called with each line of the log as it is written; ``print`` shows progress.
         source: The file that the recipe was read from: the run keeps a copy. Left out, it keeps the recipe in full.
 
@@ -68,10 +68,11 @@ def pretrain(
     identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
     with local_rank_zero_first():
         evaluator = OnlineEvaluator(recipe, parts.splits, parts.store)
-    run = open_run(resume) if resume is not None else run_of(recipe, parts.store.fingerprint)
-    result = run.result
+    own = resume is None or str(resume) == "auto"
+    run = run_of(recipe, parts.store.fingerprint) if own else open_run(resume)
+    result, exists = run.result, run.path.exists()
     barrier()  # No process has changed the run's folder before each has looked.
-    if resume is not None or (result is None and was_restarted() and run.path.exists()):
+    if not own or (result is None and exists and (resume is not None or was_restarted())):
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
         with create_run(recipe, parts.store.fingerprint, text) as made:
