@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from byolt.environment import environment
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
-from byolt.run import environment, run_of
+from byolt.run import run_of
 from byolt.studies.ablations import CAVEAT, ablation_arms
 from byolt.studies.ledger import Key, Ledger, Row, key_of
 from byolt.studies.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
