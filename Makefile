@@ -10,7 +10,7 @@ LIGHT := .venv-light
 DIST := dist
 PYTHON310 ?= PYENV_VERSION=3.10 python3.10
 
-.PHONY: install quickstart test test-full check dist lock clean
+.PHONY: install quickstart test test-full docs check dist lock clean
 
 install: $(INSTALLED)
 
@@ -53,7 +53,16 @@ $(LIGHT)/.installed: requirements.lock pyproject.toml | install
 	else echo "$(PYTHON310) is not here: the light group is not tested on Python 3.10"; fi
 	touch $@
 
-check: install dist
+# The documentation site, in build/site: nothing in it is loaded from elsewhere, and every warning is an error.
+docs: $(VENV)/.docs
+	rm -rf build/site build/doctrees
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
+
+$(VENV)/.docs: requirements-docs.lock $(INSTALLED)
+	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --requirements requirements-docs.lock
+	touch $@
+
+check: install docs dist
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(RUN) mypy
@@ -65,10 +74,11 @@ dist: install
 	rm -rf $(DIST) && $(RUN) build --no-isolation --outdir $(DIST) . >/dev/null
 
 COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --no-header \
-  --no-emit-package byolt pyproject.toml
+  --no-emit-package byolt --upgrade
 lock:
-	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.11 --extra all --group dev -o requirements.lock
-	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.10 -o requirements-light.lock
+	VIRTUAL_ENV=$(VENV) $(COMPILE) pyproject.toml --python-version 3.11 --extra all --group dev -o requirements.lock
+	VIRTUAL_ENV=$(VENV) $(COMPILE) pyproject.toml --python-version 3.10 -o requirements-light.lock
+	VIRTUAL_ENV=$(VENV) $(COMPILE) --python-version 3.11 --group docs --constraints requirements.lock -o requirements-docs.lock
 
 include $(dir $(lastword $(MAKEFILE_LIST)))export/cpp/cpp.mk
 

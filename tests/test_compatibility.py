@@ -8,9 +8,9 @@ import pytest
 
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import load_recipe
-from byolt.study.ablations import ablation_arms
-from byolt.study.ledger import Key, Ledger, key_of
-from byolt.study.plan import Arm, Job, Role, method_arm, tuning_arms
+from byolt.studies.ablations import ablation_arms
+from byolt.studies.ledger import Key, Ledger, key_of
+from byolt.studies.plan import Arm, Job, Role, method_arm, tuning_arms
 from tests.test_command_line import byolt
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,6 +10,7 @@ from tests.export import graphs
 from byolt_export.bundle.manifest import Engine, Onnx, Profile
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.files import sha256
+from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.tensorrt.build import build_engines
 from byolt_export.tensorrt.flavour import Flavour, Target, choose_flavour
 
@@ -56,6 +57,7 @@ def write(folder: Path, model: onnx.ModelProto, precision: str = "fp32") -> Onnx
         verdict="passed",
         reason="",
         gates={},
+        shares=precision_shares(model),
     )
 
 

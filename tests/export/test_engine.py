@@ -128,7 +128,7 @@ def lost_input(model: onnx.ModelProto) -> None:
         (fixed_batch, InputError, "accepts batches of 4 alone: export it with a dynamic batch"),
         (double_input, InputError, "is not an encoder of a bundle: it must map one input `images`, uint8"),
         (no_output, InputError, "is not an encoder of a bundle"),
-        (weights_elsewhere, InputError, r"cannot be read as ONNX: .*conv0_weights; export it again"),
+        (weights_elsewhere, InputError, r"keeps `conv0_weights` in a file outside of itself"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(
@@ -150,8 +150,8 @@ def test_damaged_onnx_is_bad_input(tmp_path: Path, content: bytes | str) -> None
     whole = graphs.encoder().SerializeToString()
     path = tmp_path / "encoder.onnx"
     path.write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
-    with pytest.raises(InputError, match=r"has 0 bytes|cannot be read as ONNX: Failed to parse the ONNX model; export"):
-        build_engine(path, flavour=RTX, target=AMPERE, precision="fp32", profile=PROFILE)
+    with pytest.raises(InputError, match=r"has 0 bytes|cannot be read as ONNX: it [a-z ]+.*; export"):
+        build_engine(path, flavour=RTX, target=AMPERE, profile=PROFILE)
 
 
 def test_a_file_that_the_manifest_does_not_know_is_not_built(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_engines_need_neither_torch_nor_onnx(tmp_path: Path) -> None:
         "from byolt_export.bundle.manifest import Profile\n"
         "flavour = choose_flavour('tensorrt_rtx')\n"
         "profile = Profile(min_batch=1, opt_batch=4, max_batch=10)\n"
-        f"plan = build_engine(Path({str(tmp_path / 'encoder.onnx')!r}), flavour=flavour, precision='fp32',\n"
+        f"plan = build_engine(Path({str(tmp_path / 'encoder.onnx')!r}), flavour=flavour,\n"
         "    target=resolve_target(flavour, 'rtx30'), profile=profile)\n"
         "print(len(plan.plan) > 1000)\n"
     )

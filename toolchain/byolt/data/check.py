@@ -64,7 +64,7 @@ class CheckReport:
         return "\n".join(_lines(self))
 
 
-def check_folder(path: Path, test_path: Path | None = None) -> CheckReport:
+def check_folder(path: str | Path, test_path: str | Path | None = None) -> CheckReport:
     """Decode every image of a folder, and of a test folder where one is given, and say what was found.
 
     Either may be a folder of shards; their bytes are then compared with the digests in their index.
@@ -72,8 +72,8 @@ def check_folder(path: Path, test_path: Path | None = None) -> CheckReport:
     Raises:
         InputError: A folder is missing or holds no image, a file went while it was looked at, or a shard was changed.
     """
-    survey = _FolderCounts(_opened(path))
-    test = None if test_path is None else _FolderCounts(_opened(test_path))
+    survey = _FolderCounts(_opened(Path(path)))
+    test = None if test_path is None else _FolderCounts(_opened(Path(test_path)))
     leaked = (
         None
         if test is None

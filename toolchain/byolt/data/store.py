@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
-from byolt.console.progress import Decoding
 from byolt.data.order import Order, epoch_order, sharded_order
+from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
 from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage
 from byolt_export.errors import ByoltError, InputError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from byolt.recipe.data import Data
 
 FORMAT = 3  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
-Progress = Callable[[int, int], None]
 _WAITING_BYTES = 64e6  # Decoded squares that wait to be written, in order, at a time.
 _log = logging.getLogger("byolt")
 
@@ -142,13 +141,12 @@ def open_store(
     budget_gb: float,
     cache_dir: Path,
     corrupt_limit: float,
-    progress: Progress | None = None,
 ) -> ImageStore:
     """The images of a source: decoded the first time where they fit into the budget, else streamed from their files.
 
     Unreadable files are left out and reported when a set is decoded, up to ``corrupt_limit`` (a share of all). What
-    was found is kept with the cache, so the next call opens no image. ``progress`` is called after each image; left
-    out, a line on stderr shows it. Of a set that is streamed no image is opened here; see ``ImageStore``.
+    was found is kept with the cache, so the next call opens no image. Of a set that is streamed no image is opened
+    here; see ``ImageStore``.
 
     Raises:
         InputError: More files than the limit are unreadable, or one is gone.
@@ -167,9 +165,8 @@ def open_store(
     if not description.exists() or not pixels.exists():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            progress = progress or Decoding(source.name)
             _check_room(cache_dir, len(source) * square_bytes)
-            write_whole(description, json.dumps(_decode(source, size_px, resize, pixels, progress)))
+            write_whole(description, json.dumps(_decode(source, size_px, resize, pixels)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
     known = json.loads(description.read_text(encoding="utf-8"))
@@ -196,23 +193,21 @@ def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
     )
 
 
-def _decode(source: ImageSource, size_px: int, resize: str, cache: Path, progress: Progress | None) -> dict[str, Any]:
+def _decode(source: ImageSource, size_px: int, resize: str, cache: Path) -> dict[str, Any]:
     """Decode every image into ``cache``; what to keep of them beside it."""
     # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
     with replacing(cache) as beside, open(beside, "wb") as file:
-        return _decode_into(file, source, size_px, resize, progress)
+        return _decode_into(file, source, size_px, resize)
 
 
-def _decode_into(
-    file: BinaryIO, source: ImageSource, size_px: int, resize: str, progress: Progress | None
-) -> dict[str, Any]:
+def _decode_into(file: BinaryIO, source: ImageSource, size_px: int, resize: str) -> dict[str, Any]:
     """Squares of the readable images one after the other, as one ``.npy`` file.
 
     Returns:
         JSON-able: the set's name, the faults of the unreadable images by number, the digest of all images' content.
     """
     faults: dict[int, str] = {}
-    content = hashlib.sha256()
+    content, progress = hashlib.sha256(), ImageProgress(source.name)
     _write_header(file, len(source), size_px)
     for index, (square, digest) in _squares(source, size_px, resize):
         content.update(digest)
@@ -220,8 +215,7 @@ def _decode_into(
             faults[index] = square
         else:
             file.write(square.data)
-        if progress is not None:
-            progress(index + 1, len(source))
+        progress(index + 1, len(source))
     if faults:
         file.seek(0)
         _write_header(file, len(source) - len(faults), size_px)
