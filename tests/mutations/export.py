@@ -47,7 +47,7 @@ IN_ATTENTION = f"{IN_HALF_PRECISION}::test_attention_in_half_precision"
 EXPORT = [
     # The measures of parity and of the task.
     Mutation("error over the candidate's length", PROOF_MEASURES, "np.maximum(np.linalg.norm(r, axis=1)", "np.maximum(np.linalg.norm(c, axis=1)", IN_MEASURES),
-    Mutation("cosine of uncentred outputs", PROOF_MEASURES, "r, c = reference - mean, candidate - mean", "r, c = reference, candidate", IN_MEASURES),
+    Mutation("cosine of uncentred outputs", PROOF_MEASURES, "r, c = reference - mean, candidate - mean", "r, c = reference - 0 * mean, candidate - 0 * mean", IN_MEASURES),
     Mutation("cosine of each about its own mean", PROOF_MEASURES, "r, c = reference - mean, candidate - mean", "r, c = reference - mean, candidate - candidate.mean(axis=0)", IN_MEASURES),
     Mutation("an image is its own neighbour", PROOF_MEASURES, "[np.arange(len(queries)), queries] = -np.inf", "[np.arange(len(queries)), queries] += 0.0", IN_MEASURES),
     Mutation("delivered neighbours by dot product", PROOF_MEASURES, "rows /= np.maximum(", "rows /= np.ones_like(rows) + 0 * np.maximum(", IN_MEASURES),
