@@ -85,7 +85,7 @@ EXPORT = [
     Mutation("int8 cut off, not rounded", QUANTIZE_ROUNDING, "np.clip(np.round((rows", "np.clip(np.trunc((rows", IN_ROUNDING),
     Mutation("a level above int8", QUANTIZE_ROUNDING, "-128, 127) * np.float32(", "-128, 128) * np.float32(", IN_ROUNDING),
     Mutation("range of the positive values alone", QUANTIZE_ROUNDING, "max(-low.min(), high.max()) / 127", "high.max() / 127", IN_ROUNDING),
-    Mutation("scales that the file does not hold", QUANTIZE_ROUNDING, ".astype(kind).astype(np.float64)", ".astype(np.float64)", IN_ROUNDING),
+    Mutation("scales that the file does not hold", QUANTIZE_ROUNDING, "info.max), kind)", "info.max))", IN_ROUNDING),
     Mutation("one scale for a whole kernel", QUANTIZE_ROUNDING, "np.abs(kernel).max(axis=-1) / 127, dtype", "np.broadcast_to(np.abs(kernel).max(), kernel.shape[:2]) / 127, dtype", IN_ROUNDING),
     Mutation("kernel scales whatever the inputs are", QUANTIZE_ROUNDING, " * moments[:, None])", ")", IN_ROUNDING),
     Mutation("levels of the greatest error", QUANTIZE_ROUNDING, "if error < best:", "if error > best or best == np.inf:", IN_ROUNDING),

@@ -6,6 +6,7 @@ LEARNER = "toolchain/byolt/training/step.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
 CONVOLUTIONS = "toolchain/byolt/networks/convolutions.py"
+PARAMETERS = "toolchain/byolt/views/parameters.py"
 BATCHED = "toolchain/byolt/views/batched.py"
 IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
     f"tests/training/test_{name}.py" for name in ("step", "optimizers", "schedules")
@@ -105,7 +106,7 @@ LEARNING = [
     Mutation("shrunk without antialiasing", BATCHED, "scale.clamp_min(1)", "scale.clamp(1, 1)", IN_VIEWS),
     Mutation(
         "aspect uniform for log-uniform",
-        BATCHED,
+        PARAMETERS,
         "torch.exp(math.log(aspect_low) + aspects * math.log(aspect_high / aspect_low))",
         "aspect_low + aspects * (aspect_high - aspect_low)",
         "tests/views/test_distributions.py",

@@ -10,7 +10,7 @@ import pytest
 from tests.reporting.pages import Page
 
 from byolt.reporting.study_page import study_chart, write_study_report
-from byolt.study.results import ArmResults, StudyResults, Table
+from byolt.studies.results import ArmResults, StudyResults, Table
 
 HOSTILE = "<b onclick=x>&"
 

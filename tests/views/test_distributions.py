@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 
 from byolt.recipe.views import View, Views
-from byolt.views.albumented import AlbumentationsViews
-from byolt.views.batched import draw_parameters
+from byolt.views.albumentations_backend import AlbumentationsViews
+from byolt.views.parameters import draw_parameters
 
 IMAGES = 5000
 SOURCE_PX = 160

@@ -1,5 +1,6 @@
 """What is known of a run, in one table: what it learned, whether it collapsed, whether its export is proven."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -17,18 +18,6 @@ FEATURES = {
     "pixels": "raw pixels",
     "colours": "colour histogram",
 }
-
-
-def summarise(run: Run) -> dict[str, Any]:
-    """Every metric of a run that was measured; what was not is absent."""
-    known: dict[str, Any] = {"run": str(run.path)}
-    parts = {
-        "learning": run.result,
-        **{name: run.metrics(name) for name in ("collapse", *FEATURES, "finetune")},
-        "parity": read_json(run.bundle / "parity.json"),
-        "classifier_parity": read_json(run.classifier_bundle / "parity.json"),
-    }
-    return known | {name: part for name, part in parts.items() if part is not None}
 
 
 def print_summary(run: Run, *, next_command: str) -> None:
@@ -64,7 +53,7 @@ FINETUNED = {
 }
 
 
-def print_finetune(shares: list[dict[str, Any]], next_command: str) -> None:
+def print_finetune(shares: Sequence[Mapping[str, Any]], next_command: str) -> None:
     """For each share of the labels: probe, fine-tuned, from scratch, and the fine-tuned one less each of them."""
     for metrics in shares:
         table = Table(box=None, pad_edge=False, header_style="bold")

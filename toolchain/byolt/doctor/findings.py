@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from byolt.doctor.survey import Gpu, MachineFacts
+from byolt.doctor.survey import Gpu, MachineFacts, survey
 
 
 class Finding(NamedTuple):
@@ -30,8 +30,9 @@ _LEAST = {"torch": (2, 9), "tensorrt": (10, 3), "rtx int8": (1, 7), "onnxruntime
 _RTX_INSTALL = 'pip install -U "tensorrt-rtx-cu13-bindings>=1.7" "tensorrt-rtx-cu13-libs>=1.7"'
 
 
-def examine(machine: MachineFacts) -> list[Finding]:
-    """Every finding, in the order a person reads them: what is here, then what does not fit."""
+def examine(machine: MachineFacts | None = None) -> list[Finding]:
+    """Every finding on a machine, left out this one, in a person's order: what is here, then what does not fit."""
+    machine = machine or survey()
     here = f"{machine.byolt}, Python {machine.python}, {machine.system}, {machine.cores} cores"
     found = [Finding("byolt", here), _gpu(machine)]
     for part, (packages, mend) in _PARTS.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from byolt import __version__
-from byolt.run import package_version
+from byolt.environment import package_version
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "albumentations", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),

@@ -1,6 +1,5 @@
 """``byolt report``: a run as one HTML file that needs no server, no script and no network."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from byolt.files import write_text
-from byolt.recipe.load import with_overrides
+from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.reporting.bands import read_band
 from byolt.reporting.charts import MOST_CLASSES, Chart, class_cloud, matrix_chart, most_frequent
@@ -27,7 +26,7 @@ from byolt.reporting.facts import (
 from byolt.reporting.page import number, percent, render
 from byolt.reporting.pictures import picture, square, thumbnail_map
 from byolt.reporting.theme import PALETTE
-from byolt.run import Run
+from byolt.run import Run, open_run
 from byolt_export.errors import InputError
 
 CONFUSED_PAIRS = 8
@@ -41,17 +40,18 @@ class Written:
     left_out: tuple[str, ...]
 
 
-def report_run(run: Run, overrides: Sequence[str] = ()) -> Written:
+def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
     """Write ``report.html`` into a run's folder, of whatever the run has by now.
 
     Args:
-        run: Finished, collapsed or still learning.
-        overrides: ``--set`` of machine keys.
+        run: Finished, collapsed or still learning; or its folder.
+        overrides: Of machine keys.
 
     Raises:
         InputError: An override does not fit.
         MissingPart: matplotlib, jinja2 or scikit-learn is not installed.
     """
+    run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
     records = run.log_records()
     seen, left_out = _seen(run, recipe)

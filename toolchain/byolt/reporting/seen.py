@@ -17,10 +17,10 @@ from byolt.data import ImageStore, Splits, open_splits
 from byolt.data.source import Labels
 from byolt.data.subsets import spread
 from byolt.evaluation.dynamics import spectrum
-from byolt.evaluation.evaluate import embed_store, evaluation_store, learned_encoder
+from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.evaluation.features import Subset
 from byolt.evaluation.linear import linear_probe
-from byolt.networks.encoders import build_encoder, weight_seed, without_initial_weights
+from byolt.networks.encoders import untrained_encoder
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt_export.errors import InputError, MissingPart
@@ -89,7 +89,7 @@ def see(run: Run, recipe: Recipe) -> Seen:
     Raises:
         InputError: The run has no encoder, its images are gone, or there are too few.
     """
-    encoder = learned_encoder(run)
+    encoder = run.encoder()
     splits = open_splits(recipe.data, recipe.seed)
     store = evaluation_store(splits.learn, recipe)
     chosen = spread(len(store), GALLERY_IMAGES)
@@ -98,9 +98,6 @@ def see(run: Run, recipe: Recipe) -> Seen:
     gallery = Subset(store, chosen)
     labels = None if splits.train is None or store.labels is None else store.labels[chosen]
     features = embed_store(encoder, gallery, recipe)
-    untrained, _ = build_encoder(
-        without_initial_weights(recipe.model), seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px
-    )
     confusion, left_out = _confusion_or_why(encoder, splits, recipe)
     return Seen(
         gallery=len(chosen),
@@ -108,7 +105,7 @@ def see(run: Run, recipe: Recipe) -> Seen:
         map=_map(features, gallery, labels, recipe.seed),
         spectra={
             "learned encoder": spectrum(features).tolist(),
-            "untrained encoder": spectrum(embed_store(untrained, gallery, recipe)).tolist(),
+            "untrained encoder": spectrum(embed_store(untrained_encoder(recipe), gallery, recipe)).tolist(),
         },
         classes=() if splits.train is None else splits.train.classes,
         confusion=confusion,

@@ -11,7 +11,7 @@ from byolt.reporting.bands import values_of
 from byolt.reporting.charts import Chart, Line, Panel, canvas, finished, line_chart, plain
 from byolt.reporting.curves import DYNAMICS, LEARNING, spectra_svg, spectrum_line
 from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style
-from byolt.study.results import ArmResults, Table
+from byolt.studies.results import ArmResults, Table
 
 SHARES = 60
 """Points of a mean curve."""

@@ -8,7 +8,7 @@ from byolt.files import write_text
 from byolt.reporting.page import FormattedNumber, number, render
 from byolt.reporting.study_charts import accuracy_chart, dynamics_charts
 from byolt.reporting.theme import VARIABLES, series_style, standalone
-from byolt.study.results import ArmResults, StudyResults, Table
+from byolt.studies.results import ArmResults, StudyResults, Table
 
 _COLUMNS = {
     "table": "table",

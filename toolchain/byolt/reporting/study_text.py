@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 
 from byolt.console.tables import wide_console
 from byolt.files import write_text
-from byolt.study.results import ArmResults, StudyResults, Table
+from byolt.studies.results import ArmResults, StudyResults, Table
 
 
 def print_study(study: StudyResults, written: list[Path], next_command: str) -> None:

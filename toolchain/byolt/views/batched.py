@@ -1,16 +1,14 @@
 """Views of a whole batch in torch, on whichever device, with per-sample parameters.
 
 Order of the paper's Table 6: crop, flip, jitter, grey, blur, solarize. Axes: B images, S side of the source, s side of
-the view, in pixels. Everything linear is a matrix a sample: crop, flip and antialiased resize are one (s, S) matrix an
-axis, blur one (s, s) matrix. On the way an image lies as scanlines, (B, y, 3, x): a matrix along either axis is then
-one batched product without a copy. Views leave channels-last. Only arithmetic touches the pixels, since comparisons
+the view, in pixels. Everything linear is one matrix per sample: crop, flip and antialiased resize are one (s, S) matrix
+per axis, blur one (s, s) matrix. On the way an image lies as scanlines, (B, y, 3, x): a matrix along either axis is
+then one batched product without a copy. Views leave channels-last. Only arithmetic touches the pixels: comparisons
 and ``where`` take 5 to 40 times as long as an addition on a CPU. A GPU is never waited for and a CUDA graph may
 capture it all; on a CPU, where a loop and a choice cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip
 needless work.
 """
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
-from byolt.views.hashing import uniform
+from byolt.views.parameters import ViewParameters, draw_parameters
 
 if TYPE_CHECKING:
     from byolt.recipe.views import View, Views
@@ -26,34 +24,8 @@ if TYPE_CHECKING:
 Rgb = tuple[float, float, float]
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as in PIL, torchvision and OpenCV.
-CROP_TRIES = 10  # torchvision draws boxes until one fits, ten times at most, then takes the centre.
 BLUR_REACH = 3.5  # A Gaussian ends at this many standard deviations, as in albumentations.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-_SLOTS = 2 * CROP_TRIES + 16
-
-
-@dataclass(frozen=True)
-class ViewParameters:
-    """What is done to each image of a batch."""
-
-    top: Int64[Tensor, "B"]
-    left: Int64[Tensor, "B"]
-    height: Int64[Tensor, "B"]
-    width: Int64[Tensor, "B"]
-    flip: Bool[Tensor, "B"]
-    jitter: Bool[Tensor, "B"]
-    brightness: Float32[Tensor, "B"]
-    """Factor; 1 where the image is not jittered, like the next two."""
-    contrast: Float32[Tensor, "B"]
-    saturation: Float32[Tensor, "B"]
-    hue: Float32[Tensor, "B"]
-    """Shift in turns; 0 where the image is not jittered."""
-    rank: Int64[Tensor, "B 4"]
-    """Place, 0 to 3, of brightness, contrast, saturation and hue in the order they are applied."""
-    grey: Bool[Tensor, "B"]
-    blur_sigma_px: Float32[Tensor, "B"]
-    """0 where the image is not blurred."""
-    solarize: Bool[Tensor, "B"]
 
 
 def batched_views(
@@ -73,69 +45,6 @@ def batched_views(
         p = draw_parameters(view, seed=seed, epoch=epoch, index=index, view_number=number, source_px=images.shape[1])
         made.append(make_view(images, p, view, size_px=size_px, mean=mean, std=std))
     return made[0], made[1]
-
-
-def draw_parameters(
-    view: "View",
-    *,
-    seed: int,
-    epoch: int | Int64[Tensor, ""],
-    index: Int64[Tensor, "B"],
-    view_number: int,
-    source_px: int,
-) -> ViewParameters:
-    """Parameters of one view of each image, from the hash of (seed, epoch, index, view)."""
-    u = uniform(seed, epoch, index, view_number, _SLOTS)
-    tries, rest = u[:, : 2 * CROP_TRIES], u[:, 2 * CROP_TRIES :].unbind(1)
-    height, width, fits = _crop_sizes(view, tries[:, :CROP_TRIES], tries[:, CROP_TRIES:], source_px)
-    jitter = rest[3] < view.jitter
-
-    def corner(number: Tensor, side: Tensor) -> Tensor:  # A whole pixel, uniform over all that keep the box inside.
-        return torch.where(fits, (number * (source_px - side + 1)).long(), (source_px - side) // 2)
-
-    def around(number: Tensor, neutral: float, reach: float) -> Tensor:
-        return torch.where(jitter, neutral + (2 * number - 1) * reach, neutral)
-
-    low, high = view.blur_sigma_px
-    return ViewParameters(
-        top=corner(rest[0], height),
-        left=corner(rest[1], width),
-        height=height,
-        width=width,
-        flip=rest[2] < view.flip,
-        jitter=jitter,
-        brightness=around(rest[4], 1, view.brightness),
-        contrast=around(rest[5], 1, view.contrast),
-        saturation=around(rest[6], 1, view.saturation),
-        hue=around(rest[7], 0, view.hue),
-        # Sorting four independent numbers gives each of the 24 orders with the same probability.
-        rank=torch.stack(rest[8:12], 1).argsort(1).argsort(1),
-        grey=rest[12] < view.grey,
-        blur_sigma_px=torch.where(rest[13] < view.blur, low + rest[14] * (high - low), 0.0),
-        solarize=rest[15] < view.solarize,
-    )
-
-
-def _crop_sizes(
-    view: "View", areas: Float32[Tensor, "B T"], aspects: Float32[Tensor, "B T"], source_px: int
-) -> tuple[Int64[Tensor, "B"], Int64[Tensor, "B"], Bool[Tensor, "B"]]:
-    """Height and width of the first box drawn that fits, and whether one did; else the largest box of allowed aspect.
-
-    Drawing all at once and taking the first that fits is the distribution of torchvision and albumentations, which
-    draw until one fits.
-    """
-    (area_low, area_high), (aspect_low, aspect_high) = view.crop_area, view.crop_aspect
-    area = (area_low + areas * (area_high - area_low)) * source_px**2
-    aspect = torch.exp(math.log(aspect_low) + aspects * math.log(aspect_high / aspect_low))
-    width, height = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
-    fits = (width <= source_px) & (height <= source_px) & (width > 0) & (height > 0)
-    first = fits.int().argmax(1, keepdim=True)
-    found = fits.any(1)
-    return (
-        torch.where(found, height.gather(1, first)[:, 0], round(source_px / max(aspect_low, 1))),
-        torch.where(found, width.gather(1, first)[:, 0], round(source_px * min(aspect_high, 1))),
-        found,
-    )
 
 
 def make_view(
@@ -163,7 +72,7 @@ def resize(images: UInt8[Tensor, "B S S 3"], p: ViewParameters, size_px: int) ->
 
 
 def _resize_each(images: UInt8[Tensor, "B S S 3"], p: ViewParameters, size_px: int) -> Float32[Tensor, "B s 3 s"]:
-    """The same an image at a time, rounded to bytes: at 160 to 96 px it takes an eighth of the matrices' time."""
+    """The same, one image at a time, rounded to bytes: at 160 to 96 px it takes an eighth of the matrices' time."""
     squares = images.new_empty((len(images), size_px, size_px, 3))
     source, target = images.permute(0, 3, 1, 2), squares.permute(0, 3, 1, 2)
     boxes = torch.stack([p.top, p.left, p.top + p.height, p.left + p.width, p.flip], 1).tolist()

@@ -10,9 +10,10 @@ from PIL import Image
 from tests.conftest import tiny_recipe
 
 from byolt.recipe.views import View, Views
-from byolt.views.albumented import AlbumentationsViews
-from byolt.views.batched import draw_parameters, make_view
+from byolt.views.albumentations_backend import AlbumentationsViews
+from byolt.views.batched import make_view
 from byolt.views.grid import write_view_grid
+from byolt.views.parameters import draw_parameters
 from byolt_export.errors import InputError
 
 
