@@ -15,13 +15,8 @@ class Finding(NamedTuple):
     mend: str = ""
 
 
-class Rule(NamedTuple):
-    """Two parts that may not go together on this machine."""
-
-    broken: bool
-    state: str
-    mend: str
-
+Rule = tuple[bool, str, str]
+"""Whether two parts do not go together here, which, and the line that mends it."""
 
 OLDEST_TENSORRT = "10.3"
 _PARTS = {
@@ -48,7 +43,7 @@ def examine(machine: MachineFacts) -> list[Finding]:
         state = machine.installed(*names) or "nothing"
         found.append(Finding(part, f"{state}; missing {', '.join(missing)}", mend) if missing else Finding(part, state))
     found += [_onnxruntime(machine), *_tensorrt(machine)]
-    return found + [Finding("misfit", rule.state, rule.mend) for rule in _rules(machine) if rule.broken]
+    return found + [Finding("misfit", state, mend) for misfit, state, mend in _rules(machine) if misfit]
 
 
 def to_json(findings: list[Finding]) -> dict[str, Any]:
@@ -77,9 +72,8 @@ def _onnxruntime(machine: MachineFacts) -> Finding:
     if not state:
         return Finding("ONNX Runtime", "missing", 'pip install "byolt[export]"')
     if machine.onnxruntime_fault:
-        name = machine.first(*_ONNXRUNTIME)
         state = f"{state} does not import: {machine.onnxruntime_fault}"
-        return Finding("ONNX Runtime", state, f"pip install --force-reinstall {name}")
+        return Finding("ONNX Runtime", state, f"pip install --force-reinstall {machine.first(*_ONNXRUNTIME)}")
     cuda = "" if machine.onnxruntime_cuda is None else f" (CUDA {machine.onnxruntime_cuda})"
     built, usable = (
         ", ".join(providers).replace("ExecutionProvider", "")
@@ -90,13 +84,13 @@ def _onnxruntime(machine: MachineFacts) -> Finding:
 
 def _tensorrt(machine: MachineFacts) -> list[Finding]:
     flavours = {"TensorRT": machine.first(*_TENSORRT), "TensorRT for RTX": machine.first(*_RTX)}
-    found = [
-        f"{words} {machine.packages[name]} ({name}); NVIDIA's licence: {machine.licences.get(name, 'proprietary')}"
-        for words, name in flavours.items()
-        if name is not None
-    ]
+    found = []
+    for words, name in flavours.items():
+        if name:
+            licence = machine.licences.get(name, "proprietary")
+            found.append(Finding("TensorRT", f"{words} {machine.packages[name]} ({name}); NVIDIA's licence: {licence}"))
     if found:
-        return [Finding("TensorRT", state) for state in found]
+        return found
     if machine.jetson:
         return [Finding("TensorRT", "missing; needed for engines alone", _JETPACK)]
     words = "missing; needed for engines alone: byolt[trt] for this machine's GPU, byolt[rtx] for RTX GPUs elsewhere"
@@ -106,46 +100,46 @@ def _tensorrt(machine: MachineFacts) -> list[Finding]:
 def _rules(machine: MachineFacts) -> list[Rule]:
     """Every rule for this machine; the sentence of one that is kept is not read."""
     packages = machine.packages
-    torch, tensorrt, rtx = (packages.get(machine.first(*names) or "", "") for names in (("torch",), _TENSORRT, _RTX))
-    runtime = machine.first(*_ONNXRUNTIME) or ""
+    torch, tensorrt, rtx = (packages.get(machine.first(*names), "") for names in (("torch",), _TENSORRT, _RTX))
+    runtime = machine.first(*_ONNXRUNTIME)
     version = packages.get(runtime, "")
     gpu = next(map(_named, machine.gpus), "")
-    wheel = machine.first(*_TENSORRT[1:]) or ""
+    wheel = machine.first(*_TENSORRT[1:])
     base = wheel.removesuffix("-bindings")
     return [
-        Rule(
+        (
             _older(torch, "2.9"),
             f"torch {torch} is older than 2.9, the oldest that byolt works with",
             'pip install -U "torch>=2.9"',
         ),
         _driver_rule(machine, f"torch {torch}", machine.torch_cuda if torch else None),
-        Rule(
+        (
             packages.keys() >= set(_ONNXRUNTIME),
             "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the other",
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
         ),
-        Rule(
-            runtime == "onnxruntime" and bool(gpu) and machine.system == "Linux x86_64",
+        (
+            runtime == "onnxruntime" and gpu != "" and machine.system == "Linux x86_64",
             f"onnxruntime {version} runs on the CPU alone, and {gpu} is here",
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
         ),
         _driver_rule(machine, f"{runtime} {version}", machine.onnxruntime_cuda if "gpu" in runtime else None),
-        Rule(
+        (
             _older(tensorrt, OLDEST_TENSORRT),
             f"TensorRT {tensorrt} is older than {OLDEST_TENSORRT}: it builds no strongly typed engine of these files",
             "update JetPack to 6.1 or later" if machine.jetson else f'pip install -U "tensorrt>={OLDEST_TENSORRT}"',
         ),
-        Rule(
-            bool(tensorrt) and not _older(tensorrt, "11") and _older(version, "1.27"),
+        (
+            tensorrt != "" and not _older(tensorrt, "11") and _older(version, "1.27"),
             f"{runtime} {version} does not know TensorRT {tensorrt}: its TensorRT provider does not load",
             f'pip install -U "{runtime}>=1.27"',
         ),
-        Rule(
-            machine.jetson and bool(wheel),
+        (
+            machine.jetson and wheel != "",
             f"{wheel} {packages.get(wheel)} is for data-centre GPUs; a Jetson has TensorRT from its JetPack",
             f"pip uninstall -y tensorrt {base} {base}-bindings {base}-libs && {_JETPACK}",
         ),
-        Rule(
+        (
             _older(rtx, "1.7"),
             f"TensorRT for RTX {rtx} builds fp32 and fp16, but no INT8",
             'pip install -U "tensorrt-rtx-cu13-bindings>=1.7" "tensorrt-rtx-cu13-libs>=1.7"',
@@ -159,7 +153,7 @@ def _driver_rule(machine: MachineFacts, what: str, cuda: int | None) -> Rule:
     """A driver serves what was built for its CUDA and for earlier ones."""
     served = machine.driver_cuda or (99, 0)  # Without a driver nothing has to fit one.
     branch = f" (branch {_DRIVERS[cuda]} or later)" if cuda in _DRIVERS else ""
-    return Rule(
+    return (
         cuda is not None and cuda > served[0],
         f"{what} is built for CUDA {cuda}, and the driver serves CUDA {_dotted(served)} at most: it finds no GPU",
         f"install an NVIDIA driver for CUDA {cuda}{branch}",
@@ -169,7 +163,7 @@ def _driver_rule(machine: MachineFacts, what: str, cuda: int | None) -> Rule:
 def _libraries_rule(machine: MachineFacts, name: str) -> Rule:
     bindings, libraries = (machine.packages.get(f"{name}-{part}") for part in ("bindings", "libs"))
     there = "there is none" if libraries is None else f"{libraries} is installed"
-    return Rule(
+    return (
         bindings is not None and bindings != libraries,
         f"{name}-bindings {bindings} needs {name}-libs {bindings}, and {there}",
         f'pip install "{name}-libs=={bindings}"',
@@ -178,7 +172,7 @@ def _libraries_rule(machine: MachineFacts, name: str) -> Rule:
 
 def _rtx_gpu_rule(machine: MachineFacts, gpu: Gpu) -> Rule:
     jetson = machine.jetson or gpu.capability in _JETSON_CAPABILITIES
-    return Rule(
+    return (
         gpu.capability not in _RTX_CAPABILITIES,
         f"TensorRT for RTX does not serve {_named(gpu)}: engines that it builds here run elsewhere",
         _JETPACK if jetson else 'pip install "byolt[trt]"',

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from byolt import __version__
 from byolt.run import package_version
@@ -43,9 +44,9 @@ class MachineFacts:
     onnxruntime_fault: str = ""
     """Why an installed ONNX Runtime does not import."""
 
-    def first(self, *names: str) -> str | None:
-        """The first of these distributions that is installed."""
-        return next((name for name in names if name in self.packages), None)
+    def first(self, *names: str) -> str:
+        """The first of these distributions that is installed; empty for none."""
+        return next((name for name in names if name in self.packages), "")
 
     def installed(self, *names: str) -> str:
         """Those of these distributions that are installed, with their versions."""
@@ -56,7 +57,6 @@ def survey() -> MachineFacts:
     """Look at this machine; takes well under a second."""
     packages = {name: version for name in PACKAGES if (version := package_version(name))}
     driver, gpus = find_gpus()
-    built, usable, cuda, fault = _onnxruntime()
     torch_requires = metadata.requires("torch") if "torch" in packages else None
     return MachineFacts(
         byolt=__version__,
@@ -69,10 +69,7 @@ def survey() -> MachineFacts:
         driver_cuda=driver,
         gpus=gpus,
         torch_cuda=torch_cuda(packages.get("torch", ""), torch_requires or []),
-        onnxruntime_cuda=cuda,
-        built_providers=built,
-        usable_providers=usable,
-        onnxruntime_fault=fault,
+        **_onnxruntime(),
     )
 
 
@@ -92,14 +89,18 @@ def _licence(name: str) -> str | None:
     return next((words.splitlines()[0] for words in said if words), None)
 
 
-def _onnxruntime() -> tuple[tuple[str, ...], tuple[str, ...], int | None, str]:
-    """Providers built in, providers usable, CUDA major version of the build, and why it does not import."""
+def _onnxruntime() -> dict[str, Any]:
+    """What is to be known of ONNX Runtime, or why it does not import."""
     from byolt_export.runtime.onnx_runner import usable_providers
 
     try:
         import onnxruntime
         from onnxruntime.capi import build_and_package_info as build
     except (ImportError, OSError) as error:
-        return (), (), None, (str(error).splitlines() or [type(error).__name__])[0]
+        return {"onnxruntime_fault": (str(error).splitlines() or [type(error).__name__])[0]}
     major = re.match(r"\d+", str(getattr(build, "cuda_version", "")))
-    return tuple(onnxruntime.get_available_providers()), usable_providers(), int(major[0]) if major else None, ""
+    return {
+        "onnxruntime_cuda": int(major[0]) if major else None,
+        "built_providers": tuple(onnxruntime.get_available_providers()),
+        "usable_providers": usable_providers(),
+    }

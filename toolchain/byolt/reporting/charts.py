@@ -30,19 +30,14 @@ STYLE: Final[Any] = {
     "svg.hashsalt": "byolt",  # The same figure gives the same bytes.
     "font.sans-serif": ["DejaVu Sans", "sans-serif"],
     "text.parse_math": False,  # A name may hold a dollar.
-    "legend.fontsize": 9,
     "legend.frameon": False,
-    "lines.linewidth": 1.3,
     "lines.markersize": 3.5,
     "axes.prop_cycle": LOOKS,
     "axes.edgecolor": GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GREY,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
+    "grid.color": "#e4e4e4",
 }
 # Light and dark change places, and every colour keeps its hue.
 _DARK = "<style>@media (prefers-color-scheme: dark) { svg { filter: invert(.91) hue-rotate(180deg) } }</style>"

@@ -132,22 +132,17 @@ class RunCurves:
         """Eigenvalues of the projections' covariance at the evaluations, a line each."""
         evaluated = [record for record in self.records if record.get("spectrum")]
         chosen = [evaluated[k] for k in spread(len(evaluated), MOST_SPECTRA)]
-        named = spread(len(chosen), 5)  # The colours tell the rest.
-        colours = LinearSegmentedColormap.from_list("epochs", [PALETTE[4], PALETTE[0]])(np.linspace(0, 1, len(chosen)))
-        lines = [
-            (
-                f"epoch {record['step'] / self.steps_per_epoch:.3g}" if number in named else "",
-                record["spectrum"],
-                {"color": colours[number], "linestyle": "solid"},
-            )
-            for number, record in enumerate(chosen)
-        ]
+        colours = LinearSegmentedColormap.from_list("epochs", [PALETTE[1], PALETTE[0]])(np.linspace(0, 1, len(chosen)))
+        looks = [{"color": colour, "linestyle": "solid"} for colour in colours]
+        for number in spread(len(chosen), 5):  # The colours tell the rest.
+            looks[number]["label"] = f"epoch {chosen[number]['step'] / self.steps_per_epoch:.3g}"
         return spectra_chart(
             "Spectrum of the projections",
             "Variance along each axis of the projections' covariance, as a share of their energy, at each evaluation "
             "from orange (early) to blue (late). A long flat line fills many directions; a line that drops early is "
             "dimensional collapse, a single point left is complete collapse.",
-            lines,
+            [record["spectrum"] for record in chosen],
+            looks,
         )
 
     def _chart(self, kind: CurveChart) -> Chart | None:
@@ -209,26 +204,26 @@ def values_of(records: Records, key: str) -> npt.NDArray[np.float64]:
     return np.array([list(found), list(found.values())], np.float64)
 
 
-def spectra_chart(title: str, reading: str, lines: Sequence[tuple[str, Sequence[float], Any]]) -> list[Chart]:
+def spectra_chart(
+    title: str, reading: str, spectra: Sequence[Sequence[float]], looks: Sequence[dict[str, Any]]
+) -> list[Chart]:
     """One chart of spectra over each other, without what is rounding; none where nothing is left.
 
     Args:
         title: Above the chart.
         reading: Below it.
-        lines: Name for the legend, or an empty one; shares of the energy, descending; how the line looks.
+        spectra: Shares of the energy, descending.
+        looks: How matplotlib draws each; a label stands in the legend.
     """
-    kept = [[value for value in values if value >= LEAST_SHARE] for _, values, _ in lines]
+    kept = [[share for share in shares if share >= LEAST_SHARE] for shares in spectra]
     if not any(kept):
         return []
     with canvas() as (figure, (axes,)):
-        for (name, _, look), values in zip(lines, kept, strict=True):
-            marker = "o" if len(values) == 1 else ""
-            axes.plot(range(1, len(values) + 1), values, label=name, marker=marker, **look)
-        if any(name for name, _, _ in lines):
+        for shares, look in zip(kept, looks, strict=True):
+            axes.plot(range(1, len(shares) + 1), shares, marker="o" if len(shares) == 1 else "", **look)
+        if any("label" in look for look in looks):
             axes.legend()
-        axes.set_yscale("log")
+        axes.set(xlabel="direction, by its variance (number)", ylabel="share of the energy (log)", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
-        axes.set_xlabel("direction, by its variance (number)")
-        axes.set_ylabel("share of the energy (log)")
         return [Chart(title, svg_of(figure), reading)]

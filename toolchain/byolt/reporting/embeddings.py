@@ -176,10 +176,8 @@ def _spectrum_charts(gallery: Gallery, recipe: Recipe) -> list[Chart]:
         "Spectrum of the encoder's features",
         f"Variance along each axis of the covariance of {len(gallery.images):,} images' features, as a share of their "
         "energy. A flatter line uses more of the features; the dashed one is the same network before learning.",
-        [
-            ("learned encoder", spectrum(gallery.features).tolist(), {}),
-            ("untrained encoder", spectrum(before).tolist(), {"linestyle": "dashed"}),
-        ],
+        [spectrum(gallery.features).tolist(), spectrum(before).tolist()],
+        [{"label": "learned encoder"}, {"label": "untrained encoder", "linestyle": "dashed"}],
     )
 
 
@@ -206,12 +204,12 @@ def confusion_section(gallery: Gallery, recipe: Recipe) -> dict[str, Any] | None
     wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
     pairs = np.dstack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS], wrong.shape))[0]
     rows = [
-        [
-            gallery.classes[true],
-            gallery.classes[said],
-            number(int(wrong[true, said]), "d"),
-            number(float(shares[true, said]), ".1%"),
-        ]
+        {
+            "true": gallery.classes[true],
+            "said": gallery.classes[said],
+            "images": number(int(wrong[true, said]), "d"),
+            "of the class": number(float(shares[true, said]), ".1%"),
+        }
         for true, said in pairs
         if wrong[true, said]
     ]
@@ -223,7 +221,7 @@ def confusion_section(gallery: Gallery, recipe: Recipe) -> dict[str, Any] | None
     )
     return {
         "chart": Chart("Where the linear probe errs", _matrix(shares, gallery.classes), reading),
-        "pairs": HtmlTable(["true", "said", "images", "of the class"], rows, caption="Most frequent confusions"),
+        "pairs": HtmlTable(rows, caption="Most frequent confusions"),
     }
 
 

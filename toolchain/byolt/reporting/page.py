@@ -12,7 +12,7 @@ from byolt_export.proof.page import visible
 
 
 class Number(Markup):
-    """A number as it is read, in an element that holds it exactly; a table sets it to the right."""
+    """A number as it is read, in an element that holds it exactly."""
 
     numeric = True
 
@@ -26,12 +26,19 @@ def number(value: float | None, form: str) -> Number:
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """Rows under their headings; a cell is text or, as ``Number``, markup."""
+    """Rows of cells by their headings; a cell is text or markup, a ``Number`` stands to the right."""
 
-    columns: list[str]
-    rows: list[list[Any]]
+    rows: list[dict[str, Any]]
     note: str = ""
     caption: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def columns(self) -> list[str]:
+        """Those headings under which some row has something."""
+        return [name for name in self.rows[0] if any(row[name] for row in self.rows)]
 
 
 def render(template: str, **content: Any) -> str:

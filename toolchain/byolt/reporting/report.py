@@ -51,8 +51,11 @@ def report_run(run: Run, overrides: Sequence[str] = ()) -> Written:
             left_out.append(f"errors by class: {error}")
     page = render(
         "report.html.jinja",
+        run=run,
+        recipe=recipe,
         head=tables.heading(run, recipe, records),
         accuracies=tables.accuracies(run),
+        folds=tables.accuracies_over_folds(run),
         finetuned=tables.finetuning(run),
         learning=curves.charts(LEARNING),
         dynamics=[*curves.charts(DYNAMICS), *curves.spectrum()],
@@ -63,7 +66,7 @@ def report_run(run: Run, overrides: Sequence[str] = ()) -> Written:
         parity=tables.parity(run),
         metrics=tables.metrics_at_evaluations(records),
         environment=tables.environment(run),
-        recipe=tables.recipe_keys(run.recipe),
+        recipe_keys=tables.recipe_keys(run.recipe),
         left_out=left_out,
     )
     path = run.path / "report.html"

@@ -57,11 +57,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
         *(f"{row[f'latency_ms_p{share}']:.2f}" for share in (50, 90, 99)),
         f"{row['images_per_s']:.0f}",
         speed,
-        *("-" if row[key] is None else f"{row[key]:.1f}" for key in ("memory_mib", "file_mib")),
-        f"{accuracy['agreement']:.1%}" if accuracy else "-",
-        f"{accuracy['relative_l2_mean']:.1e}" if accuracy else "-",
+        *(_known(row[key], ".1f") for key in ("memory_mib", "file_mib")),
+        _known(accuracy.get("agreement"), ".1%"),
+        _known(accuracy.get("relative_l2_mean"), ".1e"),
         knn,
     ]
+
+
+def _known(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def plot_speed(found: dict[str, Any]) -> str:
@@ -83,16 +87,14 @@ def plot_speed(found: dict[str, Any]) -> str:
                 axes.annotate(row["batch"], place, (0, 5), textcoords="offset points", ha="center", fontsize=8)
         if rows:
             lost = max(1, 100 - min(_places(rows)[1]))
-            axes.set_ylim(100 - 1.1 * lost, 100 + 0.1 * lost)
-            axes.set_xscale("log")
+            axes.set(xscale="log", ylim=(100 - 1.1 * lost, 100 + 0.1 * lost))
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
             axes.margins(x=0.1)
             figure.legend(loc="outside lower left")
         axes.set_title(f"{found['agreement']} with PyTorch against images/s", loc="left")
-        axes.set_xlabel("images/s")
-        axes.set_ylabel("agreement (%)")
+        axes.set(xlabel="images/s", ylabel="agreement (%)")
         return svg_of(figure)
 
 

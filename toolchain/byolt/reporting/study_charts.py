@@ -67,16 +67,15 @@ def dynamics_charts(arms: Sequence[ArmResults]) -> list[Chart]:
         with canvas() as (figure, (axes,)):
             for shares, means in lines:  # An arm without a line keeps its colour.
                 axes.plot(100 * shares, means, marker="o" if len(shares) < 3 else "")
-            axes.set_ylabel(kind.curves[0].label)
-            axes.set_xlabel("share of the run (%)")
-            axes.set_xlim(0, 100)
+            axes.set(xlabel="share of the run (%)", ylabel=kind.curves[0].label, xlim=(0, 100))
             found.append(Chart(kind.title, svg_of(figure), reading))
     spectra = spectra_chart(
         "Spectrum at the end",
         "Variance along each axis of the projections' covariance at the end, first seed of each arm, as a share of "
         "their energy. A line that drops early is dimensional collapse; an arm without a line has nothing above "
         "rounding.",
-        [("", _last_spectrum(arm), {}) for arm in arms],
+        [_last_spectrum(arm) for arm in arms],
+        [{}] * len(arms),
     )
     return [*found, *spectra]
 

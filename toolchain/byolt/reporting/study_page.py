@@ -29,9 +29,9 @@ def write_study_report(path: Path, metrics: StudyResults) -> None:
         study=metrics,
         sentences=[f"{table.caption}: {said}" for table in metrics.tables for said in table.said],
         chart=data_uri(study_chart(metrics).encode(), "svg+xml") if measured else None,
-        tables=[_section(table) for table in metrics.tables],
+        parts=[_part(table) for table in metrics.tables],
         comparisons=_comparisons(metrics),
-        environment=HtmlTable(["environment", ""], [list(item) for item in metrics.environment.items()]),
+        environment=HtmlTable([{"environment": name, "": value} for name, value in metrics.environment.items()]),
     )
     write_text(path, page)
 
@@ -41,29 +41,15 @@ def study_chart(metrics: StudyResults) -> str:
     return accuracy_chart(metrics.tables)
 
 
-def _section(table: Table) -> dict[str, Any]:
-    lost = {arm.name: sum(not records for records in arm.records) for arm in table.arms}
+def _part(table: Table) -> dict[str, Any]:
+    lost = [(arm, sum(not records for records in arm.records)) for arm in table.arms]
     return {
-        "caption": table.caption,
-        "measure": table.measure,
-        "arms": _arms(table),
+        "table": table,
+        "arms": HtmlTable([_cells(arm) for arm in table.arms]),
         "charts": dynamics_charts(table.arms),
         "legend": list(zip((arm.name for arm in table.arms), itertools.cycle(LOOKS))),
-        "undrawn": [
-            f"{arm.name} ({lost[arm.name]} of {len(arm.records)} seeds)" for arm in table.arms if lost[arm.name]
-        ],
+        "undrawn": [f"{arm.name} ({count} of {len(arm.records)} seeds)" for arm, count in lost if count],
     }
-
-
-def _arms(table: Table) -> HtmlTable:
-    """A row per arm; a column of which no arm has anything is left out."""
-    rows = [_cells(arm) for arm in table.arms]
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    return HtmlTable(
-        columns,
-        [[row[name] for name in columns] for row in rows],
-        "Mean, sample standard deviation and Student's 95 % interval over seeds; one seed tells no spread.",
-    )
 
 
 def _cells(arm: ArmResults) -> dict[str, Any]:
@@ -71,11 +57,10 @@ def _cells(arm: ArmResults) -> dict[str, Any]:
         number(None if arm.summary is None else getattr(arm.summary, name), ".2%")
         for name in ("mean", "std", "low", "high")
     )
+    marks = [_COLLAPSED if gone else "" for gone in arm.collapsed]
     seeds = [
         Markup('<span><span class="note">{}:</span> {}{}</span>').format(seed, number(accuracy, ".2%"), mark)
-        for seed, accuracy, mark in zip(
-            arm.seeds, arm.accuracies, (_COLLAPSED if gone else "" for gone in arm.collapsed), strict=True
-        )
+        for seed, accuracy, mark in zip(arm.seeds, arm.accuracies, marks, strict=True)
     ]
     return {
         "arm": arm.name,
@@ -92,19 +77,17 @@ def _cells(arm: ArmResults) -> dict[str, Any]:
 def _comparisons(metrics: StudyResults) -> HtmlTable:
     """Differences in points."""
     rows = [
-        [
-            table.caption,
-            name,
-            *(number(100 * points, "+.2f") for points in (c.difference, c.low, c.high)),
-            *(number(p, ".2g") for p in (c.p, c.p_holm)),
-            number(c.effect_size, "+.2f"),
-        ]
+        {
+            "table": table.caption,
+            "against": name,
+            "difference, points": number(100 * c.difference, "+.2f"),
+            "from": number(100 * c.low, "+.2f"),
+            "to": number(100 * c.high, "+.2f"),
+            "p": number(c.p, ".2g"),
+            "p, Holm": number(c.p_holm, ".2g"),
+            "effect size": number(c.effect_size, "+.2f"),
+        }
         for table in metrics.tables
         for name, c in table.comparisons.items()
     ]
-    return HtmlTable(
-        ["table", "against", "difference, points", "from", "to", "p", "p, Holm", "effect size"],
-        rows,
-        "Differences in points of accuracy, paired by seed, with the simultaneous interval that the words above are "
-        "drawn from; p is that of the paired t test, beside it adjusted by Holm for the number of comparisons.",
-    )
+    return HtmlTable(rows)

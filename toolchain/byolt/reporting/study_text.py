@@ -44,10 +44,9 @@ def write_markdown(study: StudyResults, path: Path, command: str) -> None:
 
 
 def _arms(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row per arm; a column that is for some studies alone is left out where no arm has it."""
+    """Headings under which some arm has something, and a row per arm."""
     rows = [_cells(arm) for arm in table.arms]
-    optional = ("kNN", "published", "in")
-    columns = [name for name in rows[0] if name not in optional or any(row[name] for row in rows)]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
     return columns, [[row[name] for name in columns] for row in rows]
 
 

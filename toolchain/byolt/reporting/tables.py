@@ -16,18 +16,7 @@ from byolt_export.proof.page import visible
 
 MOST_ROWS = 40
 """Evaluations in the table of metrics."""
-COLOURS = {
-    "healthy": "good",
-    "dimensional": "bad",
-    "complete": "bad",
-    "none": "open",
-    "finished": "good",
-    "collapsed": "bad",
-    "unfinished": "open",
-    "passed": "good",
-    "failed": "bad",
-    "not run here": "open",
-}
+_GOOD, _BAD = ("healthy", "finished", "passed"), ("dimensional", "complete", "collapsed", "failed")
 _IN_WORDS = {
     "healthy": "spread and effective rank stay above the limits of collapse",
     "none": "too early to say",
@@ -52,7 +41,7 @@ Records = list[dict[str, Any]]
 
 
 def heading(run: Run, recipe: Recipe, records: Records) -> dict[str, Any]:
-    """Name, state, verdict with advice, and the metrics that one wants first."""
+    """State, verdict with advice, and the metrics that one wants first."""
     evaluated = [record for record in records if "verdict" in record]
     last = run.result or (evaluated[-1] if evaluated else {})
     state, verdict = (run.result or {}).get("state", "unfinished"), last.get("verdict")
@@ -64,23 +53,22 @@ def heading(run: Run, recipe: Recipe, records: Records) -> dict[str, Any]:
     if verdict:
         banner.append("Verdict: " + _coloured(verdict) + " \u2013 " + _IN_WORDS[verdict])
     return {
-        "name": recipe.name,
         "hash": run.environment.get("hash", run.path.name.rpartition("-")[2]),
-        "folder": run.path.name,
-        "method": recipe.method.name,
-        "backbone": recipe.model.backbone,
-        "verdict": verdict,
+        "date": str(run.environment.get("started", "")).replace("T", " ").replace("Z", " UTC"),
         "state": verdict or state,
-        "colour": COLOURS[verdict or state],
+        "colour": _colour(verdict or state),
         "banner": Markup("; ").join(banner),
         "advice": Verdict(verdict).advice if verdict else "",
-        "date": str(run.environment.get("started", "")).replace("T", " ").replace("Z", " UTC"),
         "tiles": _tiles(run, recipe, records, last),
     }
 
 
+def _colour(word: str) -> str:
+    return "good" if word in _GOOD else "bad" if word in _BAD else "open"
+
+
 def _coloured(word: str) -> Markup:
-    return Markup('<span class="verdict {}">{}</span>').format(COLOURS[word], word)
+    return Markup('<span class="verdict {}">{}</span>').format(_colour(word), word)
 
 
 def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> list[tuple[str, Number, str]]:
@@ -100,24 +88,44 @@ def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> 
     return [(name, number(metric, form), small) for name, metric, form, small in rows if metric is not None]
 
 
-def accuracies(run: Run) -> list[HtmlTable]:
-    """kNN and linear probe of each kind of features, with intervals, and over the official folds."""
-    kinds = {name: metrics for kind, name in FEATURES.items() if (metrics := run.metrics(kind))}
+def accuracies(run: Run) -> HtmlTable:
+    """kNN and linear probe of each kind of features, with intervals."""
+    kinds = _kinds_of_features(run)
     if not kinds:
-        return []
+        return HtmlTable([])
     first = next(iter(kinds.values()))["knn"]
-    test = HtmlTable(
-        ["features", f"kNN, k = {first['k']}", "linear probe"],
-        [[name, _interval(metrics["knn"]), _interval(metrics["linear"])] for name, metrics in kinds.items()],
-        f"Accuracy on {first['n_test']:,} test images, from {first['n_train']:,} labelled training images, with the "
-        "95 % interval over the draw of test images (not over seeds).",
-    )
-    folds = {name: metrics["folds"] for name, metrics in kinds.items() if "folds" in metrics}
     rows = [
-        [name, number(len(fold["images"]), "d"), _spread(fold["knn"]), _spread(fold["linear"])]
-        for name, fold in folds.items()
+        {
+            "features": name,
+            f"kNN, k = {first['k']}": _interval(metrics["knn"]),
+            "linear probe": _interval(metrics["linear"]),
+        }
+        for name, metrics in kinds.items()
     ]
-    return [test, HtmlTable(["over the official folds", "folds", "kNN", "linear probe"], rows)] if folds else [test]
+    note = (
+        f"Accuracy on {first['n_test']:,} test images, from {first['n_train']:,} labelled training images, with the "
+        "95 % interval over the draw of test images (not over seeds)."
+    )
+    return HtmlTable(rows, note)
+
+
+def accuracies_over_folds(run: Run) -> HtmlTable:
+    """The same over the official folds, where the set has them."""
+    rows = [
+        {
+            "over the official folds": name,
+            "folds": number(len(metrics["folds"]["images"]), "d"),
+            "kNN": _spread(metrics["folds"]["knn"]),
+            "linear probe": _spread(metrics["folds"]["linear"]),
+        }
+        for name, metrics in _kinds_of_features(run).items()
+        if "folds" in metrics
+    ]
+    return HtmlTable(rows)
+
+
+def _kinds_of_features(run: Run) -> dict[str, dict[str, Any]]:
+    return {name: metrics for kind, name in FEATURES.items() if (metrics := run.metrics(kind))}
 
 
 def _interval(metric: dict[str, Any]) -> Markup:
@@ -129,65 +137,68 @@ def _spread(metric: dict[str, Any]) -> Markup:
     return Markup("{} &plusmn; {}").format(number(metric["mean"], ".1%"), number(metric["std"], ".1%"))
 
 
-def finetuning(run: Run) -> list[HtmlTable]:
+def finetuning(run: Run) -> HtmlTable:
     """Probe, fine-tuned and from scratch."""
     metrics = run.metrics("finetune")
     if metrics is None:
-        return []
-    rows = [[name, _interval(metrics[key])] for key, name in FINETUNED.items() if key in metrics]
+        return HtmlTable([])
     note = f"Trained on {metrics['data']}, tested on {metrics['test']}. {metrics['protocol']}."
-    return [HtmlTable([f"{metrics['n_train']:,} labels", "test accuracy [95 % interval]"], rows, note)]
+    rows = [
+        {f"{metrics['n_train']:,} labels": name, "test accuracy [95 % interval]": _interval(metrics[key])}
+        for key, name in FINETUNED.items()
+        if key in metrics
+    ]
+    return HtmlTable(rows, note)
 
 
-def collapse_measures(run: Run) -> list[HtmlTable]:
+def collapse_measures(run: Run) -> HtmlTable:
     """Measures of the frozen encoder beside those of what it started from."""
     rows = [
-        [
-            FEATURES[name],
-            number(metrics["rankme"], ".1f"),
-            number(min(metrics["images"], metrics["features"]), "d"),
-            *(number(metrics[key], ".2f") for key in ("z_std_ratio", "alignment", "uniformity")),
-        ]
+        {
+            "features": FEATURES[name],
+            "RankMe": number(metrics["rankme"], ".1f"),
+            "at most": number(min(metrics["images"], metrics["features"]), "d"),
+            "z-std ratio": number(metrics["z_std_ratio"], ".2f"),
+            "alignment": number(metrics["alignment"], ".2f"),
+            "uniformity": number(metrics["uniformity"], ".2f"),
+        }
         for name, metrics in (run.metrics("collapse") or {}).items()
     ]
-    note = (
-        "No labels are needed for these. Higher RankMe and z-std, lower alignment and uniformity are better, each "
-        "beside the untrained encoder's."
-    )
-    columns = ["features", "RankMe", "at most", "z-std ratio", "alignment", "uniformity"]
-    return [HtmlTable(columns, rows, note)] if rows else []
+    return HtmlTable(rows)
 
 
-def parity(run: Run) -> list[HtmlTable]:
+def parity(run: Run) -> HtmlTable:
     """Verdict on every file of the run's bundles."""
     rows = [
-        [_code(name), _coloured(file["verdict"]), file["precision"], file.get("reason") or ""]
+        {
+            "file": _code(name),
+            "parity": _coloured(file["verdict"]),
+            "precision": file["precision"],
+            "reason": file.get("reason") or "",
+        }
         for name, file in delivered_files(run).items()
     ]
-    note = "Whether each file computes what the PyTorch model computes; parity.html in the bundle has the proof."
-    return [HtmlTable(["file", "parity", "precision", "reason"], rows, note)] if rows else []
+    return HtmlTable(rows)
 
 
-def metrics_at_evaluations(log: Records) -> list[HtmlTable]:
+def metrics_at_evaluations(log: Records) -> HtmlTable:
     """Every measured key at the evaluations, or at some of them where they are many."""
     records = [record for record in log if "rankme" in record]
-    if not records:
-        return []
     chosen = [records[k] for k in spread(len(records), MOST_ROWS)]
-    columns = {key: column for key, column in _METRICS.items() if any(key in record for record in chosen)}
     rows = [
-        [*(number(record.get(key), form) for key, (_, form) in columns.items()), _coloured(record["verdict"])]
+        {name: number(record[key], form) if key in record else "" for key, (name, form) in _METRICS.items()}
+        | {"verdict": _coloured(record["verdict"])}
         for record in chosen
     ]
     note = f"{len(chosen)} of {len(records)} evaluations, evenly spread; metrics.jsonl has them all."
-    names = [name for name, _ in columns.values()]
-    return [HtmlTable([*names, "verdict"], rows, note if len(chosen) < len(records) else "")]
+    return HtmlTable(rows, note if len(chosen) < len(records) else "")
 
 
-def environment(run: Run) -> list[HtmlTable]:
+def environment(run: Run) -> HtmlTable:
     """What made the run, as it was written down when it started."""
-    rows = [[name, _code(_plain(value))] for name, value in run.environment.items() if value not in (None, [], {})]
-    return [HtmlTable(["environment", ""], rows)] if rows else []
+    known = {name: value for name, value in run.environment.items() if value not in (None, [], {})}
+    rows = [{"environment": name, "": _code(_plain(value))} for name, value in known.items()]
+    return HtmlTable(rows)
 
 
 def recipe_keys(recipe: Recipe) -> HtmlTable:
@@ -196,8 +207,8 @@ def recipe_keys(recipe: Recipe) -> HtmlTable:
     for path, field, value in leaves(recipe):
         is_result = field.json_schema_extra != MACHINE and path != ("name",)
         form = "<strong><code>&bull; {}</code></strong>" if is_result else "<code>&nbsp; {}</code>"
-        rows.append([Markup(form).format(".".join(path)), _code(_plain(value))])
-    return HtmlTable(["key", "value"], rows)
+        rows.append({"key": Markup(form).format(".".join(path)), "value": _code(_plain(value))})
+    return HtmlTable(rows)
 
 
 def _code(text: str) -> Markup:
@@ -207,4 +218,6 @@ def _code(text: str) -> Markup:
 def _plain(value: Any) -> str:
     if isinstance(value, dict) and value:
         return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    if isinstance(value, list) and value:
+        return " ".join(map(_plain, value))
     return value if isinstance(value, str) else json.dumps(value)
