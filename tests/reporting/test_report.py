@@ -16,8 +16,8 @@ from tests.reporting.pages import Page
 from byolt.cli import cli
 from byolt.evaluation.evaluate import evaluate
 from byolt.files import read_json, write_json
+from byolt.reporting.embeddings import nearest
 from byolt.reporting.report import report
-from byolt.reporting.seen import nearest
 from byolt.run import Run
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError
@@ -79,7 +79,7 @@ def test_a_labelled_run_has_every_section_and_the_page_needs_nothing(labelled: R
     page = page_of(labelled)
     page.stands_alone()
     assert page.sections == ALWAYS | BY_LABELS | {"collapse", "parity"}
-    assert {"Loss against the epoch", "t-SNE map of the embeddings"} <= set(page.charts)
+    assert {"Loss, drawn", "Map of the embeddings, drawn", "Where the linear probe errs, drawn"} <= page.charts.keys()
     assert len(page.html) < 5_000_000
     assert "Left out" not in page.text
 
@@ -91,18 +91,18 @@ def test_an_unlabelled_run_has_nothing_of_labels(unlabelled: Run) -> None:
     for word in ("kNN", "accuracy", "class", "linear probe", PLAIN):
         # The resolved recipe names its keys, whatever the run was given.
         assert word not in page.text.partition("How it was made")[0]
-    assert "Spread of the projections (z-std) against the epoch" in page.charts
+    assert "z-std ratio (1 = even)" in page.charts["Spread of the projections (z-std), drawn"]
 
 
 def test_names_cannot_mark_up_the_page(labelled: Run) -> None:
     page = page_of(labelled)
-    assert "onerror" not in page.html.replace("&lt;img src=x onerror=alert(1)&gt;&amp;amp;", "").replace(
-        "&lt;img src=x onerror=aler\u2026", ""
-    )
+    assert "onerror" not in page.html.replace("&lt;img src=x onerror=alert(1)&gt;&amp;amp;", "")
     assert HOSTILE in page.text  # As text, whole, where there is room.
-    assert ODD in page.text
-    assert "folder <b>" in page.text
-    assert "no <i>GPU</i>" in page.text
+    for text in (ODD, "folder <b>", "no <i>GPU</i>"):
+        assert text in page.text
+    drawn = page.charts["Map of the embeddings, drawn"]
+    assert ODD in drawn
+    assert f"{HOSTILE[:23]}\u2026" in drawn
 
 
 def test_its_figures_are_those_of_the_run(labelled: Run) -> None:
@@ -202,7 +202,7 @@ def test_test_images_that_are_gone_leave_out_the_errors_alone(
     def gone(*_: Any) -> None:
         raise InputError("the test images are gone")
 
-    monkeypatch.setattr("byolt.reporting.seen._confusion", gone)
+    monkeypatch.setattr("byolt.reporting.embeddings.confusion_section", gone)
     run = without_curves(labelled, tmp_path)
     assert report(run).left_out == ("errors by class: the test images are gone",)
     page = page_of(run)
