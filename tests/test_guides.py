@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from byolt_export.cuda import Gpu
 from byolt_export.errors import ByoltError
 from byolt_export.tensorrt.flavour import choose_flavour
 from byolt_export.tensorrt.runner import open_engine
-from tests.doctor.test_doctor import HEALTHY
+from tests.doctor.test_doctor import machine
 from tests.export import small
 from tests.test_command_line import byolt
 from tests.test_documents import check_byolt_line
@@ -106,7 +105,7 @@ def test_what_the_guide_says_is_seen_is_said(folder: Path, tmp_path: Path, monke
         byolt("verify", "bundle", folder=tmp_path).stderr,
         _fault(lambda: choose_flavour("tensorrt")),
         _fault(lambda: Encoder(unproven)),
-        to_text(examine(replace(HEALTHY, jetson=True, packages={"tensorrt": "10.2.0"}))),
+        to_text(examine(machine(jetson=True, packages={"tensorrt": "10.2.0"}))),
     ]
     table = JETSON.partition("## When versions differ")[2]
     messages = re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)
@@ -124,7 +123,7 @@ def test_the_doctor_takes_the_oldest_tensorrt_of_the_guide_and_none_before() -> 
     ((major, minor),) = re.findall(r"needs TensorRT (\d+)\.(\d+)", JETSON)
     assert f"| 6.1, 6.2 **d** | 12.6 | {major}.{minor} | Orin | yes |" in JETSON
     kept, refused = (
-        to_text(examine(replace(HEALTHY, jetson=True, packages={"tensorrt": version})))
+        to_text(examine(machine(jetson=True, packages={"tensorrt": version})))
         for version in (f"{major}.{minor}.0", f"{major}.{int(minor) - 1}.9")
     )
     assert "is older than" not in kept
