@@ -7,9 +7,10 @@ INSTALLED := $(VENV)/.installed
 UV := $(VENV)/bin/uv
 RTX14 := .venv-rtx14
 LIGHT := .venv-light
+DIST := dist
 PYTHON310 ?= PYENV_VERSION=3.10 python3.10
 
-.PHONY: install quickstart test test-full check lock clean
+.PHONY: install quickstart test test-full docs check dist lock clean
 
 install: $(INSTALLED)
 
@@ -22,9 +23,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Interrupted, by Ctrl-C or a power cut, it goes on when it is given again.
 quickstart: install
 	mkdir -p .cache
-	$(BYOLT) pretrain recipes/quickstart.yaml --json > .cache/quickstart.json
+	$(BYOLT) pretrain recipes/quickstart.yaml --resume auto --json > .cache/quickstart.json
 	run=$$($(VENV)/bin/python -c "import json; print(json.load(open('.cache/quickstart.json'))['run'])") \
 	  && $(BYOLT) evaluate "$$run" && $(BYOLT) export "$$run" --onnx
 
@@ -51,21 +53,34 @@ $(LIGHT)/.installed: requirements.lock pyproject.toml | install
 	else echo "$(PYTHON310) is not here: the light group is not tested on Python 3.10"; fi
 	touch $@
 
-check: install
+# The documentation site, in build/site: nothing in it is loaded from elsewhere, and every warning is an error.
+docs: $(VENV)/.docs
+	rm -rf build/site build/doctrees
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
+
+$(VENV)/.docs: requirements-docs.lock $(INSTALLED)
+	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --requirements requirements-docs.lock
+	touch $@
+
+check: install docs dist
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
-	rm -rf dist && $(RUN) build --wheel --no-isolation --outdir dist . >/dev/null
-	$(VENV)/bin/check-wheel-contents dist/*.whl
+	$(VENV)/bin/check-wheel-contents $(DIST)/*.whl
+
+# The wheel is built from the sdist, which so holds what a build needs; the tests are in it too.
+dist: install
+	rm -rf $(DIST) && $(RUN) build --no-isolation --outdir $(DIST) . >/dev/null
 
 COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --no-header \
-  --no-emit-package byolt pyproject.toml
+  --no-emit-package byolt --upgrade
 lock:
-	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.11 --extra all --group dev -o requirements.lock
-	VIRTUAL_ENV=$(VENV) $(COMPILE) --upgrade --python-version 3.10 -o requirements-light.lock
+	VIRTUAL_ENV=$(VENV) $(COMPILE) pyproject.toml --python-version 3.11 --extra all --group dev -o requirements.lock
+	VIRTUAL_ENV=$(VENV) $(COMPILE) pyproject.toml --python-version 3.10 -o requirements-light.lock
+	VIRTUAL_ENV=$(VENV) $(COMPILE) --python-version 3.11 --group docs --constraints requirements.lock -o requirements-docs.lock
 
 include $(dir $(lastword $(MAKEFILE_LIST)))export/cpp/cpp.mk
 
 clean:
-	rm -rf $(VENV) $(RTX14) $(LIGHT) .cache build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(RTX14) $(LIGHT) .cache build $(DIST) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -68,7 +68,7 @@ def measure(arguments: argparse.Namespace, below: Path) -> int:
     """All of it, with its files in ``below``."""
     folder = FolderSource(linked(arguments.folder, below / "images", arguments.images))
     started_s = time.monotonic()
-    packed = pack(folder, below / "shards", int(arguments.shard_mb * 1e6))
+    packed = pack(folder.root, below / "shards", int(arguments.shard_mb * 1e6))
     pack_s = time.monotonic() - started_s
     shards = open_folder(below / "shards", below / "cache")
     original = {name_of(folder.path(k)): digest(folder.read(k)) for k in range(len(folder))}

@@ -126,7 +126,7 @@ def batched_route(size_px: int) -> Callable[[Sequence[Any]], Pair]:
 
 def albumentations_route(size_px: int) -> Callable[[Sequence[Any]], Pair]:
     """An image at a time, as a worker does it, and the normalisation of the whole batch."""
-    from byolt.views.albumented import AlbumentationsViews
+    from byolt.views.albumentations_backend import AlbumentationsViews
 
     make = AlbumentationsViews(Views(backend="albumentations"), size_px=size_px, seed=0)
 

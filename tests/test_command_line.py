@@ -392,11 +392,14 @@ def test_ctrl_c_with_workers_saves_and_the_run_goes_on_to_the_same_encoder(tmp_p
     assert stopped is not None, said
     assert tmp_path / stopped[2] == run
     assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == int(stopped[1])
-    done = byolt("pretrain", recipe, *settings, "--resume", run, folder=tmp_path)
+    done = byolt("pretrain", recipe, *settings, "--resume", "auto", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert resumed_from(run) == int(stopped[1])
     (uninterrupted,) = (tmp_path / "straight").iterdir()
     assert (run / "encoder.safetensors").read_bytes() == (uninterrupted / "encoder.safetensors").read_bytes()
+    log = (run / "train.log").read_text()
+    assert byolt("pretrain", recipe, *settings, "--resume", "auto", folder=tmp_path).stdout == done.stdout
+    assert (run / "train.log").read_text() == log  # A finished run is printed, not learned again.
 
 
 def test_a_full_disk_at_a_checkpoint_loses_nothing_that_was_saved(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def learn(name, *settings):
 stages = {}
 from byolt.cli import main
 told("commands")
-import byolt.console.summary, byolt.training.loop
+import byolt.console.progress, byolt.console.summary, byolt.training.loop
 told("parts")
 learn("torchvision", "model.backbone=resnet18", "model.args={}")
 told("torchvision")

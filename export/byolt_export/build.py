@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from byolt_export.arrays import Frames, Images, Outputs
-from byolt_export.bundle.contents import read_opset
 from byolt_export.bundle.folder import FILES, GOLDEN, PAGE, PARITY, staged, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, not_applicable, write_golden
 from byolt_export.bundle.manifest import (
@@ -39,6 +38,7 @@ from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.task import Gallery
 from byolt_export.proof.verify import judge_export
 from byolt_export.quantize.int8 import LEAST_IMAGES, quantize
+from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.runtime.onnx_runner import CPU, runtime_version
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class _MadeFile:
 
     report: FileReport
     opset: int
+    shares: dict[Precision, float]
     calibration: Calibration | None
 
 
@@ -182,6 +183,8 @@ class _Builder:
 
     def make(self, folder: Path, precision: Precision) -> _MadeFile:
         """Export one file into the folder, and judge it."""
+        import onnx
+
         path, calibration = folder / FILES[precision], None
         self.on_log(f"{path.name}: {'quantizing' if precision == 'int8' else 'exporting'}")
         if precision == "int8":
@@ -189,7 +192,10 @@ class _Builder:
         else:
             self._export(path, precision)
         self.on_log(f"{path.name}: proving")
-        parity = judge_export(path, precision, self.contract, self.golden, self.gallery)
+        model = onnx.load(path)
+        (opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        shares = precision_shares(model)
+        parity = judge_export(path, precision, shares, self.contract, self.golden, self.gallery)
         found = None
         if self.options.bisect:
             from byolt_export.onnx.export import torch_tensors
@@ -197,7 +203,7 @@ class _Builder:
             shown = self.images.golden[:_BISECTED]
             tensors = torch_tensors(self.module, shown, pixels=self.contract.input)
             found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
-        return _MadeFile(FileReport(path.name, precision, CPU, parity, found), read_opset(path), calibration)
+        return _MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration)
 
     def _export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
         from byolt_export.onnx.export import export_onnx
@@ -233,12 +239,14 @@ class _Builder:
                 reason="; ".join(each.report.parity.reasons),
                 gates=asdict(each.report.parity.gates),
                 calibration=each.calibration,
+                shares=each.shares,
             )
             for each in made
         )
         tools = {name: version(name) for name in ("numpy", "onnx", "onnxscript", "torch")}
         kind, count = self.images.golden_kind, len(self.golden.images)
         manifest = Manifest(
+            schema_version=2,
             contract=self.contract,
             files=files,
             golden=Golden(kind=kind, images=count, sha256=sha256(folder / GOLDEN)),

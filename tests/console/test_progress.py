@@ -1,75 +1,57 @@
-"""The progress line's speed and time left, on a clock that the test turns."""
+"""What stderr shows while a run learns and images are decoded: one live line, or plain lines now and then."""
 
-import time
+import logging
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from byolt.console.progress import Progress
-
-FIGURES = {"loss": 1.0, "z_std_ratio": 0.5}
-VERDICT = {"verdict": "healthy", "knn": 0.5}
-
-
-class Clock:
-    """Stands still until it is turned on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 1000.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
-
-    def turn(self, seconds: float) -> None:
-        self.now_s += seconds
+from byolt.console.status import StatusHandler
+from byolt.training.logger import LogRecord
 
 
-def progress(start_step: int = 0) -> Progress:
-    """100 steps of 8 images, 10 an epoch, an evaluation every 3 epochs and at the end: steps 30, 60, 90, 100."""
-    return Progress(
-        Console(file=StringIO()),
-        epochs=10,
-        steps=100,
-        steps_per_epoch=10,
-        steps_per_evaluation=30,
-        batch_size=8,
-        start_step=start_step,
-    )
+def record(step: int, **evaluation: float) -> LogRecord:
+    return LogRecord(step, 100, 1, 10, 16.0, 0.0, 5.0, {"loss": 1.0, "z_std_ratio": 0.5}, evaluation)
 
 
-def test_an_evaluation_between_two_reports_is_no_time_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, shown = Clock(monkeypatch), progress()
-    with shown:
-        clock.turn(20 * 0.5)
-        shown.report(20, FIGURES)
-        assert shown.images_per_s == pytest.approx(16)
-        clock.turn(10 * 0.5)
-        shown.waited(1.0)
-        clock.turn(40)  # The evaluation after step 30, which is no log step.
-        shown.remark(VERDICT, 40)
-        clock.turn(10 * 0.5)
-        shown.waited(2.0)
-        shown.report(40, FIGURES)
-    assert shown.images_per_s == pytest.approx(16)  # 20 steps of 8 images in 10 s.
-    assert shown.data_wait == pytest.approx(0.3)  # 3 of 10 s, those before the evaluation too.
+def test_without_a_terminal_a_line_comes_every_15_s_and_at_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    shown = StringIO()
+    with Progress(Console(file=shown)) as show:
+        for step, seconds in ((10, 1), (20, 1), (30, 14.5), (90, 1), (100, 1), (100, 1)):  # Its evaluation last.
+            now_s += seconds
+            show(record(step))
+    assert [line.split()[3] for line in shown.getvalue().splitlines()] == ["10/100", "30/100", "100/100"]
 
 
-def test_time_left_counts_the_evaluations_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, shown = Clock(monkeypatch), progress()
-    with shown:
-        clock.turn(30 * 0.5)
-        shown.report(30, FIGURES)
-        assert shown.left_s(30) == pytest.approx(70 * 0.5)  # None was seen: no guess.
-        clock.turn(40)
-        shown.remark(VERDICT, 40)
-        assert shown.left_s(31) == pytest.approx(69 * 0.5 + 3 * 40)  # At 60, 90 and 100.
-        assert shown.left_s(90) == pytest.approx(10 * 0.5 + 2 * 40)  # That of step 90 comes after its report.
-        assert shown.left_s(91) == pytest.approx(9 * 0.5 + 40)
-        assert shown.left_s(100) == pytest.approx(40)
+def test_in_a_terminal_one_line_is_renewed_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    with Progress(Console(file=shown, force_terminal=True, width=200)) as show:
+        assert shown.getvalue() == ""  # Decoding comes before the first record, and has a line of its own.
+        show(record(10))
+        show.live.refresh()
+        assert shown.getvalue().count("\n") == 0
+        assert "step 10/100" in shown.getvalue()
+    assert shown.getvalue().endswith("\x1b[2K")
 
 
-def test_a_resumed_run_counts_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, shown = Clock(monkeypatch), progress(start_step=60)
-    with shown:
-        clock.turn(5.0)
-        shown.report(70, FIGURES)
-    assert shown.images_per_s == pytest.approx(16)
+def logged(handler: logging.Handler, text: str, share: float | None) -> None:
+    one = logging.LogRecord("byolt", logging.INFO, "", 0, text, None, None)
+    if share is not None:
+        one.share = share
+    handler.emit(one)
+
+
+def test_what_is_logged_of_progress_is_one_line_in_a_terminal_and_few_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = StatusHandler()
+    for text, share in (("1/3", 1 / 3), ("2/3", 2 / 3), ("left out: a.png", None), ("3/3", 1.0), ("1/2", 1 / 2)):
+        logged(handler, text, share)
+    assert capsys.readouterr().err == "1/3\nleft out: a.png\n3/3\n1/2\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for number in (1, 2, 3):
+        logged(handler, f"{number}/3", number / 3)
+    assert capsys.readouterr().err == "\r\x1b[K1/3\r\x1b[K2/3\r\x1b[K3/3\n"

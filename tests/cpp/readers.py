@@ -75,7 +75,7 @@ class PythonReader:
                 warnings.simplefilter("error")
                 report = verify_bundle(folder)
             told = "; ".join(f"{file.name} {file.precision} {file.parity.verdict}" for file in report.files)
-            if any(file.parity.verdict != "not run here" for file in report.files):
+            if any(file.parity.verdict == "passed" for file in report.files):
                 raise AssertionError(f"something was run: {told}")
             answer = Answer(True, "read")
         except InputError as error:

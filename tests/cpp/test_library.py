@@ -159,6 +159,35 @@ def test_what_fails_in_python_fails_in_words_and_code(builds: Path, bundles: Bun
     assert failed.stderr.decode() == f"{bundle}: parity failed: {expected.reason}\n"
 
 
+def test_a_file_named_for_another_precision_is_refused_in_pythons_words(
+    builds: Path, bundles: Bundles, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    manifest = read_manifest(bundle)
+    single, half, int8 = manifest.files
+    swapped = half.model_copy(update={"shares": single.shares})
+    write_manifest(bundle, manifest.model_copy(update={"files": (single, swapped, int8)}))
+    words = ("--json", "--provider", "CPU", "--threads", "1")
+    failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
+    expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
+    sentence = "it is named fp16, and it multiplies 100% in fp32"
+    assert expected.reason == f"encoder.fp16.onnx (CPUExecutionProvider): {sentence}"
+    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    refused = run(builds / "plain/tests/byolt-build-engine-over-fake", bundle, "--precision", "fp16", code=4)
+    assert f"encoder.fp16.onnx becomes no engine: {sentence}".encode() in refused.stderr
+    refused = run(builds / "plain/programs/byolt-bench", bundle, "--runtime", "cpu", "--precision", "fp16", code=5)
+    assert f"encoder.fp16.onnx is not proven ({sentence})".encode() in refused.stderr
+
+
+def test_a_bundle_of_schema_version_1_passes(builds: Path, bundles: Bundles, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(bundles.classes, tmp_path / "bundle"))
+    tree = json.loads((bundle / "manifest.json").read_text())
+    for file in tree["files"]:
+        del file["shares"]
+    (bundle / "manifest.json").write_text(json.dumps(tree | {"schema_version": 1}))
+    run(builds / "plain/programs/byolt-verify", bundle, "--provider", "CPU", "--threads", "1")
+
+
 def test_without_onnx_runtime_nothing_is_green(builds: Path, bundles: Bundles) -> None:
     found = run(builds / "thread/programs/byolt-verify", bundles.classes, code=5)
     assert found.stderr.decode().endswith("this byolt was built without ONNX Runtime (-DBYOLT_ONNXRUNTIME=ON)\n")

@@ -1,4 +1,4 @@
-"""The README's C++ lines, and the examples, on files and frames."""
+"""The C++ lines of docs/cpp.md, and the examples, on files and frames."""
 
 import re
 import subprocess
@@ -42,13 +42,13 @@ def rows_of(output: bytes) -> list[list[str]]:
 
 
 def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "cpp.md").read_text(), flags=re.DOTALL)
     return found
 
 
 @pytest.fixture(scope="module")
 def embed(builds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The README's program, built in another folder against an installed byolt."""
+    """The guide's program, built in another folder against an installed byolt."""
     folder = tmp_path_factory.mktemp("embed")
     prefix, build = folder / "prefix", folder / "build"
     (folder / "embed.cpp").write_text(block("cpp"))
@@ -64,7 +64,7 @@ def embed(builds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build / "embed"
 
 
-def test_the_readmes_program_gives_pythons_embedding(embed: Path, bundles: Bundles, tmp_path: Path) -> None:
+def test_the_guides_program_gives_pythons_embedding(embed: Path, bundles: Bundles, tmp_path: Path) -> None:
     assert len(block("cpp").splitlines()) <= 20
     pixels = photo(1)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -89,7 +89,7 @@ def test_a_photo_is_turned_upright(embed: Path, bundles: Bundles, tmp_path: Path
         assert np.linalg.norm(found - want) / np.linalg.norm(want) < limit, name
 
 
-def test_the_readmes_program_in_doubt(embed: Path, bundles: Bundles, tmp_path: Path) -> None:
+def test_the_guides_program_in_doubt(embed: Path, bundles: Bundles, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     assert run(embed, code=2).stderr == b"usage: embed BUNDLE IMAGE\n"
     assert b"cannot be read: name a JPEG" in run(embed, bundles.embedding, tmp_path / "none.png", code=2).stderr

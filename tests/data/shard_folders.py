@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from byolt.data import FolderSource
 from byolt.data.packing import pack
 
 IMAGES = 48
@@ -27,7 +26,7 @@ def image_folder(root: Path, images: int = IMAGES, classes: int = 3) -> Path:
 
 def packed_folder(folder: Path, images: int = IMAGES, shard_bytes: int = SHARD_BYTES) -> Path:
     """The shards of such a folder below ``folder``."""
-    pack(FolderSource(image_folder(folder / "images", images)), folder / "shards", shard_bytes)
+    pack(image_folder(folder / "images", images), folder / "shards", shard_bytes)
     return folder / "shards"
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from fsspec.registry import _registry
-from rich.console import Console
 from safetensors.torch import load_file
 from tests.conftest import tiny_recipe
 from tests.data.shard_folders import IMAGES, number_in, packed_folder
@@ -123,7 +121,7 @@ def test_a_run_from_a_url_is_the_run_from_the_folder(shards: Path, server: Serve
             data={"name": "shards", "image_size_px": 32, "cache_budget_gb": 0, "cache_dir": tmp_path / "cache"} | place,
             schedule={"epochs": 1, "warmup_epochs": 0},
         )
-        return pretrain(recipe, "name: tiny\n", resume=None, console=Console(file=StringIO()))
+        return pretrain(recipe)
 
     local, fetched = run_of(root=shards), run_of(url=server.url + "/")
     assert local.path.name == fetched.path.name
@@ -275,8 +273,8 @@ def test_shards_are_fetched_before_they_are_read(server: Server, tmp_path: Path)
     for path in kept(tmp_path):
         path.unlink()
     server.asked.clear()
-    assert store.look_ahead_images == 3  # A shard's worth.
-    store.expect(np.flatnonzero(source.index.shard == 11))
+    assert store.prefetch_images == 3  # A shard's worth.
+    store.prefetch(np.flatnonzero(source.index.shard == 11))
     until_s = time.monotonic() + 20
     while not kept(tmp_path) and time.monotonic() < until_s:
         time.sleep(0.01)

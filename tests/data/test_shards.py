@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import tarfile
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import load_file
 from tests.conftest import tiny_recipe
 from tests.data.shard_folders import IMAGES, SHARD_BYTES, image_folder, number_in, packed_folder
@@ -82,14 +80,14 @@ def test_the_files_are_webdatasets(shards: Path) -> None:
 
 
 def test_the_same_images_give_the_same_shards(shards: Path, tmp_path: Path) -> None:
-    pack(FolderSource(shards.parent / "images"), tmp_path / "again", SHARD_BYTES)
+    pack(shards.parent / "images", tmp_path / "again", SHARD_BYTES)
     for path in shards.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
     first, again = open_folder(shards, tmp_path), open_folder(tmp_path / "again", tmp_path)
     assert first.fingerprint == again.fingerprint
     store, other = opened(shards, tmp_path), opened(tmp_path / "again", tmp_path / "b")
     assert store.fingerprint == other.fingerprint
-    pack(FolderSource(shards.parent / "images"), tmp_path / "larger", 2 * SHARD_BYTES)
+    pack(shards.parent / "images", tmp_path / "larger", 2 * SHARD_BYTES)
     assert open_folder(tmp_path / "larger", tmp_path).fingerprint != first.fingerprint
 
 
@@ -98,7 +96,7 @@ def test_shards_are_those_of_every_version(tmp_path: Path) -> None:
         path = tmp_path / "images" / "ab"[k % 2] / f"{k}.JPG"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([k]) * (300 * k))
-    pack(FolderSource(tmp_path / "images"), tmp_path / "shards", 6000)
+    pack(tmp_path / "images", tmp_path / "shards", 6000)
     digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in sorted(tmp_path.glob("shards/*.tar"))]
     assert digests == ["2c0bec8e", "56061b02", "e46162c0", "ae609ed7"]  # Of the first release.
 
@@ -109,12 +107,12 @@ def test_other_content_of_the_same_sizes_is_another_set(shards: Path, tmp_path: 
     content = bytearray(path.read_bytes())
     content[1000] ^= 1  # One bit of one pixel.
     path.write_bytes(content)
-    pack(source, tmp_path / "shards", SHARD_BYTES)
+    pack(source.root, tmp_path / "shards", SHARD_BYTES)
     assert open_folder(tmp_path / "shards", tmp_path).fingerprint != open_folder(shards, tmp_path).fingerprint
 
 
 def test_images_without_classes_have_no_labels(tmp_path: Path) -> None:
-    pack(FolderSource(image_folder(tmp_path / "images", 5, classes=1)), tmp_path / "shards", SHARD_BYTES)
+    pack(image_folder(tmp_path / "images", 5, classes=1), tmp_path / "shards", SHARD_BYTES)
     source = open_folder(tmp_path / "shards", tmp_path)
     assert (source.labels, source.classes) == (None, ())
     with tarfile.open(tmp_path / "shards" / "images-000000.tar") as tar:
@@ -156,7 +154,7 @@ def test_images_left_out_are_left_out_of_the_order(shards: Path, tmp_path: Path)
     root = tmp_path / "images"
     image_folder(root, 12)
     (root / "class 0" / "bad.bmp").write_bytes(b"no image")
-    pack(FolderSource(root), tmp_path / "shards", SHARD_BYTES)
+    pack(root, tmp_path / "shards", SHARD_BYTES)
     store = opened(tmp_path / "shards", tmp_path, budget_gb=1, limit=0.2)
     assert len(store) == 12
     assert sorted(store.order(0, 0).tolist()) == list(range(12))
@@ -180,8 +178,7 @@ def recipe_of(root: Path, tmp_path: Path, runs: str, epochs: int = 2) -> Recipe:
 def test_a_run_that_was_stopped_in_mid_epoch_ends_with_the_same_weights(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    console = Console(file=StringIO())
-    whole = pretrain(recipe_of(shards, tmp_path, "whole"), "name: tiny\n", resume=None, console=console)
+    whole = pretrain(recipe_of(shards, tmp_path, "whole"))
     recipe = recipe_of(shards, tmp_path, "stopped")
     import byolt.training.logger as logger
 
@@ -195,9 +192,9 @@ def test_a_run_that_was_stopped_in_mid_epoch_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(logger.RunLogger, "log", log_and_stop)
         with pytest.raises(Stopped, match="after step 8 of 12"):
-            pretrain(recipe, "name: tiny\n", resume=None, console=console)
+            pretrain(recipe)
     (path,) = (tmp_path / "stopped").iterdir()
-    resumed = pretrain(recipe, "name: tiny\n", resume=path, console=console)
+    resumed = pretrain(recipe, resume=path)
     one, other = (load_file(run.path / "encoder.safetensors") for run in (whole, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -210,7 +207,7 @@ def test_a_test_root_of_shards_or_images_is_the_test_split(shards: Path, tmp_pat
     unlabelled = open_splits(Data.model_validate(keys | {"labels": "none"}), seed=0)
     assert (len(unlabelled.learn), unlabelled.train) == (IMAGES, None)
     held_out = image_folder(tmp_path / "held out", 6)
-    pack(FolderSource(held_out), tmp_path / "held", SHARD_BYTES)
+    pack(held_out, tmp_path / "held", SHARD_BYTES)
     for test_root in (held_out, tmp_path / "held"):
         test = open_splits(Data.model_validate(keys | {"test_root": test_root}), seed=0).test
         assert test is not None
@@ -237,7 +234,7 @@ def test_a_recipe_names_one_place(keys: dict[str, str], fault: str) -> None:
 
 
 def test_data_check_takes_shards_and_tells_a_changed_one(shards: Path, tmp_path: Path) -> None:
-    pack(FolderSource(shards.parent / "images"), tmp_path / "shards", SHARD_BYTES)
+    pack(shards.parent / "images", tmp_path / "shards", SHARD_BYTES)
     of_shards, of_images = check_folder(tmp_path / "shards"), check_folder(shards.parent / "images")
     assert of_shards.classes == of_images.classes
     assert (of_shards.mean, of_shards.std) == (of_images.mean, of_images.std)

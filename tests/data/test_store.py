@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from byolt.console import progress
-from byolt.data import FolderSource, ImageStore, open_store
+from byolt.data import FolderSource, ImageStore, open_store, progress
 from byolt.data.source import ArraySource, ImageSource, PartOf
 from byolt_export.errors import ByoltError, InputError
 from byolt_export.runtime.resize import to_square
@@ -155,40 +154,20 @@ def test_workers_are_sent_the_path_of_the_cache_and_not_its_pixels(tmp_path: Pat
     np.testing.assert_array_equal(pickle.loads(sent).batch(np.arange(50)), store.batch(np.arange(50)))
 
 
-def test_progress_counts_every_image(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    open_store(
-        FolderSource(folder(tmp_path / "images")),
-        8,
-        "crop",
-        budget_gb=1,
-        cache_dir=tmp_path / "cache",
-        corrupt_limit=0,
-        progress=lambda done, of: seen.append((done, of)),
-    )
-    assert seen == [(k, 6) for k in range(1, 7)]
-
-
-def test_decoding_that_takes_long_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_decoding_that_takes_long_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = FolderSource(folder(tmp_path / "images"))
-    opened(source, tmp_path, size_px=6)
-    assert capsys.readouterr().err == ""  # Six images take no two seconds.
-    monkeypatch.setattr(progress, "QUIET_S", 0)
-    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0)
-    opened(source, tmp_path)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"decoding {source.name}: {k}/6 images" for k in range(1, 7)]
-    opened(source, tmp_path)
-    assert capsys.readouterr().err == ""  # Decoded already.
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr(progress, "QUIET_S", -1)
-    opened(source, tmp_path, size_px=7)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1  # One line, renewed.
-    assert told.startswith(f"\r\x1b[Kdecoding {source.name}: 1/6")
-    assert told.endswith("6/6 images\n")
+    with caplog.at_level(logging.INFO, "byolt"):
+        opened(source, tmp_path, size_px=6)
+        assert not caplog.records  # Six images take no two seconds.
+        monkeypatch.setattr(progress, "QUIET_S", 0)
+        monkeypatch.setattr(progress, "EVERY_S", 0)
+        opened(source, tmp_path)
+        assert caplog.messages == [f"decoding {source.name}: {k}/6 images" for k in range(1, 7)]
+        assert [record.share for record in caplog.records] == [k / 6 for k in range(1, 7)]  # type: ignore[attr-defined]
+        opened(source, tmp_path)
+        assert len(caplog.records) == 6  # Decoded already.
 
 
 def test_a_cache_larger_than_the_disk_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:

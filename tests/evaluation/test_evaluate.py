@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from rich.console import Console
 from tests.conftest import tiny_recipe
 from tests.data.tiny_sets import write_stl10
 from tests.evaluation.arrays import ArrayImages
@@ -17,12 +16,12 @@ from tests.test_command_line import draw_folder
 from byolt.data import open_splits
 from byolt.evaluation import downstream
 from byolt.evaluation.collapse import rankme, uniformity, z_std_ratio
-from byolt.evaluation.downstream import finetune_run, load_classifier
-from byolt.evaluation.evaluate import embed_store, evaluate_run, evaluation_store, learned_encoder
+from byolt.evaluation.downstream import finetune, load_classifier
+from byolt.evaluation.evaluate import embed_store, evaluate, evaluation_store
 from byolt.evaluation.features import embed
 from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.metrics import LabelledFeatures, evaluate_features, evaluate_folds
-from byolt.evaluation.predictions import compare_runs
+from byolt.evaluation.predictions import compare
 from byolt.networks.encoders import build_encoder, weight_seed
 from byolt.recipe.evaluation import Evaluation
 from byolt.recipe.schema import Recipe
@@ -39,7 +38,7 @@ def learn(tmp_path: Path, **sections: Any) -> Run:
     sections["data"]["cache_dir"] = tmp_path / "cache"
     sections["schedule"] = {"epochs": 1}
     sections["machine"] = {"runs_dir": tmp_path / "runs", "threads": 1}
-    return pretrain(tiny_recipe(**sections), "", resume=None, console=Console(quiet=True))
+    return pretrain(tiny_recipe(**sections))
 
 
 def weights_file(tmp_path: Path, recipe: Recipe, seed: int) -> Path:
@@ -55,7 +54,7 @@ def weights_file(tmp_path: Path, recipe: Recipe, seed: int) -> Path:
 def test_what_learning_started_from_stands_beside_random_weights(tmp_path: Path, recipe: Recipe) -> None:
     start = weights_file(tmp_path, recipe, seed=77)
     run = learn(tmp_path, model={"init": "file", "init_file": start})
-    evaluate_run(run)
+    evaluate(run)
     collapse = run.metrics("collapse")
     assert collapse is not None
     probe = evaluation_store(open_splits(run.recipe.data, 0).learn, run.recipe)
@@ -74,16 +73,16 @@ def test_a_finished_run_needs_its_initial_weights_no_more(
 ) -> None:
     start = weights_file(tmp_path, recipe, seed=77)
     run = learn(tmp_path, model={"init": "file", "init_file": start})
-    before = learned_encoder(run).state_dict()
+    before = run.encoder().state_dict()
     start.unlink()
-    assert all(torch.equal(value, before[name]) for name, value in learned_encoder(run).state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in run.encoder().state_dict().items())
     with caplog.at_level(logging.WARNING, "byolt"):
-        evaluate_run(run)
+        evaluate(run)
     assert "left out: metrics of the weights that learning started from" in caplog.text
     assert run.metrics("untrained") is not None
     assert run.metrics("start") is None
     start.write_bytes(weights_file(tmp_path, recipe, seed=78).read_bytes())
-    evaluate_run(run)
+    evaluate(run)
     assert "is not the file that learning started from" in caplog.text
     assert run.metrics("start") is None
 
@@ -99,8 +98,8 @@ def test_a_run_that_started_from_imagenet_is_loaded_without_a_download(
     resolved.write_text(text.replace("init: random", "init: imagenet"))
     monkeypatch.setattr("torch.hub.download_url_to_file", None)
     monkeypatch.setattr("timm.models._builder.load_pretrained", None)
-    learned_encoder(run)
-    finetune_run(run, tmp_path / "images", None, [1.0], ["finetune.epochs=1"], lambda *_: None)
+    run.encoder()
+    finetune(run, tmp_path / "images", overrides=["finetune.epochs=1"])
     assert load_classifier(run)[1] == ("class-0", "class-1")
 
 
@@ -122,11 +121,11 @@ def test_a_collapsed_run_is_not_told_to_resume(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="collapsed by step 4 and left no encoder; a collapsed run cannot go on"
     ) as said:
-        learned_encoder(run)
+        run.encoder()
     assert "--resume" not in str(said.value)
     result.unlink()
     with pytest.raises(InputError, match=r"has no encoder yet: go on with byolt pretrain .*resolved.yaml --resume"):
-        learned_encoder(run)
+        run.encoder()
 
 
 def test_stl10_is_measured_on_its_official_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +135,7 @@ def test_stl10_is_measured_on_its_official_folds(tmp_path: Path, monkeypatch: py
     (folder / "fold_indices.txt").write_text("".join(" ".join(map(str, fold)) + "\n" for fold in folds))
     data = {"name": "stl10", "root": tmp_path / "set", "image_size_px": 8}
     run = learn(tmp_path, data=data)
-    evaluate_run(run)
+    evaluate(run)
     for name in ("encoder", "untrained", "pixels", "colours"):
         metrics = (run.metrics(name) or {})["folds"]
         assert metrics["images"] == [20] * 10
@@ -146,7 +145,7 @@ def test_stl10_is_measured_on_its_official_folds(tmp_path: Path, monkeypatch: py
     assert splits.train is not None
     assert splits.test is not None
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
-    encoder = learned_encoder(run)
+    encoder = run.encoder()
     features, queries = embed_store(encoder, train, recipe), embed_store(encoder, test, recipe)
     assert train.labels is not None
     assert test.labels is not None
@@ -210,7 +209,7 @@ def test_views_that_do_nothing_align_and_a_constant_encoder_is_a_point(recipe: R
 
 def test_each_share_of_the_labels_has_its_figures_and_the_largest_is_kept(tmp_path: Path) -> None:
     run = learn(tmp_path)
-    told = finetune_run(run, tmp_path / "images", None, [1.0, 0.5], ["finetune.epochs=1"], lambda *_: None)
+    told = finetune(run, tmp_path / "images", shares=[1.0, 0.5], overrides=["finetune.epochs=1"])
     assert [metrics["train_share"] for metrics in told] == [0.5, 1.0]
     assert told[0]["n_train"] < told[1]["n_train"]
     assert run.metrics("finetune-0.5") == told[0]
@@ -227,7 +226,7 @@ def test_imagenet_weights_are_fine_tuned_beside(tmp_path: Path, monkeypatch: pyt
     cache.mkdir(parents=True)
     torch.save(plain.state_dict(), cache / Path(torchvision.models.MobileNet_V3_Small_Weights.DEFAULT.url).name)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
-    (told,) = finetune_run(run, tmp_path / "images", None, [1.0], ["finetune.epochs=1"], lambda *_: None, imagenet=True)
+    (told,) = finetune(run, tmp_path / "images", imagenet=True, overrides=["finetune.epochs=1"])
     assert set(told["against"]) == {"probe", "scratch", "imagenet"}
     other = downstream._with_imagenet_weights(recipe)
     assert torch.equal(other.features[0][0].weight, plain.features[0][0].weight)
@@ -239,15 +238,15 @@ def test_imagenet_weights_are_fine_tuned_beside(tmp_path: Path, monkeypatch: pyt
 
 def test_the_encoder_is_tested_against_what_no_learning_gives_and_against_another_run(tmp_path: Path) -> None:
     run = learn(tmp_path)
-    evaluate_run(run)
+    evaluate(run)
     metrics = {name: run.metrics(name) or {} for name in ("encoder", "untrained", "pixels")}
     for name in ("untrained", "pixels"):
         for probe in ("knn", "linear"):
             test = metrics["encoder"]["against"][name][probe]
             expected = metrics["encoder"][probe]["accuracy"] - metrics[name][probe]["accuracy"]
             assert test["difference"] == pytest.approx(expected)
-    assert set(compare_runs(run, run)) == {"knn", "linear"}
-    assert compare_runs(run, run)["linear"]["p"] == 1
+    assert set(compare(run, run)) == {"knn", "linear"}
+    assert compare(run, run)["linear"]["p"] == 1
     kept = run.path / "evaluation" / "predictions.npz"
     with np.load(kept) as arrays:
         other = dict(arrays)
@@ -255,15 +254,15 @@ def test_the_encoder_is_tested_against_what_no_learning_gives_and_against_anothe
     (copied.path / "evaluation").mkdir(parents=True)
     other["encoder_linear"] = (other["labels"] + 1) % 2  # Never right.
     np.savez_compressed(copied.path / "evaluation" / "predictions.npz", **other)
-    found = compare_runs(run, copied)["linear"]
+    found = compare(run, copied)["linear"]
     assert found["difference"] == pytest.approx(metrics["encoder"]["linear"]["accuracy"])
     other["images"] = np.array("others")
     np.savez_compressed(copied.path / "evaluation" / "predictions.npz", **other)
     with pytest.raises(InputError, match="were evaluated on other test images"):
-        compare_runs(run, copied)
+        compare(run, copied)
     kept.write_bytes(b"PK")
     with pytest.raises(InputError, match="is damaged"):
-        compare_runs(run, copied)
+        compare(run, copied)
     kept.unlink()
     with pytest.raises(InputError, match="has no predictions; make them with: byolt evaluate"):
-        compare_runs(run, copied)
+        compare(run, copied)

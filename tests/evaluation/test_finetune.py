@@ -11,7 +11,7 @@ from torch import nn
 
 from byolt.data.subsets import stratified_subset
 from byolt.evaluation.features import LabelledImages, embed
-from byolt.evaluation.finetune import Classifier, Finetuned, cosine_rate, finetune, sgd, shift_and_flip
+from byolt.evaluation.finetune import Classifier, Finetuned, cosine_rate, sgd, shift_and_flip, train_classifiers
 from byolt.evaluation.linear import linear_probe
 from byolt.recipe.evaluation import Finetune
 from byolt_export.errors import TrainingFault
@@ -37,7 +37,7 @@ def run(seed: int = 0, share: float = 1.0, settings: Finetune = SETTINGS, **part
     train, train_labels = coloured_images(60, CLASSES, 8, seed=1)
     test, test_labels = coloured_images(30, CLASSES, 8, seed=2)
     parts = {"encoder": small_encoder(0), "untrained": small_encoder(1)} | parts
-    return finetune(
+    return train_classifiers(
         train=LabelledImages(train, train_labels, CLASSES),
         test=LabelledImages(parts.pop("test", test), test_labels, CLASSES),
         recipe=RECIPE.model_copy(update={"seed": seed, "finetune": settings}),
@@ -116,10 +116,10 @@ def test_the_probes_figure_is_that_of_frozen_features_and_the_other_that_of_the_
     assert result.metrics["finetuned"]["accuracy"] == tuned
 
 
-def test_progress_names_both_trainings() -> None:
-    calls: list[tuple[str, int, int]] = []
-    run(progress=lambda *call: calls.append(call))
-    assert calls == [("fine-tune", 1, 2), ("fine-tune", 2, 2), ("from scratch", 1, 2), ("from scratch", 2, 2)]
+def test_the_log_names_both_trainings() -> None:
+    lines: list[str] = []
+    run(on_log=lines.append)
+    assert lines == [f"{what}: epoch {epoch}/2" for what in ("fine-tune", "from scratch") for epoch in (1, 2)]
 
 
 def test_a_loss_that_is_not_finite_is_told_in_one_sentence() -> None:
@@ -191,8 +191,8 @@ def test_the_classifier_is_tested_against_each_other_on_the_same_images() -> Non
 def test_other_first_weights_are_probed_and_fine_tuned_with_the_same_budget() -> None:
     told: list[str] = []
     others = {"imagenet": small_encoder(7)}
-    result = run(others=others, progress=lambda what, *_: told.append(what))
+    result = run(others=others, on_log=told.append)
     as_ours = run(encoder=small_encoder(7))
     assert result.metrics["imagenet"]["accuracy"] == as_ours.metrics["finetuned"]["accuracy"]
     assert set(result.metrics["against"]) == {"probe", "scratch", "imagenet"}
-    assert told.count("fine-tune from imagenet") == SETTINGS.epochs
+    assert sum("fine-tune from imagenet:" in line for line in told) == SETTINGS.epochs

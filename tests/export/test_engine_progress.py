@@ -74,8 +74,7 @@ def test_what_progress_raises_arrives(tmp_path: Path, capfd: pytest.CaptureFixtu
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 def test_timings_are_kept_for_the_same_build_alone(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    how: dict[str, Any] = {"flavour": CLASSIC, "target": ORIN, "cache_dir": cache}
-    how |= {"precision": "fp32", "profile": PROFILE}
+    how: dict[str, Any] = {"flavour": CLASSIC, "target": ORIN, "cache_dir": cache, "profile": PROFILE}
 
     def timings(model: onnx.ModelProto | None = None, **changes: Any) -> str:
         file = write(tmp_path, graphs.encoder() if model is None else model)

@@ -1,19 +1,25 @@
 """What a whole bundle's verdict is made of."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from tests.export import small
 
 from byolt_export.bundle.folder import read_manifest, write_manifest
-from byolt_export.errors import InputError
+from byolt_export.bundle.golden import read_golden
+from byolt_export.errors import InputError, MissingPart
 from byolt_export.proof import verify
 from byolt_export.proof.gates import GATES
 from byolt_export.proof.report import Control, FileReport, Parity, Report
 from byolt_export.proof.verify import verify_bundle
+from byolt_export.quantize.multiply_adds import precision_shares
+from byolt_export.runtime.encoder import Encoder
 
 PASSED, ABSENT = Parity("passed", (), GATES["fp16"]), Parity("not run here", ("no GPU",), GATES["fp16"])
 
@@ -42,15 +48,44 @@ def test_what_failed_when_it_was_made_stays_failed(tmp_path: Path) -> None:
 
 def test_int8_is_judged_by_the_limits_that_are_delivered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A wrong model that the loose first look misses, and the tightened limits notice, is no reason to fail."""
-    golden = small.build(tmp_path / "bundle").files[0].parity
+    report = small.build(tmp_path / "bundle")
+    manifest, golden = read_manifest(report.path), report.files[0].parity
     loose = replace(golden, verdict="failed", controls=(Control("reinitialised", "not noticed", 0.03),))
     loose = replace(loose, reasons=("the wrong model `reinitialised` was not noticed",))
     looks = iter([loose, golden])
     monkeypatch.setattr(verify, "prove_onnx", lambda *_, **__: next(looks))
-    assert verify.judge_export(tmp_path, "int8", None, None, None).verdict == "passed"  # type: ignore[arg-type]
+    how: Any = (tmp_path, "int8", {"int8": 1.0}, manifest.contract, read_golden(report.path, manifest), None)
+    assert verify.judge_export(*how).verdict == "passed"
     worse = replace(loose, reasons=("in the gallery, overlap at 1 is 0.9", *loose.reasons))
     looks = iter([worse, golden])
-    assert verify.judge_export(tmp_path, "int8", None, None, None).reasons == worse.reasons[:1]  # type: ignore[arg-type]
+    assert verify.judge_export(*how).reasons == worse.reasons[:1]
+
+
+def test_an_fp32_file_under_the_name_of_fp16_fails_whatever_it_computes(bundle: Path, tmp_path: Path) -> None:
+    sentence = "it is named fp16, and it multiplies 100% in fp32"
+    manifest, shares = read_manifest(bundle), precision_shares(onnx.load(bundle / "encoder.onnx"))
+    golden = read_golden(bundle, manifest)
+    made = verify.judge_export(bundle / "encoder.onnx", "fp16", shares, manifest.contract, golden, None)
+    assert (made.verdict, made.reasons) == ("failed", (sentence,))
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    swapped = manifest.files[1].model_copy(update={"shares": shares})
+    write_manifest(copy, manifest.model_copy(update={"files": (manifest.files[0], swapped)}))
+    assert [file.parity.reasons for file in verify_bundle(copy).files] == [(), (sentence,)]
+    with pytest.raises(MissingPart, match=rf"encoder\.fp16\.onnx is not proven \({sentence}\)"):
+        Encoder(copy, precision="fp16")
+    assert Encoder(copy, precision="fp16", allow_unproven=True).precision == "fp16"
+
+
+def test_a_bundle_of_schema_version_1_is_read_and_stays_one(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    tree = json.loads((copy / "manifest.json").read_text())
+    assert [file.pop("shares") for file in tree["files"]] == [{"fp32": 1.0}, {"fp16": 1.0}]
+    assert tree.pop("schema_version") == 2
+    for version in ({}, {"schema_version": 1}):
+        (copy / "manifest.json").write_text(json.dumps(version | tree))
+        assert verify_bundle(copy).verdict == "passed"
+        write_manifest(copy, read_manifest(copy))
+        assert json.loads((copy / "manifest.json").read_text()) == {"schema_version": 1} | tree
 
 
 def test_nothing_is_measured_on_what_was_calibrated_on(tmp_path: Path) -> None:

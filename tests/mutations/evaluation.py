@@ -6,8 +6,8 @@ KNN = "toolchain/byolt/evaluation/knn.py"
 LINEAR = "toolchain/byolt/evaluation/linear.py"
 COLLAPSE = "toolchain/byolt/evaluation/collapse.py"
 DYNAMICS = "toolchain/byolt/evaluation/dynamics.py"
-STUDY = "toolchain/byolt/study"
-IN_EVALUATION, IN_STUDY = "tests/evaluation", "tests/study/test_study.py"
+STUDY = "toolchain/byolt/studies"
+IN_EVALUATION, IN_STUDY = "tests/evaluation", "tests/studies/test_study.py"
 IN_DYNAMICS = f"{IN_EVALUATION}/test_dynamics.py"
 
 EVALUATION = [

@@ -5,7 +5,7 @@ from tests.mutations.mutation import Mutation
 FOLDER = "export/byolt_export"
 BENCH_RUN = f"{FOLDER}/bench/run.py"
 BENCH_TIMING = f"{FOLDER}/bench/timing.py"
-BUNDLE_CONTENTS = f"{FOLDER}/bundle/contents.py"
+BUNDLE_MANIFEST = f"{FOLDER}/bundle/manifest.py"
 ONNX_CONTROLS = f"{FOLDER}/onnx/controls.py"
 ONNX_EXPORT = f"{FOLDER}/onnx/export.py"
 ONNX_HALF_PRECISION = f"{FOLDER}/onnx/half_precision.py"
@@ -20,14 +20,15 @@ PROOF_VERIFY = f"{FOLDER}/proof/verify.py"
 QUANTIZE_CALIBRATE = f"{FOLDER}/quantize/calibrate.py"
 QUANTIZE_INT8 = f"{FOLDER}/quantize/int8.py"
 QUANTIZE_LAYERS = f"{FOLDER}/quantize/layers.py"
+QUANTIZE_MULTIPLY_ADDS = f"{FOLDER}/quantize/multiply_adds.py"
 QUANTIZE_ROUNDING = f"{FOLDER}/quantize/rounding.py"
 QUANTIZE_SENSITIVITY = f"{FOLDER}/quantize/sensitivity.py"
 TENSORRT_PLAN = f"{FOLDER}/tensorrt/plan.py"
 TENSORRT_PROGRESS = f"{FOLDER}/tensorrt/progress.py"
 
-IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_CONTENTS, IN_ENGINE, IN_VERIFY, IN_GRAPH = (
+IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_ENGINE, IN_VERIFY, IN_GRAPH = (
     f"tests/export/test_{name}.py"
-    for name in ("parity", "bisect", "precision", "sensitivity", "bench", "contents", "engine", "verify", "graph")
+    for name in ("parity", "bisect", "precision", "sensitivity", "bench", "multiply_adds", "engine", "verify", "graph")
 )
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
@@ -84,7 +85,7 @@ EXPORT = [
     Mutation("int8 cut off, not rounded", QUANTIZE_ROUNDING, "np.clip(np.round((rows", "np.clip(np.trunc((rows", IN_ROUNDING),
     Mutation("a level above int8", QUANTIZE_ROUNDING, "-128, 127) * np.float32(", "-128, 128) * np.float32(", IN_ROUNDING),
     Mutation("range of the positive values alone", QUANTIZE_ROUNDING, "max(-low.min(), high.max()) / 127", "high.max() / 127", IN_ROUNDING),
-    Mutation("scales that the file does not hold", QUANTIZE_ROUNDING, ".astype(kind).astype(np.float64)", ".astype(np.float64)", IN_ROUNDING),
+    Mutation("scales that the file does not hold", QUANTIZE_ROUNDING, "info.max), kind)", "info.max))", IN_ROUNDING),
     Mutation("one scale for a whole kernel", QUANTIZE_ROUNDING, "np.abs(kernel).max(axis=-1) / 127, dtype", "np.broadcast_to(np.abs(kernel).max(), kernel.shape[:2]) / 127, dtype", IN_ROUNDING),
     Mutation("kernel scales whatever the inputs are", QUANTIZE_ROUNDING, " * moments[:, None])", ")", IN_ROUNDING),
     Mutation("levels of the greatest error", QUANTIZE_ROUNDING, "if error < best:", "if error > best or best == np.inf:", IN_ROUNDING),
@@ -97,7 +98,7 @@ EXPORT = [
     Mutation("the mean error is not corrected", QUANTIZE_INT8, "layer.bias() + correction.ravel()", "layer.bias()", IN_PRECISION),
     Mutation("int8 share by layers", QUANTIZE_INT8, "sum(layer.multiply_adds for layer in int8) / total", "len(int8) / len(layers)", IN_PRECISION),
     Mutation("least share of int8 reversed", QUANTIZE_INT8, "- least_share * total", "- (1 - least_share) * total", IN_PRECISION),
-    Mutation("multiply-adds without the map", QUANTIZE_LAYERS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),
+    Mutation("multiply-adds without the map", QUANTIZE_MULTIPLY_ADDS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),
     Mutation("windows one pixel apart", QUANTIZE_LAYERS, "// across * strides[0]", "// across", IN_PRECISION),
     Mutation("damage of the mean image", QUANTIZE_SENSITIVITY, "np.median(np.concatenate(distances))", "np.mean(np.concatenate(distances))", IN_SENSITIVITY),
     Mutation("damage whatever the work", QUANTIZE_SENSITIVITY, "-errors[layer.name] / layer.multiply_adds", "-errors[layer.name]", IN_SENSITIVITY),
@@ -124,9 +125,10 @@ EXPORT = [
     Mutation("relative speed by sums", BENCH_TIMING, "median(b) / median(a)", "sum(b) / sum(a)", IN_BENCH),
     Mutation("always the same candidate first", BENCH_TIMING, "turn % max(len(able), 1)", "0", IN_BENCH),
     Mutation("a short batch is its last image", BENCH_TIMING, "np.arange(batch) % len(images)", "np.minimum(np.arange(batch), len(images) - 1)", IN_BENCH),
-    Mutation("precision weighed by kernels", BUNDLE_CONTENTS, "elements * places.get(", "elements + 0 * places.get(", IN_CONTENTS),
-    Mutation("any layer before the cast is a resize", BUNDLE_CONTENTS, 'k < first and node.operator == "MatMul" and resizing < 2', "k < first", IN_CONTENTS),
-    Mutation("int8 by its kernels alone", BUNDLE_CONTENTS, "not any(_is_dequantised(name, makers) for name in others)", "False", IN_CONTENTS),
+    Mutation("shares of products, not of multiply-adds", QUANTIZE_MULTIPLY_ADDS, "max(multiply_adds(node, shapes), 1)", "1", IN_SHARES),
+    Mutation("any layer before the cast is a resize", QUANTIZE_MULTIPLY_ADDS, 'k < cast and node.op_type == "MatMul" and resizing < 2', "k < cast", IN_SHARES),
+    Mutation("int8 by one operand alone", QUANTIZE_MULTIPLY_ADDS, "int8 = all(", "int8 = any(", IN_SHARES),
+    Mutation("int8 with products in fp32", BUNDLE_MANIFEST, '>= _LEAST_INT8 and not shares.get("fp32")', ">= _LEAST_INT8", IN_SHARES),
     Mutation("a plan of another version", TENSORRT_PLAN, "tuple(plan[24:28]) != flavour.release", "tuple(plan[24:26]) != flavour.release[:2]", IN_ENGINE),
     Mutation("a build's share without its phases", TENSORRT_PROGRESS, "share = (done + share) / steps", "share = done / steps", IN_ENGINE),
 ]  # fmt: skip

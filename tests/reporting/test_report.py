@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from rich.console import Console
 from tests.conftest import tiny_recipe
 from tests.reporting.pages import Page
 
 from byolt.cli import cli
-from byolt.evaluation.evaluate import evaluate_run
+from byolt.evaluation.evaluate import evaluate
 from byolt.files import read_json, write_json
 from byolt.reporting.embeddings import nearest
-from byolt.reporting.report import report_run
+from byolt.reporting.report import report
 from byolt.run import Run
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError
@@ -46,14 +44,14 @@ def learn(folder: Path, **data: Any) -> Run:
     recipe = tiny_recipe(
         machine={"runs_dir": folder / "runs", "threads": 1, "log_every_steps": 1, "device": "cpu"}, data=images | data
     )
-    return pretrain(recipe, "name: tiny\n", resume=None, console=Console(file=StringIO()))
+    return pretrain(recipe)
 
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run with every metric that a run can have."""
     run = learn(tmp_path_factory.mktemp("labelled"))
-    evaluate_run(run)
+    evaluate(run)
     interval: dict[str, Any] = {"accuracy": 0.625, "interval_95": [0.5, 0.75], "n_test": 12}
     metrics = dict.fromkeys(("probe", "finetuned", "scratch"), interval)
     run.write_metrics(
@@ -61,15 +59,15 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
     file = {"name": "encoder.onnx", "precision": "fp32", "verdict": "not run here", "reason": "no <i>GPU</i>"}
     write_json(run.bundle / "manifest.json", {"files": [file], "engines": []})
-    report_run(run)
+    report(run)
     return run
 
 
 @pytest.fixture(scope="module")
 def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = learn(tmp_path_factory.mktemp("unlabelled"), labels="none")
-    evaluate_run(run)
-    report_run(run)
+    evaluate(run)
+    report(run)
     return run
 
 
@@ -141,7 +139,7 @@ def test_an_unfinished_run_has_a_report_with_its_state(labelled: Run, tmp_path: 
     shutil.rmtree(run.bundle)
     lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run.path / "metrics.jsonl").write_text("".join(lines[:2]) + '{"step": 3, "ep')  # A kill leaves half a line.
-    written = report_run(run)
+    written = report(run)
     page = page_of(run)
     page.stands_alone()
     assert page.sections == {"curves", "dynamics", "views", "made"}
@@ -156,7 +154,7 @@ def test_a_run_that_has_just_started_has_one_too(labelled: Run, tmp_path: Path) 
     run = Run(tmp_path / "tiny-00000000")
     run.path.mkdir()
     shutil.copy(labelled.path / "recipe.resolved.yaml", run.path)
-    report_run(run)
+    report(run)
     assert page_of(run).sections == {"made"}
 
 
@@ -172,7 +170,7 @@ def test_a_collapsed_run_says_so_with_advice(labelled: Run, tmp_path: Path) -> N
     run.encoder_file.unlink()
     result = read_json(run.path / "result.json") or {}
     write_json(run.path / "result.json", result | {"state": "collapsed", "verdict": "complete"})
-    report_run(run)
+    report(run)
     words = " ".join(page_of(run).text.split())
     assert "collapsed; Verdict: complete \u2013 complete collapse" in words
     assert "keep BYOL's `method.predictor: mlp` and `method.target: ema`" in words
@@ -182,7 +180,7 @@ def test_a_collapsed_run_says_so_with_advice(labelled: Run, tmp_path: Path) -> N
 def test_images_that_changed_since_are_told(labelled: Run, tmp_path: Path) -> None:
     run = without_curves(labelled, tmp_path)
     write_json(run.path / "environment.json", run.environment | {"images": "0" * 64})
-    report_run(run)
+    report(run)
     assert "The fingerprint of these images is not the one" in page_of(run).text
     assert "The fingerprint of these images" not in page_of(labelled).text
 
@@ -195,7 +193,7 @@ def test_test_images_that_are_gone_leave_out_the_errors_alone(
 
     monkeypatch.setattr("byolt.reporting.embeddings.confusion_section", gone)
     run = without_curves(labelled, tmp_path)
-    assert report_run(run).left_out == ("errors by class: the test images are gone",)
+    assert report(run).left_out == ("errors by class: the test images are gone",)
     page = page_of(run)
     assert "neighbours" in page.sections
     assert "confusion" not in page.sections

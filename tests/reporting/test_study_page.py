@@ -11,7 +11,7 @@ from tests.reporting.pages import Page
 
 from byolt.reporting.study_charts import study_chart
 from byolt.reporting.study_page import write_study_report
-from byolt.study.results import ArmResults, StudyResults, Table
+from byolt.studies.results import ArmResults, StudyResults, Table
 
 HOSTILE = "<b onclick=x>&"
 

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tests.conftest import tiny_recipe
 
@@ -31,7 +29,7 @@ def recipe_in(folder: Path, **sections: Any) -> Recipe:
 
 
 def learn(recipe: Recipe, resume: Path | None = None) -> Run:
-    return pretrain(recipe, "name: tiny\n", resume=resume, console=Console(file=StringIO()))
+    return pretrain(recipe, resume=resume)
 
 
 def only_run(folder: Path) -> Run:

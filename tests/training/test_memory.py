@@ -3,13 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from tests.conftest import tiny_recipe
 
 from byolt.errors import as_ours
@@ -179,7 +177,7 @@ def test_a_step_that_does_not_fit_says_what_to_change_and_the_run_goes_on(
     monkeypatch.setattr(memory, "in_use_bytes", lambda _: 8500)
     monkeypatch.setattr(memory, "memory_bytes", lambda _: 10_000)
     with pytest.raises(ByoltError) as told:
-        pretrain(recipe, "name: tiny\n", resume=None, console=Console(file=StringIO()))
+        pretrain(recipe)
     run = Run(next((tmp_path / "runs").iterdir()))
     # 16 images took the 1,500 that were free, or more; of these the margin of 1,000 leaves a third: 5 images.
     assert str(told.value) == (
@@ -191,7 +189,7 @@ def test_a_step_that_does_not_fit_says_what_to_change_and_the_run_goes_on(
     assert told.value.exit_code == 1
     assert load_checkpoint(run.checkpoints)["step"] == 2
     wary = recipe.model_copy(update={"machine": recipe.machine.model_copy(update={"recompute": True})})
-    pretrain(wary, "name: tiny\n", resume=run.path, console=Console(file=StringIO()))
+    pretrain(wary, resume=run.path)
     assert run.result is not None
     assert run.result["step"] == 8
 
@@ -199,9 +197,9 @@ def test_a_step_that_does_not_fit_says_what_to_change_and_the_run_goes_on(
 def test_an_evaluation_that_does_not_fit_is_not_blamed_on_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OnlineEvaluator, "look", lambda *_: gpu_is_full())
+    monkeypatch.setattr(OnlineEvaluator, "evaluate", lambda *_: gpu_is_full())
     with pytest.raises(torch.OutOfMemoryError) as raised:
-        pretrain(recipe_in(tmp_path), "name: tiny\n", resume=None, console=Console(file=StringIO()))
+        pretrain(recipe_in(tmp_path))
     told = str(as_ours(raised.value))
     assert told.startswith("the GPU has too little memory (CUDA out of memory.")
     assert "optim.batch_size" not in told

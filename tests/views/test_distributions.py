@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from byolt.recipe.views import View, Views
-from byolt.views.albumented import AlbumentationsViews
+from byolt.views.albumentations_backend import AlbumentationsViews
 from byolt.views.parameters import draw_parameters
 
 IMAGES = 5000

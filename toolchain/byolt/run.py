@@ -6,33 +6,100 @@ Imports no torch, so that finding a run and printing what is known of it is quic
 import errno
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from byolt import __version__
+from byolt.environment import environment
 from byolt.files import append_text, read_json, write_json, write_text
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import dump_recipe, load_recipe
 from byolt.recipe.schema import Recipe
 from byolt_export.errors import ByoltError, InputError
 
-_PACKAGES = ("torch", "torchvision", "timm", "albumentations", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
+if TYPE_CHECKING:
+    from torch import nn
+
+_MEASURED = ("collapse", "encoder", "untrained", "start", "pixels", "colours", "finetune")
+
+
+class RunMetrics(TypedDict, total=False):
+    """Every metric of a run that was measured, as ``--json`` prints it; what was not measured is absent."""
+
+    run: str
+    """The run's folder."""
+    learning: dict[str, Any]
+    """How learning ended, and the metrics of its last evaluation: ``result.json``."""
+    collapse: dict[str, Any]
+    """Collapse measures of the frozen encoder, by kind of encoder; these need no labels."""
+    encoder: dict[str, Any]
+    """``knn`` and ``linear`` of the learned encoder, each with ``accuracy``, ``interval_95`` and its protocol."""
+    untrained: dict[str, Any]
+    """The same of the same encoder from random weights."""
+    start: dict[str, Any]
+    """The same of the weights that learning started from, where those were no random ones."""
+    pixels: dict[str, Any]
+    """The same of raw pixels."""
+    colours: dict[str, Any]
+    """The same of a colour histogram."""
+    finetune: dict[str, Any]
+    """``FinetuneMetrics`` of the largest share of the labels."""
+    parity: dict[str, Any]
+    """What was proven of the exported bundle."""
+    classifier_parity: dict[str, Any]
+    """What was proven of the exported classifier."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder ``<runs_dir>/<recipe name>-<hash of the result keys>``."""
+    """One run of a recipe on its images: the folder ``<runs_dir>/<recipe name>-<hash of result keys and images>``.
+
+    ``pretrain`` returns it and ``open_run`` finds it again. It holds a path and nothing else: each property reads the
+    folder anew, so a run that another process is learning can be watched.
+    """
 
     path: Path
+
+    def encoder(self) -> "nn.Module":
+        """The plain torchvision or timm module with the learned weights, in eval mode on the CPU.
+
+        It maps normalised images (B, 3, S, S) to features (B, D). What learning started from is not needed again.
+
+        Raises:
+            InputError: The run has not finished, or it collapsed.
+        """
+        from byolt.networks.encoders import load_encoder, untrained_encoder
+
+        if not self.encoder_file.exists():
+            raise self._without_encoder()
+        encoder = untrained_encoder(self.recipe)
+        load_encoder(encoder, self.encoder_file)
+        return encoder.eval()
+
+    def _without_encoder(self) -> InputError:
+        result = self.result
+        if result is not None and result["state"] == "collapsed":
+            return InputError(
+                f"{self.path} collapsed by step {result['step']} and left no encoder; a collapsed run cannot go on: "
+                "change the recipe and learn again"
+            )
+        resolved = self.path / "recipe.resolved.yaml"
+        return InputError(f"{self.path} has no encoder yet: go on with byolt pretrain {resolved} --resume {self.path}")
+
+    def summary(self) -> RunMetrics:
+        """Every metric of the run that was measured, JSON-able."""
+        parts = {
+            "learning": self.result,
+            **{name: self.metrics(name) for name in _MEASURED},
+            "parity": read_json(self.bundle / "parity.json"),
+            "classifier_parity": read_json(self.classifier_bundle / "parity.json"),
+        }
+        known = {name: part for name, part in parts.items() if part is not None}
+        return cast(RunMetrics, {"run": str(self.path)} | known)
 
     @property
     def checkpoints(self) -> Path:
@@ -173,13 +240,17 @@ def run_of(recipe: Recipe, fingerprint: str) -> Run:
     return Run(recipe.machine.runs_dir / f"{recipe.name}-{recipe_hash(result_keys(recipe), fingerprint)}")
 
 
-def open_run(path: Path | None, runs_dir: Path = Path("runs")) -> Run:
-    """The run at ``path``, or the latest one.
+def open_run(run: Run | str | Path | None = None, runs_dir: str | Path = "runs") -> Run:
+    """The run in a folder; left out, the one below ``runs_dir`` that was last at work.
 
     Raises:
         InputError: There is none.
     """
-    if path is not None:
+    if isinstance(run, Run):
+        return run
+    runs_dir = Path(runs_dir)
+    if run is not None:
+        path = Path(run)
         if not (path / "recipe.resolved.yaml").is_file():
             raise InputError(f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {runs_dir}`")
         return Run(path)
@@ -193,46 +264,6 @@ def open_run(path: Path | None, runs_dir: Path = Path("runs")) -> Run:
 def _last_touched(folder: Path) -> float:
     log = folder / "metrics.jsonl"
     return (log if log.exists() else folder / "recipe.resolved.yaml").stat().st_mtime
-
-
-def environment() -> dict[str, Any]:
-    """What made a result: byolt, commit, Python, packages, processor. Never a host or user name."""
-    return {
-        "byolt": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in _PACKAGES if package_version(name)},
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def package_version(name: str) -> str | None:
-    """Version of an installed distribution, from its metadata, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _commit() -> str | None:
-    """The commit of byolt's own checkout; None for an installed wheel or where git is missing."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / "pyproject.toml").is_file() or shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def _record(line: str, where: str, *, last: bool) -> dict[str, Any] | None:

@@ -64,7 +64,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """What ``manifest.json`` holds, byte for byte."""
-    return dump_json(manifest.model_dump(mode="json"))
+    later = {"files": {"__all__": {"shares"}}} if manifest.schema_version == 1 else None  # Readers of 1 know no more.
+    return dump_json(manifest.model_dump(mode="json", exclude=later))
 
 
 def read_manifest(folder: Path) -> Manifest:

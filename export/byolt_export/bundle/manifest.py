@@ -1,13 +1,15 @@
 """What ``manifest.json`` says: the contract of input and output, each delivered file, how it was made and judged."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from byolt_export.errors import quoted
 
 CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
+_LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 _BATCH_BYTES = 2**30  # A bundle is somebody else's file: nothing larger is run in one batch.
 
 # No way out of the folder.
@@ -18,6 +20,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 Verdict = Literal["passed", "failed", "not run here"]
 Side = Annotated[int, Field(ge=1, le=8192)]
 Batch = Annotated[int, Field(ge=1, le=65536)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rgb = tuple[float, float, float]
 
@@ -98,7 +101,7 @@ class Calibration(_Part):
     source: str
     sha256: Sha256
     rule: str
-    int8_share: Annotated[float, Field(ge=0, le=1)]
+    int8_share: Share
     fp16_layers: tuple[str, ...]
 
 
@@ -117,7 +120,10 @@ class Gates:
 
 
 class Onnx(_Part):
-    """A delivered ONNX file, with the verdict of the machine that made it."""
+    """A delivered ONNX file, with the verdict of the machine that made it.
+
+    ``shares`` are those of its multiply-adds by type, counted when it was made; schema version 1 has none.
+    """
 
     name: OnnxName
     precision: Precision
@@ -127,6 +133,7 @@ class Onnx(_Part):
     reason: str
     gates: dict[str, float]
     calibration: Calibration | None = None
+    shares: dict[Precision, Share] | None = None
 
     @model_validator(mode="after")
     def _gates_are_known(self) -> "Onnx":
@@ -172,13 +179,36 @@ class Golden(_Part):
 class Manifest(_Part):
     """All of ``manifest.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 1
     contract: Contract
     files: Annotated[tuple[Onnx, ...], Field(min_length=1, max_length=16)]
     engines: Annotated[tuple[Engine, ...], Field(max_length=64)] = ()
     golden: Golden
     parity_sha256: Sha256
     tools: dict[str, str]
+
+    @model_validator(mode="after")
+    def _shares_came_with_version_2(self) -> "Manifest":
+        if any((file.shares is not None) != (self.schema_version == 2) for file in self.files):
+            raise ValueError("every file has `shares` in schema version 2, and none has them in version 1")
+        return self
+
+
+def precision_fault(precision: Precision, shares: Mapping[Precision, float] | None) -> str:
+    """Why a file does not compute in the precision it is named for; empty where it does, or where no shares are told.
+
+    Args:
+        precision: What the file is named for.
+        shares: Its multiply-adds by type, as ``Onnx`` has them.
+    """
+    if shares is None:
+        return ""
+    if precision == "int8":
+        right = shares.get("int8", 0) >= _LEAST_INT8 and not shares.get("fp32")
+    else:
+        right = shares.get(precision) == 1
+    found = ", ".join(f"{shares[name]:.0%} in {name}" for name in get_args(Precision) if shares.get(name))
+    return "" if right else f"it is named {precision}, and it multiplies {found or 'in no known type'}"
 
 
 def first_fault(error: ValidationError) -> str:

@@ -26,7 +26,6 @@ def prove(
     batches: tuple[int, ...],
     logits: bool,
     gallery: Gallery | None = None,
-    precision_fault: str = "",
 ) -> Parity:
     """Function a delivered file on the golden images and judge it.
 
@@ -40,11 +39,9 @@ def prove(
         batches: Batch sizes to prove it at, the smallest first; ``batch_sizes`` gives them.
         logits: Whether the outputs are class scores, not an embedding.
         gallery: More images and their PyTorch outputs, for neighbours among many and for the task.
-        precision_fault: Why the file does not compute in the precision it is named for; empty when it does.
     """
     checks, candidate = _check_batches(run, golden.images, golden.reference, batches)
-    reasons = [precision_fault] if precision_fault else []
-    reasons += [f"at batch {check.batch}, {fault}" for check in checks for fault in _batch_faults(check, gates)]
+    reasons = [f"at batch {check.batch}, {fault}" for check in checks for fault in _batch_faults(check, gates)]
     if candidate is None:
         return Parity("failed", tuple(reasons), gates, batches=checks)
     measured = measure(golden.reference, candidate, logits=logits)

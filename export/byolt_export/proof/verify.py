@@ -1,15 +1,14 @@
 """Ask a bundle again, on any machine, without torch: does each file still compute what PyTorch computed?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from byolt_export.arrays import Function
-from byolt_export.bundle.contents import precision_fault
 from byolt_export.bundle.folder import PARITY, open_file, read_manifest, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, read_golden
-from byolt_export.bundle.manifest import Contract, Engine, Gates, Manifest, Precision
+from byolt_export.bundle.manifest import Contract, Engine, Gates, Manifest, Precision, precision_fault
 from byolt_export.errors import EngineFault, InputError, MissingPart
 from byolt_export.proof.gates import GATES, tighten
 from byolt_export.proof.parity import batch_sizes, control_faults, prove
@@ -63,20 +62,17 @@ def verify_bundle(path: Path, providers: Sequence[str] = (), *, threads: int | N
     reports = []
     for file in manifest.files:
         onnx = open_file(path, file.name, file.sha256)
-        gates = tighten(GATES[file.precision], file.gates)
+        gates, stated = tighten(GATES[file.precision], file.gates), precision_fault(file.precision, file.shares)
+        # It failed by more images, perhaps, than those that travel.
+        made = f"failed when it was made ({file.reason})" if file.verdict == "failed" else ""
         for provider in providers or usable_providers():
-            parity = prove_onnx(onnx, file.precision, provider, manifest.contract, golden, gates=gates, threads=threads)
-            if file.verdict == "failed":  # By more images, perhaps, than those that travel.
-                parity = replace(
-                    parity, verdict="failed", reasons=(f"failed when it was made ({file.reason})", *parity.reasons)
-                )
-            reports.append(FileReport(file.name, file.precision, provider, parity))
+            parity = prove_onnx(onnx, provider, manifest.contract, golden, gates=gates, threads=threads)
+            reports.append(FileReport(file.name, file.precision, provider, _failed_by(parity, made, stated)))
     return Report(path, (*reports, *prove_engines(path, manifest, golden)))
 
 
 def prove_onnx(
     path: Path,
-    precision: Precision,
     provider: str,
     contract: Contract,
     golden: GoldenVectors,
@@ -90,20 +86,34 @@ def prove_onnx(
     Raises:
         InputError: The file is damaged, or its own contract is not the manifest's.
     """
-    fault = precision_fault(path, precision)
     try:
         run = open_onnx(path, contract, provider, threads)
     except MissingPart as error:
         return Parity("not run here", (str(error),), gates)
-    return _prove(run, contract, golden, gates, gallery, fault)
+    return _prove(run, contract, golden, gates, gallery)
+
+
+def _failed_by(parity: Parity, *reasons: str) -> Parity:
+    """The same with reasons that no run gives, those that are empty left out: any of them fails it."""
+    told = tuple(reason for reason in reasons if reason)
+    return replace(parity, verdict="failed", reasons=(*told, *parity.reasons)) if told else parity
 
 
 def judge_export(
-    path: Path, precision: Precision, contract: Contract, golden: GoldenVectors, gallery: Gallery | None
+    path: Path,
+    precision: Precision,
+    shares: Mapping[Precision, float],
+    contract: Contract,
+    golden: GoldenVectors,
+    gallery: Gallery | None,
 ) -> Parity:
-    """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged."""
-    how = (path, precision, CPU, contract, golden)
+    """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged.
+
+    ``shares`` are those of ``precision_shares``.
+    """
+    how = (path, CPU, contract, golden)
     parity = prove_onnx(*how, gates=GATES[precision], gallery=gallery)
+    parity = _failed_by(parity, precision_fault(precision, shares))
     if precision != "int8" or parity.golden is None:
         return parity
     measured = [measures for measures in (parity.golden, parity.gallery) if measures is not None]
@@ -149,12 +159,10 @@ def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, engine:
     except EngineFault as error:
         return judged(Parity("failed", (str(error),), gates))
     with closing(runner):
-        return judged(_prove(runner, manifest.contract, golden, gates, None, ""))
+        return judged(_prove(runner, manifest.contract, golden, gates, None))
 
 
-def _prove(
-    run: Function, contract: Contract, golden: GoldenVectors, gates: Gates, gallery: Gallery | None, fault: str
-) -> Parity:
+def _prove(run: Function, contract: Contract, golden: GoldenVectors, gates: Gates, gallery: Gallery | None) -> Parity:
     return prove(
         run,
         golden,
@@ -162,7 +170,6 @@ def _prove(
         batches=batch_sizes(contract.input.opt_batch, contract.input.max_batch),
         logits=contract.output.name == "logits",
         gallery=gallery,
-        precision_fault=fault,
     )
 
 

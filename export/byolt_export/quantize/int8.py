@@ -96,7 +96,6 @@ def quantize(
         kept = most_sensitive(errors, layers, sum(layer.multiply_adds for layer in layers) - least_share * total)
     int8 = [layer for layer in layers if layer.name not in kept]
     result = _assemble(model, int8, parts)
-    _state_shapes(result)
     onnx.checker.check_model(result, full_check=True)
     int8_path.write_bytes(result.SerializeToString(deterministic=True))
     return Calibration(
@@ -116,16 +115,6 @@ def _raise_opset(model: Any) -> None:
             opset.version = max(opset.version, _OPSET)
     model.ir_version = max(model.ir_version, _IR)
     del model.graph.value_info[:]
-
-
-def _state_shapes(model: Any) -> None:
-    """Write down what shape each product gives, so that a reader can weigh its precision without inference."""
-    import onnx
-
-    products = {node.output[0] for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
-    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(value for value in inferred if value.name in products)
 
 
 def _parts(

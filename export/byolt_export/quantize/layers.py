@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from byolt_export.quantize.multiply_adds import attributes, infer, multiply_adds
+
 Array = npt.NDArray[Any]
 
 
@@ -111,25 +113,18 @@ def spread(count: int, most: int) -> npt.NDArray[np.int64]:
     return np.arange(chosen, dtype=np.int64) * count // chosen
 
 
-def attributes(node: Any) -> dict[str, Any]:
-    """A node's attributes as Python values."""
-    from onnx import helper
-
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
 def find_layers(model: Any) -> tuple[list[Layer], int]:
     """The layers of a model that int8 fits, in order, and the multiply-adds of one image through the whole model."""
     from onnx import numpy_helper
 
     constants = {i.name: i for i in model.graph.initializer}
-    shapes, found, total = _shapes(model), [], 0
+    (shapes, _), found, total = infer(model), [], 0
     for node in model.graph.node:
-        multiply_adds = _multiply_adds(node, shapes)
-        total += multiply_adds
-        if multiply_adds and _fits(node, constants):
+        work = multiply_adds(node, shapes)
+        total += work
+        if work and _fits(node, constants):
             kernel, *bias = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
-            found.append(Layer(node, kernel, bias[0] if bias else None, multiply_adds, shapes[node.input[0]]))
+            found.append(Layer(node, kernel, bias[0] if bias else None, work, shapes[node.input[0]]))
     return found, total
 
 
@@ -147,31 +142,3 @@ def _fits(node: Any, constants: dict[str, Any]) -> bool:
         return len(kernel.dims) == 4 and how.get("auto_pad", b"NOTSET") == b"NOTSET"
     plain = how.get("alpha", 1.0) == how.get("beta", 1.0) == 1.0 and not how.get("transA", 0)
     return len(kernel.dims) == 2 and plain
-
-
-def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor for one image; a dimension that the graph does not tell is 0."""
-    import onnx
-
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
-    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    del single.graph.value_info[:]  # They name the batch that was just fixed.
-    for output in single.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
-    values = [*graph.input, *graph.value_info, *graph.output]
-    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
-    return shapes | {i.name: tuple(i.dims) for i in graph.initializer}
-
-
-def _multiply_adds(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Multiply-adds of a node for one image; 0 for what is no product."""
-    out = int(np.prod(shapes.get(node.output[0], (0,)))) if node.output else 0
-    if node.op_type == "Conv":
-        return out * int(np.prod(shapes[node.input[1]][1:]))
-    if node.op_type == "ConvTranspose":
-        return int(np.prod(shapes[node.input[0]])) * int(np.prod(shapes[node.input[1]][1:]))
-    if node.op_type in ("MatMul", "Gemm"):
-        return out * shapes[node.input[0]][0 if attributes(node).get("transA") else -1]
-    return 0

@@ -50,7 +50,7 @@ def storable(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
     kind = np.dtype(dtype).type
     info = np.finfo(kind)
     smallest = info.smallest_subnormal if kind is np.float16 else info.tiny
-    return np.clip(np.asarray(values, np.float64), smallest, info.max).astype(kind).astype(np.float64)
+    return np.asarray(np.clip(np.asarray(values, np.float64), smallest, info.max), kind).astype(np.float64)
 
 
 def widest_levels(low: Rows, high: Rows, dtype: npt.DTypeLike) -> Levels:

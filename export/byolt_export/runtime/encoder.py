@@ -8,7 +8,7 @@ import numpy as np
 
 from byolt_export.arrays import Frames, Outputs
 from byolt_export.bundle.folder import FILES, open_file, read_manifest
-from byolt_export.bundle.manifest import Engine, Manifest, Onnx, Precision
+from byolt_export.bundle.manifest import Engine, Manifest, Onnx, Precision, precision_fault
 from byolt_export.cuda import find_gpu
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.runtime.onnx_runner import OnnxRunner, open_onnx
@@ -68,10 +68,9 @@ class Encoder:
         self.classes, self.dim = manifest.contract.classes, manifest.contract.output.dim
         refusals: dict[str, None] = {}  # In order, each once.
         for kind, entry in _ranked(manifest, runtime, precision):
-            if entry.verdict != "passed" and not allow_unproven:
-                refusals[f"{entry.name} is not proven (verdict `{entry.verdict}`): run byolt verify {folder} here"] = (
-                    None
-                )
+            doubt = "" if allow_unproven else _doubt(entry)
+            if doubt:
+                refusals[f"{entry.name} is not proven ({doubt}): run byolt verify {folder} here"] = None
                 continue
             try:
                 self._run = _open(folder, manifest, entry, kind, threads)
@@ -104,6 +103,12 @@ class Encoder:
         """Give an engine's memory on the GPU back; nothing of ONNX Runtime's has to be closed."""
         if isinstance(self._run, EngineRunner):
             self._run.close()
+
+
+def _doubt(entry: Onnx | Engine) -> str:
+    """Why a file may not be trusted to be what it is named for; empty where it may."""
+    fault = precision_fault(entry.precision, entry.shares) if isinstance(entry, Onnx) else ""
+    return fault or ("" if entry.verdict == "passed" else f"verdict `{entry.verdict}`")
 
 
 def _ranked(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt_export.arrays import check_batch
+from byolt_export.bundle.contents import check_onnx
 from byolt_export.bundle.manifest import CONTRACT_KEY, Contract
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.errors import ByoltError, InputError, MissingPart, first_line, quoted
@@ -85,6 +86,7 @@ def open_onnx(path: Path, contract: Contract, provider: str, threads: int | None
         MissingPart: ONNX Runtime is not installed; ``MissingProvider`` where the provider does not work here.
         InputError: The file is damaged, or was made for another contract.
     """
+    check_onnx(path)
     run = OnnxRunner(path, provider, threads)
     if (
         run.metadata.get(CONTRACT_KEY) != contract.model_dump_json()

@@ -1,4 +1,4 @@
-"""ONNX to TensorRT: strongly typed engines, whose precision is the ONNX file's own and is read from it.
+"""ONNX to TensorRT: strongly typed engines, whose precision is the ONNX file's own.
 
 A strongly typed network computes each layer in the type that the ONNX file gives it. That is the one way to FP16 and
 INT8 on TensorRT 10, 11 and TensorRT for RTX alike, and it cannot fall back to FP32 in silence.
@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from byolt_export.bundle.contents import precision_fault
+from byolt_export.bundle.contents import check_onnx
 from byolt_export.bundle.folder import open_file
-from byolt_export.bundle.manifest import Engine, Input, Onnx, Profile
+from byolt_export.bundle.manifest import Engine, Input, Onnx, Profile, precision_fault
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.errors import InputError, ParityFault
 from byolt_export.files import replacing
@@ -70,7 +70,10 @@ def build_engines(
         ByoltError: As ``add_engines`` does.
     """
     for file in files:
-        flavour.check_precision(file.precision)  # Before minutes are spent on the others.
+        # Before minutes are spent on the others.
+        if fault := precision_fault(file.precision, file.shares):
+            raise ParityFault(f"{folder / file.name} becomes no engine: {fault}; export it again")
+        flavour.check_precision(file.precision)
     built = []
     with ExitStack() as files_beside:  # All take their places at the end, or none.
         for file in files:
@@ -80,7 +83,6 @@ def build_engines(
                     path,
                     flavour=flavour,
                     target=target,
-                    precision=file.precision,
                     profile=profile,
                     workspace_mib=workspace_mib,
                     cache_dir=cache_dir,
@@ -99,7 +101,6 @@ def build_engine(
     *,
     flavour: Flavour,
     target: Target,
-    precision: str,
     profile: Profile,
     workspace_mib: int = WORKSPACE_MIB,
     cache_dir: Path | None = None,
@@ -107,14 +108,12 @@ def build_engine(
 ) -> SerializedEngine:
     """Build one engine in memory; see ``build_engines`` for arguments and errors. Ctrl-C ends the build first."""
     model = read_onnx(onnx)
+    check_onnx(onnx, model)
     digest = hashlib.sha256(model).hexdigest()
     options = [digest, flavour.name, flavour.version, target.gpu, target.capabilities, workspace_mib]
     cache = TimingCache.of(cache_dir, flavour, [*options, *profile.model_dump().values()])
     build = Network(onnx, flavour, progress)
     build.parse(model)
-    flavour.check_precision(precision)
-    if fault := precision_fault(onnx, precision, model):
-        raise ParityFault(f"{onnx} becomes no engine: {fault}; export it again")
     build.configure(target, profile, workspace_mib)
     timings = build.use(cache) if cache else "none"
     plan = build.run()

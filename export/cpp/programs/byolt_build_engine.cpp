@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "arguments.hpp"
-#include "equip.hpp"
+#include "engines.hpp"
 
 namespace {
 
@@ -35,7 +35,7 @@ std::vector<std::string> precisions_of(const std::string& names) {
 }
 
 /// One live line on a terminal, a line a tenth elsewhere: a build takes minutes on a small device.
-class Line {
+class ProgressLine {
  public:
   bool operator()(const std::string& engine, const std::string& phase, double share) {
     const int percent = static_cast<int>(share * 100);
@@ -58,22 +58,22 @@ class Line {
 };
 
 int run(byolt::Arguments& arguments) {
-  byolt::EquipOptions options;
+  byolt::EngineOptions options;
   options.precisions = precisions_of(arguments.value("--precision"));
   options.workspace_mib = static_cast<std::size_t>(arguments.number("--workspace-mib", 1024, 1));
   options.cache_folder = arguments.value("--cache-dir");
   const std::string folder = arguments.rest(1, 1)[0];
   std::signal(SIGINT, remember);
   std::signal(SIGTERM, remember);
-  Line line;
-  options.progress = [&line](const auto&... told) { return line(told...); };
+  ProgressLine line;
+  options.progress = [&line](const auto&... step) { return line(step...); };
   const auto engines = byolt::add_engines(folder, options);
   line.end();
   if (engines.empty()) {
     std::cerr << "stopped while engines of " << folder << " were built; nothing was written\n";
     return 128 + stopped_by;
   }
-  for (const byolt::Equipped& engine : engines) {
+  for (const byolt::AddedEngine& engine : engines) {
     std::printf("%-28s %8.1f MB  %6.1f s  timings: %s\n", engine.entry.name.c_str(),
                 static_cast<double>(engine.bytes) / 1e6, engine.seconds, engine.timings.c_str());
   }
@@ -90,7 +90,7 @@ int main(int count, char** words) {
   } catch (const Error& error) {
     std::cerr << error.what() << '\n';
     return error.exit_code();
-  } catch (const std::exception& error) {  // No memory, or no room to print into.
+  } catch (const std::exception& error) {  // Out of memory, or the output cannot be written.
     std::cerr << "byolt-build-engine could not go on: " << error.what() << '\n';
     return static_cast<int>(Code::machine);
   }

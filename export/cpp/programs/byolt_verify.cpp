@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "arguments.hpp"
+#include "text.hpp"
 #include "verify.hpp"
-#include "words.hpp"
 
 namespace {
 
@@ -61,7 +61,7 @@ json to_json(const byolt::FileReport& file) {
           {"reasons", file.parity.reasons},
           {"gates", to_json(file.parity.gates)},
           {"golden", file.parity.golden ? to_json(*file.parity.golden) : json(nullptr)},
-          {"gallery", nullptr},  // A crowd is measured where the bundle is made; it does not travel.
+          {"gallery", nullptr},  // The gallery is measured at export; it is no part of a bundle.
           {"task", nullptr},
           {"batches", batches},
           {"controls", controls},
@@ -92,7 +92,7 @@ void run(byolt::Arguments& arguments) {
   const byolt::Bundle bundle(arguments.rest(1, 1)[0]);
   const auto providers = provider.empty() ? std::vector<std::string>{} : std::vector<std::string>{provider};
   const byolt::Report report = byolt::verify(bundle, providers, threads);
-  bundle.record(byolt::findings_of(report));
+  bundle.record(byolt::engine_verdicts(report));
   if (as_json) {
     json files = json::array();
     for (const byolt::FileReport& file : report.files) files.push_back(to_json(file));
@@ -117,7 +117,7 @@ int main(int count, char** words) {
   } catch (const Error& error) {
     std::cerr << error.what() << '\n';
     return error.exit_code();
-  } catch (const std::exception& error) {  // No memory, or no room to print into.
+  } catch (const std::exception& error) {  // Out of memory, or the output cannot be written.
     std::cerr << "byolt-verify could not go on: " << error.what() << '\n';
     return static_cast<int>(Code::machine);
   }

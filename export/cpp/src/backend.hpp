@@ -8,7 +8,7 @@
 #include "byolt/error.hpp"
 #include "resize.hpp"
 
-// The seam between the library and the runtimes below it.
+// The interface between the library and the runtimes below it.
 namespace byolt {
 
 /// What the bundle's contract promises: images (max_batch, height, width, 3) in, (max_batch, dim) out.

@@ -9,7 +9,7 @@
 
 namespace byolt {
 
-/// Told the step and the share done; false ends the build at its next step.
+/// Called with the step and the share done; false ends the build at its next step.
 using Progress = std::function<bool(const std::string& phase, double share)>;
 
 /// Nested phases of steps as one share done, which never falls.

@@ -6,19 +6,19 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <utility>
 
 #include "byolt/error.hpp"
 #include "contents.hpp"
+#include "files.hpp"
 #include "safetensors.hpp"
 #include "sha256.hpp"
 
 namespace byolt {
 namespace {
 
-// A bundle is somebody else's file: nothing larger is read.
+// A bundle is untrusted: nothing larger is read.
 constexpr std::size_t kJsonBytes = std::size_t{4} << 20, kFileBytes = std::size_t{2} << 30;
 constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
 
@@ -110,7 +110,7 @@ std::string Bundle::open_file(const std::string& name, const std::string& digest
   return where;
 }
 
-std::string Bundle::open_onnx(const OnnxEntry& entry, std::string* precision_fault) const {
+std::string Bundle::open_onnx(const OnnxEntry& entry) const {
   std::string content;
   const std::string where = open_file(entry.name, entry.sha256, &content);
   const OnnxContents onnx = read_onnx_contents(content, where);
@@ -120,7 +120,6 @@ std::string Bundle::open_onnx(const OnnxEntry& entry, std::string* precision_fau
       onnx.outputs != std::vector<std::string>{manifest_.contract.output_name}) {
     throw Error(Code::input, where + " was made for another contract than its manifest states: export it again");
   }
-  if (precision_fault != nullptr) *precision_fault = find_precision_fault(onnx, entry.precision);
   return where;
 }
 
@@ -141,25 +140,15 @@ Golden Bundle::golden() const {
   return read_golden(content, where, manifest_);
 }
 
-void Bundle::record(const std::vector<Finding>& findings) const {
-  const auto stands = [&](const Finding& finding) {
+void Bundle::record(const std::vector<EngineVerdict>& verdicts) const {
+  const auto stands = [&](const EngineVerdict& verdict) {
     const auto same = [&](const EngineEntry& engine) {
-      return engine.name == finding.engine && engine.verdict == finding.verdict && engine.reason == finding.reason;
+      return engine.name == verdict.engine && engine.verdict == verdict.verdict && engine.reason == verdict.reason;
     };
     return std::any_of(manifest_.engines.begin(), manifest_.engines.end(), same);
   };
-  if (std::all_of(findings.begin(), findings.end(), stands)) return;
-  const std::string beside = path("." + std::string(kManifest) + "." + std::to_string(::getpid()));
-  const std::string text = with_verdicts(text_, findings);
-  std::FILE* file = std::fopen(beside.c_str(), "wbe");
-  bool written = file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  if (file != nullptr) written = std::fclose(file) == 0 && written;
-  written = written && std::rename(beside.c_str(), path(kManifest).c_str()) == 0;
-  if (written) return;
-  const std::string why = std::strerror(errno);
-  std::remove(beside.c_str());
-  throw Error(Code::machine,
-              path(kManifest) + " could not be written (" + why + "); make room, and give the command again");
+  if (std::all_of(verdicts.begin(), verdicts.end(), stands)) return;
+  write_whole(path(kManifest), with_verdicts(text_, verdicts));
 }
 
 }  // namespace byolt

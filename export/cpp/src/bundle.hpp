@@ -8,7 +8,7 @@
 
 #include "manifest.hpp"
 
-// The delivered folder, read in doubt: nothing outside of it, nothing that its manifest does not name.
+// The delivered folder, which is untrusted: nothing outside of it is read, and nothing that its manifest does not name.
 namespace byolt {
 
 /// Images (N, H, W, 3) and outputs (N, D) of PyTorch and of deliberately wrong models (absent: no meaning here).
@@ -33,7 +33,7 @@ class Bundle {
   std::string open_file(const std::string& name, const std::string& digest, std::string* content = nullptr) const;
 
   /// The path of an ONNX file that was made for the manifest's contract and keeps its data inside.
-  std::string open_onnx(const OnnxEntry& entry, std::string* precision_fault = nullptr) const;
+  std::string open_onnx(const OnnxEntry& entry) const;
 
   /// The path of an engine that was built from an ONNX file of this bundle.
   std::string open_engine(const EngineEntry& entry) const;
@@ -41,9 +41,9 @@ class Bundle {
   /// The golden vectors, checked against the manifest.
   [[nodiscard]] Golden golden() const;
 
-  /// Write new verdicts of engines into the manifest, at one stroke.
+  /// Write new verdicts of engines into the manifest, which is replaced atomically.
   /// @throws Error(machine) it cannot be written
-  void record(const std::vector<Finding>& findings) const;
+  void record(const std::vector<EngineVerdict>& verdicts) const;
 
  private:
   [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }

@@ -54,10 +54,11 @@ class Choice {
   }
 
   template <typename Entry>
-  bool proven(const Entry& entry) {
-    if (entry.verdict == "passed" || options_.allow_unproven) return true;
-    refusals_.push_back(entry.name + " is not proven (verdict `" + entry.verdict + "`): run byolt-verify " +
-                        bundle_.folder() + " on this device, or allow unproven files");
+  bool proven(const Entry& entry, const std::string& precision_fault) {
+    if ((entry.verdict == "passed" && precision_fault.empty()) || options_.allow_unproven) return true;
+    const std::string doubt = precision_fault.empty() ? "verdict `" + entry.verdict + "`" : precision_fault;
+    refusals_.push_back(entry.name + " is not proven (" + doubt + "): run byolt-verify " + bundle_.folder() +
+                        " on this device, or allow unproven files");
     return false;
   }
 
@@ -65,9 +66,9 @@ class Choice {
 #ifdef BYOLT_TENSORRT
     const auto entries = ranked(bundle_.manifest().engines, kOnGpu);
     for (const EngineEntry* entry : entries) {
-      if (const std::string misfit = engine_misfit(*entry); !misfit.empty()) {
-        refusals_.push_back(misfit);
-      } else if (proven(*entry)) {
+      if (const std::string reason = why_engine_cannot_run(*entry); !reason.empty()) {
+        refusals_.push_back(reason);
+      } else if (proven(*entry, "")) {
         Tensors tensors = tensors_of(bundle_.manifest().contract);
         tensors.max_batch = std::min(tensors.max_batch, entry->max_batch);
         opened.backend = open_tensorrt(bundle_.open_engine(*entry), tensors);
@@ -93,7 +94,7 @@ class Choice {
     if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
     const Tensors tensors = tensors_of(bundle_.manifest().contract);
     for (const OnnxEntry* entry : entries) {
-      if (!proven(*entry)) continue;
+      if (!proven(*entry, find_precision_fault(*entry))) continue;
       const std::string path = bundle_.open_onnx(*entry);
       try {
         opened.backend = open_onnxruntime(path, tensors, provider, options_.threads);
@@ -139,7 +140,7 @@ Tensors tensors_of(const Contract& contract) {
   return {contract.input.height(), contract.input.width(), contract.dim, contract.input.max_batch};
 }
 
-std::string engine_misfit(const EngineEntry& entry) {
+std::string why_engine_cannot_run(const EngineEntry& entry) {
 #ifdef BYOLT_TENSORRT
   const std::string again = ": build it again on this device with byolt-build-engine";
   if (entry.flavour != "tensorrt")

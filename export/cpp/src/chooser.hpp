@@ -22,6 +22,6 @@ Opened open_best(const Bundle& bundle, const Options& options);
 Tensors tensors_of(const Contract& contract);
 
 /// Why an engine cannot run on this machine; empty where it can.
-std::string engine_misfit(const EngineEntry& entry);
+std::string why_engine_cannot_run(const EngineEntry& entry);
 
 }  // namespace byolt

@@ -14,7 +14,7 @@ class DeviceResizer {
 
   /// Queue the frame's way to `out` (height, width, 3), RGB, on a stream. What was queued with an earlier frame has to
   /// come before it in that stream's order.
-  /// @throws Error(input) for a frame that cannot be; Error(machine) where the GPU refuses
+  /// @throws Error(input) for a frame whose sizes do not fit; Error(machine) where the GPU refuses
   void operator()(const Image& frame, Rule rule, std::uint8_t* out, cudaStream_t stream);
 
  private:

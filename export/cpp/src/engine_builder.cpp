@@ -89,7 +89,7 @@ class Build {
     }
   }
 
-  /// An old cache that does not fit is as good as an empty one.
+  /// An old cache that does not fit counts as an empty one.
   std::string use_timings() {
     if (options_.timing_cache.empty()) return "none";
     const std::string kept = read_up_to(options_.timing_cache, kCacheBytes);
@@ -106,14 +106,14 @@ class Build {
 
   [[nodiscard]] bool stopped() const { return monitor_.stopped(); }
 
-  /// A full disk costs the next build its head start, and no more.
+  /// On a full disk the next build takes longer, and nothing else happens.
   void keep_timings() const {
     const nvinfer1::ITimingCache* cache = config_->getTimingCache();
     if (cache == nullptr) return;
     const std::unique_ptr<nvinfer1::IHostMemory> content(cache->serialize());
     if (content == nullptr) return;
     try {
-      write_at_once(options_.timing_cache, {static_cast<const char*>(content->data()), content->size()});
+      write_whole(options_.timing_cache, {static_cast<const char*>(content->data()), content->size()});
     } catch (const Error&) {
     }
   }

@@ -19,7 +19,7 @@ std::string read_up_to(const std::string& path, std::size_t limit) {
   return file.seekg(0).read(content.data(), size) ? content : "";
 }
 
-void write_at_once(const std::string& path, const std::string& content) {
+void write_whole(const std::string& path, const std::string& content) {
   const std::size_t slash = path.rfind('/') + 1;  // Without a slash: npos + 1, the beginning.
   const std::string beside = path.substr(0, slash) + "." + path.substr(slash) + "." + std::to_string(::getpid());
   std::FILE* file = std::fopen(beside.c_str(), "wbe");

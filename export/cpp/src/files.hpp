@@ -10,6 +10,6 @@ std::string read_up_to(const std::string& path, std::size_t limit);
 
 /// Write a file so that whoever reads it finds the old content or the new one, and never a part.
 /// @throws Error(machine) it cannot be written; what was there stays
-void write_at_once(const std::string& path, const std::string& content);
+void write_whole(const std::string& path, const std::string& content);
 
 }  // namespace byolt

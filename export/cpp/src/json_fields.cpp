@@ -35,10 +35,10 @@ std::string joined(std::initializer_list<const char*> words) {
 
 Fields::Fields(const json& value, std::string where, std::initializer_list<const char*> known)
     : value_(value), where_(std::move(where)) {
-  if (!value.is_object()) throw Misfit(where_.empty() ? "the file" : where_, "it must be an object");
+  if (!value.is_object()) throw FieldError(where_.empty() ? "the file" : where_, "it must be an object");
   for (const auto& item : value.items()) {
     if (std::find(known.begin(), known.end(), item.key()) == known.end())
-      throw Misfit(at(plain(item.key())), "unknown key");
+      throw FieldError(at(plain(item.key())), "unknown key");
   }
 }
 
@@ -49,7 +49,7 @@ const json* Fields::find(const std::string& key) const {
 
 const json& Fields::need(const std::string& key) const {
   const json* found = find(key);
-  if (found == nullptr) throw Misfit(at(key), "it is missing");
+  if (found == nullptr) throw FieldError(at(key), "it is missing");
   return *found;
 }
 
@@ -58,7 +58,7 @@ std::string Fields::text(const std::string& key) const { return to_text(need(key
 std::string Fields::one_of(const std::string& key, std::initializer_list<const char*> allowed) const {
   const std::string value = text(key);
   if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
-    throw Misfit(at(key), "it must be one of " + joined(allowed));
+    throw FieldError(at(key), "it must be one of " + joined(allowed));
   }
   return value;
 }
@@ -67,7 +67,7 @@ std::string Fields::sha256(const std::string& key) const {
   const std::string value = text(key);
   const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
   if (value.size() != 64 || !std::all_of(value.begin(), value.end(), is_hex)) {
-    throw Misfit(at(key), "it must be a SHA-256 of 64 hex digits");
+    throw FieldError(at(key), "it must be a SHA-256 of 64 hex digits");
   }
   return value;
 }
@@ -79,7 +79,7 @@ std::string Fields::file_name(const std::string& key, const std::string& suffix)
   const bool fits = value.size() > suffix.size() && value.size() - suffix.size() <= kLongestName &&
                     value.compare(value.size() - suffix.size(), suffix.size(), suffix) == 0 &&
                     is_alphanumeric(value[0]) && std::all_of(value.begin(), value.end(), allowed);
-  if (!fits) throw Misfit(at(key), "it must be a plain file name that ends in " + suffix);
+  if (!fits) throw FieldError(at(key), "it must be a plain file name that ends in " + suffix);
   return value;
 }
 
@@ -89,7 +89,7 @@ std::int64_t Fields::integer(const std::string& key, std::int64_t least, std::in
 
 bool Fields::boolean(const std::string& key) const {
   const json& value = need(key);
-  if (!value.is_boolean()) throw Misfit(at(key), "it must be true or false");
+  if (!value.is_boolean()) throw FieldError(at(key), "it must be true or false");
   return value.get<bool>();
 }
 
@@ -108,38 +108,38 @@ std::int64_t to_integer(const json& value, const std::string& where, std::int64_
       value.get<std::int64_t>() >= least && value.get<std::int64_t>() <= most;
   if (!fits) {
     const std::string upper = most == INT64_MAX ? "" : " to " + std::to_string(most);
-    throw Misfit(where, "it must be a whole number from " + std::to_string(least) + upper);
+    throw FieldError(where, "it must be a whole number from " + std::to_string(least) + upper);
   }
   return value.get<std::int64_t>();
 }
 
 double to_number(const json& value, const std::string& where) {
-  if (!value.is_number() || !std::isfinite(value.get<double>())) throw Misfit(where, "it must be a finite number");
+  if (!value.is_number() || !std::isfinite(value.get<double>())) throw FieldError(where, "it must be a finite number");
   return value.get<double>();
 }
 
 std::string to_text(const json& value, const std::string& where) {
-  if (!value.is_string()) throw Misfit(where, "it must be a text");
+  if (!value.is_string()) throw FieldError(where, "it must be a text");
   return value.get<std::string>();
 }
 
 const json& to_array(const json& value, const std::string& where, std::size_t least, std::size_t most) {
   if (!value.is_array() || value.size() < least || value.size() > most) {
     const std::string upper = most == SIZE_MAX ? "" : " to " + std::to_string(most);
-    throw Misfit(where, "it must be a list of " + std::to_string(least) + upper + " entries");
+    throw FieldError(where, "it must be a list of " + std::to_string(least) + upper + " entries");
   }
   return value;  // NOLINT(bugprone-return-const-ref-from-parameter): part of the document, which stays.
 }
 
 json parse_json(const std::string& text) {
   const auto watch = [](int depth, json::parse_event_t, json&) {
-    if (depth > kDeepest) throw Misfit("the file", "it is nested too deeply");
+    if (depth > kDeepest) throw FieldError("the file", "it is nested too deeply");
     return true;
   };
   try {
     return json::parse(text, watch);
   } catch (const json::exception&) {  // Its own words quote the file, which may hold anything.
-    throw Misfit("the file", "it is not JSON");
+    throw FieldError("the file", "it is not JSON");
   }
 }
 

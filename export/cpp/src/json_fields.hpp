@@ -10,9 +10,9 @@
 namespace byolt {
 
 /// What in a JSON document does not fit, as `where: what`.
-class Misfit : public std::exception {
+class FieldError : public std::exception {
  public:
-  Misfit(const std::string& where, const std::string& what) : text_(where + ": " + what) {}
+  FieldError(const std::string& where, const std::string& what) : text_(where + ": " + what) {}
   [[nodiscard]] const char* what() const noexcept override { return text_.c_str(); }
 
  private:
@@ -50,7 +50,7 @@ std::string to_text(const nlohmann::json& value, const std::string& where);
 const nlohmann::json& to_array(const nlohmann::json& value, const std::string& where, std::size_t least,
                                std::size_t most);
 
-/// @throws Misfit it is no JSON, or nested deeper than anything of byolt's
+/// @throws FieldError it is no JSON, or nested deeper than anything of byolt's
 nlohmann::json parse_json(const std::string& text);
 
 }  // namespace byolt

@@ -6,14 +6,16 @@
 
 #include "byolt/error.hpp"
 #include "json_fields.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t kBatchBytes = 1 << 30;  // A bundle is somebody else's file: nothing larger is run in one batch.
+constexpr std::int64_t kBatchBytes = 1 << 30;  // A bundle is untrusted: nothing larger is run in one batch.
 constexpr std::int64_t kLargestBatch = 65536, kMostPositive = INT64_MAX;
+constexpr double kLeastInt8 = 0.5;  // Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 constexpr std::size_t kMostFiles = 16, kMostEngines = 64, kMostCapabilities = 16;
 
 std::size_t size_of(const Fields& fields, const std::string& key, std::int64_t most) {
@@ -54,9 +56,9 @@ Input read_input(const json& value, const std::string& where) {
   input.mean = read_rgb(fields, "mean");
   input.std = read_rgb(fields, "std");
   if (input.max_batch * input.image_bytes() > kBatchBytes)
-    throw Misfit(where, "a batch of max_batch images is more than 1 GiB");
-  if (input.opt_batch > input.max_batch) throw Misfit(where, "opt_batch is above max_batch");
-  if (*std::min_element(input.std.begin(), input.std.end()) <= 0) throw Misfit(where, "std must be positive");
+    throw FieldError(where, "a batch of max_batch images is more than 1 GiB");
+  if (input.opt_batch > input.max_batch) throw FieldError(where, "opt_batch is above max_batch");
+  if (*std::min_element(input.std.begin(), input.std.end()) <= 0) throw FieldError(where, "std must be positive");
   return input;
 }
 
@@ -71,19 +73,25 @@ Contract read_contract(const json& value, const std::string& where) {
   contract.classes = fields.texts("classes");
   contract.recipe_hash = fields.text("recipe_hash");
   if (contract.dim * contract.input.max_batch > kBatchBytes / 4) {
-    throw Misfit(where, "the outputs of max_batch images are more than 1 GiB");
+    throw FieldError(where, "the outputs of max_batch images are more than 1 GiB");
   }
   if (contract.logits() == contract.classes.empty())
-    throw Misfit(where, "classes go with logits, and logits need them");
+    throw FieldError(where, "classes go with logits, and logits need them");
   if (contract.logits() && contract.classes.size() != contract.dim) {
-    throw Misfit(where,
-                 std::to_string(contract.classes.size()) + " classes for " + std::to_string(contract.dim) + " logits");
+    throw FieldError(
+        where, std::to_string(contract.classes.size()) + " classes for " + std::to_string(contract.dim) + " logits");
   }
   return contract;
 }
 
 std::string read_verdict(const Fields& fields) {
   return fields.one_of("verdict", {"passed", "failed", "not run here"});
+}
+
+double to_share(const json& value, const std::string& where) {
+  const double share = to_number(value, where);
+  if (share < 0 || share > 1) throw FieldError(where, "it must be from 0 to 1");
+  return share;
 }
 
 void check_calibration(const json& value, const std::string& where) {
@@ -93,13 +101,12 @@ void check_calibration(const json& value, const std::string& where) {
   (void)fields.sha256("sha256");
   (void)fields.text("rule");
   (void)fields.texts("fp16_layers");
-  const double share = to_number(fields.need("int8_share"), fields.at("int8_share"));
-  if (share < 0 || share > 1) throw Misfit(fields.at("int8_share"), "it must be from 0 to 1");
+  (void)to_share(fields.need("int8_share"), fields.at("int8_share"));
 }
 
 OnnxEntry read_onnx(const json& value, const std::string& where) {
   const Fields fields(value, where,
-                      {"name", "precision", "opset", "sha256", "verdict", "reason", "gates", "calibration"});
+                      {"name", "precision", "opset", "sha256", "verdict", "reason", "gates", "calibration", "shares"});
   OnnxEntry entry;
   entry.name = fields.file_name("name", ".onnx");
   entry.precision = fields.one_of("precision", {"fp32", "fp16", "int8"});
@@ -115,6 +122,11 @@ OnnxEntry read_onnx(const json& value, const std::string& where) {
   }
   if (const json* calibration = fields.find("calibration"); calibration != nullptr && !calibration->is_null()) {
     check_calibration(*calibration, fields.at("calibration"));
+  }
+  if (const json* found = fields.find("shares"); found != nullptr && !found->is_null()) {
+    const Fields shares(*found, fields.at("shares"), {"fp32", "fp16", "int8"});
+    entry.shares.emplace();
+    for (const auto& item : found->items()) (*entry.shares)[item.key()] = to_share(item.value(), shares.at(item.key()));
   }
   return entry;
 }
@@ -155,9 +167,8 @@ auto read_list(const json& list, const std::string& where, Read read) {
 
 Manifest read_manifest(const json& value) {
   // Another schema version explains every other fault.
-  if (value.is_object() && value.contains("schema_version") && value["schema_version"] != json(1)) {
-    throw Misfit("schema_version", "this byolt reads version 1 alone");
-  }
+  const json version = value.is_object() ? value.value("schema_version", json(1)) : json(1);
+  if (version != json(1) && version != json(2)) throw FieldError("schema_version", "this byolt reads versions 1 and 2");
   const Fields fields(value, "",
                       {"schema_version", "contract", "files", "engines", "golden", "parity_sha256", "tools"});
   Manifest manifest;
@@ -166,18 +177,22 @@ Manifest read_manifest(const json& value) {
   if (const json* engines = fields.find("engines"); engines != nullptr) {
     manifest.engines = read_list(to_array(*engines, "engines", 0, kMostEngines), "engines", read_engine);
   }
+  for (const OnnxEntry& file : manifest.files) {
+    if (file.shares.has_value() == (version == json(2))) continue;
+    throw FieldError("files", "every file has `shares` in schema version 2, and none has them in version 1");
+  }
   const Fields golden(fields.need("golden"), "golden", {"kind", "images", "sha256"});
   (void)golden.one_of("kind", {"dataset", "synthetic"});
   manifest.golden_images = size_of(golden, "images", kBatchBytes * 2);
   manifest.golden_sha256 = golden.sha256("sha256");
   manifest.parity_sha256 = fields.sha256("parity_sha256");
   const json& tools = fields.need("tools");
-  if (!tools.is_object()) throw Misfit("tools", "it must be an object");
+  if (!tools.is_object()) throw FieldError("tools", "it must be an object");
   for (const auto& item : tools.items()) (void)to_text(item.value(), "tools");
   std::set<std::string> names;
   for (const OnnxEntry& file : manifest.files) names.insert(file.name);
   for (const EngineEntry& engine : manifest.engines) names.insert(engine.name);
-  if (names.size() != manifest.files.size() + manifest.engines.size()) throw Misfit("files", "a name stands twice");
+  if (names.size() != manifest.files.size() + manifest.engines.size()) throw FieldError("files", "a name stands twice");
   return manifest;
 }
 
@@ -200,26 +215,42 @@ bool Contract::operator==(const Contract& other) const {
 Manifest parse_manifest(const std::string& text, const std::string& where) {
   try {
     return read_manifest(parse_json(text));
-  } catch (const Misfit& misfit) {
-    throw Error(Code::input, where + " does not fit: " + misfit.what() + "; export it again");
+  } catch (const FieldError& error) {
+    throw Error(Code::input, where + " does not fit: " + error.what() + "; export it again");
   }
 }
 
 Contract parse_contract(const std::string& text, const std::string& where) {
   try {
     return read_contract(parse_json(text), "contract");
-  } catch (const Misfit& misfit) {
-    throw Error(Code::input, where + " carries a contract that does not fit: " + misfit.what() + "; export it again");
+  } catch (const FieldError& error) {
+    throw Error(Code::input, where + " carries a contract that does not fit: " + error.what() + "; export it again");
   }
 }
 
-std::string with_verdicts(const std::string& text, const std::vector<Finding>& findings) {
+std::string find_precision_fault(const OnnxEntry& entry) {
+  if (!entry.shares) return "";
+  const auto share = [&](const std::string& type) {
+    const auto found = entry.shares->find(type);
+    return found == entry.shares->end() ? 0 : found->second;
+  };
+  const std::string& precision = entry.precision;
+  if (precision == "int8" ? share("int8") >= kLeastInt8 && share("fp32") == 0 : share(precision) == 1) return "";
+  std::string found;
+  for (const char* type : {"fp32", "fp16", "int8"}) {
+    if (share(type) == 0) continue;
+    found += (found.empty() ? "" : ", ") + format_number("%.0f%% in ", 100 * share(type)) + type;
+  }
+  return "it is named " + precision + ", and it multiplies " + (found.empty() ? "in no known type" : found);
+}
+
+std::string with_verdicts(const std::string& text, const std::vector<EngineVerdict>& verdicts) {
   auto manifest = nlohmann::ordered_json::parse(text);
   for (auto& engine : manifest["engines"]) {
-    for (const Finding& finding : findings) {
-      if (engine["name"] != finding.engine) continue;
-      engine["verdict"] = finding.verdict;
-      engine["reason"] = finding.reason;
+    for (const EngineVerdict& verdict : verdicts) {
+      if (engine["name"] != verdict.engine) continue;
+      engine["verdict"] = verdict.verdict;
+      engine["reason"] = verdict.reason;
     }
   }
   return manifest.dump(2) + "\n";

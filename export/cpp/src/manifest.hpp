@@ -15,7 +15,7 @@ namespace byolt {
 
 inline constexpr const char* kManifest = "manifest.json";
 
-/// What goes in, and how the graph makes it ready. `camera` (height, width): whole frames of that size go in.
+/// What goes in, and how the graph preprocesses it. `camera` (height, width): whole frames of that size go in.
 struct Input {
   std::size_t size_px = 0;
   std::optional<std::array<std::size_t, 2>> camera_px;
@@ -45,6 +45,7 @@ struct Contract {
 struct OnnxEntry {
   std::string name, precision, sha256, verdict, reason;
   std::map<std::string, double> gates;
+  std::optional<std::map<std::string, double>> shares;  ///< of its multiply-adds by type; none in schema version 1
 };
 
 struct EngineEntry {
@@ -66,14 +67,17 @@ struct Manifest {
 /// @throws Error(input) it is damaged, hostile, or of another version
 Manifest parse_manifest(const std::string& text, const std::string& where);
 
+/// Why a file does not compute in the precision it is named for; empty where it does, or where no shares are told.
+std::string find_precision_fault(const OnnxEntry& entry);
+
 /// The contract that an ONNX file carries in its metadata.
 /// @throws Error(input) it is no contract
 Contract parse_contract(const std::string& text, const std::string& where);
 
 /// manifest.json with another verdict and reason for some of its engines, by name; everything else as it was.
-struct Finding {
+struct EngineVerdict {
   std::string engine, verdict, reason;
 };
-std::string with_verdicts(const std::string& text, const std::vector<Finding>& findings);
+std::string with_verdicts(const std::string& text, const std::vector<EngineVerdict>& verdicts);
 
 }  // namespace byolt

@@ -5,7 +5,7 @@
 #include <limits>
 #include <numeric>
 
-#include "words.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {

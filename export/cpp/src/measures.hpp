@@ -10,7 +10,7 @@
 // Axes: N images, D output features. `reference` is PyTorch's output, `candidate` a delivered file's.
 namespace byolt {
 
-/// Rows (N, D) that somebody else owns.
+/// Rows (N, D) that it does not own.
 struct Rows {
   const float* values;
   std::size_t count, dim;

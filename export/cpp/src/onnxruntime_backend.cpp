@@ -9,7 +9,7 @@
 
 #include "backend.hpp"
 #include "byolt/error.hpp"
-#include "words.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {

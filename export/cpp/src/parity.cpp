@@ -7,7 +7,7 @@
 #include <set>
 
 #include "byolt/error.hpp"
-#include "words.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {
@@ -33,11 +33,10 @@ class Prover {
   Prover(Session& session, const Golden& golden, const Contract& contract, const Gates& gates)
       : session_(session), golden_(golden), contract_(contract), gates_(gates) {}
 
-  Parity prove(const std::string& precision_fault) {
+  Parity prove() {
     Parity parity;
     parity.gates = gates_;
     std::vector<std::string> later;
-    if (!precision_fault.empty()) later.push_back(precision_fault);
     for (const std::size_t batch : batch_sizes(contract_.input.opt_batch, contract_.input.max_batch)) {
       parity.batches.push_back(check(batch));
       for (const std::string& fault : batch_faults(parity.batches.back())) {
@@ -81,7 +80,7 @@ class Prover {
     std::vector<float> outputs;
     try {
       outputs = run_filled(batch);
-    } catch (const Error& error) {  // What does not run is a verdict on the file, not an accident of ours.
+    } catch (const Error& error) {  // What does not run is a verdict on the file, not an error of byolt's.
       check.fault = error.what();
       return check;
     }
@@ -179,9 +178,8 @@ std::vector<std::size_t> batch_sizes(std::size_t opt_batch, std::size_t max_batc
   return {sizes.begin(), sizes.end()};
 }
 
-Parity prove(Session& session, const Golden& golden, const Contract& contract, const Gates& gates,
-             const std::string& precision_fault) {
-  return Prover(session, golden, contract, gates).prove(precision_fault);
+Parity prove(Session& session, const Golden& golden, const Contract& contract, const Gates& gates) {
+  return Prover(session, golden, contract, gates).prove();
 }
 
 }  // namespace byolt

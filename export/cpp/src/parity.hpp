@@ -46,8 +46,6 @@ Gates gates_of(const std::string& precision, const std::map<std::string, double>
 std::vector<std::size_t> batch_sizes(std::size_t opt_batch, std::size_t max_batch);
 
 /// Run a file on the golden images and judge it.
-/// @param precision_fault why the file does not compute in the precision it is named for; empty when it does
-Parity prove(Session& session, const Golden& golden, const Contract& contract, const Gates& gates,
-             const std::string& precision_fault);
+Parity prove(Session& session, const Golden& golden, const Contract& contract, const Gates& gates);
 
 }  // namespace byolt

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-// ONNX is protobuf: a message is a row of (field number, wire type, value).
+// ONNX is protobuf: a message is a sequence of (field number, wire type, value).
 namespace byolt::protobuf {
 
 /// The bytes are no message.

@@ -29,7 +29,7 @@ struct Window {
 Window window_of(std::size_t width, std::size_t height, Rule rule);
 
 /// A frame with the part of it that the rule keeps.
-/// @throws Error(input) for a frame that cannot be
+/// @throws Error(input) for a frame whose sizes do not fit
 FrameWindow frame_of(const Image& image, Rule rule);
 
 /// Frames into squares (size, size, 3), RGB, as the training saw them: byte for byte what Pillow gives. One a thread;
@@ -38,7 +38,7 @@ class Resizer {
  public:
   Resizer(std::size_t size_px, Rule rule) : size_(size_px), rule_(rule) {}
 
-  /// @throws Error(input) for a frame that cannot be
+  /// @throws Error(input) for a frame whose sizes do not fit
   void operator()(const Image& image, std::uint8_t* square);
 
  private:
@@ -54,7 +54,7 @@ class Resizer {
 };
 
 /// A frame as RGB (height, width, 3) without a gap, in its own size.
-/// @throws Error(input) for a frame that cannot be
+/// @throws Error(input) for a frame whose sizes do not fit
 void copy_rgb(const Image& image, std::uint8_t* rgb);
 
 }  // namespace byolt

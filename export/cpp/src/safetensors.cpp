@@ -27,7 +27,7 @@ std::size_t width_of(const std::string& dtype) {
   if (dtype == "U8") return 1;
   if (dtype == "F32") return 4;
   if (dtype == "I64") return 8;
-  throw Misfit("the header", "it holds a type that no bundle has");
+  throw FieldError("the header", "it holds a type that no bundle has");
 }
 
 Tensor read_tensor(const json& value, const std::string& data, std::size_t start, const std::string& where) {
@@ -39,24 +39,24 @@ Tensor read_tensor(const json& value, const std::string& data, std::size_t start
   for (const json& side : to_array(fields.need("shape"), where, 0, 4)) {
     tensor.shape.push_back(to_integer(side, where, 1, std::max<std::int64_t>(limit, 1)));
     expected *= static_cast<std::size_t>(tensor.shape.back());
-    if (expected > data.size()) throw Misfit(where, "it is larger than the file");
+    if (expected > data.size()) throw FieldError(where, "it is larger than the file");
   }
   const json& offsets = to_array(fields.need("data_offsets"), where, 2, 2);
   const std::int64_t from = to_integer(offsets[0], where, 0, limit), to = to_integer(offsets[1], where, from, limit);
   tensor.data = data.data() + start + from;
   tensor.bytes = static_cast<std::size_t>(to - from);
-  if (tensor.bytes != expected) throw Misfit(where, "its data do not fit its shape");
+  if (tensor.bytes != expected) throw FieldError(where, "its data do not fit its shape");
   return tensor;
 }
 
 std::map<std::string, Tensor> read_tensors(const std::string& content) {
-  if (content.size() < kLengthBytes) throw Misfit("the file", "it ends early");
+  if (content.size() < kLengthBytes) throw FieldError("the file", "it ends early");
   std::uint64_t length = 0;
   for (std::size_t k = kLengthBytes; k-- > 0;) length = length << 8 | static_cast<std::uint8_t>(content[k]);
-  if (length > std::min(content.size() - kLengthBytes, kHeaderBytes)) throw Misfit("the file", "it ends early");
+  if (length > std::min(content.size() - kLengthBytes, kHeaderBytes)) throw FieldError("the file", "it ends early");
   const std::size_t start = kLengthBytes + static_cast<std::size_t>(length);
   const json header = parse_json(content.substr(kLengthBytes, static_cast<std::size_t>(length)));
-  if (!header.is_object()) throw Misfit("the header", "it must be an object");
+  if (!header.is_object()) throw FieldError("the header", "it must be an object");
   std::map<std::string, Tensor> tensors;
   std::size_t bytes = 0;
   for (const auto& item : header.items()) {
@@ -64,7 +64,7 @@ std::map<std::string, Tensor> read_tensors(const std::string& content) {
     const Tensor& tensor = tensors[item.key()] = read_tensor(item.value(), content, start, "a tensor");
     bytes += tensor.bytes;
   }
-  if (bytes != content.size() - start) throw Misfit("the file", "its tensors do not cover it");
+  if (bytes != content.size() - start) throw FieldError("the file", "its tensors do not cover it");
   return tensors;
 }
 
@@ -105,7 +105,7 @@ class Reader {
       golden.controls.emplace_back(control, std::move(outputs));
     }
     if (tensors_.count("labels") != 0) (void)take("labels", "I64", {count});
-    if (taken_ != tensors_.size()) throw Misfit("the file", "it holds tensors that no bundle has");
+    if (taken_ != tensors_.size()) throw FieldError("the file", "it holds tensors that no bundle has");
     return golden;
   }
 
@@ -113,7 +113,7 @@ class Reader {
   const Tensor& take(const std::string& name, const char* dtype, const std::vector<std::int64_t>& shape) {
     const auto found = tensors_.find(name);
     if (found == tensors_.end() || found->second.dtype != dtype || found->second.shape != shape) {
-      throw Misfit(name, "it is not the tensor that the manifest describes");
+      throw FieldError(name, "it is not the tensor that the manifest describes");
     }
     ++taken_;
     return found->second;
@@ -124,7 +124,7 @@ class Reader {
     std::memcpy(values.data(), tensor.data, tensor.bytes);
     const auto finite = [](float value) { return std::isfinite(value); };
     if (!std::all_of(values.begin(), values.end(), finite))
-      throw Misfit("the file", "it holds outputs that are not finite");
+      throw FieldError("the file", "it holds outputs that are not finite");
     return values;
   }
 
@@ -138,8 +138,8 @@ class Reader {
 Golden read_golden(const std::string& content, const std::string& where, const Manifest& manifest) {
   try {
     return Reader(content, manifest).read();
-  } catch (const Misfit& misfit) {
-    throw Error(Code::input, where + " does not fit: " + misfit.what() + "; export it again");
+  } catch (const FieldError& error) {
+    throw Error(Code::input, where + " does not fit: " + error.what() + "; export it again");
   }
 }
 

@@ -7,7 +7,7 @@
 namespace byolt {
 namespace {
 
-constexpr std::streamoff kMostBytes = std::streamoff{2} << 30;  // A bundle is somebody else's file.
+constexpr std::streamoff kMostBytes = std::streamoff{2} << 30;  // A bundle is untrusted.
 
 class TensorRtBackend final : public Backend {
  public:

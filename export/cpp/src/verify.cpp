@@ -23,19 +23,21 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
                       int threads) {
   const Contract& contract = bundle.manifest().contract;
   const Gates gates = gates_of(entry.precision, entry.gates);
-  std::string fault;
-  const std::string path = bundle.open_onnx(entry, &fault);
+  const std::string path = bundle.open_onnx(entry);
   FileReport report{entry.name, entry.precision, provider + "ExecutionProvider", false, {}};
   try {
     const auto backend = open_onnxruntime(path, tensors_of(contract), provider, threads);
-    report.parity = prove(*backend->session(), golden, contract, gates, fault);
+    report.parity = prove(*backend->session(), golden, contract, gates);
   } catch (const Error& error) {
     if (error.code() != Code::missing) throw;
     report.parity = not_run(gates, error.what());
   }
-  if (entry.verdict == "failed") {  // By more images, perhaps, than those that travel.
+  // It failed by more images, perhaps, than those that travel.
+  const std::string made = entry.verdict == "failed" ? "failed when it was made (" + entry.reason + ")" : "";
+  for (const std::string& reason : {find_precision_fault(entry), made}) {
+    if (reason.empty()) continue;
     report.parity.verdict = "failed";
-    report.parity.reasons.insert(report.parity.reasons.begin(), "failed when it was made (" + entry.reason + ")");
+    report.parity.reasons.insert(report.parity.reasons.begin(), reason);
   }
   return report;
 }
@@ -47,15 +49,15 @@ FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Go
       std::find_if(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.name == entry.onnx; });
   const Gates gates = gates_of(entry.precision, source->gates);
   FileReport report{entry.name, entry.precision, entry.flavour + " " + entry.version, true, {}};
-  if (const std::string misfit = engine_misfit(entry); !misfit.empty()) {
-    report.parity = not_run(gates, misfit);
+  if (const std::string reason = why_engine_cannot_run(entry); !reason.empty()) {
+    report.parity = not_run(gates, reason);
     return report;
   }
 #ifdef BYOLT_TENSORRT
   try {
     const Contract& contract = bundle.manifest().contract;
     const auto backend = open_tensorrt(path, tensors_of(contract));
-    report.parity = prove(*backend->session(), golden, contract, gates, "");
+    report.parity = prove(*backend->session(), golden, contract, gates);
   } catch (const Error& error) {
     if (error.code() == Code::input) throw;
     report.parity = not_run(gates, error.what());
@@ -106,15 +108,15 @@ Report verify(const Bundle& bundle, std::vector<std::string> providers, int thre
   return report;
 }
 
-std::vector<Finding> findings_of(const Report& report) {
-  std::vector<Finding> findings;
+std::vector<EngineVerdict> engine_verdicts(const Report& report) {
+  std::vector<EngineVerdict> verdicts;
   for (const FileReport& file : report.files) {
     if (!file.is_engine || file.parity.verdict == "not run here") continue;
     std::string reason;
     for (const std::string& one : file.parity.reasons) reason += (reason.empty() ? "" : "; ") + one;
-    findings.push_back({file.name, file.parity.verdict, reason.empty() ? "ran by " + file.provider : reason});
+    verdicts.push_back({file.name, file.parity.verdict, reason.empty() ? "ran by " + file.provider : reason});
   }
-  return findings;
+  return verdicts;
 }
 
 }  // namespace byolt

@@ -30,6 +30,6 @@ struct Report {
 Report verify(const Bundle& bundle, std::vector<std::string> providers, int threads);
 
 /// What to write into the manifest about engines that really ran.
-std::vector<Finding> findings_of(const Report& report);
+std::vector<EngineVerdict> engine_verdicts(const Report& report);
 
 }  // namespace byolt

@@ -32,9 +32,9 @@ inline json contract() {
 
 inline json manifest() {
   const std::string digest(64, '0');
-  const json onnx = {{"name", "encoder.onnx"},  {"precision", "fp32"},   {"opset", 18},
-                     {"sha256", digest},        {"verdict", "passed"},   {"reason", ""},
-                     {"gates", json::object()}, {"calibration", nullptr}};
+  const json onnx = {{"name", "encoder.onnx"},  {"precision", "fp32"},    {"opset", 18},
+                     {"sha256", digest},        {"verdict", "passed"},    {"reason", ""},
+                     {"gates", json::object()}, {"calibration", nullptr}, {"shares", {{"fp32", 1.0}}}};
   const json engine = {{"name", "encoder.fp32.here.engine"},
                        {"precision", "fp32"},
                        {"onnx", "encoder.onnx"},
@@ -48,7 +48,7 @@ inline json manifest() {
                        {"sha256", digest},
                        {"verdict", "not run here"},
                        {"reason", "no GPU"}};
-  return {{"schema_version", 1},
+  return {{"schema_version", 2},
           {"contract", contract()},
           {"files", {onnx}},
           {"engines", {engine}},
@@ -74,11 +74,11 @@ inline std::string tensor(const std::string& name, std::uint64_t type) {
 }
 
 /// ModelProto: one product of the input with a constant, the output's name, and the contract.
-inline std::string onnx(const std::string& contract_text, std::uint64_t type = 1, const std::string& extra = "",
+inline std::string onnx(const std::string& contract_text, const std::string& extra = "",
                         const std::string& output = "embedding") {
   const std::string node = field(1, std::string("images")) + field(1, std::string("kernel")) + field(2, output) +
                            field(4, std::string("MatMul"));
-  const std::string graph = field(1, node) + field(5, tensor("kernel", type)) + field(12, field(1, output)) + extra;
+  const std::string graph = field(1, node) + field(5, tensor("kernel", 1)) + field(12, field(1, output)) + extra;
   const std::string metadata = field(1, std::string("byolt.contract")) + field(2, contract_text);
   return field(7, graph) + field(14, metadata);
 }

@@ -23,7 +23,7 @@ void write(const sample::Folder& folder, const std::function<void(json&)>& chang
   json manifest = sample::manifest();
   change(manifest);
   const json& contract = manifest["contract"];
-  folder.write_bundle(manifest, sample::onnx(contract.dump(), 1, "", contract["output"]["name"].get<std::string>()));
+  folder.write_bundle(manifest, sample::onnx(contract.dump(), "", contract["output"]["name"].get<std::string>()));
 }
 
 Options with(Runtime runtime, const std::string& precision = "", bool allow_unproven = false) {
@@ -120,6 +120,14 @@ TEST(what_is_not_proven_is_refused) {
     CHECK_ERROR(Code::missing, "byolt-verify", Encoder::open(folder.path(), with(Runtime::cpu)));
     CHECK(Encoder::open(folder.path(), with(Runtime::cpu, "", true)).description().file == "encoder.onnx");
   }
+}
+
+TEST(a_file_of_another_precision_is_refused) {
+  const sample::Folder folder;
+  write(folder, [](json& m) { m["files"][0]["shares"] = {{"fp16", 1.0}}; });
+  CHECK_ERROR(Code::missing, "is not proven (it is named fp32, and it multiplies 100% in fp16): run byolt-verify",
+              Encoder::open(folder.path()));
+  CHECK(Encoder::open(folder.path(), with(Runtime::cpu, "", true)).description().file == "encoder.onnx");
 }
 
 TEST(what_is_asked_for_is_never_replaced) {

@@ -68,7 +68,7 @@ TEST(timings_are_kept_for_the_next_build) {
   EXPECT(build(options_with(cache.path()))->timings == "new", "the first");
   EXPECT(build(options_with(cache.path()))->timings == "reused", "the second");
   EXPECT(byolt::read_up_to(cache.path(), 1000) == "fake timings;fake timings;", byolt::read_up_to(cache.path(), 1000));
-  byolt::write_at_once(cache.path(), "of something else");
+  byolt::write_whole(cache.path(), "of something else");
   EXPECT(build(options_with(cache.path()))->timings == "new", "one that does not fit is as good as none");
   EXPECT(build(options_with("nowhere/at/all.timing"))->timings == "new", "a folder that cannot be written to");
   expect_clean("timings");

@@ -34,8 +34,9 @@ TEST(what_may_be_left_out) {
   for (const char* key : {"name", "dtype", "layout", "colour_order", "camera_px", "opt_batch"})
     input(manifest).erase(key);
   for (const char* key : {"engines", "schema_version"}) manifest.erase(key);
-  manifest["files"][0].erase("calibration");
+  for (const char* key : {"calibration", "shares"}) manifest["files"][0].erase(key);
   const byolt::Manifest read = parse(manifest);
+  CHECK(!read.files[0].shares);  // As in schema version 1.
   CHECK(read.contract.input.opt_batch == 1 && !read.contract.input.camera_px && read.engines.empty());
 }
 
@@ -48,7 +49,11 @@ TEST(frames_of_a_camera) {
 
 TEST(faults_of_a_manifest) {
   const std::vector<Fault> faults = {
-      {"schema_version: this byolt reads version 1 alone", [](json& m) { m["schema_version"] = 2, m["later"] = 1; }},
+      {"schema_version: this byolt reads versions 1 and 2", [](json& m) { m["schema_version"] = 3, m["later"] = 1; }},
+      {"files: every file has `shares` in schema version 2", [](json& m) { m["schema_version"] = 1; }},
+      {"files: every file has `shares` in schema version 2", [](json& m) { m["files"][0].erase("shares"); }},
+      {"files.0.shares.fp32: it must be from 0 to 1", [](json& m) { m["files"][0]["shares"]["fp32"] = 1.5; }},
+      {"files.0.shares.bf16: unknown key", [](json& m) { m["files"][0]["shares"]["bf16"] = 1; }},
       {"later: unknown key", [](json& m) { m["later"] = 1; }},
       {"contract: it is missing", [](json& m) { m.erase("contract"); }},
       {"contract.input.size_px", [](json& m) { input(m)["size_px"] = 0; }},
@@ -98,6 +103,26 @@ TEST(faults_of_a_manifest) {
     CHECK_ERROR(Code::input, fault.sentence, parse(manifest));
     CHECK_ERROR(Code::input, "bundle/manifest.json does not fit: ", parse(manifest));
   }
+}
+
+TEST(a_precision_is_judged_by_its_shares) {
+  const auto fault = [](const char* precision, const std::map<std::string, double>& shares) {
+    byolt::OnnxEntry entry;
+    entry.precision = precision;
+    entry.shares = shares;
+    return byolt::find_precision_fault(entry);
+  };
+  CHECK(fault("fp32", {{"fp32", 1}}).empty() && fault("fp16", {{"fp16", 1}}).empty());
+  CHECK(fault("int8", {{"int8", 0.5}, {"fp16", 0.5}}).empty());
+  CHECK(fault("fp16", {{"fp32", 1}}) == "it is named fp16, and it multiplies 100% in fp32");
+  CHECK(fault("fp16", {{"fp32", 0.25}, {"fp16", 0.75}}) ==
+        "it is named fp16, and it multiplies 25% in fp32, 75% in fp16");
+  CHECK(fault("int8", {{"int8", 0.49}, {"fp16", 0.51}}) ==
+        "it is named int8, and it multiplies 51% in fp16, 49% in int8");
+  CHECK(fault("int8", {{"int8", 0.9}, {"fp32", 0.1}}) ==
+        "it is named int8, and it multiplies 10% in fp32, 90% in int8");
+  CHECK(fault("fp32", {}) == "it is named fp32, and it multiplies in no known type");
+  CHECK(byolt::find_precision_fault({}).empty());
 }
 
 TEST(what_is_no_manifest) {

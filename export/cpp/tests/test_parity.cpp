@@ -33,7 +33,7 @@ byolt::Contract contract() {
 byolt::Parity prove(const byolt::Golden& golden, const char* precision = "fp32") {
   const byolt::Contract about = contract();
   const auto backend = byolt::open_onnxruntime("", {4, 4, 3, 10}, "CPU", 0);
-  return byolt::prove(*backend->session(), golden, about, byolt::gates_of(precision, {}), "");
+  return byolt::prove(*backend->session(), golden, about, byolt::gates_of(precision, {}));
 }
 
 /// A setting of the fake that goes back when the test ends.
@@ -123,7 +123,7 @@ TEST(verdict_of_a_bundle) {
   CHECK(byolt::Report{{onnx_absent}}.verdict() == "not run here");
   CHECK((byolt::Report{{onnx_passed, engine_failed}}.verdict() == "failed"));
   CHECK((byolt::Report{{onnx_passed, engine_failed}}.reason() == "a.engine (x): why"));
-  const auto findings =
-      byolt::findings_of({{onnx_passed, engine_absent, engine_failed, file("b.engine", "passed", true)}});
-  CHECK(findings.size() == 2 && findings[0].verdict == "failed" && findings[1].reason == "ran by x");
+  const auto verdicts =
+      byolt::engine_verdicts({{onnx_passed, engine_absent, engine_failed, file("b.engine", "passed", true)}});
+  CHECK(verdicts.size() == 2 && verdicts[0].verdict == "failed" && verdicts[1].reason == "ran by x");
 }

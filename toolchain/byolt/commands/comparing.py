@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from byolt.commands.options import JSON, RECIPE, SET, print_result
+import byolt
+from byolt.commands.options import JSON, RECIPE, SET, print_result, tell
 
 if TYPE_CHECKING:
-    from byolt.study.results import StudyResults
+    from byolt.studies.results import StudyResults
 
 RESULTS = click.option(
     "--results",
@@ -47,20 +48,15 @@ def study(
 
     Finished runs are rows of <results>/<recipe>.csv; the same command makes those that are missing.
     """
-    from byolt.recipe.load import load_recipe
-    from byolt.study.command import study_recipe
-    from byolt.study.runner import at_once_default
-
-    settings = load_recipe(recipe_path, overrides)
-    metrics = study_recipe(
-        settings,
-        recipe_path.read_text(encoding="utf-8"),
+    metrics = byolt.study(
+        byolt.load_recipe(recipe_path, overrides),
         [name.strip() for name in methods.split(",") if name.strip()],
         seeds=seeds,
+        tune=tune,
+        jobs=jobs,
         results=results,
-        at_once=jobs or at_once_default(settings),
-        tunes=tune,
-        say=lambda line: click.echo(line, err=True),
+        source=recipe_path,
+        on_log=tell,
     )
     _tell_study(metrics, results, f"byolt ablate {shlex.quote(str(recipe_path))} target", as_json)
 
@@ -86,19 +82,14 @@ def ablate(
 
     Rows that collapse are results: they are reported, and the command goes on.
     """
-    from byolt.recipe.load import load_recipe
-    from byolt.study.command import ablate_recipe
-    from byolt.study.runner import at_once_default
-
-    settings = load_recipe(recipe_path, overrides)
-    metrics = ablate_recipe(
-        settings,
-        recipe_path.read_text(encoding="utf-8"),
+    metrics = byolt.ablate(
+        byolt.load_recipe(recipe_path, overrides),
         name,
         seeds=seeds,
+        jobs=jobs,
         results=results,
-        at_once=jobs or at_once_default(settings),
-        say=lambda line: click.echo(line, err=True),
+        source=recipe_path,
+        on_log=tell,
     )
     _tell_study(metrics, results, f"byolt study {shlex.quote(str(recipe_path))}", as_json)
 

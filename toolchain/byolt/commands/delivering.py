@@ -6,14 +6,17 @@ from typing import Any
 
 import click
 
-from byolt.commands.options import JSON, RUN, RUNS_DIR, SET, print_result
+import byolt
+from byolt.commands.options import JSON, RUN, RUNS_DIR, SET, print_result, tell
 from byolt_export.errors import InputError, MissingPart, ParityFault
 
 
 @click.command()
 @RUN
 @RUNS_DIR
-@click.option("--onnx", is_flag=True, help="Deliver ONNX files, which every bundle holds; the default.")
+@click.option(
+    "--onnx", is_flag=True, expose_value=False, help="Deliver ONNX files, which every bundle holds; the default."
+)
 @click.option("--trt", is_flag=True, help="Build TensorRT engines too.")
 @click.option("--precision", metavar="fp32,fp16,int8", help="Files to make.  [default: fp32; with --trt fp32,fp16]")
 @click.option("--target", "targets", multiple=True, metavar="NAME", help="GPUs to build engines for: see build-engine.")
@@ -22,9 +25,7 @@ from byolt_export.errors import InputError, MissingPart, ParityFault
 @SET
 @JSON
 def export(
-    run_path: Path | None,
-    runs_dir: Path,
-    onnx: bool,
+    run: "byolt.Run",
     trt: bool,
     precision: str | None,
     targets: tuple[str, ...],
@@ -35,28 +36,26 @@ def export(
 ) -> None:
     """Deliver a run's encoder as a bundle: ONNX, engines, golden vectors, and the verdict of each file."""
     from byolt.console.summary import print_parity, print_summary
-    from byolt.delivery.export import export_run
-    from byolt.run import open_run
 
-    run = open_run(run_path, runs_dir)
-    report, missing = export_run(
+    bundle = byolt.export(
         run,
         classifier=classifier,
         precisions=_precisions(precision or ("fp32,fp16" if trt else "fp32")),
         targets=targets if trt or targets else None,
-        bisects=bisect,
+        bisect=bisect,
         overrides=overrides,
-        say=lambda line: click.echo(line, err=True),
+        on_log=tell,
     )
+    report = bundle.report
 
     def text() -> None:
         print_parity(report.to_json())
-        print_summary(run, next_command=f"byolt verify {shlex.quote(str(report.path))}")
+        print_summary(run, next_command=f"byolt verify {shlex.quote(str(bundle.path))}")
 
     print_result(report.to_json(), as_json, text)
-    _refuse_failed(report.verdict, report.reason, report.path)
-    if missing is not None:
-        raise missing
+    _refuse_failed(report.verdict, report.reason, bundle.path)
+    if bundle.missing is not None:
+        raise bundle.missing
 
 
 @click.command()
@@ -150,7 +149,13 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
 
 
 @click.command()
-@click.argument("bundle", metavar="[BUNDLE]", required=False, type=click.Path(path_type=Path))
+@click.argument(
+    "bundle",
+    metavar="[BUNDLE]",
+    required=False,
+    type=click.Path(path_type=Path),
+    callback=lambda context, _, path: path or byolt.open_run(None, context.meta["runs_dir"]).bundle,
+)
 @RUNS_DIR
 @click.option("--batch", metavar="1,8,32", help="Batch sizes.  [default: those of 1,8,32 that the bundle takes]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one call.  [default: each library's choice]")
@@ -168,8 +173,7 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for bench.json and bench.svg.")
 @JSON
 def bench(
-    bundle: Path | None,
-    runs_dir: Path,
+    bundle: Path,
     batch: str | None,
     threads: int | None,
     seconds: float,
@@ -179,19 +183,16 @@ def bench(
     as_json: bool,
 ) -> None:
     """Speed, memory and size of each backend and precision of a bundle, with its accuracy beside them."""
-    from byolt.delivery.bench import bench_bundle, run_of_bundle
     from byolt.reporting.speed import print_speed, write_speed
-    from byolt.run import open_run
 
-    bundle = open_run(None, runs_dir).bundle if bundle is None else bundle
-    found = bench_bundle(
+    found = byolt.bench(
         bundle,
-        run_of_bundle(bundle) if run_path is None else open_run(run_path, runs_dir),
+        run_path,
         batches=_numbers("--batch", batch),
         threads=threads,
         seconds=seconds,
         compiled=compiled,
-        say=lambda line: click.echo(line, err=True),
+        on_log=tell,
     )
     if output is not None:
         write_speed(found, output)

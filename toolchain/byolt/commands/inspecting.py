@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+import byolt
 from byolt.commands.options import JSON, RECIPE, SET, print_result
 
 
@@ -17,9 +18,9 @@ def recipe() -> None:
 @SET
 def recipe_show(recipe_path: Path, overrides: tuple[str, ...]) -> None:
     """Print every key of a recipe with its value, defaults included."""
-    from byolt.recipe.load import dump_recipe, load_recipe
+    from byolt.recipe.load import dump_recipe
 
-    click.echo(dump_recipe(load_recipe(recipe_path, overrides)), nl=False)
+    click.echo(dump_recipe(byolt.load_recipe(recipe_path, overrides)), nl=False)
 
 
 @recipe.command("explain")
@@ -31,14 +32,12 @@ def recipe_explain(words: tuple[str, ...], as_json: bool) -> None:
     KEY narrows it, for example `optim` or `optim.base_lr`.
     """
     from byolt.console.tables import print_explanation
-    from byolt.recipe.explain import explain
-    from byolt.recipe.load import load_recipe
 
     if len(words) > 2:
         raise click.UsageError(f"one recipe and one key at most, got: {' '.join(words)}")
     is_file = bool(words) and (len(words) == 2 or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file())
-    settings = load_recipe(Path(words[0])) if is_file else None
-    rows = explain(next(iter(words[is_file:]), None), settings)
+    settings = byolt.load_recipe(words[0]) if is_file else None
+    rows = byolt.explain(next(iter(words[is_file:]), None), settings)
     keys = [row._asdict() if is_file else {k: v for k, v in row._asdict().items() if k != "value"} for row in rows]
     print_result({"keys": keys}, as_json, lambda: print_explanation(rows, with_values=is_file))
 
@@ -54,9 +53,7 @@ def data() -> None:
 @JSON
 def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
     """Counts, sizes, modes, mean and std, corrupt files, duplicates, leakage into a test folder."""
-    from byolt.data.check import check_folder
-
-    report = check_folder(path, test_path)
+    report = byolt.check_folder(path, test_path)
     print_result(report.to_dict(), as_json, lambda: click.echo(report.to_text()))
 
 
@@ -73,10 +70,7 @@ def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
 @JSON
 def data_pack(path: Path, out: Path, shard_mb: float, as_json: bool) -> None:
     """Write a folder of images as tar files (webdataset's format) with an index, for `data.name: shards`."""
-    from byolt.data import FolderSource
-    from byolt.data.packing import pack
-
-    packed = pack(FolderSource(path), out, int(shard_mb * 1e6))
+    packed = byolt.pack(path, out, int(shard_mb * 1e6))
     print_result(packed.to_dict(), as_json, lambda: click.echo(packed.to_text()))
 
 
@@ -84,8 +78,7 @@ def data_pack(path: Path, out: Path, shard_mb: float, as_json: bool) -> None:
 @JSON
 def doctor(as_json: bool) -> None:
     """What this machine can do, and the line that mends what is missing."""
-    from byolt.doctor.findings import examine, to_json, to_text
-    from byolt.doctor.survey import survey
+    from byolt.doctor.findings import to_json, to_text
 
-    findings = examine(survey())
+    findings = byolt.examine()
     print_result(to_json(findings), as_json, lambda: click.echo(to_text(findings)))

@@ -2,22 +2,46 @@
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-RUN = click.argument("run_path", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
-RUNS_DIR = click.option(
-    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs are kept."
+import byolt
+
+
+def _named_run(context: click.Context, parameter: click.Parameter, path: Path | None) -> "byolt.Run":
+    return byolt.open_run(path, context.meta["runs_dir"])
+
+
+def _keep_runs_dir(context: click.Context, parameter: click.Parameter, path: Path) -> None:
+    context.meta["runs_dir"] = path
+
+
+_FOLDER = click.Path(path_type=Path)
+RUN = click.argument("run", metavar="[RUN]", required=False, type=_FOLDER, callback=_named_run)
+RUNS_DIR = click.option(  # Read before the others: it says where the latest run lies.
+    "--runs-dir",
+    type=_FOLDER,
+    default=Path("runs"),
+    show_default=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_keep_runs_dir,
+    help="Where runs are kept.",
 )
 SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 RECIPE = click.argument("recipe_path", metavar="RECIPE", type=click.Path(path_type=Path))
 
 
-def print_result(result: dict[str, Any], as_json: bool, text: Callable[[], None]) -> None:
+def tell(line: str) -> None:
+    """A line for people on stderr."""
+    click.echo(line, err=True)
+
+
+def print_result(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:
     """One JSON text, or the lines for people."""
     if as_json:
         click.echo(json.dumps(result, indent=1))
@@ -27,10 +51,8 @@ def print_result(result: dict[str, Any], as_json: bool, text: Callable[[], None]
 
 def named(run_path: Path) -> str:
     """The run as the next command has to name it: not at all where that command would take it anyway."""
-    from byolt.run import open_run
-
     default = Path("runs")
     in_default = run_path.resolve().parent == default.resolve()
-    if in_default and open_run(None, default).path.resolve() == run_path.resolve():
+    if in_default and byolt.open_run(None, default).path.resolve() == run_path.resolve():
         return ""
     return f" {shlex.quote(str(run_path))}"

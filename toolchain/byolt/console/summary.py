@@ -25,18 +25,6 @@ FINETUNED = {
 }
 
 
-def summarise(run: Run) -> dict[str, Any]:
-    """Every metric of a run that was measured; what was not is absent."""
-    known: dict[str, Any] = {"run": str(run.path)}
-    parts = {
-        "learning": run.result,
-        **{name: run.metrics(name) for name in ("collapse", *FEATURES, "finetune")},
-        "parity": read_json(run.bundle / "parity.json"),
-        "classifier_parity": read_json(run.classifier_bundle / "parity.json"),
-    }
-    return known | {name: part for name, part in parts.items() if part is not None}
-
-
 def delivered_files(run: Run) -> dict[str, dict[str, Any]]:
     """Each file of the run's bundles as its manifest has it, by the bundle's folder and the file's name."""
     manifests = {bundle.name: read_json(bundle / "manifest.json") for bundle in (run.bundle, run.classifier_bundle)}

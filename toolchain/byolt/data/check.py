@@ -40,7 +40,7 @@ class CheckReport:
     common_sizes: list[tuple[int, int, int]]
     """Width, height and count of the most common sizes."""
     modes: dict[str, int]
-    """Images a mode of the file, in Pillow's words: RGB, L, RGBA, I;16 and so on."""
+    """Images per mode of the file, in Pillow's words: RGB, L, RGBA, I;16 and so on."""
     mean: tuple[float, float, float] | None
     """Channel means over all pixels of all images."""
     std: tuple[float, float, float] | None
@@ -60,11 +60,11 @@ class CheckReport:
         return asdict(self)
 
     def to_text(self) -> str:
-        """The report for a person, at most ``SHOWN`` rows a list."""
+        """The report for a person, at most ``SHOWN`` rows per list."""
         return "\n".join(_lines(self))
 
 
-def check_folder(path: Path, test_path: Path | None = None) -> CheckReport:
+def check_folder(path: str | Path, test_path: str | Path | None = None) -> CheckReport:
     """Decode every image of a folder, and of a test folder where one is given, and say what was found.
 
     Either may be a folder of shards; their bytes are then compared with the digests in their index.
@@ -72,8 +72,8 @@ def check_folder(path: Path, test_path: Path | None = None) -> CheckReport:
     Raises:
         InputError: A folder is missing or holds no image, a file went while it was looked at, or a shard was changed.
     """
-    survey = _Survey(_opened(path))
-    test = None if test_path is None else _Survey(_opened(test_path))
+    survey = _FolderCounts(_opened(Path(path)))
+    test = None if test_path is None else _FolderCounts(_opened(Path(test_path)))
     leaked = (
         None
         if test is None
@@ -110,17 +110,17 @@ def _opened(path: Path) -> FolderSource | ShardSource:
     return source
 
 
-class _Facts(NamedTuple):
+class _ImageFacts(NamedTuple):
     """What is kept of one decoded image."""
 
     size: tuple[int, int]  # width, height
     mode: str
     content: bytes
     pixels: int
-    sums: npt.NDArray[np.int64]  # (2, 3): sum and sum of squares a channel
+    sums: npt.NDArray[np.int64]  # (2, 3): sum and sum of squares per channel
 
 
-class _Survey:
+class _FolderCounts:
     """Counts over the readable images of a folder."""
 
     def __init__(self, source: FolderSource | ShardSource) -> None:
@@ -132,13 +132,13 @@ class _Survey:
         self.unreadable: list[tuple[str, str]] = []
         # Python's integers: 64 bits hold the squares of one image, not those of a million.
         self.sums = np.zeros((2, 3), dtype=object)
-        for index, facts in _all_facts(source):
+        for index, facts in _all_image_facts(source):
             if isinstance(facts, str):
                 self.unreadable.append((source.path(index), facts))
             else:
                 self._count(index, facts)
 
-    def _count(self, index: int, facts: _Facts) -> None:
+    def _count(self, index: int, facts: _ImageFacts) -> None:
         self.images += 1
         self.pixels += facts.pixels
         self.sizes[facts.size] += 1
@@ -164,15 +164,15 @@ class _Survey:
         return _rgb([float(difference) ** 0.5 / self.pixels / 255 for difference in exact])
 
 
-def _all_facts(source: FolderSource | ShardSource) -> Iterator[tuple[int, _Facts | str]]:
+def _all_image_facts(source: FolderSource | ShardSource) -> Iterator[tuple[int, _ImageFacts | str]]:
     """(number, facts or the reason why it cannot be read) of every image in order, decoded on all cores."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(source), _WINDOW):
             numbers = range(start, min(start + _WINDOW, len(source)))
-            yield from zip(numbers, pool.map(partial(_facts, source), numbers), strict=True)
+            yield from zip(numbers, pool.map(partial(_image_facts, source), numbers), strict=True)
 
 
-def _facts(source: FolderSource | ShardSource, index: int) -> _Facts | str:
+def _image_facts(source: FolderSource | ShardSource, index: int) -> _ImageFacts | str:
     try:
         pixels, mode = source.decode(index)
     except UnreadableImage as error:
@@ -184,7 +184,7 @@ def _facts(source: FolderSource | ShardSource, index: int) -> _Facts | str:
     counts = [np.bincount(pixels[:, :, channel].ravel(), minlength=256) for channel in range(3)]
     value = np.arange(256)
     sums = np.array([[count @ value for count in counts], [count @ value**2 for count in counts]], np.int64)
-    return _Facts((width, height), mode, content.digest(), width * height, sums)
+    return _ImageFacts((width, height), mode, content.digest(), width * height, sums)
 
 
 def _range(values: Sequence[int]) -> tuple[int, float, int] | None:

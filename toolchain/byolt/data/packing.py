@@ -14,9 +14,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from byolt.console.progress import Decoding
 from byolt.data.folder import FolderSource
 from byolt.data.order import Order, epoch_order
+from byolt.data.progress import ImageProgress
 from byolt.data.shard_index import INDEX, ShardIndex
 from byolt_export.errors import InputError, not_written
 from byolt_export.files import sha256
@@ -54,7 +54,7 @@ class Packed:
         )
 
 
-def pack(source: FolderSource, out: Path, shard_bytes: int) -> Packed:
+def pack(folder: str | Path, out: str | Path, shard_bytes: int) -> Packed:
     """Write the images of a folder as ``out/images-000000.tar`` and so on, and ``out/index.npz``.
 
     A shard is a random sample of the images, the same at each call, and has at most ``shard_bytes`` unless one image
@@ -64,6 +64,7 @@ def pack(source: FolderSource, out: Path, shard_bytes: int) -> Packed:
         InputError: ``out`` exists, or an image cannot be read.
         ByoltError: The disk is full, or the folder cannot be written.
     """
+    source, out = FolderSource(Path(folder)), Path(out)
     _refuse_existing(out)
     beside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
@@ -122,7 +123,7 @@ def _write_folder(source: FolderSource, folder: Path, shard_bytes: int) -> Shard
 
 def _samples(source: FolderSource, order: Order) -> Iterator[_Sample]:
     """The tar members of each image in that order: its file, and its class where it has one."""
-    progress = Decoding(source.name, "packing")
+    progress = ImageProgress(source.name, "packing")
     for number, (index, content) in enumerate(zip(order, _contents(source, order), strict=True)):
         sample = [_member(f"{number:09d}{Path(source.path(index)).suffix.lower()}", content)]
         if source.labels is not None:

@@ -96,7 +96,7 @@ class ShardSource:
                 self.files.prefetch(number)
 
     @property
-    def look_ahead_images(self) -> int:
+    def prefetch_images(self) -> int:
         """How many images before it is read an image's shard is fetched: a shard's worth, 0 where they are local."""
         return -(-len(self) // len(self.index.files)) if isinstance(self.files, CachedShards) else 0
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
-from byolt.console.progress import Decoding
 from byolt.data.order import Order, epoch_order, sharded_order
+from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
 from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage
 from byolt_export.errors import ByoltError, InputError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from byolt.recipe.data import Data
 
 FORMAT = 3  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
-Progress = Callable[[int, int], None]
 _WAITING_BYTES = 64e6  # Decoded squares that wait to be written, in order, at a time.
 _log = logging.getLogger("byolt")
 
@@ -101,15 +100,15 @@ class ImageStore:
             return sharded_order(self.source.images_per_shard(self.kept), seed, epoch)
         return epoch_order(len(self), seed, epoch)
 
-    def expect(self, indices: Labels) -> None:
-        """Say which images will be read soon, ``look_ahead_images`` before they are."""
-        if self.look_ahead_images and isinstance(self.source, ShardSource):
+    def prefetch(self, indices: Labels) -> None:
+        """Say which images will be read soon, ``prefetch_images`` before they are."""
+        if self.prefetch_images and isinstance(self.source, ShardSource):
             self.source.prefetch(self.kept[indices])
 
     @property
-    def look_ahead_images(self) -> int:
+    def prefetch_images(self) -> int:
         """How long before it is read an image should be expected; 0 where it is no use."""
-        return self.source.look_ahead_images if isinstance(self.source, ShardSource) and self.images is None else 0
+        return self.source.prefetch_images if isinstance(self.source, ShardSource) and self.images is None else 0
 
     def _candidates(self, index: int) -> Iterator[int]:
         """The image itself, then those that can take its place: after the last comes the first."""
@@ -123,7 +122,7 @@ class ImageStore:
 
     def _leave_out(self, index: int, fault: str) -> None:
         self.damaged.add(index)
-        _tell_once(fault)
+        _warn_once(fault)
         _refuse_above(self.corrupt_limit, len(self.damaged), self.source, f"the last: {fault}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,13 +141,12 @@ def open_store(
     budget_gb: float,
     cache_dir: Path,
     corrupt_limit: float,
-    progress: Progress | None = None,
 ) -> ImageStore:
     """The images of a source: decoded the first time where they fit into the budget, else streamed from their files.
 
     Unreadable files are left out and reported when a set is decoded, up to ``corrupt_limit`` (a share of all). What
-    was found is kept with the cache, so the next call opens no image. ``progress`` is called after each image; left
-    out, a line on stderr shows it. Of a set that is streamed no image is opened here; see ``ImageStore``.
+    was found is kept with the cache, so the next call opens no image. Of a set that is streamed no image is opened
+    here; see ``ImageStore``.
 
     Raises:
         InputError: More files than the limit are unreadable, or one is gone.
@@ -167,9 +165,8 @@ def open_store(
     if not description.exists() or not pixels.exists():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            progress = progress or Decoding(source.name)
             _check_room(cache_dir, len(source) * square_bytes)
-            write_whole(description, json.dumps(_decode(source, size_px, resize, pixels, progress)))
+            write_whole(description, json.dumps(_decode(source, size_px, resize, pixels)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
     known = json.loads(description.read_text(encoding="utf-8"))
@@ -196,23 +193,21 @@ def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
     )
 
 
-def _decode(source: ImageSource, size_px: int, resize: str, cache: Path, progress: Progress | None) -> dict[str, Any]:
+def _decode(source: ImageSource, size_px: int, resize: str, cache: Path) -> dict[str, Any]:
     """Decode every image into ``cache``; what to keep of them beside it."""
     # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
     with replacing(cache) as beside, open(beside, "wb") as file:
-        return _decode_into(file, source, size_px, resize, progress)
+        return _decode_into(file, source, size_px, resize)
 
 
-def _decode_into(
-    file: BinaryIO, source: ImageSource, size_px: int, resize: str, progress: Progress | None
-) -> dict[str, Any]:
+def _decode_into(file: BinaryIO, source: ImageSource, size_px: int, resize: str) -> dict[str, Any]:
     """Squares of the readable images one after the other, as one ``.npy`` file.
 
     Returns:
         JSON-able: the set's name, the faults of the unreadable images by number, the digest of all images' content.
     """
     faults: dict[int, str] = {}
-    content = hashlib.sha256()
+    content, progress = hashlib.sha256(), ImageProgress(source.name)
     _write_header(file, len(source), size_px)
     for index, (square, digest) in _squares(source, size_px, resize):
         content.update(digest)
@@ -220,8 +215,7 @@ def _decode_into(
             faults[index] = square
         else:
             file.write(square.data)
-        if progress is not None:
-            progress(index + 1, len(source))
+        progress(index + 1, len(source))
     if faults:
         file.seek(0)
         _write_header(file, len(source) - len(faults), size_px)
@@ -273,7 +267,7 @@ def _no_room(cache_dir: Path, why: str) -> ByoltError:
 
 
 @cache
-def _tell_once(fault: str) -> None:
+def _warn_once(fault: str) -> None:
     """Warn of a damaged file the first time this process meets it, in whichever store."""
     _log.warning("left out: %s", fault)
 

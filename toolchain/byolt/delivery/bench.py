@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from byolt.run import Run, environment
+from byolt.environment import environment
+from byolt.run import Run, open_run
 from byolt_export.arrays import Function, Outputs
 from byolt_export.bench.candidates import BenchSetup, accuracy_of, bundle_candidates, choose_batches
 from byolt_export.bench.memory import MEMORY_IS
@@ -22,33 +23,35 @@ from byolt_export.proof.measures import measure
 TORCH = "fp32 in PyTorch"
 
 
-def bench_bundle(
-    bundle: Path,
-    run: Run | None,
+def bench(
+    bundle: str | Path,
+    run: Run | str | Path | None = None,
     *,
     batches: Sequence[int] = (),
     threads: int | None = None,
     seconds: float = 1.0,
     compiled: bool = False,
     providers: Sequence[str] = (),
-    say: Callable[[str], None] = lambda _: None,
+    on_log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Every backend's speed, memory and file size with its accuracy, and how all of it was measured.
 
     Args:
         bundle: The bundle's folder, which must pass on this machine.
-        run: Whose PyTorch model is timed too; ``None`` leaves it out.
+        run: Whose PyTorch model is timed too; left out, the run that the bundle lies in.
         batches: Batch sizes; left out, those of 1, 8 and 32 that the bundle takes.
         threads: CPU threads of one call; left out, each library's own choice.
         seconds: Timed seconds per candidate and batch size.
         compiled: Time the model through ``torch.compile`` too.
         providers: ONNX Runtime's execution providers; left out, those that this machine can use.
-        say: Takes one line on what is being done.
+        on_log: Called with a line on what is being done.
 
     Raises:
         InputError: The bundle is damaged, a batch does not fit it, or the run is not the one it was made from.
         ParityFault: A file of the bundle does not pass.
     """
+    bundle, say = Path(bundle), on_log or (lambda line: None)
+    run = _run_of(bundle) if run is None else open_run(run)
     say(f"proving {bundle} on this machine")
     setup = bundle_candidates(bundle, providers=providers, threads=threads)
     sizes = choose_batches(batches, setup.manifest.contract.input.max_batch)
@@ -74,7 +77,7 @@ def bench_bundle(
     }
 
 
-def run_of_bundle(bundle: Path) -> Run | None:
+def _run_of(bundle: Path) -> Run | None:
     """The run that a bundle lies in; ``None`` where it was copied away."""
     folder = bundle.absolute().parent
     return Run(folder) if (folder / "recipe.resolved.yaml").is_file() else None
@@ -134,13 +137,12 @@ def open_torch(
     import torch
 
     from byolt.evaluation.downstream import load_classifier
-    from byolt.evaluation.evaluate import learned_encoder
     from byolt_export.onnx.reference import torch_function
 
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(path)
-    module = load_classifier(run)[0] if classifier else learned_encoder(run)
+    module = load_classifier(run)[0] if classifier else run.encoder()
     return torch_function(module, pixels=pixels, normalize=normalize, device=device, compiled=compiled)
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from byolt.doctor.survey import MachineFacts
+from byolt.doctor.survey import MachineFacts, survey
 from byolt_export.cuda import Gpu
 
 
@@ -34,8 +34,9 @@ _DRIVERS = {12: "525", 13: "580"}  # The first driver branch that serves a CUDA 
 _JETPACK = "sudo apt install python3-libnvinfer"
 
 
-def examine(machine: MachineFacts) -> list[Finding]:
-    """Every finding, in the order a person reads them: what is here, then what does not fit."""
+def examine(machine: MachineFacts | None = None) -> list[Finding]:
+    """Every finding on a machine, left out this one, in a person's order: what is here, then what does not fit."""
+    machine = machine or survey()
     here = f"{machine.byolt}, Python {machine.python}, {machine.system}, {machine.cores} cores"
     found = [Finding("byolt", here), _gpu(machine)]
     for part, (names, mend) in _PARTS.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from byolt import __version__
-from byolt.run import package_version
+from byolt.environment import package_version
 from byolt_export.cuda import Gpu, find_gpus
 
 PACKAGES = (

@@ -1,70 +1,73 @@
 """``byolt finetune``: a run's encoder becomes a classifier of a labelled folder's classes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from torch import nn
 
 from byolt.data import open_splits
-from byolt.evaluation.evaluate import evaluation_store, labelled, learned_encoder
+from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
-from byolt.evaluation.finetune import Classifier, Finetuned, Progress, finetune, save_classifier
-from byolt.networks.encoders import build_encoder, weight_seed, without_initial_weights
-from byolt.recipe.load import with_overrides
+from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
+from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
+from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
-from byolt.run import Run
+from byolt.run import Run, open_run
 from byolt_export.errors import InputError
 
 
-def finetune_run(
-    run: Run,
-    data_root: Path,
-    test_root: Path | None,
-    shares: Sequence[float],
-    overrides: Sequence[str],
-    progress: Progress,
+def finetune(
+    run: Run | str | Path,
+    data: str | Path,
+    test: str | Path | None = None,
     *,
+    shares: Sequence[float] = (1.0,),
     imagenet: bool = False,
-) -> list[dict[str, Any]]:
-    """Fine-tune on ``data_root`` with each share of its labels; the metrics of each, smallest share first.
+    overrides: Overrides = (),
+    on_log: Callable[[str], None] | None = None,
+) -> list[FinetuneMetrics]:
+    """Fine-tune on the labelled folder ``data`` with each share of its labels; metrics, the smallest share first.
 
     Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors`` and
     ``evaluation/finetune.json``.
 
     Args:
-        run: A finished run.
-        data_root, test_root: Labelled folders; without the second a part of the first is held out.
+        run: A finished run, or its folder.
+        data, test: Labelled folders; without the second a part of the first is held out.
         shares: Of the training labels, in (0, 1], stratified by class.
-        overrides: ``--set`` of machine keys.
-        progress: Called with what is trained, epochs done, and epochs in all.
         imagenet: Whether the encoder's ImageNet weights are fine-tuned beside, with the same budget.
+        overrides: Of machine keys.
+        on_log: Called with a line after each epoch.
 
     Raises:
         InputError: The folder has no labels, or too few images, or there are no ImageNet weights of this encoder.
         TrainingFault: The loss is not finite.
     """
+    run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
-    encoder = learned_encoder(run)
+    encoder = run.encoder()
+    test_root = None if test is None else Path(test)
     folder = recipe.data.model_copy(
-        update={"name": "folder", "root": data_root, "test_root": test_root, "labels": "auto"}
+        update={"name": "folder", "root": Path(data), "test_root": test_root, "labels": "auto"}
     )
     splits = open_splits(folder, recipe.seed)
     if splits.train is None or splits.test is None:
-        raise InputError(f"{data_root} has no labels: put the images of each class into a sub-folder named after it")
+        raise InputError(f"{data} has no labels: put the images of each class into a sub-folder named after it")
     others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
-    train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
-    names = {"classes": list(train.classes), "data": train.source.name, "test": test.source.name}
-    results = []
+    train, held_out = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
+    names = {"classes": list(train.classes), "data": train.source.name, "test": held_out.source.name}
+    results: list[FinetuneMetrics] = []
     for share in sorted(set(shares)):
         result = finetune_encoder(
-            encoder, labelled(train), labelled(test), recipe, share, others=others, progress=progress
+            encoder, labelled(train), labelled(held_out), recipe, share, others=others, on_log=on_log
         )
-        results.append(result.metrics | names)
-        run.write_metrics(f"finetune-{share:g}", results[-1])
+        metrics = result.metrics | names
+        run.write_metrics(f"finetune-{share:g}", metrics)
+        results.append(cast(FinetuneMetrics, metrics))
     save_classifier(run, result.classifier, train.classes)
-    run.write_metrics("finetune", results[-1])
+    run.write_metrics("finetune", metrics)
     return results
 
 
@@ -76,18 +79,16 @@ def finetune_encoder(
     share: float,
     *,
     others: Mapping[str, nn.Module] | None = None,
-    progress: Progress | None = None,
+    on_log: Callable[[str], None] | None = None,
 ) -> Finetuned:
-    """``finetune`` as the recipe says, beside the recipe's own encoder from random weights.
+    """``train_classifiers`` beside the recipe's own encoder from random weights.
 
     Raises:
         InputError: Too few labels.
         TrainingFault: The loss is not finite.
     """
-    untrained, _ = build_encoder(
-        without_initial_weights(recipe.model), seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px
-    )
-    return finetune(encoder, untrained, train, test, recipe, share, others=others, progress=progress)
+    untrained = untrained_encoder(recipe)
+    return train_classifiers(encoder, untrained, train, test, recipe, share, others=others, on_log=on_log)
 
 
 def _with_imagenet_weights(recipe: Recipe) -> nn.Module:

@@ -1,7 +1,8 @@
 """Every metric of a run's frozen encoder, beside what no learning gives, written to ``evaluation/``."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,18 @@ from byolt.evaluation.frozen import frozen_collapse
 from byolt.evaluation.metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.statistics import difference_on_test_set
-from byolt.networks.encoders import build_encoder, load_encoder, weight_seed, without_initial_weights
+from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed
 from byolt.recipe.identity import recipe_hash, result_keys
-from byolt.recipe.load import with_overrides
+from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
-from byolt.run import Run
+from byolt.run import Run, RunMetrics, open_run
 from byolt_export.errors import InputError
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"
 _log = logging.getLogger("byolt")
 
 
-def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
+def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     """Collapse measures, kNN and linear probe of the encoder, beside what no learning gives.
 
     ``evaluation/collapse.json`` needs no labels. With labels each kind of features has a file
@@ -35,15 +36,19 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
     where those were others, raw pixels, and a colour histogram. ``evaluation/predictions.npz`` keeps every answer.
 
     Args:
-        run: A finished run.
-        overrides: ``--set`` of machine keys.
+        run: A finished run, or its folder.
+        overrides: Of machine keys.
+
+    Returns:
+        All that is known of the run now: these metrics, those of learning, and of what was fine-tuned and exported.
 
     Raises:
         InputError: The run has no encoder, its images are gone, or an override does not fit.
     """
+    run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
     splits = open_splits(recipe.data, recipe.seed)
-    encoders = {"encoder": ("the learned encoder's", learned_encoder(run)), **_unlearned(run, recipe)}
+    encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)
     run.write_metrics(
@@ -51,7 +56,7 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
         {name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()},
     )
     if splits.train is None or splits.test is None:
-        return
+        return run.summary()
     kinds: dict[str, tuple[str, Callable[[ImageStore], Tensor]]] = {
         name: (what, lambda images, encoder=encoder: embed_store(encoder, images, recipe))  # type: ignore[misc]
         for name, (what, encoder) in encoders.items()
@@ -67,6 +72,7 @@ def evaluate_run(run: Run, overrides: Sequence[str] = ()) -> None:
     for name, (metrics, _) in measured.items():
         run.write_metrics(name, metrics)
     write_predictions(run, answers, test)
+    return run.summary()
 
 
 def _against_others(answers: dict[str, dict[str, Labels]], labels: Labels) -> dict[str, Any]:
@@ -108,43 +114,20 @@ def _labelled_metrics(
 
 def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:
     """What the encoder is measured against: random weights, and the weights that learning started from if others."""
-    seed, size_px = weight_seed(recipe.seed), recipe.data.image_size_px
-    plain, _ = build_encoder(without_initial_weights(recipe.model), seed=seed, image_size_px=size_px)
-    found = {"untrained": (UNTRAINED, plain)}
+    found = {"untrained": (UNTRAINED, untrained_encoder(recipe))}
     if recipe.model.init == "random":
         return found
     words = "ImageNet weights" if recipe.model.init == "imagenet" else f"weights of {recipe.model.init_file}"
     try:
         if recipe_hash(result_keys(recipe), run.environment["images"]) != run.hash:
             raise InputError(f"model.init_file {recipe.model.init_file} is not the file that learning started from")
+        seed, size_px = weight_seed(recipe.seed), recipe.data.image_size_px
         start, _ = build_encoder(recipe.model, seed=seed, image_size_px=size_px)
     except InputError as error:
         # A finished run needs them for this metric alone; it may be evaluated where they cannot be had.
         _log.warning("left out: metrics of the weights that learning started from: %s", error)
         return found
     return found | {"start": (f"the same encoder as learning started from it, {words}", start)}
-
-
-def learned_encoder(run: Run) -> nn.Module:
-    """The run's encoder with its learned weights, on the CPU; what it started from is not needed again.
-
-    Raises:
-        InputError: The run has not finished, or it collapsed.
-    """
-    if not run.encoder_file.exists():
-        result = run.result
-        if result is not None and result["state"] == "collapsed":
-            raise InputError(
-                f"{run.path} collapsed by step {result['step']} and left no encoder; a collapsed run cannot go on: "
-                "change the recipe and learn again"
-            )
-        resolved = run.path / "recipe.resolved.yaml"
-        raise InputError(f"{run.path} has no encoder yet: go on with byolt pretrain {resolved} --resume {run.path}")
-    recipe = run.recipe
-    model = without_initial_weights(recipe.model)
-    encoder, _ = build_encoder(model, seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px)
-    load_encoder(encoder, run.encoder_file)
-    return encoder.eval()
 
 
 def evaluation_store(source: ImageSource, recipe: Recipe) -> ImageStore:

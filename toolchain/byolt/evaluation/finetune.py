@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,31 @@ PROTOCOL = (
 )
 
 Labels = npt.NDArray[np.int64]
-Progress = Callable[[str, int, int], None]
+
+
+class FinetuneMetrics(TypedDict, total=False):
+    """What one share of the labels gave; each accuracy with its 95 % interval on the test images."""
+
+    probe: dict[str, Any]
+    """The linear probe that fine-tuning begins as."""
+    finetuned: dict[str, Any]
+    """All weights, from the probe on."""
+    scratch: dict[str, Any]
+    """The same budget from random weights."""
+    imagenet: dict[str, Any]
+    """The same from ImageNet weights, where they were asked for."""
+    against: dict[str, Any]
+    """McNemar's test of ``finetuned`` against each other one, on the same images."""
+    protocol: str
+    train_share: float
+    n_train: int
+    train_indices: list[int]
+    seed: int
+    settings: dict[str, Any]
+    """The recipe's ``finetune`` section."""
+    classes: list[str]
+    data: str
+    test: str
 
 
 class Classifier(nn.Module):
@@ -88,11 +112,10 @@ class Finetuned:
 
     classifier: Classifier
     metrics: dict[str, Any]
-    """JSON-able: ``probe``, ``finetuned``, ``scratch`` and others with accuracy and interval; ``against``, McNemar's
-    test of the fine-tuned classifier against each on the same images; the protocol."""
+    """``FinetuneMetrics``, but for the names of the sets and classes."""
 
 
-def finetune(
+def train_classifiers(
     encoder: nn.Module,
     untrained: nn.Module,
     train: LabelledImages,
@@ -101,7 +124,7 @@ def finetune(
     share: float,
     *,
     others: Mapping[str, nn.Module] | None = None,
-    progress: Progress | None = None,
+    on_log: Callable[[str], None] | None = None,
 ) -> Finetuned:
     """Linear probe, then fine-tuning of all weights, and the same budget from scratch.
 
@@ -116,14 +139,14 @@ def finetune(
             split, the data order, the augmentation and scratch's head.
         share: Share of the training labels that is used, stratified by class, in (0, 1].
         others: Encoders of the same architecture by name, with other first weights, probed and fine-tuned likewise.
-        progress: Called with what is trained, epochs done, and epochs in all.
+        on_log: Called with a line after each epoch.
 
     Raises:
         InputError: too few labels.
         TrainingFault: the loss is not finite.
     """
     chosen = stratified_subset(train.labels, share, recipe.seed)
-    trainer = _Trainer(train.subset(chosen), recipe, pick_device(recipe.machine.device), progress)
+    trainer = _Trainer(train.subset(chosen), recipe, pick_device(recipe.machine.device), on_log)
     start, l2 = trainer.probed(encoder)
     finetuned = copy.deepcopy(start)
     scratch = Classifier.from_scratch(untrained, start.head.in_features, train.classes, recipe.seed)
@@ -164,7 +187,7 @@ class _Trainer:
     train_images: LabelledImages
     recipe: "Recipe"
     device: torch.device
-    progress: Progress | None
+    on_log: Callable[[str], None] | None
 
     def probed(self, encoder: nn.Module) -> tuple[Classifier, float]:
         """A copy of ``encoder`` under a linear probe's head, and the probe's l2."""
@@ -199,8 +222,8 @@ class _Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 step += 1
-            if self.progress is not None:
-                self.progress(what, epoch + 1, settings.epochs)
+            if self.on_log is not None:
+                self.on_log(f"{what}: epoch {epoch + 1}/{settings.epochs}")
         classifier.eval()
 
 

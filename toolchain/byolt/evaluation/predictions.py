@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from byolt.data import ImageStore
 from byolt.data.source import Labels
 from byolt.evaluation.statistics import difference_on_test_set
-from byolt.run import Run
-from byolt_export.errors import InputError, not_written
-from byolt_export.files import write_whole
+from byolt.files import write_bytes
+from byolt.run import Run, open_run
+from byolt_export.errors import InputError
 
 PROBES = ("knn", "linear")
 
@@ -38,10 +39,7 @@ def write_predictions(run: Run, answers: dict[str, dict[str, Labels]], test: Ima
     path = run.path / "evaluation" / "predictions.npz"
     content = io.BytesIO()
     np.savez_compressed(content, images=np.array(test.fingerprint), labels=test.labels, **arrays)  # type: ignore[arg-type]
-    try:
-        write_whole(path, content.getvalue())
-    except OSError as error:
-        raise not_written(path, error) from error
+    write_bytes(path, content.getvalue())
 
 
 def read_predictions(run: Run) -> Predictions:
@@ -61,7 +59,7 @@ def read_predictions(run: Run) -> Predictions:
         raise InputError(f"{path} is damaged ({error}); make it again with: byolt evaluate {run.path}") from error
 
 
-def compare_runs(run: Run, other: Run) -> dict[str, Any]:
+def compare(run: Run | str | Path, other: Run | str | Path) -> dict[str, Any]:
     """McNemar's test of one run's encoder against another's, by kNN and by linear probe, on the same test images.
 
     It covers the draw of the test images and not that of the seeds: for methods compare several seeds (`byolt study`).
@@ -69,6 +67,7 @@ def compare_runs(run: Run, other: Run) -> dict[str, Any]:
     Raises:
         InputError: One has no predictions, or they are of other images.
     """
+    run, other = open_run(run), open_run(other)
     ours, theirs = read_predictions(run), read_predictions(other)
     if ours.images != theirs.images or not np.array_equal(ours.labels, theirs.labels):
         raise InputError(f"{run.path} and {other.path} were evaluated on other test images; evaluate both on one set")

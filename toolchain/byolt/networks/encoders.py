@@ -19,6 +19,7 @@ from byolt_export.files import replacing
 
 if TYPE_CHECKING:
     from byolt.recipe.model import Head, Model
+    from byolt.recipe.schema import Recipe
 
 # Attributes that hold the classifier of torchvision's families; the features are what enters it.
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")
@@ -51,6 +52,12 @@ def build_encoder(model: "Model", *, seed: int, image_size_px: int) -> tuple[nn.
     if model.init_file is not None:
         load_encoder(encoder, model.init_file)
     return encoder, _feature_dim(encoder, model.backbone, image_size_px)
+
+
+def untrained_encoder(recipe: "Recipe") -> nn.Module:
+    """The recipe's encoder with random weights of its seed, whatever the run starts from: no download, no file."""
+    model, size_px = without_initial_weights(recipe.model), recipe.data.image_size_px
+    return build_encoder(model, seed=weight_seed(recipe.seed), image_size_px=size_px)[0]
 
 
 def without_initial_weights(model: "Model") -> "Model":

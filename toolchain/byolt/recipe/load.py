@@ -105,15 +105,30 @@ def dump_recipe(recipe: Recipe) -> str:
     return text.getvalue()
 
 
-def _read_yaml(path: Path) -> CommentedMap:
+def recipe_text(recipe: Recipe, source: str | Path | None) -> str:
+    """The file that a recipe was read from; without one, every key of the recipe.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    return dump_recipe(recipe) if source is None else _read_text(Path(source))
+
+
+def _read_text(path: Path) -> str:
     try:
-        document = YAML().load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise InputError(f"recipe {path} not found{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path} cannot be read: {error}") from error
+
+
+def _read_yaml(path: Path) -> CommentedMap:
+    text = _read_text(path)
+    try:
+        document = YAML().load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: {error.problem or 'not YAML'}") from error

@@ -17,10 +17,10 @@ from byolt.data import Splits, open_splits
 from byolt.data.source import Labels
 from byolt.data.subsets import spread
 from byolt.evaluation.dynamics import spectrum
-from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled, learned_encoder
+from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled
 from byolt.evaluation.features import Subset
 from byolt.evaluation.linear import linear_probe
-from byolt.networks.encoders import build_encoder, weight_seed, without_initial_weights
+from byolt.networks.encoders import untrained_encoder
 from byolt.recipe.schema import Recipe
 from byolt.reporting.charts import GREY, MARKS, PALETTE, Chart, canvas, shortened, svg_of
 from byolt.reporting.curves import spectra_chart
@@ -66,7 +66,7 @@ def open_gallery(run: Run, recipe: Recipe) -> Gallery:
     Raises:
         InputError: The run has no encoder, its images are gone, or there are too few.
     """
-    encoder = learned_encoder(run)
+    encoder = run.encoder()
     splits = open_splits(recipe.data, recipe.seed)
     store = evaluation_store(splits.learn, recipe)
     chosen = spread(len(store), GALLERY_IMAGES)
@@ -166,9 +166,7 @@ def _map_chart(points: npt.NDArray[np.float64], labels: Labels, classes: tuple[s
 
 
 def _spectrum_charts(gallery: Gallery, recipe: Recipe) -> list[Chart]:
-    plain = without_initial_weights(recipe.model)
-    untrained, _ = build_encoder(plain, seed=weight_seed(recipe.seed), image_size_px=recipe.data.image_size_px)
-    before = embed_store(untrained, gallery.images, recipe)
+    before = embed_store(untrained_encoder(recipe), gallery.images, recipe)
     return spectra_chart(
         "Spectrum of the encoder's features",
         f"Variance along each axis of the covariance of {len(gallery.images):,} images' features, as a share of their "

@@ -1,16 +1,15 @@
 """``byolt report``: a run as one HTML file that needs no server, no script and no network."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from byolt.files import write_text
-from byolt.recipe.load import with_overrides
+from byolt.recipe.load import Overrides, with_overrides
 from byolt.reporting import embeddings, tables
 from byolt.reporting.curves import DYNAMICS, LEARNING, RunCurves, read_band
 from byolt.reporting.page import render
 from byolt.reporting.pictures import data_uri
-from byolt.run import Run
+from byolt.run import Run, open_run
 from byolt_export.errors import InputError
 
 
@@ -22,16 +21,17 @@ class Written:
     left_out: tuple[str, ...]
 
 
-def report_run(run: Run, overrides: Sequence[str] = ()) -> Written:
+def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
     """Write ``report.html`` into a run's folder, of whatever the run has by now.
 
     Args:
-        run: Finished, collapsed or still learning.
-        overrides: ``--set`` of machine keys.
+        run: Finished, collapsed or still learning; or its folder.
+        overrides: Of machine keys.
 
     Raises:
         InputError: An override does not fit.
     """
+    run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
     records = run.log_records()
     probed = (run.metrics("collapse") or {}).get("encoder", {}).get("images", recipe.evaluation.probe_images)

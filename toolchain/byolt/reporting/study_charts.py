@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from byolt.reporting.charts import ALARM, GREY, Chart, canvas, shortened, svg_of
 from byolt.reporting.curves import DYNAMICS, LEARNING, spectra_chart, values_of
-from byolt.study.results import ArmResults, StudyResults
+from byolt.studies.results import ArmResults, StudyResults
 
 SHARES = 60
 """Points of a mean curve."""

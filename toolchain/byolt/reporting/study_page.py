@@ -12,7 +12,7 @@ from byolt.reporting.charts import LOOKS
 from byolt.reporting.page import HtmlTable, Number, number, render
 from byolt.reporting.pictures import data_uri
 from byolt.reporting.study_charts import dynamics_charts, study_chart
-from byolt.study.results import ArmResults, StudyResults, Table
+from byolt.studies.results import ArmResults, StudyResults, Table
 
 _COLLAPSED = Markup(' <span class="state bad">collapsed</span>')
 

@@ -8,7 +8,7 @@ import click
 
 from byolt.console.tables import print_table
 from byolt.files import write_text
-from byolt.study.results import ArmResults, StudyResults, Table
+from byolt.studies.results import ArmResults, StudyResults, Table
 
 
 def print_study(study: StudyResults, written: list[Path], next_command: str) -> None:

@@ -14,13 +14,13 @@ import torch
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
-from byolt.console.progress import duration
 from byolt.data.sampler import Batch
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.loader import batch_stream
 from byolt.training.memory import largest_batch, peak_bytes, within_memory
 from byolt.training.prepare import Parts, prepare
+from byolt.training.throughput import duration
 
 WARMUP_STEPS, STEPS = 4, 20
 _WAITING, _VIEWS = 0.10, 0.25  # Shares of a step above which another setting is worth a try.

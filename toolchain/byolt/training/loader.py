@@ -25,9 +25,9 @@ def _with_prefetch(sampler: BatchSampler, store: "ImageStore") -> Iterator[Batch
     """The sampler's batches, each announced to the store in advance, so that remote shards are fetched meanwhile."""
     waiting: deque[Batch] = deque()
     for batch in sampler:
-        store.expect(batch.indices)
+        store.prefetch(batch.indices)
         waiting.append(batch)
-        if len(waiting) * len(batch.indices) > store.look_ahead_images:
+        if len(waiting) * len(batch.indices) > store.prefetch_images:
             yield waiting.popleft()
     yield from waiting
 
@@ -42,7 +42,7 @@ class _Reader(Dataset[Batch | ByoltError]):
         self.store = store
         self.views = None
         if recipe.views.backend == "albumentations":
-            from byolt.views.albumented import AlbumentationsViews
+            from byolt.views.albumentations_backend import AlbumentationsViews
 
             self.views = AlbumentationsViews(recipe.views, size_px=recipe.view_size_px, seed=recipe.seed)
 

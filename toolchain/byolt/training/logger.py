@@ -3,16 +3,15 @@
 Of several processes every one calls it at the same steps, since metrics are of the global batch; the first one writes.
 """
 
-import io
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from byolt.console.progress import Progress
 from byolt.data.sampler import BatchSampler
 from byolt.distributed.process_group import all_reduce_max, broadcast_object, is_rank_zero
 from byolt.files import write_json
@@ -23,7 +22,50 @@ from byolt.training.checkpoint import save_checkpoint
 from byolt.training.online_eval import NonFiniteFeatures, OnlineEvaluator
 from byolt.training.step import Learner, gathered
 from byolt.training.tensorboard import EventWriter
+from byolt.training.throughput import Throughput, duration
 from byolt_export.errors import ByoltError, TrainingFault
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """A line of ``metrics.jsonl`` as it is written, and where the run is; as a string, one line of progress."""
+
+    step: int
+    """Steps taken."""
+    steps: int
+    """Steps of the whole run."""
+    epoch: int
+    """Counted from 1."""
+    epochs: int
+    images_per_s: float
+    """Over the steps since the last log line."""
+    data_wait: float
+    """Share of their time in which the device had no batch."""
+    eta_s: float
+    """Seconds to the end, evaluations included; 0 until a rate is known."""
+    metrics: dict[str, Any]
+    """The line: of a step, or of an evaluation."""
+    evaluation: dict[str, Any]
+    """Metrics of the last evaluation; empty before the first."""
+
+    def __str__(self) -> str:
+        parts = [
+            f"epoch {self.epoch}/{self.epochs}",
+            f"step {self.step}/{self.steps}",
+            f"{self.images_per_s:,.0f} images/s",
+            f"ETA {duration(self.eta_s)}",
+            f"data wait {self.data_wait:.0%}",
+            f"loss {self.metrics['loss']:.3f}",
+            f"z-std {self.metrics['z_std_ratio']:.2f}",
+        ]
+        if self.evaluation:
+            parts.append(f"verdict {self.evaluation['verdict']}")
+        if "knn" in self.evaluation:
+            parts.append(f"kNN {self.evaluation['knn']:.1%}")
+        return "  ".join(parts)
+
+
+OnLog = Callable[[LogRecord], None]
 
 
 class RunLogger:
@@ -37,16 +79,16 @@ class RunLogger:
         learner: Learner,
         evaluator: OnlineEvaluator,
         identity: dict[str, Any],
-        console: Console,
+        on_log: OnLog | None,
     ) -> None:
-        """``identity`` holds the result keys and the images' fingerprint, which every checkpoint carries."""
+        """``identity`` holds the result keys and the images' fingerprint, which every checkpoint carries.
+
+        Of several processes the first one alone calls ``on_log``.
+        """
         self.run, self.recipe, self.sampler, self.learner, self.evaluator = run, recipe, sampler, learner, evaluator
-        self.identity, self.writes = identity, is_rank_zero()
-        self.progress = Progress(
-            console if self.writes else Console(file=io.StringIO()),
-            epochs=recipe.schedule.epochs,
+        self.identity, self.on_log, self.writes = identity, on_log, is_rank_zero()
+        self.throughput = Throughput(
             steps=sampler.steps,
-            steps_per_epoch=sampler.steps_per_epoch,
             steps_per_evaluation=recipe.evaluation.every_epochs * sampler.steps_per_epoch,
             batch_size=recipe.optim.batch_size,
             start_step=sampler.start_step,
@@ -58,21 +100,19 @@ class RunLogger:
         self.finite = torch.ones((), dtype=torch.bool, device=learner.device)
 
     def __enter__(self) -> "RunLogger":
-        self.progress.__enter__()
         self._say(f"learning from step {self.sampler.start_step} of {self.sampler.steps}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.__exit__(kind, fault, trace)
         with suppress(OSError, ByoltError):  # A full disk: what ended the loop says more than a log that cannot.
             self.events.close()
             self._say(f"ended: {fault or 'finished'}")
 
     def waited(self, seconds: float) -> None:
         """Count time in which the device had no batch."""
-        self.progress.waited(seconds)
+        self.throughput.waited(seconds)
 
     def note(self, outcome: Outcome) -> None:
         """Remember whether every loss so far was finite, without waiting for the device."""
@@ -92,7 +132,7 @@ class RunLogger:
         return time.monotonic() - self.saved_s > self.recipe.machine.checkpoint_every_s
 
     def log(self, step: int, epoch: int, outcome: Outcome) -> None:
-        """A line of metrics and the progress line.
+        """A line of metrics.
 
         Raises:
             TrainingFault: A loss since the start was not finite.
@@ -102,20 +142,19 @@ class RunLogger:
         if not self.writes:
             return
         metrics = self.evaluator.step_metrics(outcome, self.learner.method)
-        self.progress.report(step, metrics)
+        self.throughput.measure(step)
         record = {
             "step": step,
             "epoch": epoch + 1,
             "elapsed_s": round(time.monotonic() - self.started_s, 2),
-            "images_per_s": round(self.progress.images_per_s, 1),
-            "data_wait": round(self.progress.data_wait, 4),
+            "images_per_s": round(self.throughput.images_per_s, 1),
+            "data_wait": round(self.throughput.data_wait, 4),
             "lr": self.learner.learning_rate(step - 1),
         }
         tau = self.learner.tau(step - 1)
         if tau is not None:
             record["tau"] = tau
-        self.run.log(record | metrics)
-        self.events.write(step, record | metrics)
+        self._write(record | metrics)
 
     def evaluate(self, step: int, epoch: int, outcome: Outcome) -> None:
         """Measure the encoder and write it down; the verdict is the watch's.
@@ -136,13 +175,12 @@ class RunLogger:
         if not self.writes:
             self.evaluator.restore(state)  # The verdict is every process's.
             return
-        self.run.log({"step": step, "epoch": epoch + 1} | metrics)
-        self.events.write(step, metrics)
+        self.throughput.evaluated(time.monotonic() - started_s)
+        self._write({"step": step, "epoch": epoch + 1} | metrics, evaluated=True)
         self._say(
             f"epoch {epoch + 1}: "
             + ", ".join(f"{name} {value}" for name, value in metrics.items() if name != "spectrum")
         )
-        self.progress.remark(metrics, time.monotonic() - started_s)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step.
@@ -161,6 +199,15 @@ class RunLogger:
         """Write down that the run has ended and how; the same command again prints it."""
         if self.writes:
             write_json(self.run.path / "result.json", {"state": state, "step": step} | self.evaluator.metrics)
+
+    def _write(self, metrics: dict[str, Any], *, evaluated: bool = False) -> None:
+        step, pace = metrics["step"], self.throughput
+        self.run.log(metrics)
+        self.events.write(step, metrics)
+        if self.on_log is not None:
+            where = (step, self.sampler.steps, metrics["epoch"], self.recipe.schedule.epochs)
+            how = (pace.images_per_s, pace.data_wait, pace.left_s(step, evaluated=evaluated))
+            self.on_log(LogRecord(*where, *how, metrics, self.evaluator.metrics))
 
     def _say(self, text: str) -> None:
         if self.writes:

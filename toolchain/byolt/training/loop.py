@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from byolt.distributed.process_group import (
     all_reduce_max,
     barrier,
@@ -26,11 +24,12 @@ from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.files import read_json, write_json
 from byolt.networks.encoders import load_snippet, save_weights
 from byolt.recipe.identity import result_keys
+from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
-from byolt.run import Run, create_run, run_of
+from byolt.run import Run, create_run, open_run, run_of
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.loader import batch_stream
-from byolt.training.logger import RunLogger, checkpoint_state
+from byolt.training.logger import OnLog, RunLogger, checkpoint_state
 from byolt.training.memory import batch_bound, within_memory
 from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.prepare import Parts, prepare
@@ -41,33 +40,48 @@ _FAULT = "fault.json"
 """In a run's folder: what ended its learning, and under which job of torchrun."""
 
 
-def pretrain(recipe: Recipe, recipe_text: str, *, resume: Path | None, console: Console) -> Run:
+def pretrain(
+    recipe: Recipe,
+    *,
+    resume: Run | str | Path | None = None,
+    on_log: OnLog | None = None,
+    source: str | Path | None = None,
+) -> Run:
     """Learn an encoder by the recipe, from the first step or from a run's last checkpoint.
 
-    A run that has ended is not learned again: it is returned as it is.
+    A run that has ended is not learned again: it is returned as it is. Torch's threads and determinism are set for the
+    process, by the recipe's ``machine`` section.
+
+    Args:
+        recipe: What to learn from and how.
+        resume: An unfinished run, or its folder, to go on with; ``auto`` is the recipe's own run where it has begun.
+        on_log: Called with each line of the log as it is written; ``print`` shows progress.
+        source: The file that the recipe was read from: the run keeps a copy. Left out, it keeps the recipe in full.
 
     Raises:
         InputError: The recipe, the images or the run to resume do not fit.
         TrainingFault: The representation collapsed, or the loss is not finite.
         Stopped: A signal came; the checkpoint of that step is written.
     """
+    text = recipe_text(recipe, source)
     parts = prepare(recipe)
     identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
     with local_rank_zero_first():
         evaluator = OnlineEvaluator(recipe, parts.splits, parts.store)
-    run = Run(resume) if resume is not None else run_of(recipe, parts.store.fingerprint)
-    result = run.result
+    own = resume is None or str(resume) == "auto"
+    run = run_of(recipe, parts.store.fingerprint) if own else open_run(resume)
+    result, exists = run.result, run.path.exists()
     barrier()  # No process has changed the run's folder before each has looked.
-    if resume is not None or (result is None and was_restarted() and run.path.exists()):
+    if not own or (result is None and exists and (resume is not None or was_restarted())):
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
-        with create_run(recipe, parts.store.fingerprint, recipe_text) as made:
+        with create_run(recipe, parts.store.fingerprint, text) as made:
             evaluator.write_grid(made.path / "plots" / "views.png")
             save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, evaluator, step=0), keep=1)
     if result is None:
         barrier()
         with _faults_kept(run):
-            learn(parts, RunLogger(run, recipe, parts.sampler, parts.learner, evaluator, identity, console))
+            learn(parts, RunLogger(run, recipe, parts.sampler, parts.learner, evaluator, identity, on_log))
     elif result["state"] == "collapsed":
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
     destroy_distributed()

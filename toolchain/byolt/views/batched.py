@@ -3,7 +3,7 @@
 Order of the paper's Table 6: crop, flip, jitter, grey, blur, solarize. Axes: B images, S side of the source, s side of
 the view, in pixels. Everything linear is one matrix per sample: crop, flip and antialiased resize are one (s, S) matrix
 per axis, blur one (s, s) matrix. On the way an image lies as scanlines, (B, y, 3, x): a matrix along either axis is
-then one batched product without a copy. Views leave channels-last. Only arithmetic touches the pixels, since comparisons
+then one batched product without a copy. Views leave channels-last. Only arithmetic touches the pixels: comparisons
 and ``where`` take 5 to 40 times as long as an addition on a CPU. A GPU is never waited for and a CUDA graph may
 capture it all; on a CPU, where a loop and a choice cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip
 needless work.

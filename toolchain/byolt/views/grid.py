@@ -28,7 +28,7 @@ def write_view_grid(path: Path, store: "ImageStore", recipe: "Recipe") -> None:
 
 def _views(images: np.ndarray, indices: np.ndarray, epoch: int, recipe: "Recipe") -> list[np.ndarray]:
     if recipe.views.backend == "albumentations":
-        from byolt.views.albumented import AlbumentationsViews
+        from byolt.views.albumentations_backend import AlbumentationsViews
 
         make = AlbumentationsViews(recipe.views, size_px=recipe.view_size_px, seed=recipe.seed)
         pairs = [make(image, int(index), epoch) for image, index in zip(images, indices, strict=True)]

@@ -18,7 +18,7 @@ class Error : public std::runtime_error {
   [[nodiscard]] int exit_code() const noexcept { return static_cast<int>(code_); }
 
  private:
-  /// A sentence may quote a stranger's file: no control character of it reaches a terminal.
+  /// A sentence may quote an untrusted file: no control character of it reaches a terminal.
   static std::string one_line(std::string text) {
     for (char& letter : text) {
       if (static_cast<unsigned char>(letter) < 0x20 || letter == 0x7F) letter = ' ';

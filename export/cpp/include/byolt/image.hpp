@@ -22,7 +22,7 @@ struct Image {
   const std::uint8_t* chroma = nullptr;  ///< NV12's second plane, of the same stride; null: right after the first
 };
 
-/// A view of values that somebody else owns.
+/// A view of values that it does not own.
 template <typename Value>
 class Span {
  public:

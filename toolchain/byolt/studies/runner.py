@@ -12,16 +12,16 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from byolt.data import ImageStore, open_splits, store_of
+from byolt.environment import environment
 from byolt.evaluation.evaluate import evaluation_store
-from byolt.recipe.load import dump_recipe
 from byolt.recipe.schema import Recipe
-from byolt.run import environment, learned_for_s, run_of
-from byolt.study.ledger import Key, Ledger, Row, key_of
-from byolt.study.plan import Job
+from byolt.run import learned_for_s, run_of
+from byolt.studies.ledger import Key, Ledger, Row, key_of
+from byolt.studies.plan import Job
 from byolt.training.signals import StopSignals
 from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
 
-Say = Callable[[str], None]
+OnLog = Callable[[str], None]
 _POLL_S = 1.0
 _told_to_stop = Event()
 """Of a process of the pool."""
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     fault: str = ""
 
 
-def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: int, say: Say) -> dict[Key, Row]:
+def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: int, on_log: OnLog) -> dict[Key, Row]:
     """The rows of all jobs: those that the ledger has, and the rest learned, measured and appended.
 
     A collapsed run is a result like any other. An unfinished run goes on from its checkpoint.
@@ -44,7 +44,7 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
         fingerprint: Of the images to learn from.
         ledger: Where rows are kept.
         at_once: Processes.
-        say: Takes a line for people for each run.
+        on_log: Called with a line for each run.
 
     Raises:
         ByoltError: A run could not be made; the rows of the others are kept.
@@ -55,7 +55,7 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
     missing = {key: job for key, job in wanted.items() if key not in rows}
     if missing:
         known = len(wanted) - len(missing)
-        say(f"{len(wanted)} runs, {known} of them known; learning {len(missing)}, {at_once} at once")
+        on_log(f"{len(wanted)} runs, {known} of them known; learning {len(missing)}, {at_once} at once")
     started_s, done = time.monotonic(), 0
     with StopSignals() as signals, ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
         pending: dict[Future[Answer], tuple[Key, Job]] = {
@@ -71,7 +71,7 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
                 ledger.append(key._asdict() | row)
                 done += 1
                 left_s = (time.monotonic() - started_s) / done * len(pending)
-                say(
+                on_log(
                     f"{done}/{len(missing)} {job.arm}, seed {job.recipe.seed}: {_told(row)}; {left_s / 60:.0f} min left"
                 )
     rows = ledger.rows()
@@ -120,20 +120,15 @@ def answer(job: Job) -> Answer:
 
 def learn_and_measure(job: Job) -> dict[str, Any]:
     """The row of one run, but for its key."""
-    from io import StringIO
-
-    from rich.console import Console
-
-    from byolt.study.measure import measure
+    from byolt.studies.measure import measure
     from byolt.training.loop import pretrain
 
-    recipe, quiet = job.recipe, Console(file=StringIO())
+    recipe = job.recipe
     started_s = time.monotonic()
     run = run_of(recipe, learning_fingerprint(recipe))
     state = "finished"
-    unfinished = run.path.exists() and run.result is None
     try:
-        pretrain(recipe, dump_recipe(recipe), resume=run.path if unfinished else None, console=quiet)
+        pretrain(recipe, resume="auto")
     except TrainingFault:  # It is a result: its row says so.
         state = "collapsed" if run.result is not None else "diverged"
     learn_s = (learned_for_s(run.log_records()) or 0.0) if state != "diverged" else time.monotonic() - started_s

@@ -17,7 +17,7 @@ from byolt.methods.build import build_method
 from byolt.networks.encoders import without_initial_weights
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
-from byolt.study.plan import Job
+from byolt.studies.plan import Job
 from byolt.training.checkpoint import load_checkpoint
 
 VALIDATION_IMAGES = 5000

@@ -11,14 +11,14 @@ inline std::string format_number(const char* format, double value) {
   return text;
 }
 
-/// Somebody else's words as part of a sentence: printable ASCII in one line, of at most 300 characters.
-inline std::string quoted(const std::string& words) {
+/// Untrusted text as part of a sentence: printable ASCII in one line, of at most 300 characters.
+inline std::string quoted(const std::string& text) {
   constexpr std::size_t kLongest = 300;
-  std::string kept = words.substr(0, kLongest);
+  std::string kept = text.substr(0, kLongest);
   for (char& letter : kept) {
     if (letter < ' ' || letter > '~') letter = '?';
   }
-  return words.size() > kLongest ? kept + "..." : kept;
+  return text.size() > kLongest ? kept + "..." : kept;
 }
 
 /// Two digits, as a verdict writes errors.

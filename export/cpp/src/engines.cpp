@@ -1,4 +1,4 @@
-#include "equip.hpp"
+#include "engines.hpp"
 
 #include <sys/stat.h>
 
@@ -36,6 +36,10 @@ std::vector<const OnnxEntry*> files_to_build(const Bundle& bundle, const std::ve
       throw Error(Code::input, bundle.folder() + "/" + file.name + " has not passed (" + file.reason +
                                    "): no engine is built from it");
     }
+    if (const std::string fault = find_precision_fault(file); !fault.empty()) {
+      throw Error(Code::parity,
+                  bundle.folder() + "/" + file.name + " becomes no engine: " + fault + "; export it again");
+    }
     chosen.push_back(&file);
   }
   for (const std::string& precision : precisions) {
@@ -60,7 +64,7 @@ class Staged {
 
   void add(const std::string& name, const std::string& plan) {
     names_.push_back(name);
-    write_at_once(beside(name), plan);
+    write_whole(beside(name), plan);
   }
 
   void deliver() {
@@ -80,7 +84,7 @@ class Staged {
 };
 
 /// Timings fit one file, version, GPU and set of options.
-std::string timing_file(const EquipOptions& options, const OnnxEntry& file, const Tensors& tensors,
+std::string timing_file(const EngineOptions& options, const OnnxEntry& file, const Tensors& tensors,
                         std::size_t opt_batch, const Gpu& gpu) {
   if (options.cache_folder.empty()) return "";
   if (::mkdir(options.cache_folder.c_str(), 0777) != 0 && errno != EEXIST) {
@@ -112,14 +116,14 @@ EngineEntry entry_of(const OnnxEntry& file, const std::string& plan, const Tenso
 
 }  // namespace
 
-std::vector<Equipped> add_engines(const std::string& folder, const EquipOptions& options) {
+std::vector<AddedEngine> add_engines(const std::string& folder, const EngineOptions& options) {
   const Bundle bundle(folder);
   const auto files = files_to_build(bundle, options.precisions);
   const Gpu gpu = find_gpu();
   const Tensors tensors = tensors_of(bundle.manifest().contract);
   const std::size_t opt_batch = bundle.manifest().contract.input.opt_batch;
   Staged staged(bundle.folder());
-  std::vector<Equipped> equipped;
+  std::vector<AddedEngine> added;
   std::vector<EngineEntry> entries;
   for (const OnnxEntry* file : files) {
     std::string onnx;
@@ -134,14 +138,14 @@ std::vector<Equipped> add_engines(const std::string& folder, const EquipOptions&
     if (!built) return {};
     entries.push_back(entry_of(*file, built->plan, tensors, opt_batch, gpu));
     staged.add(name, built->plan);
-    equipped.push_back({entries.back(), built->timings, built->seconds, built->plan.size()});
+    added.push_back({entries.back(), built->timings, built->seconds, built->plan.size()});
   }
   const std::string manifest = bundle.folder() + "/" + kManifest;
   const std::string text = with_engines(read_up_to(manifest, kManifestBytes), entries, options.workspace_mib);
   static_cast<void>(parse_manifest(text, manifest));  // What is written is read again by everybody.
   staged.deliver();
-  write_at_once(manifest, text);
-  return equipped;
+  write_whole(manifest, text);
+  return added;
 }
 
 std::string with_engines(const std::string& text, const std::vector<EngineEntry>& engines, std::size_t workspace_mib) {

@@ -1,16 +1,18 @@
-"""``byolt study`` and ``byolt ablate``: make the runs, then the tables, and write both down."""
+"""Methods or ablations compared over seeds: make the runs that are missing, then the tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from byolt.environment import environment
+from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
-from byolt.run import environment, run_of
-from byolt.study.ablations import CAVEAT, ablation_arms
-from byolt.study.ledger import Key, Ledger, Row, key_of
-from byolt.study.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
-from byolt.study.results import ArmResults, StudyResults, Table, collapsed_in_words
-from byolt.study.runner import Say, complete, decode_all, ledger_of
+from byolt.run import run_of
+from byolt.studies.ablations import CAVEAT, ablation_arms
+from byolt.studies.ledger import Key, Ledger, Row, key_of
+from byolt.studies.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
+from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words
+from byolt.studies.runner import OnLog, at_once_default, complete, decode_all, ledger_of
 from byolt_export.errors import InputError
 
 LINEAR = "linear probe on frozen features, test accuracy"
@@ -26,12 +28,12 @@ class Bench(NamedTuple):
     ledger: Ledger
     seeds: Sequence[int]
     at_once: int
-    say: Say
+    on_log: OnLog
 
     def rows(self, arms: Sequence[Arm], role: Role, seeds: Sequence[int] | None = None) -> "Rows":
         """Learn what is missing of these arms."""
         jobs = jobs_of(arms, self.seeds if seeds is None else seeds, role)
-        known = complete(jobs, self.fingerprint, self.ledger, at_once=self.at_once, say=self.say)
+        known = complete(jobs, self.fingerprint, self.ledger, at_once=self.at_once, on_log=self.on_log)
         return Rows(self, role, known)
 
 
@@ -64,36 +66,40 @@ class Rows(NamedTuple):
         )
 
 
-def _bench(recipe: Recipe, results: Path, seeds: Sequence[int], at_once: int, say: Say) -> Bench:
-    store = decode_all(recipe)
-    return Bench(store.fingerprint, len(store), ledger_of(results, recipe), seeds, at_once, say)
+def _bench(recipe: Recipe, results: str | Path, seeds: Sequence[int], jobs: int | None, on_log: OnLog | None) -> Bench:
+    store, ledger = decode_all(recipe), ledger_of(Path(results), recipe)
+    at_once, log = jobs or at_once_default(recipe), on_log or (lambda line: None)
+    return Bench(store.fingerprint, len(store), ledger, seeds, at_once, log)
 
 
-def study_recipe(
+def study(
     recipe: Recipe,
-    recipe_text: str,
-    methods: Sequence[str],
+    methods: Sequence[str] = ("byol", "simclr", "simsiam", "moco_v2", "moco_v3"),
     *,
-    seeds: int,
-    results: Path,
-    at_once: int,
-    tunes: bool,
-    say: Say,
+    seeds: int = 5,
+    tune: bool = True,
+    jobs: int | None = None,
+    results: str | Path = "docs/results",
+    source: str | Path | None = None,
+    on_log: OnLog | None = None,
 ) -> StudyResults:
     """Every method with every seed, BYOL tested against each; once as set, and once tuned, with one budget.
 
+    A finished run is a row of ``<results>/<recipe name>.csv``; the same call again makes those that are missing.
+
     Args:
         recipe: Data, views, encoder and length that all share; its `study` section says what each method sets.
-        recipe_text: The file, for the report.
         methods: Names; with ``mean_teacher`` comes a table of few labels.
         seeds: How many, from the recipe's seed on.
-        results: Folder of the ledger.
-        at_once: Runs that learn at a time.
-        tunes: Whether settings are chosen by `study.tuning` too.
-        say: Takes lines for people.
+        tune: Whether settings are chosen by `study.tuning` too.
+        jobs: Runs that learn at a time, each in a process; left out, as many as fit the cores.
+        results: Folder of the CSV.
+        source: The file that the recipe was read from, for the report; left out, the recipe in full.
+        on_log: Called with a line for each run.
 
     Raises:
         InputError: A method is unknown, BYOL is not among them, or the tuning seed is one of the study's.
+        ByoltError: A run could not be made; the rows of the others are kept.
     """
     if "byol" not in methods:
         raise InputError("--methods: byol is what the others are tested against; name it too")
@@ -102,15 +108,15 @@ def study_recipe(
         raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
-    bench = _bench(recipe, results, numbers, at_once, say)
+    text, bench = recipe_text(recipe, source), _bench(recipe, results, numbers, jobs, on_log)
     arms = {name: method_arm(recipe, name) for name in names}
     tables = _tables(bench, arms, recipe, "as set")
     notes = []
-    if tunes and recipe.study.tuning:
+    if tune and recipe.study.tuning:
         chosen = {name: _chosen(bench, recipe, name) for name in names}
         tables += _tables(bench, chosen, recipe, "tuned")
         notes.append(_told_of_tuning(chosen, recipe))
-    return _metrics(recipe, recipe_text, bench, recipe.name, "Methods on equal terms", tables, notes)
+    return _metrics(recipe, text, bench, recipe.name, "Methods on equal terms", tables, notes)
 
 
 def _tables(bench: Bench, arms: Mapping[str, Arm], recipe: Recipe, how: str) -> list[Table]:
@@ -153,27 +159,43 @@ def _told_of_tuning(chosen: Mapping[str, Arm], recipe: Recipe) -> str:
     )
 
 
-def ablate_recipe(
-    recipe: Recipe, recipe_text: str, name: str, *, seeds: int, results: Path, at_once: int, say: Say
+def ablate(
+    recipe: Recipe,
+    name: str,
+    *,
+    seeds: int = 3,
+    jobs: int | None = None,
+    results: str | Path = "docs/results",
+    source: str | Path | None = None,
+    on_log: OnLog | None = None,
 ) -> StudyResults:
     """One of the paper's ablations on this recipe, with the published values beside ours.
 
     A row that collapses is a result; its encoder is measured as its last checkpoint has it.
 
+    Args:
+        recipe: One of BYOL.
+        name: ``tau``, ``batch``, ``augment``, ``target``, ``predictor`` or ``beta``.
+        seeds: Runs of each row.
+        jobs, results, source, on_log: As of ``study``.
+
     Raises:
         InputError: No such ablation, or a recipe of another method.
     """
     arms = ablation_arms(recipe, name)
-    bench = _bench(recipe, results, range(recipe.seed, recipe.seed + seeds), at_once, say)
+    text, bench = (
+        recipe_text(recipe, source),
+        _bench(recipe, results, range(recipe.seed, recipe.seed + seeds), jobs, on_log),
+    )
     rows = bench.rows(arms, "study")
     table = Table(f"Ablation: {name}", LINEAR, tuple(rows.metrics(arm, "linear") for arm in arms))
     notes = [*collapsed_in_words(table.arms), CAVEAT]
     title = f"BYOL taken apart: {name}"
-    return _metrics(recipe, recipe_text, bench, f"{recipe.name}-{name}", title, [table], notes)
+    return _metrics(recipe, text, bench, f"{recipe.name}-{name}", title, [table], notes)
 
 
 def _metrics(
-    recipe: Recipe, recipe_text: str, bench: Bench, name: str, title: str, tables: list[Table], notes: list[str]
+    recipe: Recipe, text: str, bench: Bench, name: str, title: str, tables: list[Table], notes: list[str]
 ) -> StudyResults:
     made = environment()
     # A run that is measured in two ways was learned once.
@@ -186,7 +208,7 @@ def _metrics(
         "cores": str(made["cores"]),
         "threads a run": str(recipe.machine.threads or "torch's choice"),
     }
-    return StudyResults(name, title, tuple(tables), tuple(notes), about, recipe_text, hours)
+    return StudyResults(name, title, tuple(tables), tuple(notes), about, text, hours)
 
 
 def _records(recipe: Recipe, fingerprint: str) -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from byolt import __version__
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.schema import Recipe
-from byolt.study.plan import Job
+from byolt.studies.plan import Job
 from byolt_export.errors import InputError, not_written
 
 COLUMNS = (

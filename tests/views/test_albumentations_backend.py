@@ -10,7 +10,7 @@ from PIL import Image
 from tests.conftest import tiny_recipe
 
 from byolt.recipe.views import View, Views
-from byolt.views.albumented import AlbumentationsViews
+from byolt.views.albumentations_backend import AlbumentationsViews
 from byolt.views.batched import make_view
 from byolt.views.grid import write_view_grid
 from byolt.views.parameters import draw_parameters

@@ -18,12 +18,12 @@ from byolt.cli import cli
 from byolt.recipe.load import dump_recipe, with_changes
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, run_of
-from byolt.study.ablations import NAMES, ablation_arms
-from byolt.study.command import Bench, _chosen, ablate_recipe
-from byolt.study.ledger import COLUMNS, Ledger, key_of
-from byolt.study.plan import Job, jobs_of, method_arm, tuning_arms
-from byolt.study.results import ArmResults, Table
-from byolt.study.runner import complete, learn_and_measure, learning_fingerprint
+from byolt.studies.ablations import NAMES, ablation_arms
+from byolt.studies.ledger import COLUMNS, Ledger, key_of
+from byolt.studies.plan import Job, jobs_of, method_arm, tuning_arms
+from byolt.studies.results import ArmResults, Table
+from byolt.studies.runner import complete, learn_and_measure, learning_fingerprint
+from byolt.studies.study import Bench, _chosen, ablate
 from byolt_export.errors import ByoltError, InputError, Stopped
 
 METHODS = {
@@ -122,7 +122,7 @@ def test_every_method_tries_the_same_number_of_settings(tmp_path: Path) -> None:
 def test_a_set_without_labels_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, data={"labels": "none"})
     with pytest.raises(InputError, match="a study compares by labels"):
-        ablate_recipe(recipe, "", "target", seeds=1, results=tmp_path, at_once=1, say=silent)
+        ablate(recipe, "target", seeds=1, results=tmp_path, jobs=1)
     assert not (tmp_path / "runs").exists()
 
 
@@ -150,7 +150,7 @@ def test_rows_that_are_there_are_not_run_again(tmp_path: Path) -> None:
     jobs = jobs_of([method_arm(base, "byol")], [0, 1], "study")
     for number, job in enumerate(jobs):
         ledger.append(key_of(job, "images")._asdict() | {"linear": number / 2, "state": "finished"})
-    rows = complete(jobs, "images", ledger, at_once=1, say=silent)
+    rows = complete(jobs, "images", ledger, at_once=1, on_log=silent)
     assert [rows[key_of(job, "images")]["linear"] for job in jobs] == ["0.0", "0.5"]
     assert not (tmp_path / "runs").exists()
 
@@ -172,19 +172,18 @@ def test_a_run_is_learned_and_measured(tmp_path: Path, name: str) -> None:
     assert ("classifier" in row) == (name == "mean_teacher")
     if name == "mean_teacher":
         from byolt.evaluation.downstream import load_classifier
-        from byolt.evaluation.evaluate import learned_encoder
 
         run = run_of(arm.recipe, learning_fingerprint(arm.recipe))
         classifier, classes = load_classifier(run)
         assert len(classes) == 8
         assert row["n_few"] == 32
-        for name_, value in learned_encoder(run).state_dict().items():
+        for name_, value in run.encoder().state_dict().items():
             assert value.equal(classifier.encoder.state_dict()[name_])
 
 
 def test_tuning_looks_at_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    from byolt.study import measure
+    from byolt.studies import measure
 
     original = measure.evaluation_store
     monkeypatch.setattr(
@@ -219,7 +218,7 @@ def test_a_run_whose_loss_is_not_finite_is_a_row_without_metrics(tmp_path: Path)
 
 
 def test_a_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("byolt.study.runner.ProcessPoolExecutor", _Inline)
+    monkeypatch.setattr("byolt.studies.runner.ProcessPoolExecutor", _Inline)
     path = tmp_path / "tiny.yaml"
     path.write_text(dump_recipe(recipe_in(tmp_path)))
     command = ["study", str(path), "--methods", "byol,simclr,mean_teacher", "--seeds", "2", "--json"]
@@ -277,7 +276,7 @@ def test_a_stopped_study_begins_no_further_run(tmp_path: Path) -> None:
     stopper = threading.Thread(target=stop)
     stopper.start()
     with pytest.raises(Stopped, match="stopped by SIGTERM; rows of finished runs are kept"):
-        complete(jobs, learning_fingerprint(recipe), Ledger(tmp_path / "rows.csv"), at_once=2, say=silent)
+        complete(jobs, learning_fingerprint(recipe), Ledger(tmp_path / "rows.csv"), at_once=2, on_log=silent)
     stopper.join()
     begun = sorted((tmp_path / "runs").iterdir())
     assert len(begun) == 2
@@ -291,7 +290,7 @@ def test_two_runs_at_once_in_processes_of_their_own_give_what_one_alone_gives(tm
     recipe = recipe_in(tmp_path, schedule={"epochs": 1})
     jobs = jobs_of([method_arm(recipe, "byol")], [0, 1], "tuning")
     fingerprint = learning_fingerprint(recipe)
-    rows = complete(jobs, fingerprint, Ledger(tmp_path / "rows.csv"), at_once=2, say=silent)
+    rows = complete(jobs, fingerprint, Ledger(tmp_path / "rows.csv"), at_once=2, on_log=silent)
     elsewhere = recipe_in(tmp_path / "other", schedule={"epochs": 1})
     for job in jobs:
         alone = learn_and_measure(Job("byol", with_changes(elsewhere, {"seed": job.recipe.seed}), "tuning"))
@@ -301,11 +300,11 @@ def test_two_runs_at_once_in_processes_of_their_own_give_what_one_alone_gives(tm
 
 
 def test_a_fault_of_a_run_is_one_sentence_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("byolt.study.runner.ProcessPoolExecutor", _Inline)
+    monkeypatch.setattr("byolt.studies.runner.ProcessPoolExecutor", _Inline)
     recipe = recipe_in(tmp_path, data={"name": "folder", "root": tmp_path / "gone"})
     with pytest.raises(ByoltError, match="byol, seed 0: .*gone"):
         complete(jobs_of([method_arm(recipe, "byol")], [0], "study"), "x", Ledger(tmp_path / "r.csv"), at_once=1,
-                 say=silent)  # fmt: skip
+                 on_log=silent)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -342,7 +341,7 @@ def test_an_ablation_tells_collapse_and_the_rank_correlation(tmp_path: Path) -> 
         state = "collapsed" if "none" in arm.name else "finished"
         row = {"linear": accuracies.get(arm.name, 0.1), "state": state, "learn_s": 60, "knn": 0.1}
         Ledger(path / "tiny.csv").append(key_of(job, fingerprint)._asdict() | row)
-    metrics = ablate_recipe(base, "", "predictor", seeds=1, results=path, at_once=1, say=silent)
+    metrics = ablate(base, "predictor", seeds=1, results=path, jobs=1)
     (table,) = metrics.tables
     assert "none: called collapsed while it learned in 1 of 1 seeds" in metrics.notes
     assert any("ImageNet" in note for note in metrics.notes)

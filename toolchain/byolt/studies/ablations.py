@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from byolt.recipe.identity import result_keys
 from byolt.recipe.load import with_changes
 from byolt.recipe.schema import Recipe
-from byolt.study.plan import Arm, Changes
+from byolt.studies.plan import Arm, Changes
 from byolt_export.errors import InputError
 
 

@@ -1,0 +1,37 @@
+"""What the library logs, as the command line shows it."""
+
+import logging
+import sys
+import time
+
+PLAIN_EVERY_S = 15.0
+"""Where there is no terminal, the time between two lines of progress."""
+
+
+class StatusHandler(logging.Handler):
+    """Records on stderr; those of progress renew one line in a terminal, elsewhere they come now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown_s = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        line, share = record.getMessage(), getattr(record, "share", None)
+        if share is not None and sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{line}" + "\n" * (share == 1))
+        elif share in (None, 1) or time.monotonic() - self._shown_s > PLAIN_EVERY_S:
+            sys.stderr.write(f"{line}\n")
+            if share is not None:
+                self._shown_s = 0.0 if share == 1 else time.monotonic()
+        sys.stderr.flush()
+
+
+_HANDLER = StatusHandler()
+
+
+def show_logs() -> None:
+    """Show on stderr what ``byolt`` logs from now on."""
+    logger = logging.getLogger("byolt")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_HANDLER)
