@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.reporting.pages import Page
 
-from byolt.reporting.study_page import study_chart, write_study_report
+from byolt.reporting.study_charts import study_chart
+from byolt.reporting.study_page import write_study_report
 from byolt.studies.results import ArmResults, StudyResults, Table
 
 HOSTILE = "<b onclick=x>&"

@@ -36,6 +36,11 @@ def delivered_files(run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
+def metrics_of_features(run: Run) -> dict[str, dict[str, Any]]:
+    """kNN and linear probe of each kind of features that was measured, by its name."""
+    return {name: metrics for kind, name in FEATURES.items() if (metrics := run.metrics(kind))}
+
+
 def print_summary(run: Run, *, next_command: str) -> None:
     """The table, the verdicts, and the next command to type."""
     click.echo(f"run      {run.path}")
@@ -48,7 +53,7 @@ def print_summary(run: Run, *, next_command: str) -> None:
             f"{min(measures['images'], measures['features'])}, spread {measures['z_std_ratio']:.2f}, "
             f"alignment {measures['alignment']:.2f}, uniformity {measures['uniformity']:.2f}"
         )
-    kinds = {name: metrics for kind, name in FEATURES.items() if (metrics := run.metrics(kind))}
+    kinds = metrics_of_features(run)
     if kinds:
         knn = next(iter(kinds.values()))["knn"]
         print_table(

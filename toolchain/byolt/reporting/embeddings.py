@@ -99,10 +99,7 @@ def embedding_sections(gallery: Gallery, recipe: Recipe) -> dict[str, Any]:
             for query in spread(len(gallery.images), QUERIES)
         ],
         "same_class": number(float(same.mean()), ".1%") if same.size else None,
-        "charts": [
-            _map_chart(points, gallery.labels[mapped], gallery.classes),
-            *_spectrum_charts(gallery, recipe),
-        ],
+        "charts": [_map_chart(points, gallery.labels[mapped], gallery.classes), *_spectrum_charts(gallery, recipe)],
         "map": thumbnail_map(gallery.images.batch(mapped), points),
         "mapped": len(mapped),
     }
@@ -189,18 +186,16 @@ def confusion_section(gallery: Gallery, recipe: Recipe) -> dict[str, Any] | None
     if splits.train is None or splits.test is None:
         return None
     train, test = (labelled(evaluation_store(split, recipe)) for split in (splits.train, splits.test))
-    train, test = (
-        train.subset(spread(len(train.labels), PROBE_IMAGES)),
-        test.subset(spread(len(test.labels), TEST_IMAGES)),
-    )
+    train = train.subset(spread(len(train.labels), PROBE_IMAGES))
+    test = test.subset(spread(len(test.labels), TEST_IMAGES))
     features, held_out = (embed_store(gallery.encoder, part.images, recipe) for part in (train, test))
     how: dict[str, Any] = {"validation_share": recipe.evaluation.validation_share, "seed": recipe.seed}
     predicted = linear_probe(features, train.labels, classes=train.classes, **how).predict(held_out)
-    counts = np.bincount(test.labels * train.classes + predicted, minlength=train.classes**2)
-    counts = counts.reshape(train.classes, train.classes)
+    counts = np.zeros((train.classes, train.classes), np.int64)
+    np.add.at(counts, (test.labels, predicted), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
-    pairs = np.dstack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS], wrong.shape))[0]
+    most_confused = sorted(np.argwhere(wrong).tolist(), key=lambda pair: -wrong[tuple(pair)])[:CONFUSED_PAIRS]
     rows = [
         {
             "true": gallery.classes[true],
@@ -208,8 +203,7 @@ def confusion_section(gallery: Gallery, recipe: Recipe) -> dict[str, Any] | None
             "images": number(int(wrong[true, said]), "d"),
             "of the class": number(float(shares[true, said]), ".1%"),
         }
-        for true, said in pairs
-        if wrong[true, said]
+        for true, said in most_confused
     ]
     reading = (
         f"Row: true class, column: what the probe said, in % of the row; a good encoder fills the diagonal. The probe "
@@ -227,7 +221,7 @@ def _matrix(shares: npt.NDArray[np.float64], classes: tuple[str, ...]) -> str:
     """The darker, the larger the share; with its percentages where they have room."""
     count = len(classes)
     with canvas(height_in=4.4) as (figure, (axes,)):
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.5, interpolation="none", aspect="auto")
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=2, interpolation="none", aspect="auto")
         if count <= 30:
             names = [shortened(name) for name in classes]
             axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from byolt.reporting.charts import ALARM, GREY, Chart, canvas, shortened, svg_of
 from byolt.reporting.curves import DYNAMICS, LEARNING, spectra_chart, values_of
-from byolt.studies.results import ArmResults, Table
+from byolt.studies.results import ArmResults, StudyResults
 
 SHARES = 60
 """Points of a mean curve."""
@@ -25,11 +25,11 @@ _READINGS = {
 }
 
 
-def accuracy_chart(tables: Sequence[Table]) -> str:
+def study_chart(study: StudyResults) -> str:
     """An SVG file of a panel per table, a row per arm: a dot per seed, a bar for the mean, a line for its interval."""
-    heights = [0.8 + 0.3 * len(table.arms) for table in tables]
-    with canvas(5.5, sum(heights) + 0.75, rows=len(tables), height_ratios=heights) as (figure, panels):
-        for axes, table in zip(panels, tables, strict=True):
+    heights = [0.8 + 0.3 * len(table.arms) for table in study.tables]
+    with canvas(5.5, sum(heights) + 0.75, rows=len(heights), height_ratios=heights) as (figure, panels):
+        for axes, table in zip(panels, study.tables, strict=True):
             for row, arm in enumerate(table.arms):
                 _draw_arm(axes, row, arm)
             axes.set_yticks(range(len(table.arms)), [shortened(arm.name, 28) for arm in table.arms])

@@ -11,7 +11,7 @@ from byolt.files import write_text
 from byolt.reporting.charts import LOOKS
 from byolt.reporting.page import HtmlTable, Number, number, render
 from byolt.reporting.pictures import data_uri
-from byolt.reporting.study_charts import accuracy_chart, dynamics_charts
+from byolt.reporting.study_charts import dynamics_charts, study_chart
 from byolt.studies.results import ArmResults, StudyResults, Table
 
 _COLLAPSED = Markup(' <span class="state bad">collapsed</span>')
@@ -36,11 +36,6 @@ def write_study_report(path: Path, metrics: StudyResults) -> None:
     write_text(path, page)
 
 
-def study_chart(metrics: StudyResults) -> str:
-    """Every seed a dot, a panel a table, as an SVG file that stands alone on a light and on a dark ground."""
-    return accuracy_chart(metrics.tables)
-
-
 def _part(table: Table) -> dict[str, Any]:
     lost = [(arm, sum(not records for records in arm.records)) for arm in table.arms]
     return {
@@ -57,6 +52,7 @@ def _cells(arm: ArmResults) -> dict[str, Any]:
         number(None if arm.summary is None else getattr(arm.summary, name), ".2%")
         for name in ("mean", "std", "low", "high")
     )
+    spread = arm.summary is not None and not math.isnan(arm.summary.low)  # One seed has none.
     marks = [_COLLAPSED if gone else "" for gone in arm.collapsed]
     seeds = [
         Markup('<span><span class="note">{}:</span> {}{}</span>').format(seed, number(accuracy, ".2%"), mark)
@@ -67,7 +63,7 @@ def _cells(arm: ArmResults) -> dict[str, Any]:
         "changes": arm.changes,
         "mean": mean,
         "std": std,
-        "95 % interval": low if low == number(None, "") else Number("{} to {}").format(low, high),
+        "95 % interval": Number("{} to {}").format(low, high) if spread else low,
         "kNN": number(sum(arm.knn) / len(arm.knn), ".2%") if arm.knn else "",
         "published": "" if arm.published is None else f"{arm.published:g} ({arm.source})",
         "each seed": Markup(" ").join(seeds),

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from byolt.console.summary import FEATURES, FINETUNED, delivered_files
+from byolt.console.summary import FEATURES, FINETUNED, delivered_files, metrics_of_features
 from byolt.data.subsets import spread
 from byolt.evaluation.collapse import Verdict
 from byolt.recipe.schema import Recipe
@@ -90,7 +90,7 @@ def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> 
 
 def accuracies(run: Run) -> HtmlTable:
     """kNN and linear probe of each kind of features, with intervals."""
-    kinds = _kinds_of_features(run)
+    kinds = metrics_of_features(run)
     if not kinds:
         return HtmlTable([])
     first = next(iter(kinds.values()))["knn"]
@@ -118,14 +118,10 @@ def accuracies_over_folds(run: Run) -> HtmlTable:
             "kNN": _spread(metrics["folds"]["knn"]),
             "linear probe": _spread(metrics["folds"]["linear"]),
         }
-        for name, metrics in _kinds_of_features(run).items()
+        for name, metrics in metrics_of_features(run).items()
         if "folds" in metrics
     ]
     return HtmlTable(rows)
-
-
-def _kinds_of_features(run: Run) -> dict[str, dict[str, Any]]:
-    return {name: metrics for kind, name in FEATURES.items() if (metrics := run.metrics(kind))}
 
 
 def _interval(metric: dict[str, Any]) -> Markup:
