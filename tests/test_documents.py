@@ -120,7 +120,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.M
 def test_the_onnx_lines_see_the_pipelines_pixels(
     exported: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch, height: int, width: int, orientation: int
 ) -> None:
-    from byolt.data.folder import decode_image
+    from byolt.data.decode import decode_image
     from byolt_export.onnx.reference import torch_outputs
     from byolt_export.runtime.resize import to_square
 

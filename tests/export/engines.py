@@ -10,7 +10,7 @@ from tests.export import graphs
 from byolt_export.bundle.manifest import Engine, Onnx, Precision, Profile
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.files import sha256
-from byolt_export.tensorrt.build import build_engines
+from byolt_export.tensorrt.build_engine import build_engines
 from byolt_export.tensorrt.flavour import Flavour, Target, choose_flavour
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel for this machine")

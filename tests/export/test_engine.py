@@ -19,7 +19,7 @@ from byolt_export.bundle.manifest import Input, Profile
 from byolt_export.errors import EngineFault, InputError, MissingPart, ParityFault
 from byolt_export.files import sha256
 from byolt_export.quantize.multiply_adds import precision_shares
-from byolt_export.tensorrt.build import build_engine, build_engines, profile_of
+from byolt_export.tensorrt.build_engine import build_engine, build_engines, profile_of
 from byolt_export.tensorrt.flavour import Flavour, resolve_target
 from byolt_export.tensorrt.log import shared_log
 from byolt_export.tensorrt.network import Network
@@ -213,7 +213,7 @@ def test_engines_need_neither_torch_nor_onnx(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript'): sys.modules[name] = None\n"
-        "from byolt_export.tensorrt.build import build_engine\n"
+        "from byolt_export.tensorrt.build_engine import build_engine\n"
         "import byolt_export.tensorrt.runner\n"
         "from byolt_export.tensorrt.flavour import choose_flavour, resolve_target\n"
         "from byolt_export.bundle.manifest import Profile\n"
