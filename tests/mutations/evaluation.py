@@ -49,7 +49,7 @@ EVALUATION = [
     ),
     Mutation(
         "deviation over folds biased",
-        "toolchain/byolt/evaluation/metrics.py",
+        "toolchain/byolt/evaluation/probe_metrics.py",
         "ddof=1",
         "ddof=0",
         IN_EVALUATION + "/test_evaluate.py",

@@ -136,7 +136,7 @@ def open_torch(
     """
     import torch
 
-    from byolt.evaluation.downstream import load_classifier
+    from byolt.evaluation.finetune_run import load_classifier
     from byolt_export.onnx.reference import torch_function
 
     if threads is not None:
