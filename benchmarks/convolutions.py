@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 
+from byolt.environment import environment
 from byolt.networks.convolutions import weight_gradient
-from byolt.run import environment
 
 # Batch, channels in and out, side of the input in pixels, stride: ResNet-18's last stages, and narrower ones.
 SHAPES = [

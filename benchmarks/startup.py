@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from byolt import __version__
-from byolt.run import environment
+from byolt.environment import environment
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "quickstart.yaml"
 PEERS = {  # What each one's own example of BYOL imports; lightly-train has no BYOL, its face is taken.

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 
 from byolt import __version__
-from byolt.run import environment, package_version
+from byolt.environment import environment, package_version
 
 CANDIDATES = ("byolt", "plain", "lightly", "byol-pytorch", "solo-learn")
 HIDDEN, OUT, TAU = 4096, 256, 0.99

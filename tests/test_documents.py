@@ -70,6 +70,12 @@ def test_the_readmes_numbers_and_commits_stand_in_the_results() -> None:
     assert [number for number in said if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", results)] == []
 
 
+def test_the_readmes_python_is_that_of_the_page_whose_lines_are_run() -> None:
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert lines.startswith("import byolt\n")
+    assert [line for line in lines.splitlines() if line not in (DOCS / "python.md").read_text()] == []
+
+
 def check_byolt_line(line: str) -> None:
     """The command and each of its options exist."""
     from byolt.cli import cli
@@ -120,7 +126,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.M
 def test_the_onnx_lines_see_the_pipelines_pixels(
     exported: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch, height: int, width: int, orientation: int
 ) -> None:
-    from byolt.data.folder import decode_image
+    from byolt.data.decode import decode_image
     from byolt_export.onnx.reference import torch_outputs
     from byolt_export.runtime.resize import to_square
 

@@ -4,11 +4,18 @@ import json
 import re
 import shlex
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from byolt.doctor.findings import _LEAST, examine, to_text
+from byolt.doctor.findings import examine, to_text
+from byolt_export import Encoder
+from byolt_export.cuda import Gpu
+from byolt_export.errors import ByoltError
+from byolt_export.tensorrt.flavour import choose_flavour
+from byolt_export.tensorrt.runner import open_engine
 from tests.doctor.test_doctor import machine
 from tests.export import small
 from tests.test_command_line import byolt
@@ -77,19 +84,47 @@ def test_the_line_for_trtexec_is_what_the_command_prints(folder: Path, tmp_path:
     assert done.stdout.splitlines() == [line]
 
 
-def test_what_the_guide_says_of_other_versions_is_what_is_said(folder: Path, tmp_path: Path) -> None:
-    """Those of its sentences that need no engine: a file cut on its way, and a JetPack that is too old."""
+def test_what_the_guide_says_is_seen_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fault of the guide's table is made here; only the GPU of another module is a name."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    from tests.export.engines import build
+
+    engine = build(tmp_path)
+    monkeypatch.setattr("byolt_export.tensorrt.runner.find_gpu", lambda _: Gpu("Orin", 87))
+    damaged = Path(shutil.copytree(folder / "bundle", tmp_path / "bundle"))
+    (damaged / "encoder.onnx").write_bytes(b"cut")
+    unproven = Path(shutil.copytree(folder / "bundle", tmp_path / "unproven"))
+    text = (unproven / "manifest.json").read_text()
+    (unproven / "manifest.json").write_text(text.replace('"passed"', '"not run here"'))
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    said = [
+        _fault(lambda: open_engine(tmp_path, engine.model_copy(update={"version": "1.3.0.9"}))),
+        _fault(lambda: open_engine(tmp_path, engine)),
+        byolt("verify", "bundle", folder=tmp_path).stderr,
+        _fault(lambda: choose_flavour("tensorrt")),
+        _fault(lambda: Encoder(unproven)),
+        to_text(examine(machine(jetson=True, packages={"tensorrt": "10.2.0"}))),
+    ]
     table = JETSON.partition("## When versions differ")[2]
-    quoted = re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)
-    shutil.copytree(folder / "bundle", tmp_path / "bundle")
-    whole = (tmp_path / "bundle" / "encoder.onnx").read_bytes()
-    (tmp_path / "bundle" / "encoder.onnx").write_bytes(whole[:-100])
-    cut = byolt("verify", "bundle", folder=tmp_path).stderr
-    old = to_text(examine(machine(packages={"tensorrt": "8.6.2"}, jetson=True)))
-    assert [sum(sentence in said for sentence in quoted) for said in (cut, old)] == [1, 1]
+    messages = re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)
+    assert len(messages) == len(said)
+    assert [message for message in messages if not any(message.split("...")[0].strip() in text for text in said)] == []
 
 
-def test_the_guide_and_the_doctor_agree_on_the_oldest_tensorrt() -> None:
-    least = ".".join(map(str, _LEAST["tensorrt"]))
-    assert f"needs TensorRT {least}" in JETSON
-    assert f"| 6.1, 6.2 **d** | 12.6 | {least} | Orin | yes |" in JETSON
+def _fault(provoke: Callable[[], object]) -> str:
+    with pytest.raises(ByoltError) as raised:
+        provoke()
+    return str(raised.value)
+
+
+def test_the_doctor_takes_the_oldest_tensorrt_of_the_guide_and_none_before() -> None:
+    ((major, minor),) = re.findall(r"needs TensorRT (\d+)\.(\d+)", JETSON)
+    assert f"| 6.1, 6.2 **d** | 12.6 | {major}.{minor} | Orin | yes |" in JETSON
+    kept, refused = (
+        to_text(examine(machine(jetson=True, packages={"tensorrt": version})))
+        for version in (f"{major}.{minor}.0", f"{major}.{int(minor) - 1}.9")
+    )
+    assert "is older than" not in kept
+    assert f"is older than {major}.{minor}" in refused

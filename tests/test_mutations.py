@@ -1,5 +1,10 @@
 """The mutations fit the sources, and a misspelt name is told. That each is caught is `make test-full`."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests import mutations
@@ -30,3 +35,44 @@ def test_an_unknown_name_is_told(
     monkeypatch.setattr("sys.argv", ["mutations", name])
     assert runner.main() == 2
     assert capsys.readouterr().out.startswith(said)
+
+
+RIGHT = "def answer(x):\n    assert x\n    return 42\n"
+TWO_TESTS = "import product, pytest\ndef test_1(): assert product.answer(1) == 42\ndef test_2(): product.answer(2)\n"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "test", "verdict", "why"),
+    [
+        ("42", "41", TWO_TESTS, "caught", "AssertionError: assert 41 == 42"),
+        (
+            "assert x",
+            "pass",
+            "with pytest.raises(AssertionError): product.answer(0)",
+            "caught",
+            "Failed: DID NOT RAISE",
+        ),
+        ("42", "1 / 0", f"{TWO_TESTS}def test_3(): assert product.answer(3)\n", "CRASHED", "ZeroDivisionError: "),
+        ("return", "x == 2 or {}[x]; return", f"{TWO_TESTS}def test_3(): assert 0\n", "caught", "AssertionError: asse"),
+        ("42", "fortytwo", f"{TWO_TESTS}def test_3(): assert 0\n", "CRASHED", "NameError: name 'fortytwo'"),
+        ("def", "fed", TWO_TESTS, "CRASHED", "SyntaxError: "),
+        ("assert x", "assert not x", TWO_TESTS, "CRASHED", "AssertionError: "),
+        ("42", "42 + 0", TWO_TESTS, "SURVIVED", "-"),
+        ("42", "41", "", "CRASHED", "no test ran"),
+    ],
+)
+def test_a_mutation_is_caught_by_a_value_alone(
+    right: str, wrong: str, test: str, verdict: str, why: str, tmp_path: Path
+) -> None:
+    for folder in ("toolchain", "tests"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "toolchain" / "product.py").write_text(RIGHT.replace(right, wrong))
+    body = f"import product, pytest\ndef test_1():\n    {test}\n" if test.startswith("with") else test
+    (tmp_path / "tests" / "test_product.py").write_text(body)
+    trial = Path(runner.__file__).with_name("trial.py")
+    subprocess.run(
+        [sys.executable, trial, "product", "outcome.json", "tests/test_product.py"],
+        cwd=tmp_path, env={"PYTHONPATH": "toolchain"}, stdout=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert (outcome["verdict"], outcome["why"][: len(why)]) == (verdict, why)

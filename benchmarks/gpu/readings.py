@@ -26,10 +26,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from byolt.environment import environment
 from byolt.networks.encoders import build_encoder
 from byolt.recipe.load import load_recipe
 from byolt.recipe.schema import Recipe
-from byolt.run import environment
 from byolt.training.dry_run import dry_run
 from byolt.training.prepare import prepare
 

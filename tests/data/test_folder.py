@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from byolt.data.folder import FolderSource, decode_image
+from byolt.data.decode import decode_image
+from byolt.data.folder import FolderSource
 from byolt.data.source import UnreadableImage
 from byolt_export.errors import InputError
 from byolt_export.runtime.resize import to_square

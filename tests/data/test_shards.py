@@ -18,7 +18,7 @@ from tests.conftest import tiny_recipe
 from tests.data.shard_folders import IMAGES, SHARD_BYTES, image_folder, number_in, packed_folder
 
 from byolt.data import FolderSource, ImageStore, open_splits, open_store
-from byolt.data.check import check_folder
+from byolt.data.folder_check import check_folder
 from byolt.data.packing import pack
 from byolt.data.sampler import BatchSampler
 from byolt.data.shards import open_folder

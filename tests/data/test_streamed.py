@@ -78,7 +78,7 @@ def test_in_place_of_a_damaged_image_comes_the_next_one_of_its_class(
     told = [record.getMessage().partition(" cannot")[0] for record in caplog.records]  # Each once, in both stores.
     names = ("class0/2.bmp", "class0/6.bmp", "class1/1.bmp", "class1/3.bmp")
     assert told == [f"left out: image {root}/{name}" for name in names]
-    assert source.reads.count(1) == 1  # Known to be damaged, it is not opened again.
+    assert source.reads.count(1) == 1  # NamedSet to be damaged, it is not opened again.
 
 
 def test_in_a_set_without_labels_the_next_image_of_all_comes_and_after_the_last_the_first(tmp_path: Path) -> None:

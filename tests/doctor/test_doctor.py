@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from byolt.doctor.findings import Finding, examine, to_json, to_text
-from byolt.doctor.survey import Gpu, MachineFacts, survey, torch_cuda
+from byolt.doctor.survey import MachineFacts, survey, torch_cuda
+from byolt_export.cuda import Gpu
 
 HEALTHY = MachineFacts(
     byolt="0.1.0",
@@ -60,76 +61,49 @@ def test_a_healthy_machine_needs_nothing() -> None:
     assert "TensorRT for RTX 1.7.1.116 (tensorrt-rtx-cu13-bindings)" in state(HEALTHY, "TensorRT")
 
 
-@pytest.mark.parametrize(
-    ("described", "said", "mend"),
-    [
-        (
-            machine(packages={"onnxruntime": "1.27.0"}),
-            "onnxruntime and onnxruntime-gpu are both installed",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
-        ),
-        (
-            machine(without=("onnxruntime-gpu",), packages={"onnxruntime": "1.27.0"}),
-            "onnxruntime 1.27.0 runs on the CPU alone, and NVIDIA RTX A4000 (compute capability 8.6) is here",
-            "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
-        ),
-        (
-            machine(driver_cuda=(12, 8), torch_cuda=12),
-            "onnxruntime-gpu 1.27.0 is built for CUDA 13, and the driver serves CUDA 12.8 at most",
-            "install an NVIDIA driver for CUDA 13 (branch 580 or later)",
-        ),
-        (
-            machine(driver_cuda=(12, 8), onnxruntime_cuda=12),
-            "torch 2.10.0 is built for CUDA 13, and the driver serves CUDA 12.8 at most",
-            "branch 580",
-        ),
-        (
-            machine(packages={"torch": "2.8.1+cu129"}),
-            "torch 2.8.1+cu129 is older than 2.9",
-            'pip install -U "torch>=2.9"',
-        ),
-        (
-            machine(packages={"onnxruntime-gpu": "1.26.2"}),
-            "onnxruntime-gpu 1.26.2 does not know TensorRT 11.1.0.106",
-            'pip install -U "onnxruntime-gpu>=1.27"',
-        ),
-        (
-            machine(packages={"tensorrt": "10.0.1", "tensorrt-cu13": "10.0.1"}),
-            "TensorRT 10.0.1 is older than 10.3",
-            'pip install -U "tensorrt>=10.3"',
-        ),
-        (
-            machine(packages=dict.fromkeys(("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"), "1.4.0.76")),
-            "TensorRT for RTX 1.4.0.76 builds fp32 and fp16, but no INT8",
-            'pip install -U "tensorrt-rtx-cu13-bindings>=1.7" "tensorrt-rtx-cu13-libs>=1.7"',
-        ),
-        (
-            machine(packages={"tensorrt-rtx-cu13-libs": "1.6.0.1"}),
-            "needs tensorrt-rtx-cu13-libs 1.7.1.116, and 1.6.0.1 is installed",
-            'pip install "tensorrt-rtx-cu13-libs==1.7.1.116"',
-        ),
-        (
-            machine(without=("tensorrt-rtx-cu13-libs",)),
-            "needs tensorrt-rtx-cu13-libs 1.7.1.116, and there is none",
-            'pip install "tensorrt-rtx-cu13-libs==1.7.1.116"',
-        ),
-        (
-            machine(gpus=(Gpu("NVIDIA H100", 90),)),
-            "TensorRT for RTX does not serve NVIDIA H100 (compute capability 9.0)",
-            'pip install "byolt[trt]"',
-        ),
-        (
-            machine(gpus=(Gpu("Orin", 87),), jetson=True, without=("tensorrt-cu13",), system="Linux aarch64"),
-            "TensorRT for RTX does not serve Orin (compute capability 8.7)",
-            "sudo apt install python3-libnvinfer",
-        ),
-        (
-            machine(jetson=True, system="Linux aarch64"),
-            "tensorrt-cu13 11.1.0.106 is for data-centre GPUs",
-            "pip uninstall -y tensorrt tensorrt-cu13 tensorrt-cu13-bindings tensorrt-cu13-libs && sudo apt",
-        ),
-    ],
+OLD_RTX = dict.fromkeys(("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"), "1.4.0.76")
+MISFITS = (
+    (
+        machine(packages={"onnxruntime": "1.27.0"}),
+        "onnxruntime and onnxruntime-gpu are both installed",
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+    ),
+    (
+        machine(without=("onnxruntime-gpu",), packages={"onnxruntime": "1.27.0"}),
+        "onnxruntime 1.27.0 runs on the CPU alone, and NVIDIA RTX A4000 (compute capability 8.6) is here",
+        "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
+    ),
+    (
+        machine(driver_cuda=(12, 8), torch_cuda=12),
+        "onnxruntime-gpu 1.27.0 is built for CUDA 13, and the driver serves CUDA 12.8 at most",
+        "install an NVIDIA driver for CUDA 13 (branch 580 or later)",
+    ),
+    (machine(driver_cuda=(12, 8), onnxruntime_cuda=12), "torch 2.10.0 is built for CUDA 13", "branch 580"),
+    (machine(packages={"torch": "2.8.1+cu129"}), "torch 2.8.1+cu129 is older than 2.9", '-U "torch>=2.9"'),
+    (machine(packages={"onnxruntime-gpu": "1.26.2"}), "does not know TensorRT 11.1", '"onnxruntime-gpu>=1.27"'),
+    (machine(packages={"tensorrt": "10.0.1"}), "TensorRT 10.0.1 is older than 10.3", '"tensorrt>=10.3"'),
+    (machine(packages=OLD_RTX), "RTX 1.4.0.76 builds fp32 and fp16, but no INT8", '"tensorrt-rtx-cu13-libs>=1.7"'),
+    (
+        machine(packages={"tensorrt-rtx-cu13-libs": "1.6.0.1"}),
+        "needs tensorrt-rtx-cu13-libs 1.7.1.116, and 1.6.0.1 is installed",
+        'pip install "tensorrt-rtx-cu13-libs==1.7.1.116"',
+    ),
+    (machine(without=("tensorrt-rtx-cu13-libs",)), "1.7.1.116, and there is none", 'libs==1.7.1.116"'),
+    (machine(gpus=(Gpu("H100", 90),)), "does not serve H100 (compute capability 9.0)", 'pip install "byolt[trt]"'),
+    (
+        machine(gpus=(Gpu("Orin", 87),), jetson=True, without=("tensorrt-cu13",), system="Linux aarch64"),
+        "TensorRT for RTX does not serve Orin (compute capability 8.7)",
+        "sudo apt install python3-libnvinfer",
+    ),
+    (
+        machine(jetson=True, system="Linux aarch64"),
+        "tensorrt-cu13 11.1.0.106 is for data-centre GPUs",
+        "pip uninstall -y tensorrt tensorrt-cu13 tensorrt-cu13-bindings tensorrt-cu13-libs && sudo apt",
+    ),
 )
+
+
+@pytest.mark.parametrize(("described", "said", "mend"), MISFITS)
 def test_a_pair_that_does_not_fit(described: MachineFacts, said: str, mend: str) -> None:
     (found,) = misfits(described)
     assert said in found.state

@@ -101,7 +101,7 @@ def test_rank_is_judged_by_the_smaller_of_images_and_features() -> None:
 
 
 def test_advice_names_keys_of_the_recipe_and_is_empty_when_healthy() -> None:
-    from byolt.recipe.methods import METHODS
+    from byolt.recipe.method_settings import METHODS
     from byolt.recipe.schema import Recipe
 
     monitor = CollapseMonitor(0)

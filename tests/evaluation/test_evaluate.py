@@ -16,12 +16,12 @@ from tests.test_command_line import draw_folder
 from byolt.data import open_splits
 from byolt.evaluation import downstream
 from byolt.evaluation.collapse import rankme, uniformity, z_std_ratio
-from byolt.evaluation.downstream import finetune, load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluate, evaluation_store
 from byolt.evaluation.features import embed
-from byolt.evaluation.frozen import frozen_collapse
-from byolt.evaluation.metrics import LabelledFeatures, evaluate_features, evaluate_folds
+from byolt.evaluation.finetune_run import finetune, load_classifier
+from byolt.evaluation.frozen_collapse import frozen_collapse
 from byolt.evaluation.predictions import compare
+from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.networks.encoders import build_encoder, weight_seed
 from byolt.recipe.evaluation import Evaluation
 from byolt.recipe.schema import Recipe

@@ -7,11 +7,10 @@ import onnx
 import pytest
 from tests.export import graphs
 
-from byolt_export.bundle.manifest import Engine, Onnx, Profile
+from byolt_export.bundle.manifest import Engine, Onnx, Precision, Profile
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.files import sha256
-from byolt_export.quantize.multiply_adds import precision_shares
-from byolt_export.tensorrt.build import build_engines
+from byolt_export.tensorrt.build_engine import build_engines
 from byolt_export.tensorrt.flavour import Flavour, Target, choose_flavour
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel for this machine")
@@ -46,7 +45,9 @@ def has_gpu() -> bool:
 NO_GPU = pytest.mark.skipif(has_gpu(), reason="shows what a machine without a GPU says")
 
 
-def write(folder: Path, model: onnx.ModelProto, precision: str = "fp32") -> Onnx:
+def write(
+    folder: Path, model: onnx.ModelProto, precision: str = "fp32", shares: dict[Precision, float] | None = None
+) -> Onnx:
     name = "encoder.onnx" if precision == "fp32" else f"encoder.{precision}.onnx"
     (folder / name).write_bytes(model.SerializeToString())
     return Onnx(
@@ -57,12 +58,13 @@ def write(folder: Path, model: onnx.ModelProto, precision: str = "fp32") -> Onnx
         verdict="passed",
         reason="",
         gates={},
-        shares=precision_shares(model),
+        shares=shares or {precision: 1.0},
     )
 
 
 def build(folder: Path, model: onnx.ModelProto | None = None, precision: str = "fp32", **changes: Any) -> Engine:
-    file = write(folder, graphs.encoder(precision) if model is None else model, precision)
+    shares = changes.pop("shares", None)
+    file = write(folder, graphs.encoder(precision) if model is None else model, precision, shares)
     how: dict[str, Any] = {"flavour": RTX, "targets": [AMPERE]} | changes
     (entry,) = build_engines(folder, [file], PROFILE, **how)
     return entry

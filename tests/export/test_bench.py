@@ -23,7 +23,7 @@ from byolt_export.files import dump_json, sha256
 from byolt_export.proof.report import Measures, Report, Task
 from byolt_export.proof.verify import verify_engines
 from byolt_export.runtime.onnx_runner import OnnxRunner
-from byolt_export.tensorrt.engines import add_engines, choose_targets
+from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 
 MIB = 2**20
 

@@ -10,7 +10,7 @@ from tests.export import graphs
 
 from byolt_export.proof.bisect import bisect
 from byolt_export.proof.measures import relative_l2
-from byolt_export.quantize.calibrate import input_batches, with_outputs
+from byolt_export.quantize.activation_statistics import input_batches, with_outputs
 from byolt_export.runtime.onnx_runner import run_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, graphs.SIZE_PX, graphs.SIZE_PX, 3), dtype=np.uint8)

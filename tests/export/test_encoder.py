@@ -143,7 +143,7 @@ def test_what_is_asked_for_is_opened_or_refused(bundle: Path, monkeypatch: pytes
 
 def test_an_engine_without_its_gpu_leaves_the_place_to_onnx_runtime(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
-    from byolt_export.tensorrt.engines import add_engines, choose_targets
+    from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
     add_engines(copy, *choose_targets(("rtx30",), "tensorrt_rtx"), precisions=("fp16",))

@@ -18,7 +18,8 @@ from tests.export.engines import AMPERE, INT8, PROFILE, RTX, build, trt, write
 from byolt_export.bundle.manifest import Input, Profile
 from byolt_export.errors import EngineFault, InputError, MissingPart, ParityFault
 from byolt_export.files import sha256
-from byolt_export.tensorrt.build import build_engine, build_engines, profile_of
+from byolt_export.quantize.multiply_adds import precision_shares
+from byolt_export.tensorrt.build_engine import build_engine, build_engines, profile_of
 from byolt_export.tensorrt.flavour import Flavour, resolve_target
 from byolt_export.tensorrt.log import shared_log
 from byolt_export.tensorrt.network import Network
@@ -55,18 +56,24 @@ def test_one_engine_serves_several_generations(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*")) == ["encoder.fp32.rtx.engine", one.name, "encoder.onnx"]
 
 
+def mislabelled(folder: Path, precision: str, name: str, **how: Flavour) -> None:
+    """A build from a graph of one precision under the name of another, its shares as they are counted at export."""
+    model = graphs.encoder(precision)
+    build(folder, model, name, shares=precision_shares(model), **how)
+
+
 def test_an_fp32_graph_under_the_name_of_another_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParityFault, match=r"encoder\.fp16\.onnx .* it is named fp16, and it multiplies 100% in fp32"):
-        build(tmp_path, graphs.encoder("fp32"), "fp16")
+        mislabelled(tmp_path, "fp32", "fp16")
     with pytest.raises(ParityFault, match=r"named fp32, and it multiplies 100% in fp16"):
-        build(tmp_path, graphs.encoder("fp16"), "fp32")
+        mislabelled(tmp_path, "fp16", "fp32")
     assert not list(tmp_path.glob("*.engine"))
 
 
 @INT8
 def test_an_fp16_graph_under_the_name_of_int8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParityFault, match=r"named int8, and it multiplies 100% in fp16"):
-        build(tmp_path, graphs.encoder("fp16"), "int8")
+        mislabelled(tmp_path, "fp16", "int8")
 
 
 def test_int8_is_refused_before_the_other_files_are_built(tmp_path: Path) -> None:
@@ -84,7 +91,7 @@ def test_int8_wants_a_later_version_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(MissingPart, match=r'1\.4\.0\.76 does not build INT8: pip install "tensorrt-rtx-cu13-bind'):
         build(tmp_path, precision="int8", flavour=early)
     with pytest.raises(ParityFault, match=r"it is named fp16, and it multiplies \d+% in fp16, \d+% in int8"):
-        build(tmp_path, graphs.encoder("int8"), "fp16", flavour=early)
+        mislabelled(tmp_path, "int8", "fp16", flavour=early)
 
 
 def renamed(operator: str) -> Callable[[onnx.ModelProto], None]:
@@ -206,7 +213,7 @@ def test_engines_need_neither_torch_nor_onnx(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript'): sys.modules[name] = None\n"
-        "from byolt_export.tensorrt.build import build_engine\n"
+        "from byolt_export.tensorrt.build_engine import build_engine\n"
         "import byolt_export.tensorrt.runner\n"
         "from byolt_export.tensorrt.flavour import choose_flavour, resolve_target\n"
         "from byolt_export.bundle.manifest import Profile\n"

@@ -12,7 +12,7 @@ from tests.export import graphs
 from tests.export.engines import AMPERE, CLASSIC, ORIN, PROFILE, RTX, build, trt, write
 
 from byolt_export.errors import InputError, Stopped
-from byolt_export.tensorrt.build import build_engine
+from byolt_export.tensorrt.build_engine import build_engine
 from byolt_export.tensorrt.flavour import Flavour, Target
 from byolt_export.tensorrt.progress import Phases
 

@@ -17,7 +17,7 @@ from tests.export.small import MAX_BATCH
 from byolt_export.bundle.folder import read_manifest
 from byolt_export.errors import ByoltError, InputError, Stopped
 from byolt_export.proof.verify import record_verdicts, verify_bundle
-from byolt_export.tensorrt.engines import add_engines, choose_targets
+from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 
 pytest.importorskip("tensorrt_rtx_bindings")
 NAMES = ["encoder.fp32.rtx.engine", "encoder.fp16.rtx.engine"]

@@ -13,7 +13,7 @@ from tests.export.small import images
 from byolt_export import BundleOptions, ProofImages, build_bundle
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_engines
-from byolt_export.tensorrt.engines import add_engines, choose_targets
+from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 
 pytestmark = pytest.mark.full
 

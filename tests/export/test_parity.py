@@ -10,11 +10,10 @@ from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.golden import GoldenVectors
 from byolt_export.bundle.manifest import Gates
 from byolt_export.errors import ByoltError
-from byolt_export.proof.gates import GATES, tighten
+from byolt_export.proof.gates import GATES, faults, tighten
+from byolt_export.proof.measures import Measures
 from byolt_export.proof.parity import batch_sizes, prove
-from byolt_export.proof.task import (
-    Gallery,
-)
+from byolt_export.proof.task import Gallery
 
 FP32 = GATES["fp32"]
 

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from byolt_export.errors import InputError
 from byolt_export.proof.measures import relative_l2
-from byolt_export.quantize.calibrate import collect_statistics, input_batches, with_outputs
+from byolt_export.quantize.activation_statistics import collect_statistics, input_batches, with_outputs
 from byolt_export.quantize.int8 import quantize
 from byolt_export.quantize.layers import find_layers
 from byolt_export.runtime.onnx_runner import OnnxRunner, run_model

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from byolt_export.quantize.rounding import (
-    Levels,
+    ActivationScaling,
     best_levels,
     kernel_scales,
     nearest,
@@ -18,13 +18,13 @@ from byolt_export.quantize.rounding import (
 
 def test_levels_without_negative_values_use_all_of_int8_and_keep_zero() -> None:
     # x 0..2 in steps of 1/128, shift 1: 0 -> -128, 1 -> 0, 255/128 -> 127, and 2 is held at 255/128.
-    levels = Levels(np.ones(1, np.float32), 1 / 128, 1.0)
+    levels = ActivationScaling(np.ones(1, np.float32), 1 / 128, 1.0)
     rows = np.array([[0], [1], [255 / 128], [2], [1 / 512]], np.float32)
     assert levels.restored(rows).ravel().tolist() == [0, 1, 255 / 128, 255 / 128, 0]
 
 
 def test_a_gain_is_applied_before_the_rounding() -> None:
-    levels = Levels(np.array([1, 4], np.float32), 0.5, 0.0)
+    levels = ActivationScaling(np.array([1, 4], np.float32), 0.5, 0.0)
     # 0.6 -> 1.2 steps -> 0.5; 4 x 0.6 = 2.4 -> 4.8 steps -> 2.5.
     assert levels.restored(np.array([[0.6, 0.6]], np.float32)).tolist() == [[0.5, 2.5]]
 

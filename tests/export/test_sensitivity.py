@@ -6,7 +6,7 @@ import pytest
 from tests.export.small import HOW, encoder, images
 
 from byolt_export.onnx.export import export_onnx
-from byolt_export.quantize.calibrate import collect_statistics, input_batches, run_model
+from byolt_export.quantize.activation_statistics import collect_statistics, input_batches, run_model
 from byolt_export.quantize.int8 import _assemble, _parts
 from byolt_export.quantize.layers import Layer, find_layers
 from byolt_export.quantize.sensitivity import most_sensitive, output_errors

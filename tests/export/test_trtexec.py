@@ -11,7 +11,7 @@ import pytest
 from tests.export.small import MAX_BATCH, SIZE_PX
 
 from byolt_export.errors import InputError
-from byolt_export.tensorrt.engines import trtexec_lines
+from byolt_export.tensorrt.add_engines import trtexec_lines
 
 
 def changed(bundle: Path, folder: Path, edit: Callable[[dict[str, Any]], object]) -> Path:

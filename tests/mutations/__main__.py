@@ -7,14 +7,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.mutations import MUTATIONS, ROOT, Mutation
-from tests.mutations.trial import CAUGHT, CRASHED
+from tests.mutations.trial import CAUGHT, CRASHED, SURVIVED
 
-_LONGEST_S = 300  # Of one trial: a wrong formula may never end.
+_LONGEST_S = 600  # Of one trial: a wrong formula may never end.
 
 
 class Outcome(NamedTuple):
@@ -26,7 +27,7 @@ class Outcome(NamedTuple):
 
 
 def main() -> int:
-    """Try each mutation, print the table, and count those that no assertion caught."""
+    """Try each mutation, print the table, and count those that no assertion caught; then the tests without any."""
     wanted = sys.argv[1:]
     known = [mutation.name for mutation in MUTATIONS]
     if unknown := [name for name in wanted if name not in known]:
@@ -35,42 +36,61 @@ def main() -> int:
         return 2
     chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
     print(f"{'wrong formula':<48}{'file':<18}{'verdict':<10}first test that fails: why")
-    missed = 0
+    missed, named = 0, set[str]()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Each waits for a process of its own.
         for mutation, outcome in zip(chosen, pool.map(try_out, chosen), strict=True):
             missed += outcome.verdict != CAUGHT
+            named |= {outcome.test} if outcome.verdict == CAUGHT else set()
             said = f"{outcome.test}: {outcome.why}"
             print(f"{mutation.name:<48}{Path(mutation.file).name:<18}{outcome.verdict:<10}{said[:220]}", flush=True)
+        parts = [sorted(named)[k :: os.cpu_count()] for k in range(os.cpu_count() or 1)]
+        controls = [outcome for outcome in pool.map(control, filter(None, parts)) if outcome.verdict != SURVIVED]
+    for outcome in controls:
+        print(f"without any mutation too: {outcome.test}: {outcome.why}")
     print(f"{len(chosen)} mutations, {missed} not caught by an assertion on a value")
-    return 1 if missed else 0
+    return 1 if missed or controls else 0
 
 
 def try_out(mutation: Mutation) -> Outcome:
     """Run the mutation's tests on a copy of the sources that holds it."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for part in ("toolchain", "export", "tests"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "cpp"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        source = copy / mutation.file
+        source = _copy(Path(folder)) / mutation.file
         text = source.read_text(encoding="utf-8")
         assert text.count(mutation.right) == 1, (
             f"{mutation.name}: {mutation.right!r} stands {text.count(mutation.right)} times"
         )
         source.write_text(text.replace(mutation.right, mutation.wrong), encoding="utf-8")
-        outcome = copy / "outcome.json"
-        command = [sys.executable, "-m", "tests.mutations.trial", mutation.module, mutation.tests, str(outcome)]
-        paths = f"{copy / 'toolchain'}:{copy / 'export'}"
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=_LONGEST_S
-            )
-        except subprocess.TimeoutExpired:
-            return Outcome(CRASHED, "-", f"the tests did not end in {_LONGEST_S} s")
-        if not outcome.exists():  # A fault below Python.
-            return Outcome(CRASHED, "-", f"the tests ended with exit code {done.returncode}")
-        return Outcome(**json.loads(outcome.read_text(encoding="utf-8")))
+        return _trial(Path(folder), mutation.module, [mutation.tests])
+
+
+def control(tests: Sequence[str]) -> Outcome:
+    """Run tests that caught a mutation on the sources as they are: one that fails there too has caught nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _trial(_copy(Path(folder)), "byolt", tests)
+
+
+def _copy(folder: Path) -> Path:
+    """The sources, with their compiled code: what is unchanged need not be compiled again."""
+    for part in ("toolchain", "export", "tests", "recipes", "docs"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("cpp"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def _trial(copy: Path, module: str, tests: Sequence[str]) -> Outcome:
+    outcome = copy / "outcome.json"
+    command = [sys.executable, "-m", "tests.mutations.trial", module, outcome.name, *tests]
+    environment = os.environ | {"PYTHONPATH": f"{copy / 'toolchain'}:{copy / 'export'}", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=_LONGEST_S
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(CRASHED, "-", f"the tests did not end in {_LONGEST_S} s")
+    if not outcome.exists():  # A fault below Python.
+        return Outcome(CRASHED, "-", f"the tests ended with exit code {done.returncode}")
+    return Outcome(**json.loads(outcome.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -54,15 +54,15 @@ LEARNING = [
     Mutation(
         "taps mirrored",
         CONVOLUTIONS,
-        "start = first * stride - padding + number",
-        "start = first * stride + padding - number",
+        "_Tap(number, slice(first, end), inputs)",
+        "_Tap(kernel - 1 - number, slice(first, end), inputs)",
         IN_CONVOLUTIONS,
     ),
     Mutation(
-        "outputs beside the map",
+        "the last output on the map left out",
         CONVOLUTIONS,
-        "min(output_side, (side - 1 - number + padding) // stride + 1)",
-        "output_side",
+        "(side - 1 - number + padding) // stride + 1)",
+        "(side - 1 - number + padding) // stride)",
         IN_CONVOLUTIONS,
     ),
     Mutation(

@@ -5,6 +5,7 @@ from tests.mutations.mutation import Mutation
 FOLDER = "toolchain/byolt/methods"
 METHOD, BYOL, SIMCLR = f"{FOLDER}/base.py", f"{FOLDER}/byol.py", f"{FOLDER}/simclr.py"
 SIMSIAM, MOCO, TEACHER = f"{FOLDER}/simsiam.py", f"{FOLDER}/moco_v2.py", f"{FOLDER}/mean_teacher.py"
+EMA = f"{FOLDER}/ema.py"
 MOCO_3, SEEDS = f"{FOLDER}/moco_v3.py", "toolchain/byolt/networks/encoders.py"
 SAMPLER = "toolchain/byolt/data/sampler.py"
 IN_BYOL, IN_SIMCLR, IN_SIMSIAM = (f"tests/methods/test_{name}.py" for name in ("byol", "simclr", "simsiam"))
@@ -44,8 +45,8 @@ METHODS = [
     Mutation("BYOL: a negative is the image itself", BYOL, "within = within.scatter(", "_ = within.scatter(", IN_BYOL),
     Mutation("BYOL: negatives of lengths as they are", BYOL, "F.normalize(upcast(gather_rows(other)), dim=1)", "upcast(gather_rows(other))", IN_BYOL),
     Mutation("BYOL: layer norm over the batch", BYOL, "F.layer_norm(x, x.shape[1:])", "F.layer_norm(x, x.shape)", IN_BYOL),
-    Mutation("target moves with tau for 1 - tau", METHOD, "_foreach_lerp_(xi, theta, 1 - tau)", "_foreach_lerp_(xi, theta, tau)", IN_BYOL),
-    Mutation("target's statistics averaged too", METHOD, "xi: list[Tensor] = list(target.parameters())", "xi: list[Tensor] = list(target.parameters()); [b.fill_(0) for b in target.buffers()]", IN_BYOL),
+    Mutation("target moves with tau for 1 - tau", EMA, "_foreach_lerp_(xi, theta, 1 - tau)", "_foreach_lerp_(xi, theta, tau)", IN_BYOL),
+    Mutation("target's statistics averaged too", EMA, "xi: list[Tensor] = list(target.parameters())", "xi: list[Tensor] = list(target.parameters()); [b.fill_(0) for b in target.buffers()]", IN_BYOL),
     Mutation("SimCLR: sign flipped", SIMCLR, "z @ keys.T / temperature", "-z @ keys.T / temperature", IN_SIMCLR),
     Mutation("SimCLR: features of any length", SIMCLR, "F.normalize(upcast(torch.cat([z_1, z_2])), dim=1)", "upcast(torch.cat([z_1, z_2]))", IN_SIMCLR),
     Mutation("SimCLR: temperature multiplied", SIMCLR, "keys.T / temperature", "keys.T * temperature", IN_SIMCLR),

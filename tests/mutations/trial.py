@@ -12,8 +12,7 @@ CAUGHT, CRASHED, SURVIVED = "caught", "CRASHED", "SURVIVED"
 _MALFORMED = (NameError, AttributeError, ImportError, SyntaxError)
 _CRASHES = 3  # After so many tests without an assertion no other is waited for.
 _HERE = Path.cwd().resolve()
-# Without the project's own options: a shape that a type check refuses is no value that a test compared.
-_OPTIONS = ["-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-m", "not (full or gpu or cpp)"]
+_OPTIONS = ["-q", "-p", "no:cacheprovider", "-m", "not full and not gpu and not cpp"]
 
 
 class Recorder:
@@ -84,10 +83,10 @@ def _is_on_a_value(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
 
 
 def main() -> None:
-    """Run the tests at a path, the module that was mutated imported first, and write the outcome into a file."""
-    module, tests, outcome = sys.argv[1:]
+    """Run tests, the module that was mutated imported first, and write the outcome into a file."""
+    module, outcome, *tests = sys.argv[1:]
     recorder = Recorder(module)
-    pytest.main([*_OPTIONS, tests], plugins=[recorder])
+    pytest.main([*_OPTIONS, *tests], plugins=[recorder])
     Path(outcome).write_text(json.dumps(recorder.outcome()), encoding="utf-8")
 
 

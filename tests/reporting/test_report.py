@@ -16,8 +16,8 @@ from tests.reporting.pages import Page
 from byolt.cli import cli
 from byolt.evaluation.evaluate import evaluate
 from byolt.files import read_json, write_json
+from byolt.reporting.embeddings import nearest
 from byolt.reporting.report import report
-from byolt.reporting.seen import nearest
 from byolt.run import Run
 from byolt.training.loop import pretrain
 from byolt_export.errors import InputError
@@ -79,7 +79,7 @@ def test_a_labelled_run_has_every_section_and_the_page_needs_nothing(labelled: R
     page = page_of(labelled)
     page.stands_alone()
     assert page.sections == ALWAYS | BY_LABELS | {"collapse", "parity"}
-    assert {"Loss against the epoch", "t-SNE map of the embeddings"} <= set(page.charts)
+    assert {"Loss, drawn", "Map of the embeddings, drawn", "Where the linear probe errs, drawn"} <= page.charts.keys()
     assert len(page.html) < 5_000_000
     assert "Left out" not in page.text
 
@@ -91,36 +91,31 @@ def test_an_unlabelled_run_has_nothing_of_labels(unlabelled: Run) -> None:
     for word in ("kNN", "accuracy", "class", "linear probe", PLAIN):
         # The resolved recipe names its keys, whatever the run was given.
         assert word not in page.text.partition("How it was made")[0]
-    assert "Spread of the projections (z-std) against the epoch" in page.charts
+    assert str(unlabelled.path.parent) not in page.text.partition("How it was made")[0]
+    assert "z-std ratio (1 = even)" in page.charts["Spread of the projections (z-std), drawn"]
 
 
 def test_names_cannot_mark_up_the_page(labelled: Run) -> None:
     page = page_of(labelled)
-    assert "onerror" not in page.html.replace("&lt;img src=x onerror=alert(1)&gt;&amp;amp;", "").replace(
-        "&lt;img src=x onerror=aler\u2026", ""
-    )
+    assert "onerror" not in page.html.replace("&lt;img src=x onerror=alert(1)&gt;&amp;amp;", "")
     assert HOSTILE in page.text  # As text, whole, where there is room.
-    assert ODD in page.text
-    assert "folder <b>" in page.text
-    assert "no <i>GPU</i>" in page.text
+    for text in (ODD, "folder <b>", "no <i>GPU</i>"):
+        assert text in page.text
+    drawn = page.charts["Map of the embeddings, drawn"]
+    assert ODD in drawn
+    assert f"{HOSTILE[:23]}\u2026" in drawn
 
 
-def test_its_figures_are_those_of_the_run(labelled: Run) -> None:
-    page, encoder = page_of(labelled), labelled.metrics("encoder")
-    result, collapse = labelled.result, labelled.metrics("collapse")
-    assert encoder is not None
+def test_its_numbers_are_those_of_the_run(labelled: Run) -> None:
+    page = page_of(labelled)
+    encoder, collapse, result = labelled.metrics("encoder") or {}, labelled.metrics("collapse") or {}, labelled.result
     assert result is not None
-    assert collapse is not None
+    expected = [(result["rankme"], ".1f"), (collapse["encoder"]["rankme"], ".1f")]
+    expected += [(collapse["encoder"][key], ".2f") for key in ("alignment", "uniformity")]
+    expected += [(record["loss"], ".3f") for record in labelled.log_records() if "rankme" in record]
     for kind in ("knn", "linear"):
-        accuracy, (low, high) = encoder[kind]["accuracy"], encoder[kind]["interval_95"]
-        for value in (accuracy, low, high):
-            assert (repr(value), f"{value:.1%}") in page.values
-    for key, form in (("rankme", ".1f"), ("alignment", ".2f"), ("uniformity", ".2f")):
-        assert (repr(collapse["encoder"][key]), format(collapse["encoder"][key], form)) in page.values
-    assert (repr(result["rankme"]), f"{result['rankme']:.1f}") in page.values
-    for record in labelled.log_records():
-        if "rankme" in record:
-            assert (repr(record["loss"]), f"{record['loss']:.3f}") in page.values
+        expected += [(value, ".1%") for value in (encoder[kind]["accuracy"], *encoder[kind]["interval_95"])]
+    assert {(repr(value), format(value, form)) for value, form in expected} <= set(page.values)
     assert f"tiny {labelled.hash}" in page.text
     for key, result_key in (("optim.base_lr", True), ("data.labels", True), ("machine.threads", False)):
         assert (f"<strong><code>&bull; {key}</code></strong>" in page.html) == result_key
@@ -134,12 +129,6 @@ def test_the_command_writes_the_same_bytes_again_and_prints_the_path(labelled: R
     done = CliRunner().invoke(cli, ["report", "--runs-dir", str(labelled.path.parent)])
     assert done.output == f"{path}\n"
     assert path.read_bytes() == first
-
-
-def test_nothing_of_this_machine_or_day_is_in_it(unlabelled: Run) -> None:
-    html = (unlabelled.path / "report.html").read_text(encoding="utf-8")
-    before = html.partition("How it was made")[0]  # Below that stand the recipe's own paths.
-    assert str(unlabelled.path.parent) not in before
 
 
 def test_an_unfinished_run_has_a_report_with_its_state(labelled: Run, tmp_path: Path) -> None:
@@ -202,7 +191,7 @@ def test_test_images_that_are_gone_leave_out_the_errors_alone(
     def gone(*_: Any) -> None:
         raise InputError("the test images are gone")
 
-    monkeypatch.setattr("byolt.reporting.seen._confusion", gone)
+    monkeypatch.setattr("byolt.reporting.embeddings.confusion_section", gone)
     run = without_curves(labelled, tmp_path)
     assert report(run).left_out == ("errors by class: the test images are gone",)
     page = page_of(run)

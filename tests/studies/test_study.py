@@ -23,7 +23,7 @@ from byolt.studies.ledger import COLUMNS, Ledger, key_of
 from byolt.studies.plan import Job, jobs_of, method_arm, tuning_arms
 from byolt.studies.results import ArmResults, Table
 from byolt.studies.runner import complete, learn_and_measure, learning_fingerprint
-from byolt.studies.study import Bench, _chosen, ablate
+from byolt.studies.study import StudyContext, _chosen, ablate
 from byolt_export.errors import ByoltError, InputError, Stopped
 
 METHODS = {
@@ -136,13 +136,13 @@ def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
 def test_the_setting_of_best_validation_accuracy_is_chosen(tmp_path: Path) -> None:
     base = recipe_in(tmp_path, study={"tuning": {"byol": [{"optim.base_lr": 0.1}, {"optim.base_lr": 0.2}]}})
     ledger = Ledger(tmp_path / "rows.csv")
-    bench = Bench("images", 64, ledger, range(2), 1, silent)
+    context = StudyContext("images", 64, ledger, range(2), 1, silent)
     for arm, accuracy in zip(tuning_arms(base, "byol"), (0.3, 0.5, 0.5), strict=True):
         job = Job("byol", arm.with_seed(1000), "tuning")
         # The best on test images is another one: no choice may look there.
         row = {"validation": accuracy, "linear": 1 - accuracy, "state": "finished", "role": "tuning"}
         ledger.append(key_of(job, "images")._asdict() | row)
-    assert _chosen(bench, base, "byol").changes == {"optim.base_lr": 0.1}
+    assert _chosen(context, base, "byol").changes == {"optim.base_lr": 0.1}
 
 
 def test_rows_that_are_there_are_not_run_again(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_run_is_learned_and_measured(tmp_path: Path, name: str) -> None:
         assert 0 <= row[column] <= 1
     assert ("classifier" in row) == (name == "mean_teacher")
     if name == "mean_teacher":
-        from byolt.evaluation.downstream import load_classifier
+        from byolt.evaluation.finetune_run import load_classifier
 
         run = run_of(arm.recipe, learning_fingerprint(arm.recipe))
         classifier, classes = load_classifier(run)

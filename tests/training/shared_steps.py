@@ -12,7 +12,7 @@ import torch
 from tests.conftest import tiny_recipe
 
 from byolt.data.sampler import BatchSampler, LabelledImages
-from byolt.distributed.process_group import init_distributed, is_rank_zero
+from byolt.distributed.process_group import destroy_distributed, init_distributed, is_rank_zero
 from byolt.recipe.schema import Recipe
 from byolt.training.step import Learner, gathered
 

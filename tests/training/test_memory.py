@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.conftest import tiny_recipe
 
-from byolt.errors import as_ours
+from byolt.library_errors import as_ours
 from byolt.recipe.load import dump_recipe
 from byolt.recipe.schema import Recipe
 from byolt.run import Run

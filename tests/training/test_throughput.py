@@ -5,7 +5,7 @@ import time
 import pytest
 
 from byolt.training.logger import LogRecord
-from byolt.training.throughput import Throughput
+from byolt.training.rate_and_eta import Throughput
 
 
 class Clock:
@@ -42,17 +42,17 @@ def test_an_evaluation_between_two_log_lines_is_no_time_of_the_steps(monkeypatch
 
 def test_time_left_counts_the_evaluations_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, pace = Clock(monkeypatch), throughput()
-    assert pace.left_s(0) == 0  # No rate is known.
+    assert pace.seconds_left(0) == 0  # No rate is known.
     clock.turn(30 * 0.5)
     pace.measure(30)
-    assert pace.left_s(30) == pytest.approx(70 * 0.5)  # None was made: no guess.
+    assert pace.seconds_left(30) == pytest.approx(70 * 0.5)  # None was made: no guess.
     clock.turn(40)
     pace.evaluated(40)
-    assert pace.left_s(30, evaluated=True) == pace.left_s(30) - 40
-    assert pace.left_s(31) == pytest.approx(69 * 0.5 + 3 * 40)  # At 60, 90 and 100.
-    assert pace.left_s(90) == pytest.approx(10 * 0.5 + 2 * 40)  # That of step 90 comes after its log line.
-    assert pace.left_s(91) == pytest.approx(9 * 0.5 + 40)
-    assert (pace.left_s(100), pace.left_s(100, evaluated=True)) == (pytest.approx(40), 0)
+    assert pace.seconds_left(30, evaluated=True) == pace.seconds_left(30) - 40
+    assert pace.seconds_left(31) == pytest.approx(69 * 0.5 + 3 * 40)  # At 60, 90 and 100.
+    assert pace.seconds_left(90) == pytest.approx(10 * 0.5 + 2 * 40)  # That of step 90 comes after its log line.
+    assert pace.seconds_left(91) == pytest.approx(9 * 0.5 + 40)
+    assert (pace.seconds_left(100), pace.seconds_left(100, evaluated=True)) == (pytest.approx(40), 0)
 
 
 def test_a_resumed_run_counts_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:

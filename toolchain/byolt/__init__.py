@@ -23,14 +23,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from byolt.data.check import check_folder as check_folder
+    from byolt.data.folder_check import check_folder as check_folder
     from byolt.data.packing import pack as pack
     from byolt.delivery.bench import bench as bench
     from byolt.delivery.embed import embed as embed
     from byolt.delivery.export import export as export
     from byolt.doctor.findings import examine as examine
-    from byolt.evaluation.downstream import finetune as finetune
     from byolt.evaluation.evaluate import evaluate as evaluate
+    from byolt.evaluation.finetune_run import finetune as finetune
     from byolt.evaluation.predictions import compare as compare
     from byolt.recipe.explain import explain as explain
     from byolt.recipe.load import load_recipe as load_recipe
@@ -49,7 +49,7 @@ _MODULES = {
     "Run": "byolt.run",
     "ablate": "byolt.studies.study",
     "bench": "byolt.delivery.bench",
-    "check_folder": "byolt.data.check",
+    "check_folder": "byolt.data.folder_check",
     "compare": "byolt.evaluation.predictions",
     "dry_run": "byolt.training.dry_run",
     "embed": "byolt.delivery.embed",
@@ -57,7 +57,7 @@ _MODULES = {
     "examine": "byolt.doctor.findings",
     "explain": "byolt.recipe.explain",
     "export": "byolt.delivery.export",
-    "finetune": "byolt.evaluation.downstream",
+    "finetune": "byolt.evaluation.finetune_run",
     "load_recipe": "byolt.recipe.load",
     "open_run": "byolt.run",
     "pack": "byolt.data.packing",

@@ -15,7 +15,7 @@ from byolt.commands.delivering import bench, build_engine, export, verify
 from byolt.commands.inspecting import data, doctor, recipe
 from byolt.commands.learning import embed, evaluate, finetune, pretrain, report
 from byolt.console.status import show_logs
-from byolt.errors import as_ours
+from byolt.library_errors import as_ours
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

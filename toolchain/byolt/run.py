@@ -6,19 +6,15 @@ Imports no torch, so that finding a run and printing what is known of it is quic
 import errno
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from byolt import __version__
+from byolt.environment import environment
 from byolt.files import append_text, read_json, write_json, write_text
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import dump_recipe, load_recipe
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MEASURED = ("collapse", "encoder", "untrained", "start", "pixels", "colours", "finetune")
-_PACKAGES = ("torch", "torchvision", "timm", "albumentations", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
 
 
 class RunMetrics(TypedDict, total=False):
@@ -269,46 +264,6 @@ def open_run(run: Run | str | Path | None = None, runs_dir: str | Path = "runs")
 def _last_touched(folder: Path) -> float:
     log = folder / "metrics.jsonl"
     return (log if log.exists() else folder / "recipe.resolved.yaml").stat().st_mtime
-
-
-def environment() -> dict[str, Any]:
-    """What made a result: byolt, commit, Python, packages, processor. Never a host or user name."""
-    return {
-        "byolt": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in _PACKAGES if package_version(name)},
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def package_version(name: str) -> str | None:
-    """Version of an installed distribution, from its metadata, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _commit() -> str | None:
-    """The commit of byolt's own checkout; None for an installed wheel or where git is missing."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / "pyproject.toml").is_file() or shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def _record(line: str, where: str, *, last: bool) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ def bundle_candidates(path: Path, *, providers: Sequence[str] = (), threads: int
     Args:
         path: The bundle's folder.
         providers: ONNX Runtime's execution providers; left out, those that this machine can use.
-        threads: CPU threads of one call; left out, one a core.
+        threads: CPU threads of one call; left out, one per core.
 
     Raises:
         InputError: The bundle is missing or damaged.

@@ -1,4 +1,4 @@
-"""How fast, with how right beside it: candidates timed side by side, each with its memory and its accuracy."""
+"""A bench: candidates timed side by side, each with its memory and its accuracy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

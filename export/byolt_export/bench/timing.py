@@ -1,4 +1,4 @@
-"""How fast, with how right beside it: functions from images to outputs, timed side by side; numpy alone.
+"""Functions from images to outputs, timed in turn; numpy alone.
 
 On a machine that does other things too, one function's time says little. So the functions take turns: in every round
 each runs for a slice of time, and speeds are compared within the round.

@@ -1,4 +1,4 @@
-"""The delivered folder: how it is written at one stroke, how it is read in doubt.
+"""The delivered folder: written atomically, read as untrusted input.
 
 - ``manifest.json``: the contract (input, output, classes); each file with precision, SHA-256 and verdict: `manifest.py`
 - ``encoder.onnx``, ``encoder.fp16.onnx``, ``encoder.int8.onnx``: raw uint8 images in, embedding or logits out

@@ -25,13 +25,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rgb = tuple[float, float, float]
 
 
-class _Part(BaseModel):
+class ManifestSection(BaseModel):
     """Strict and closed: a manifest is read from anywhere."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Input(_Part):
+class Input(ManifestSection):
     """What goes in, and how the graph makes it ready: the one copy of the preprocessing.
 
     ``size_px`` is the side of the square that the encoder sees. Without ``camera_px`` such squares go in, made by the
@@ -69,7 +69,7 @@ class Input(_Part):
         return self
 
 
-class Output(_Part):
+class Output(ManifestSection):
     """What comes out, (B, dim) float32; ``normalized``: divided by its Euclidean norm."""
 
     name: Literal["embedding", "logits"]
@@ -77,7 +77,7 @@ class Output(_Part):
     normalized: bool
 
 
-class Contract(_Part):
+class Contract(ManifestSection):
     """What the device has to know. It stands in the manifest and, as JSON, inside each ONNX file."""
 
     input: Input
@@ -94,7 +94,7 @@ class Contract(_Part):
         return self
 
 
-class Calibration(_Part):
+class Calibration(ManifestSection):
     """How the INT8 scales were found: on which images, by which rule, and what stayed in FP16."""
 
     images: PositiveInt
@@ -119,7 +119,7 @@ class Gates:
     """Noise on the largest kernel that may go unnoticed: the detection limit is reported, and no larger than this."""
 
 
-class Onnx(_Part):
+class Onnx(ManifestSection):
     """A delivered ONNX file, with the verdict of the machine that made it.
 
     ``shares`` are those of its multiply-adds by type, counted when it was made; schema version 1 has none.
@@ -142,7 +142,7 @@ class Onnx(_Part):
         return self
 
 
-class Profile(_Part):
+class Profile(ManifestSection):
     """Batch sizes that an engine takes, and the one it is tuned for."""
 
     min_batch: Batch
@@ -150,7 +150,7 @@ class Profile(_Part):
     max_batch: Batch
 
 
-class Engine(_Part):
+class Engine(ManifestSection):
     """A delivered TensorRT plan: what it was built from, by what, for which GPUs, and whether it was proven here."""
 
     name: EngineName
@@ -168,7 +168,7 @@ class Engine(_Part):
     reason: str
 
 
-class Golden(_Part):
+class Golden(ManifestSection):
     """``kind`` says whether images of the user's travel in the bundle."""
 
     kind: Literal["dataset", "synthetic"]
@@ -176,7 +176,7 @@ class Golden(_Part):
     sha256: Sha256
 
 
-class Manifest(_Part):
+class Manifest(ManifestSection):
     """All of ``manifest.json``."""
 
     schema_version: Literal[1, 2] = 1

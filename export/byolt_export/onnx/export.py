@@ -1,4 +1,4 @@
-"""``nn.Module`` to ONNX, and what PyTorch says its outputs are: the only file here that imports torch.
+"""Trace an ``nn.Module`` and write it as ONNX.
 
 Axes: B batch, N images, H W pixels of what comes in, S side of the square that the module sees, D output features.
 """

@@ -19,6 +19,7 @@ _FLOAT16_OPERATORS = frozenset(
         _aten.matmul.default,
         _aten.bmm.default,
         _aten.addmm.default,
+        _aten.baddbmm.default,
     }
 )
 # Sums and squares over many values, which fp16's 11 bits and largest value of 65,504 do not hold.

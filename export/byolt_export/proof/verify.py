@@ -51,7 +51,7 @@ def verify_bundle(path: Path, providers: Sequence[str] = (), *, threads: int | N
     Args:
         path: The bundle's folder.
         providers: ONNX Runtime's execution providers to prove it on; left out, those that this machine can use.
-        threads: CPU threads; left out, one a core.
+        threads: CPU threads; left out, one per core.
 
     Raises:
         InputError: The bundle is missing, damaged, or not what its manifest says.

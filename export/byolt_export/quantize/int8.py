@@ -15,10 +15,10 @@ import numpy.typing as npt
 from byolt_export.arrays import Images
 from byolt_export.bundle.manifest import Calibration
 from byolt_export.errors import InputError, MissingPart
-from byolt_export.quantize.calibrate import ActivationSample, Moments, collect_statistics
+from byolt_export.quantize.activation_statistics import ActivationSample, Moments, collect_statistics
 from byolt_export.quantize.layers import Layer, find_layers, spread
 from byolt_export.quantize.rounding import (
-    Levels,
+    ActivationScaling,
     Reals,
     Rows,
     best_levels,
@@ -40,7 +40,7 @@ _JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
 
 
 @dataclass(frozen=True)
-class _Part:
+class GraphFragment:
     """Nodes, and the constants that they need."""
 
     nodes: list[Any]
@@ -119,9 +119,9 @@ def _raise_opset(model: Any) -> None:
 
 def _parts(
     layers: Sequence[Layer], tensors: Mapping[str, ActivationSample], moments: Mapping[str, Moments], rule: Rule
-) -> dict[str, _Part]:
+) -> dict[str, GraphFragment]:
     """By name of what comes out: each tensor after int8, and each layer computed from it."""
-    parts: dict[str, _Part] = {}
+    parts: dict[str, GraphFragment] = {}
     for name, sample in tensors.items():
         readers = [layer for layer in layers if layer.input == name]
         rows, dtype = sample.rows, readers[0].kernel.dtype
@@ -140,7 +140,9 @@ def _parts(
     return parts
 
 
-def _rounded(layer: Layer, levels: Levels, moved: Rows, moments: Moments, rule: Rule) -> tuple[Reals, Reals, Reals]:
+def _rounded(
+    layer: Layer, levels: ActivationScaling, moved: Rows, moments: Moments, rule: Rule
+) -> tuple[Reals, Reals, Reals]:
     """A kernel as whole numbers (G, O, K) and scales (G, O), and what the bias (G, O) has to take up.
 
     ``moved`` is by how much int8 moves the mean of each channel (C,) of the layer's input.
@@ -166,9 +168,9 @@ def _by_input(channels: Rows, kernel: Reals) -> Reals:
     return np.repeat(by_group, inputs // by_group.shape[1], axis=1)
 
 
-def _tensor_part(name: str, levels: Levels, reader: Layer) -> _Part:
+def _tensor_part(name: str, levels: ActivationScaling, reader: Layer) -> GraphFragment:
     """Gain, shift, Q and DQ of a tensor."""
-    dtype, part = reader.kernel.dtype, _Part([], [])
+    dtype, part = reader.kernel.dtype, GraphFragment([], [])
     last = name
     if (levels.gain != 1).any():
         gain = levels.gain.reshape((1, -1, 1, 1) if reader.is_conv else (-1,)).astype(dtype)
@@ -183,9 +185,11 @@ def _tensor_part(name: str, levels: Levels, reader: Layer) -> _Part:
     return part
 
 
-def _layer_part(layer: Layer, levels: Levels, whole: Reals, scales: Reals, correction: Reals) -> _Part:
+def _layer_part(
+    layer: Layer, levels: ActivationScaling, whole: Reals, scales: Reals, correction: Reals
+) -> GraphFragment:
     """The layer computed from an int8 kernel and the int8 of its input."""
-    dtype, name, part = layer.kernel.dtype, layer.name, _Part([], [])
+    dtype, name, part = layer.kernel.dtype, layer.name, GraphFragment([], [])
     kernel = [
         _constant(part, f"{name}.kernel", np.ascontiguousarray(layer.from_matrices(whole)).astype(np.int8)),
         _constant(part, f"{name}.kernel.scale", scales.ravel().astype(dtype)),
@@ -222,21 +226,21 @@ def _back(name: str) -> str:
     return f"{name}.back"
 
 
-def _constant(part: _Part, name: str, values: npt.NDArray[Any]) -> str:
+def _constant(part: GraphFragment, name: str, values: npt.NDArray[Any]) -> str:
     from onnx import numpy_helper
 
     part.constants.append(numpy_helper.from_array(values, name))
     return name
 
 
-def _add(part: _Part, op: str, inputs: Sequence[str], output: str, **how: Any) -> str:
+def _add(part: GraphFragment, op: str, inputs: Sequence[str], output: str, **how: Any) -> str:
     from onnx import helper
 
     part.nodes.append(helper.make_node(op, inputs, [output], f"node_{output}", **how))
     return output
 
 
-def _assemble(model: Any, layers: Collection[Layer], parts: Mapping[str, _Part]) -> Any:
+def _assemble(model: Any, layers: Collection[Layer], parts: Mapping[str, GraphFragment]) -> Any:
     """A copy of the model with these layers in int8."""
     result = type(model)()
     result.CopyFrom(model)

@@ -17,13 +17,13 @@ _RANGE_CLIPS = np.linspace(0.3, 1.0, 15)  # Shares of a tensor's range that are 
 _EQUALISATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)  # 0 leaves the channels as they are, 1 gives each the same range.
 _KERNEL_CLIPS = np.linspace(1.0, 0.7, 13)
 _KERNEL_ERROR_SHARE = 0.25  # What of a kernel's rounding error reaches the output, for `round_kernel` cancels the rest.
-_LEAST_SHIFT = 32  # Levels; below it, a shift gains less than a fifth of a bit.
+_LEAST_SHIFT = 32  # ActivationScaling; below it, a shift gains less than a fifth of a bit.
 _DAMPING = 0.01
 _BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Levels:
+class ActivationScaling:
     """How a tensor (..., C) becomes int8: ``q = round((x * gain - shift) / scale)``, held within -128 to 127.
 
     ``shift`` is the zero point that TensorRT refuses in int8, done before the rounding: a tensor without negative
@@ -53,15 +53,15 @@ def storable(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
     return np.asarray(np.clip(np.asarray(values, np.float64), smallest, info.max), kind).astype(np.float64)
 
 
-def widest_levels(low: Rows, high: Rows, dtype: npt.DTypeLike) -> Levels:
+def widest_levels(low: Rows, high: Rows, dtype: npt.DTypeLike) -> ActivationScaling:
     """Min-max: the largest absolute value (of the bounds of each channel, (C,)) is 127."""
     scale = storable(max(-low.min(), high.max()) / 127, dtype)
-    return Levels(np.ones(low.shape, np.float32), float(scale), 0.0)
+    return ActivationScaling(np.ones(low.shape, np.float32), float(scale), 0.0)
 
 
 def best_levels(
     rows: Rows, low: Rows, high: Rows, kernels: Sequence[Reals], dtype: npt.DTypeLike, *, may_shift: bool
-) -> Levels:
+) -> ActivationScaling:
     """The levels of a tensor that cost its layers the least squared error.
 
     Rounding errors of different inputs are independent, so a layer's error is the tensor's error in each channel,
@@ -89,7 +89,7 @@ def best_levels(
             scale, shift = _scale(bottom * clip, top * clip, dtype, may_shift)
             error = ((_restored(scaled, scale, shift) - scaled) ** 2).mean(axis=0) @ energy + kernel_error
             if error < best:
-                best, chosen = error, Levels(gain, scale, shift)
+                best, chosen = error, ActivationScaling(gain, scale, shift)
     return chosen
 
 

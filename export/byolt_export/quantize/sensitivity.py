@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from byolt_export.arrays import Images
-from byolt_export.quantize.calibrate import Values, input_batches, with_outputs
+from byolt_export.quantize.activation_statistics import Values, input_batches, with_outputs
 from byolt_export.quantize.layers import Layer
 from byolt_export.runtime.onnx_runner import run_model
 

@@ -51,7 +51,7 @@ class Encoder:
             runtime: ``tensorrt``, ``cuda`` or ``cpu`` (both ONNX Runtime) is used or refused, never replaced.
             precision: Left out, fp16 on a GPU and fp32 on a CPU, or what is there.
             allow_unproven: Open a file whose verdict is not ``passed``.
-            threads: CPU threads of one call; left out, one a core.
+            threads: CPU threads of one call; left out, one per core.
 
         Raises:
             InputError: The bundle is missing, damaged, or not what its manifest says; or an argument is not known.
@@ -68,7 +68,7 @@ class Encoder:
         self.classes, self.dim = manifest.contract.classes, manifest.contract.output.dim
         refusals: dict[str, None] = {}  # In order, each once.
         for kind, entry in _ranked(manifest, runtime, precision):
-            doubt = "" if allow_unproven else _doubt(entry)
+            doubt = "" if allow_unproven else _why_unproven(entry)
             if doubt:
                 refusals[f"{entry.name} is not proven ({doubt}): run byolt verify {folder} here"] = None
                 continue
@@ -105,7 +105,7 @@ class Encoder:
             self._run.close()
 
 
-def _doubt(entry: Onnx | Engine) -> str:
+def _why_unproven(entry: Onnx | Engine) -> str:
     """Why a file may not be trusted to be what it is named for; empty where it may."""
     fault = precision_fault(entry.precision, entry.shares) if isinstance(entry, Onnx) else ""
     return fault or ("" if entry.verdict == "passed" else f"verdict `{entry.verdict}`")

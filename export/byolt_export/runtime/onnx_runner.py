@@ -30,7 +30,7 @@ class OnnxRunner:
         Args:
             path: The ONNX file.
             provider: ONNX Runtime's execution provider, which must be the one really used.
-            threads: CPU threads of one call; left out, one a core.
+            threads: CPU threads of one call; left out, one per core.
 
         Raises:
             MissingPart: ONNX Runtime is not installed.

@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: its log, kept for error sentences, and its progress, which can stop it."""
+"""TensorRT's log, kept for error sentences."""
 
 import functools
 import re

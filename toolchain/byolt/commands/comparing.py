@@ -96,7 +96,8 @@ def ablate(
 
 def _tell_study(metrics: "StudyResults", results: Path, following: str, as_json: bool) -> None:
     from byolt.files import write_text
-    from byolt.reporting.study_page import study_chart, write_study_report
+    from byolt.reporting.study_charts import study_chart
+    from byolt.reporting.study_page import write_study_report
     from byolt.reporting.study_text import print_study, write_markdown
 
     page, plot, report = (results / f"{metrics.name}.{kind}" for kind in ("md", "svg", "html"))

@@ -106,7 +106,7 @@ def build_engine(
     from byolt.console.summary import print_parity
     from byolt_export.proof.report import Report
     from byolt_export.proof.verify import verify_engines
-    from byolt_export.tensorrt.engines import add_engines, choose_targets, trtexec_lines
+    from byolt_export.tensorrt.add_engines import add_engines, choose_targets, trtexec_lines
 
     if print_trtexec:
         lines = trtexec_lines(bundle, precisions=_precisions(precision), workspace_mib=workspace_mib)

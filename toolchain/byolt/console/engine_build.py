@@ -1,4 +1,4 @@
-"""The one live line of an engine's build; a plain line a build where there is no terminal."""
+"""The one live line of an engine's build; one plain line per build where there is no terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

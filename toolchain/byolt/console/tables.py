@@ -3,19 +3,23 @@
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from byolt.recipe.explain import KeyRow
 
 
-def wide_console() -> Console:
-    """The terminal, or where there is none a page that takes a wide table whole, whatever COLUMNS says of another."""
-    return Console(width=None if sys.stdout.isatty() else 180)
+def print_table(columns: Sequence[str | Column], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """A plain table as wide as the terminal; where there is none, whole, whatever COLUMNS says of another."""
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 180, markup=False, highlight=False).print(table)
 
 
 def print_explanation(rows: Sequence["KeyRow"], *, with_values: bool) -> None:

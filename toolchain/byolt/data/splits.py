@@ -56,10 +56,10 @@ def _all_splits(data: "Data", seed: int) -> Splits:
         return _folder_splits(data.root, data.test_root, data.test_share, seed)
     if data.name == "shards":
         return _shard_splits(data)
-    from byolt.data.known import open_known, stl10_folds
+    from byolt.data.named_sets import open_named_set, stl10_folds
 
     root = data.root or Path("data") / data.name
-    known = open_known(data.name, root, download=data.download)
+    known = open_named_set(data.name, root, download=data.download)
     return Splits(*known, folds=stl10_folds(root, len(known.train)) if data.name == "stl10" else ())
 
 

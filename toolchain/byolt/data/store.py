@@ -1,4 +1,4 @@
-"""Decoded squares: once into a memory-mapped cache where the budget allows, else from the files each time."""
+"""Decoded squares, cached or streamed; damaged files are left out or replaced, up to the recipe's `corrupt_limit`."""
 
 import hashlib
 import json

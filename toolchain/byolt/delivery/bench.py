@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from byolt.run import Run, environment, open_run
+from byolt.environment import environment
+from byolt.run import Run, open_run
 from byolt_export.arrays import Function, Outputs
 from byolt_export.bench.candidates import BenchSetup, accuracy_of, bundle_candidates, choose_batches
 from byolt_export.bench.memory import MEMORY_IS
@@ -135,7 +136,7 @@ def open_torch(
     """
     import torch
 
-    from byolt.evaluation.downstream import load_classifier
+    from byolt.evaluation.finetune_run import load_classifier
     from byolt_export.onnx.reference import torch_function
 
     if threads is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from byolt.delivery.proof_images import gather_evidence
-from byolt.evaluation.downstream import load_classifier
+from byolt.evaluation.finetune_run import load_classifier
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -17,7 +17,7 @@ from byolt_export.errors import MissingPart
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_engines
-from byolt_export.tensorrt.engines import add_engines, choose_targets
+from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 from byolt_export.tensorrt.flavour import Flavour, Target
 
 

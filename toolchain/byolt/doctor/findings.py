@@ -1,10 +1,10 @@
 """What this machine can do, which parts do not fit one another, and the line that mends each."""
 
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from byolt.doctor.survey import Gpu, MachineFacts, survey
+from byolt.doctor.survey import MachineFacts, survey
+from byolt_export.cuda import Gpu
 
 
 class Finding(NamedTuple):
@@ -15,19 +15,23 @@ class Finding(NamedTuple):
     mend: str = ""
 
 
+Rule = tuple[bool, str, str]
+"""Whether two parts do not go together here, which, and the line that mends it."""
+
+OLDEST_TENSORRT = "10.3"
 _PARTS = {
     "learning": (("torch", "torchvision", "timm", "albumentations"), 'pip install "byolt[train]"'),
     "export": (("onnx", "onnxscript"), 'pip install "byolt[export]"'),
     "TensorBoard": (("tensorboard",), 'pip install "byolt[tensorboard]"'),
 }
+_ONNXRUNTIME = ("onnxruntime-gpu", "onnxruntime")
 # Each flavour's distributions: the wheels count without the package that only asks for them.
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
 _RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
 _RTX_CAPABILITIES = (75, 80, 86, 89, 120, 121)
 _JETSON_CAPABILITIES = (53, 62, 72, 87, 110)
 _DRIVERS = {12: "525", 13: "580"}  # The first driver branch that serves a CUDA major version on Linux.
-_LEAST = {"torch": (2, 9), "tensorrt": (10, 3), "rtx int8": (1, 7), "onnxruntime for tensorrt 11": (1, 27)}
-_RTX_INSTALL = 'pip install -U "tensorrt-rtx-cu13-bindings>=1.7" "tensorrt-rtx-cu13-libs>=1.7"'
+_JETPACK = "sudo apt install python3-libnvinfer"
 
 
 def examine(machine: MachineFacts | None = None) -> list[Finding]:
@@ -35,16 +39,12 @@ def examine(machine: MachineFacts | None = None) -> list[Finding]:
     machine = machine or survey()
     here = f"{machine.byolt}, Python {machine.python}, {machine.system}, {machine.cores} cores"
     found = [Finding("byolt", here), _gpu(machine)]
-    for part, (packages, mend) in _PARTS.items():
-        missing = [name for name in packages if name not in machine.packages]
-        state = ", ".join(f"{name} {machine.packages[name]}" for name in packages if name not in missing)
-        state = f"{state or 'nothing'}{'; missing ' + ', '.join(missing) if missing else ''}"
-        found.append(Finding(part, state, mend if missing else ""))
-    found.append(_onnxruntime(machine))
-    found += _tensorrt(machine)
-    for misfits in (_learning_misfits, _onnxruntime_misfits, _tensorrt_misfits, _rtx_misfits):
-        found += [Finding("misfit", state, mend) for state, mend in misfits(machine)]
-    return found
+    for part, (names, mend) in _PARTS.items():
+        missing = [name for name in names if name not in machine.packages]
+        state = machine.installed(*names) or "nothing"
+        found.append(Finding(part, f"{state}; missing {', '.join(missing)}", mend) if missing else Finding(part, state))
+    found += [_onnxruntime(machine), *_tensorrt(machine)]
+    return found + [Finding("misfit", state, mend) for misfit, state, mend in _rules(machine) if misfit]
 
 
 def to_json(findings: list[Finding]) -> dict[str, Any]:
@@ -53,13 +53,10 @@ def to_json(findings: list[Finding]) -> dict[str, Any]:
 
 
 def to_text(findings: list[Finding]) -> str:
-    """A line a finding, and under it the line that mends it."""
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.what:<14} {finding.state}")
-        if finding.mend:
-            lines.append(f"{'':<14} -> {finding.mend}")
-    return "\n".join(lines)
+    """A line per finding, and under it the line that mends it."""
+    return "\n".join(
+        f"{what:<14} {state}" + (f"\n{'':<14} -> {mend}" if mend else "") for what, state, mend in findings
+    )
 
 
 def _gpu(machine: MachineFacts) -> Finding:
@@ -72,134 +69,125 @@ def _gpu(machine: MachineFacts) -> Finding:
 
 
 def _onnxruntime(machine: MachineFacts) -> Finding:
-    names = [name for name in ("onnxruntime-gpu", "onnxruntime") if name in machine.packages]
-    if not names:
+    state = machine.installed(*_ONNXRUNTIME)
+    if not state:
         return Finding("ONNX Runtime", "missing", 'pip install "byolt[export]"')
-    state = ", ".join(f"{name} {machine.packages[name]}" for name in names)
     if machine.onnxruntime_fault:
-        mend = f"pip install --force-reinstall {names[0]}"
-        return Finding("ONNX Runtime", f"{state} does not import: {machine.onnxruntime_fault}", mend)
+        state = f"{state} does not import: {machine.onnxruntime_fault}"
+        return Finding("ONNX Runtime", state, f"pip install --force-reinstall {machine.first(*_ONNXRUNTIME)}")
     cuda = "" if machine.onnxruntime_cuda is None else f" (CUDA {machine.onnxruntime_cuda})"
     built, usable = (
-        ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
+        ", ".join(providers).replace("ExecutionProvider", "")
         for providers in (machine.built_providers, machine.usable_providers)
     )
     return Finding("ONNX Runtime", f"{state}, built with {built}{cuda}; usable here: {usable}")
 
 
 def _tensorrt(machine: MachineFacts) -> list[Finding]:
+    flavours = {"TensorRT": machine.first(*_TENSORRT), "TensorRT for RTX": machine.first(*_RTX)}
     found = []
-    for names, words in ((_TENSORRT, "TensorRT"), (_RTX, "TensorRT for RTX")):
-        name = next((name for name in names if name in machine.packages), None)
-        if name is not None:
+    for words, name in flavours.items():
+        if name:
             licence = machine.licences.get(name, "proprietary")
             found.append(Finding("TensorRT", f"{words} {machine.packages[name]} ({name}); NVIDIA's licence: {licence}"))
     if found:
         return found
     if machine.jetson:
-        return [Finding("TensorRT", "missing; needed for engines alone", "sudo apt install python3-libnvinfer")]
+        return [Finding("TensorRT", "missing; needed for engines alone", _JETPACK)]
     words = "missing; needed for engines alone: byolt[trt] for this machine's GPU, byolt[rtx] for RTX GPUs elsewhere"
     return [Finding("TensorRT", words, 'pip install "byolt[rtx]"')]
 
 
-def _learning_misfits(machine: MachineFacts) -> Iterator[tuple[str, str]]:
-    torch = machine.version("torch")
-    if torch is None:
-        return
-    if _release(torch) < _LEAST["torch"]:
-        least = _dotted(_LEAST["torch"])
-        yield (
-            f"torch {torch} is older than {least}, the oldest that byolt works with",
-            f'pip install -U "torch>={least}"',
-        )
-    if _beyond_driver(machine, machine.torch_cuda):
-        yield _needs_driver(machine, f"torch {torch}", machine.torch_cuda)
-
-
-def _onnxruntime_misfits(machine: MachineFacts) -> Iterator[tuple[str, str]]:
-    if {"onnxruntime", "onnxruntime-gpu"} <= machine.packages.keys():
-        yield (
+def _rules(machine: MachineFacts) -> list[Rule]:
+    """Every rule for this machine; the sentence of one that is kept is not read."""
+    packages = machine.packages
+    torch, tensorrt, rtx = (packages.get(machine.first(*names), "") for names in (("torch",), _TENSORRT, _RTX))
+    runtime = machine.first(*_ONNXRUNTIME)
+    version = packages.get(runtime, "")
+    gpu = next(map(_named, machine.gpus), "")
+    wheel = machine.first(*_TENSORRT[1:])
+    base = wheel.removesuffix("-bindings")
+    return [
+        (
+            _older(torch, "2.9"),
+            f"torch {torch} is older than 2.9, the oldest that byolt works with",
+            'pip install -U "torch>=2.9"',
+        ),
+        _driver_rule(machine, f"torch {torch}", machine.torch_cuda if torch else None),
+        (
+            packages.keys() >= set(_ONNXRUNTIME),
             "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the other",
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
-        )
-    elif "onnxruntime" in machine.packages and machine.gpus and machine.system == "Linux x86_64":
-        version, gpu = machine.packages["onnxruntime"], _named(machine.gpus[0])
-        yield (
+        ),
+        (
+            runtime == "onnxruntime" and gpu != "" and machine.system == "Linux x86_64",
             f"onnxruntime {version} runs on the CPU alone, and {gpu} is here",
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
-        )
-    if "onnxruntime-gpu" in machine.packages and _beyond_driver(machine, machine.onnxruntime_cuda):
-        what = f"onnxruntime-gpu {machine.packages['onnxruntime-gpu']}"
-        yield _needs_driver(machine, what, machine.onnxruntime_cuda)
+        ),
+        _driver_rule(machine, f"{runtime} {version}", machine.onnxruntime_cuda if "gpu" in runtime else None),
+        (
+            _older(tensorrt, OLDEST_TENSORRT),
+            f"TensorRT {tensorrt} is older than {OLDEST_TENSORRT}: it builds no strongly typed engine of these files",
+            "update JetPack to 6.1 or later" if machine.jetson else f'pip install -U "tensorrt>={OLDEST_TENSORRT}"',
+        ),
+        (
+            tensorrt != "" and not _older(tensorrt, "11") and _older(version, "1.27"),
+            f"{runtime} {version} does not know TensorRT {tensorrt}: its TensorRT provider does not load",
+            f'pip install -U "{runtime}>=1.27"',
+        ),
+        (
+            machine.jetson and wheel != "",
+            f"{wheel} {packages.get(wheel)} is for data-centre GPUs; a Jetson has TensorRT from its JetPack",
+            f"pip uninstall -y tensorrt {base} {base}-bindings {base}-libs && {_JETPACK}",
+        ),
+        (
+            _older(rtx, "1.7"),
+            f"TensorRT for RTX {rtx} builds fp32 and fp16, but no INT8",
+            'pip install -U "tensorrt-rtx-cu13-bindings>=1.7" "tensorrt-rtx-cu13-libs>=1.7"',
+        ),
+        *(_libraries_rule(machine, f"tensorrt-rtx-{cuda}") for cuda in ("cu13", "cu12")),
+        *(_rtx_gpu_rule(machine, one) for one in machine.gpus if rtx),
+    ]
 
 
-def _tensorrt_misfits(machine: MachineFacts) -> Iterator[tuple[str, str]]:
-    tensorrt = machine.version(*_TENSORRT)
-    if tensorrt is None:
-        return
-    if _release(tensorrt) < _LEAST["tensorrt"]:
-        least = _dotted(_LEAST["tensorrt"])
-        mend = "update JetPack to 6.1 or later" if machine.jetson else f'pip install -U "tensorrt>={least}"'
-        yield f"TensorRT {tensorrt} is older than {least}: it builds no strongly typed engine of these files", mend
-    runtime, knows_11 = machine.version("onnxruntime-gpu", "onnxruntime"), _LEAST["onnxruntime for tensorrt 11"]
-    if runtime is not None and _release(tensorrt) >= (11, 0) and _release(runtime) < knows_11:
-        name = "onnxruntime-gpu" if "onnxruntime-gpu" in machine.packages else "onnxruntime"
-        yield (
-            f"{name} {runtime} does not know TensorRT {tensorrt}: its TensorRT provider does not load",
-            f'pip install -U "{name}>={_dotted(knows_11)}"',
-        )
-    wheel = next((name for name in _TENSORRT[1:] if name in machine.packages), None)
-    if machine.jetson and wheel is not None:
-        base = wheel.removesuffix("-bindings")
-        yield (
-            f"{wheel} {machine.packages[wheel]} is for data-centre GPUs; a Jetson has TensorRT from its JetPack",
-            f"pip uninstall -y tensorrt {base} {base}-bindings {base}-libs && sudo apt install python3-libnvinfer",
-        )
-
-
-def _rtx_misfits(machine: MachineFacts) -> Iterator[tuple[str, str]]:
-    rtx = machine.version(*_RTX)
-    if rtx is None:
-        return
-    if _release(rtx) < _LEAST["rtx int8"]:
-        yield f"TensorRT for RTX {rtx} builds fp32 and fp16, but no INT8", _RTX_INSTALL
-    for cuda in ("cu13", "cu12"):
-        bindings, libs = (machine.packages.get(f"tensorrt-rtx-{cuda}-{part}") for part in ("bindings", "libs"))
-        if bindings is not None and bindings != libs:
-            yield (
-                f"tensorrt-rtx-{cuda}-bindings {bindings} needs tensorrt-rtx-{cuda}-libs {bindings}, "
-                f"and {'there is none' if libs is None else f'{libs} is installed'}",
-                f'pip install "tensorrt-rtx-{cuda}-libs=={bindings}"',
-            )
-    for gpu in machine.gpus:
-        if gpu.capability not in _RTX_CAPABILITIES:
-            jetson = machine.jetson or gpu.capability in _JETSON_CAPABILITIES
-            yield (
-                f"TensorRT for RTX does not serve {_named(gpu)}: engines that it builds here run elsewhere",
-                "sudo apt install python3-libnvinfer" if jetson else 'pip install "byolt[trt]"',
-            )
-
-
-def _beyond_driver(machine: MachineFacts, cuda: int | None) -> bool:
-    """Built for a later CUDA than the driver serves; a later driver serves earlier ones."""
-    return machine.driver_cuda is not None and cuda is not None and cuda > machine.driver_cuda[0]
-
-
-def _needs_driver(machine: MachineFacts, what: str, cuda: int | None) -> tuple[str, str]:
-    assert machine.driver_cuda is not None
-    assert cuda is not None
+def _driver_rule(machine: MachineFacts, what: str, cuda: int | None) -> Rule:
+    """A driver serves what was built for its CUDA and for earlier ones."""
+    served = machine.driver_cuda or (99, 0)  # Without a driver nothing has to fit one.
     branch = f" (branch {_DRIVERS[cuda]} or later)" if cuda in _DRIVERS else ""
-    state = f"{what} is built for CUDA {cuda}, and the driver serves CUDA {_dotted(machine.driver_cuda)} at most"
-    return f"{state}: it finds no GPU", f"install an NVIDIA driver for CUDA {cuda}{branch}"
+    return (
+        cuda is not None and cuda > served[0],
+        f"{what} is built for CUDA {cuda}, and the driver serves CUDA {_dotted(served)} at most: it finds no GPU",
+        f"install an NVIDIA driver for CUDA {cuda}{branch}",
+    )
+
+
+def _libraries_rule(machine: MachineFacts, name: str) -> Rule:
+    bindings, libraries = (machine.packages.get(f"{name}-{part}") for part in ("bindings", "libs"))
+    there = "there is none" if libraries is None else f"{libraries} is installed"
+    return (
+        bindings is not None and bindings != libraries,
+        f"{name}-bindings {bindings} needs {name}-libs {bindings}, and {there}",
+        f'pip install "{name}-libs=={bindings}"',
+    )
+
+
+def _rtx_gpu_rule(machine: MachineFacts, gpu: Gpu) -> Rule:
+    jetson = machine.jetson or gpu.capability in _JETSON_CAPABILITIES
+    return (
+        gpu.capability not in _RTX_CAPABILITIES,
+        f"TensorRT for RTX does not serve {_named(gpu)}: engines that it builds here run elsewhere",
+        _JETPACK if jetson else 'pip install "byolt[trt]"',
+    )
 
 
 def _named(gpu: Gpu) -> str:
     return f"{gpu.name} (compute capability {gpu.capability // 10}.{gpu.capability % 10})"
 
 
-def _release(version: str) -> tuple[int, ...]:
-    """Major and minor number."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+def _older(version: str, least: str) -> bool:
+    """By major and minor number; what is not installed is not old."""
+    release, oldest = ([int(number) for number in re.findall(r"\d+", one)[:2]] for one in (version, least))
+    return bool(release) and release < oldest
 
 
 def _dotted(release: tuple[int, ...]) -> str:

@@ -1,6 +1,5 @@
 """What this machine has, as facts: installed packages, the CUDA driver and its GPUs. Nothing here imports torch."""
 
-import ctypes
 import os
 import platform
 import re
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from byolt import __version__
-from byolt.run import package_version
+from byolt.environment import package_version
+from byolt_export.cuda import Gpu, find_gpus
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "albumentations", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
@@ -19,15 +19,6 @@ PACKAGES = (
     *("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
     *("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"),
 )
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU that the driver finds; ``capability`` is its compute capability, 86 for 8.6."""
-
-    name: str
-    capability: int
 
 
 @dataclass(frozen=True)
@@ -53,17 +44,20 @@ class MachineFacts:
     onnxruntime_fault: str = ""
     """Why an installed ONNX Runtime does not import."""
 
-    def version(self, *names: str) -> str | None:
-        """The version of the first of these distributions that is installed."""
-        return next((self.packages[name] for name in names if name in self.packages), None)
+    def first(self, *names: str) -> str:
+        """The first of these distributions that is installed; empty for none."""
+        return next((name for name in names if name in self.packages), "")
+
+    def installed(self, *names: str) -> str:
+        """Those of these distributions that are installed, with their versions."""
+        return ", ".join(f"{name} {self.packages[name]}" for name in names if name in self.packages)
 
 
 def survey() -> MachineFacts:
     """Look at this machine; takes well under a second."""
     packages = {name: version for name in PACKAGES if (version := package_version(name))}
-    driver, gpus = _cuda()
-    installed = bool(packages.keys() & {"onnxruntime", "onnxruntime-gpu"})
-    built, usable, cuda, fault = _onnxruntime() if installed else ((), (), None, "")
+    driver, gpus = find_gpus()
+    torch_requires = metadata.requires("torch") if "torch" in packages else None
     return MachineFacts(
         byolt=__version__,
         python=platform.python_version(),
@@ -74,11 +68,8 @@ def survey() -> MachineFacts:
         licences={name: licence for name in packages if (licence := _licence(name))},
         driver_cuda=driver,
         gpus=gpus,
-        torch_cuda=torch_cuda(packages.get("torch", ""), _requirements("torch")),
-        onnxruntime_cuda=cuda,
-        built_providers=built,
-        usable_providers=usable,
-        onnxruntime_fault=fault,
+        torch_cuda=torch_cuda(packages.get("torch", ""), torch_requires or []),
+        **_onnxruntime(),
     )
 
 
@@ -98,45 +89,18 @@ def _licence(name: str) -> str | None:
     return next((words.splitlines()[0] for words in said if words), None)
 
 
-def _requirements(name: str) -> list[str]:
-    try:
-        return metadata.requires(name) or []
-    except metadata.PackageNotFoundError:
-        return []
-
-
-def _onnxruntime() -> tuple[tuple[str, ...], tuple[str, ...], int | None, str]:
-    """Providers built in, providers usable, CUDA major version of the build, and why it does not import."""
+def _onnxruntime() -> dict[str, Any]:
+    """What is to be known of ONNX Runtime, or why it does not import."""
     from byolt_export.runtime.onnx_runner import usable_providers
 
     try:
         import onnxruntime
         from onnxruntime.capi import build_and_package_info as build
     except (ImportError, OSError) as error:
-        return (), (), None, (str(error).splitlines() or [type(error).__name__])[0]
+        return {"onnxruntime_fault": (str(error).splitlines() or [type(error).__name__])[0]}
     major = re.match(r"\d+", str(getattr(build, "cuda_version", "")))
-    return tuple(onnxruntime.get_available_providers()), usable_providers(), int(major[0]) if major else None, ""
-
-
-def _cuda() -> tuple[tuple[int, int] | None, tuple[Gpu, ...]]:
-    """What the driver says of itself and of each GPU, through libcuda itself."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None, ()
-    version, count = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        count.value = 0
-    release = version.value // 1000, version.value % 1000 // 10
-    return release, tuple(_gpu(cuda, index) for index in range(count.value))
-
-
-def _gpu(cuda: Any, index: int) -> Gpu:
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(96)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDeviceGet(ctypes.byref(device), index)
-    cuda.cuDeviceGetName(name, len(name), device)
-    cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
-    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
-    return Gpu(name.value.decode(errors="replace"), 10 * major.value + minor.value)
+    return {
+        "onnxruntime_cuda": int(major[0]) if major else None,
+        "built_providers": tuple(onnxruntime.get_available_providers()),
+        "usable_providers": usable_providers(),
+    }

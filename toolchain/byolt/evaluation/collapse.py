@@ -67,7 +67,7 @@ class Verdict:
 
 
 class CollapseMonitor:
-    """Draws the verdict from one reading an evaluation.
+    """Draws the verdict from one reading per evaluation.
 
     There is none until the learning rate has warmed up, and none until a first healthy reading or the patience of a
     worse one. One healthy reading clears the memory; a worse verdict needs its patience of readings in a row, and

@@ -13,9 +13,9 @@ from byolt.data.source import ImageSource, Labels
 from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import LabelledImages, embed
-from byolt.evaluation.frozen import frozen_collapse
-from byolt.evaluation.metrics import LabelledFeatures, evaluate_features, evaluate_folds
+from byolt.evaluation.frozen_collapse import frozen_collapse
 from byolt.evaluation.predictions import write_predictions
+from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.statistics import difference_on_test_set
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed
 from byolt.recipe.identity import recipe_hash, result_keys

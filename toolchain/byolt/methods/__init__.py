@@ -1,1 +1,1 @@
-"""One file a method, each a ``method.Method``: the paper's loss over the networks that are handed in."""
+"""One file per method, each a subclass of ``base.Method``: the paper's loss over the networks that are handed in."""

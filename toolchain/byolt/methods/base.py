@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from byolt.methods.ema import ema_update
+
 Images = Float[Tensor, "B 3 H W"]
 
 
@@ -83,21 +85,6 @@ def sum_of_terms(terms: list[Outcome]) -> Outcome:
 def upcast(x: Tensor) -> Tensor:
     """float32, where a loss is computed under autocast; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-@torch.no_grad()
-def ema_update(target: nn.Module, online: list[nn.Module], tau: float | Tensor) -> None:
-    """Set xi <- tau * xi + (1 - tau) * theta (equation 1 of BYOL), for parameters.
-
-    Buffers are left alone: the target's running statistics come from its own forwards.
-    """
-    theta: list[Tensor] = [weight for part in online for weight in part.parameters()]
-    xi: list[Tensor] = list(target.parameters())
-    # lerp(xi, theta, 1 - tau) = xi + (1 - tau) (theta - xi); foreach: one call for all tensors.
-    if isinstance(tau, Tensor):  # Of a captured step, on the device; foreach has no lerp by one.
-        torch._foreach_add_(xi, torch._foreach_mul(torch._foreach_sub(theta, xi), 1 - tau))
-    else:
-        torch._foreach_lerp_(xi, theta, 1 - tau)
 
 
 def info_nce(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from byolt.distributed.collectives import batch_moments, gather_rows, own_rows
 from byolt.methods.base import Images, Method, Outcome, upcast
 from byolt.methods.build import Networks
-from byolt.recipe.methods.byol import ByolMethod
+from byolt.recipe.method_settings.byol import ByolMethod
 
 Normalisation = Literal["l2", "layer", "batch", "none"]
 

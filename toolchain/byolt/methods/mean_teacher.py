@@ -18,7 +18,7 @@ from byolt.data.sampler import UNLABELLED
 from byolt.distributed.collectives import mean_over_processes
 from byolt.methods.base import Images, Method, Outcome, upcast
 from byolt.methods.build import Networks
-from byolt.recipe.methods.mean_teacher import MeanTeacherMethod
+from byolt.recipe.method_settings.mean_teacher import MeanTeacherMethod
 from byolt_export.errors import InputError
 
 

@@ -16,7 +16,7 @@ from byolt.distributed.batch_norm import statistics_in_turn
 from byolt.distributed.collectives import gather_rows, own_rows, world_size
 from byolt.methods.base import Images, Method, Outcome, upcast
 from byolt.methods.build import Networks
-from byolt.recipe.methods.moco_v2 import MocoV2Method
+from byolt.recipe.method_settings.moco_v2 import MocoV2Method
 
 
 class MocoV2(Method):

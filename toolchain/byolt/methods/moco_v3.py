@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from byolt.distributed.collectives import gather_rows, own_rows
 from byolt.methods.base import Images, Method, Outcome, info_nce
 from byolt.methods.build import Networks
-from byolt.recipe.methods.moco_v3 import MocoV3Method
+from byolt.recipe.method_settings.moco_v3 import MocoV3Method
 
 
 class MocoV3(Method):

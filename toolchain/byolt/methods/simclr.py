@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from byolt.distributed.collectives import gather_rows, own_rows
 from byolt.methods.base import Images, Method, Outcome, upcast
 from byolt.methods.build import Networks
-from byolt.recipe.methods.simclr import SimClrMethod
+from byolt.recipe.method_settings.simclr import SimClrMethod
 
 
 class SimClr(Method):

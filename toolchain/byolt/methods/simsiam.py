@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from byolt.methods.base import Images, Method, Outcome, upcast
 from byolt.methods.build import Networks
-from byolt.recipe.methods.simsiam import SimSiamMethod
+from byolt.recipe.method_settings.simsiam import SimSiamMethod
 
 
 class SimSiam(Method):

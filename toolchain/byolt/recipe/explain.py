@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic.fields import FieldInfo
 
 from byolt.recipe.faults import did_you_mean
-from byolt.recipe.methods import METHODS
+from byolt.recipe.method_settings import METHODS
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import MACHINE, Section, is_section, leaves
 from byolt_export.errors import InputError

@@ -1,4 +1,4 @@
-"""pydantic's faults of a recipe in byolt's words: which key, what, and where a word is misspelt the near one."""
+"""pydantic's faults of a recipe in byolt's words: which key, what, and for a misspelt word the closest known one."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from byolt.recipe.methods import METHODS
+from byolt.recipe.method_settings import METHODS
 from byolt.recipe.section import Section, is_section
 from byolt_export.errors import InputError
 

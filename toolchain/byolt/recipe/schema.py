@@ -15,8 +15,8 @@ from byolt.recipe.evaluation import Evaluation, Finetune, Study
 from byolt.recipe.export import Export
 from byolt.recipe.faults import RecipeFault, faults_of
 from byolt.recipe.machine import Machine
-from byolt.recipe.methods import Method
-from byolt.recipe.methods.byol import ByolMethod
+from byolt.recipe.method_settings import Method
+from byolt.recipe.method_settings.byol import ByolMethod
 from byolt.recipe.model import Model
 from byolt.recipe.optim import Optim, Schedule
 from byolt.recipe.section import Section

@@ -1,1 +1,1 @@
-"""What a person sees of a run: the progress line, the summary, the event files."""
+"""HTML pages of runs and of studies, their tables and their charts."""

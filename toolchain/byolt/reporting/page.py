@@ -1,42 +1,48 @@
 """Pages of HTML from the templates beside this file: every name is escaped, and nothing is loaded from anywhere."""
 
+import math
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from byolt.reporting.theme import DARK, LIGHT, STROKES, css_colours
-from byolt_export.errors import MissingPart
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
 from byolt_export.proof.page import visible
 
 
+class Number(Markup):
+    """A number as it is read, in an element that holds it exactly."""
+
+    numeric = True
+
+
+def number(value: float | None, form: str) -> Number:
+    """A value by a format, for example ``.2f``; a dash where there is none, which NaN says too."""
+    if value is None or math.isnan(value):
+        return Number("&ndash;")
+    return Number('<data value="{}">{}</data>').format(repr(value), format(value, form))
+
+
 @dataclass(frozen=True)
-class FormattedNumber:
-    """A number as it is read, and as it is exactly."""
+class HtmlTable:
+    """Rows of cells by their headings; a cell is text or markup, a ``Number`` stands to the right."""
 
-    text: str
-    exact: str
+    rows: list[dict[str, Any]]
+    note: str = ""
+    caption: str = ""
 
+    def __len__(self) -> int:
+        return len(self.rows)
 
-def number(value: float | None, form: str) -> FormattedNumber | None:
-    """A metric by a format, for example ``.2f``; None stays None."""
-    return None if value is None else FormattedNumber(format(value, form), repr(value))
-
-
-def percent(value: float | None, form: str = ".1%") -> FormattedNumber | None:
-    """A share as a percentage."""
-    return number(value, form)
+    @property
+    def columns(self) -> list[str]:
+        """Those headings under which some row has something."""
+        return [name for name in self.rows[0] if any(row[name] for row in self.rows)]
 
 
 def render(template: str, **content: Any) -> str:
-    """A page by the name of its template.
-
-    Raises:
-        MissingPart: jinja2 is not installed.
-    """
-    try:
-        from jinja2 import Environment, FunctionLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingPart('jinja2 is not installed, which writes the page: pip install "byolt[train]"') from error
+    """A page by the name of its template."""
     folder = resources.files("byolt.reporting")
     environment = Environment(
         loader=FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
@@ -46,5 +52,4 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    colours = {"light": css_colours(LIGHT), "dark": css_colours(DARK), "strokes": STROKES}
-    return environment.get_template(template).render(theme=colours, **content)
+    return environment.get_template(template).render(**content)

@@ -1,21 +1,17 @@
 """The charts of a study: every seed a dot, and how the arms differ while they learn."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+import numpy.typing as npt
+from matplotlib.axes import Axes
 
-from byolt.reporting.bands import values_of
-from byolt.reporting.charts import Chart, Line, Panel, canvas, finished, line_chart, plain
-from byolt.reporting.curves import DYNAMICS, LEARNING, spectra_svg, spectrum_line
-from byolt.reporting.theme import ALARM, FAINT, INK, PALETTE, series_style
-from byolt.studies.results import ArmResults, Table
+from byolt.reporting.charts import ALARM, GREY, Chart, canvas, shortened, svg_of
+from byolt.reporting.curves import DYNAMICS, LEARNING, spectra_chart, values_of
+from byolt.studies.results import ArmResults, StudyResults
 
 SHARES = 60
 """Points of a mean curve."""
-_NAME_CHARACTERS = 28
 
 # How to read each chart that has one line per arm.
 _READINGS = {
@@ -29,92 +25,77 @@ _READINGS = {
 }
 
 
-def accuracy_chart(key: str, label: str, tables: Sequence[Table]) -> Markup:
-    """One panel per table, one row per arm: a dot per seed, a bar for the mean, a line for its 95 % t interval."""
-    heights = [0.8 + 0.3 * len(table.arms) for table in tables]
-    with canvas() as figure:
-        figure.set_size_inches(5.5, sum(heights) + 0.75)
-        every = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, table in zip(every, tables, strict=True):
+def study_chart(study: StudyResults) -> str:
+    """An SVG file of a panel per table, a row per arm: a dot per seed, a bar for the mean, a line for its interval."""
+    heights = [0.8 + 0.3 * len(table.arms) for table in study.tables]
+    with canvas(5.5, sum(heights) + 0.75, rows=len(heights), height_ratios=heights) as (figure, panels):
+        for axes, table in zip(panels, study.tables, strict=True):
             for row, arm in enumerate(table.arms):
                 _draw_arm(axes, row, arm)
-            axes.set_yticks(range(len(table.arms)), [plain(arm.name, _NAME_CHARACTERS) for arm in table.arms])
+            axes.set_yticks(range(len(table.arms)), [shortened(arm.name, 28) for arm in table.arms])
             axes.set_ylim(len(table.arms) - 0.5, -0.5)
             axes.margins(x=0.08)
             axes.grid(False, axis="y")
-            axes.set_title(plain(table.caption, 48), loc="left", fontsize=10, fontweight="bold", color=INK)
-            axes.set_xlabel(f"{plain(table.measure, 52)} (%)")
-        figure.text(0.995, 0.004, _KEY, ha="right", va="bottom", fontsize=8.5, color=FAINT)
-        foot = 0.2 / figure.get_figheight()
-        figure.get_layout_engine().set(rect=(0, foot, 1, 1 - foot))
-        return finished(figure, key, label)
+            axes.set_title(shortened(table.caption, 48), loc="left", fontsize=10, fontweight="bold")
+            axes.set_xlabel(f"{shortened(table.measure, 52)} (%)")
+        key = "dot: a seed; cross: a collapsed one; bar: mean; line: 95 % t interval"
+        figure.supxlabel(key, x=0.995, ha="right", fontsize=8.5, color=GREY)
+        return svg_of(figure)
 
 
-_KEY = "dot: a seed; cross: a collapsed one; bar: mean; line: 95 % t interval"
+def _draw_arm(axes: Axes, row: int, arm: ArmResults) -> None:
+    """One row; matplotlib leaves out what is NaN."""
+    colour = f"C{row}"
+    if arm.summary is not None:
+        low, mean, high = 100 * np.array([arm.summary.low, arm.summary.mean, arm.summary.high])
+        axes.plot([low, high], [row, row], color=colour, linewidth=1.4, marker="|", markersize=8, linestyle="solid")
+        axes.plot([mean, mean], [row - 0.3, row + 0.3], color=colour, linewidth=2.6, linestyle="solid")
+    accuracies, collapsed = 100 * np.array(arm.accuracies), np.array(arm.collapsed, bool)
+    rows = np.full(len(accuracies), row)
+    axes.scatter(accuracies[~collapsed], rows[~collapsed], s=17, color=colour, alpha=0.75, linewidths=0, zorder=3)
+    axes.scatter(accuracies[collapsed], rows[collapsed], s=30, color=ALARM, marker="x", linewidths=1.4, zorder=3)
 
 
-def _draw_arm(axes: Any, row: int, arm: ArmResults) -> None:
-    colour = PALETTE[row % len(PALETTE)]
-    summary = arm.summary
-    if summary is not None:
-        if math.isfinite(summary.low):
-            ends = [100 * summary.low, 100 * summary.high]
-            axes.plot(ends, [row, row], color=colour, linewidth=1.4, marker="|", markersize=8)
-        axes.plot([100 * summary.mean] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2.6)
-    for accuracy, gone in zip(arm.accuracies, arm.collapsed, strict=True):
-        if math.isfinite(accuracy):
-            how = (
-                {"marker": "x", "color": ALARM, "s": 30}
-                if gone
-                else {"marker": "o", "color": colour, "s": 17, "alpha": 0.75}
-            )
-            axes.scatter([100 * accuracy], [row], zorder=3, linewidths=1.4 if gone else 0, **how)
-
-
-def dynamics_charts(arms: Sequence[ArmResults], prefix: str) -> list[Chart]:
+def dynamics_charts(arms: Sequence[ArmResults]) -> list[Chart]:
     """A line an arm, the mean over its seeds, against the share of the run; then the spectrum at the end."""
     found = []
     for name, reading in _READINGS.items():
-        title, _, ((key, y_label, *_),) = (LEARNING | DYNAMICS)[name]
-        lines = [line for number, arm in enumerate(arms) if (line := _mean_line(arm, number, key)) is not None]
-        if lines:
-            panel = Panel(y_label, lines, legend=False)
-            svg = line_chart(f"{prefix}-{key}", f"{title}, a line an arm", "share of the run (%)", [panel], (0, 100))
-            found.append(Chart(title, svg, reading))
-    lines = [line for number, arm in enumerate(arms) if (line := _last_spectrum(arm, number)) is not None]
-    spectra = spectra_svg(f"{prefix}-spectrum", "Spectrum of the projections at the end, a line an arm", lines)
-    if spectra is not None:
-        reading = (
-            "Variance along each axis of the projections' covariance at the end, first seed of each arm, as a share of "
-            "their energy. A line that drops early is dimensional collapse; an arm without a line has nothing above "
-            "rounding."
-        )
-        found.append(Chart("Spectrum at the end", spectra, reading))
-    return found
+        kind = (LEARNING | DYNAMICS)[name]
+        lines = [_mean_curve(arm, kind.curves[0].key) for arm in arms]
+        if not any(line.size for line in lines):
+            continue
+        with canvas() as (figure, (axes,)):
+            for shares, means in lines:  # An arm without a line keeps its colour.
+                axes.plot(100 * shares, means, marker="o" if len(shares) < 3 else "")
+            axes.set(xlabel="share of the run (%)", ylabel=kind.curves[0].label, xlim=(0, 100))
+            found.append(Chart(kind.title, svg_of(figure), reading))
+    spectra = spectra_chart(
+        "Spectrum at the end",
+        "Variance along each axis of the projections' covariance at the end, first seed of each arm, as a share of "
+        "their energy. A line that drops early is dimensional collapse; an arm without a line has nothing above "
+        "rounding.",
+        [_last_spectrum(arm) for arm in arms],
+        [{}] * len(arms),
+    )
+    return [*found, *spectra]
 
 
-def _mean_line(arm: ArmResults, number: int, key: str) -> Line | None:
-    """The mean over seeds at even shares of the run, where every seed with this key was measured."""
+def _mean_curve(arm: ArmResults, key: str) -> npt.NDArray[np.float64]:
+    """Shares of the run and means over seeds (2, N), where every seed with this key was measured."""
     curves = [
-        (values, arm.steps or records[-1]["step"]) for records in arm.records if (values := values_of(records, key))
+        (values_of(records, key) / [[arm.steps or records[-1]["step"]], [1]]) for records in arm.records if records
     ]
+    curves = [curve for curve in curves if curve.size]
     if not curves:
-        return None
+        return np.empty((2, 0))
     shares = np.linspace(0, 1, SHARES + 1)
-    start = max(values[0][0] / end for values, end in curves)
-    stop = min(values[-1][0] / end for values, end in curves)  # A collapsed run ends before its time.
+    start = max(curve[0, 0] for curve in curves)
+    stop = min(curve[0, -1] for curve in curves)  # A collapsed run ends before its time.
     shares = shares[(shares >= start) & (shares <= stop)]
-    if not len(shares):
-        return None
-    heights = [np.interp(shares * end, *np.array(values).T) for values, end in curves]
-    colour, dash = series_style(number)
-    return Line((100 * shares).tolist(), np.mean(heights, axis=0).tolist(), "", colour, dash, len(shares) < 3)
+    return np.array([shares, np.mean([np.interp(shares, *curve) for curve in curves], axis=0)])
 
 
-def _last_spectrum(arm: ArmResults, number: int) -> Line | None:
-    for records in arm.records:
-        spectra = [record["spectrum"] for record in records if record.get("spectrum")]
-        if spectra:
-            colour, dash = series_style(number)
-            return spectrum_line(spectra[-1], "", colour, dash)
-    return None
+def _last_spectrum(arm: ArmResults) -> list[float]:
+    """Of the first seed that has one."""
+    spectra = [[record["spectrum"] for record in records if record.get("spectrum")] for records in arm.records]
+    return next((own[-1] for own in spectra if own), [])

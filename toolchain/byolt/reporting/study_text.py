@@ -1,13 +1,12 @@
 """A study for people: tables on the terminal, and the same as Markdown."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.markup import escape
-from rich.table import Table as Grid
 
-from byolt.console.tables import wide_console
+from byolt.console.tables import print_table
 from byolt.files import write_text
 from byolt.studies.results import ArmResults, StudyResults, Table
 
@@ -15,12 +14,7 @@ from byolt.studies.results import ArmResults, StudyResults, Table
 def print_study(study: StudyResults, written: list[Path], next_command: str) -> None:
     """Each table with its tests, the notes, the files, and the next command to type."""
     for table in study.tables:
-        grid = Grid(box=None, pad_edge=False, header_style="bold", title=table.caption, title_justify="left")
-        for heading in _headings(table):
-            grid.add_column(heading)
-        for arm in table.arms:
-            grid.add_row(*(escape(cell) for cell in _cells(arm, table)))
-        wide_console().print(grid, highlight=False)
+        print_table(*_arms(table), title=table.caption)
         for sentence in table.said:
             click.echo(f"         {sentence}")
     for note in study.notes:
@@ -37,66 +31,65 @@ def write_markdown(study: StudyResults, path: Path, command: str) -> None:
         ByoltError: The disk is full or cannot be written.
     """
     environment = "; ".join(f"{name} {value}" for name, value in study.environment.items())
-    lines = [
-        f"# {study.title}: {study.name}",
-        "",
-        f"`{command}`",
-        "",
-        f"{environment}; {study.hours:.1f} hours of learning",
-    ]
-    lines[-1] += " by one process each, over all runs of this recipe that are kept."
+    about = f"{environment}; {study.hours:.1f} hours of learning by one process each, over all runs of this recipe"
+    lines = [f"# {study.title}: {study.name}", "", f"`{command}`", "", f"{about} that are kept."]
     lines += ["", f"![every seed]({path.stem}.svg)"]
     for table in study.tables:
-        lines += ["", f"## {table.caption}", "", f"{table.measure[0].upper()}{table.measure[1:]}, per cent.", ""]
-        lines += [_row(_headings(table)), _row(["---"] * len(_headings(table)))]
-        lines += [_row(_cells(arm, table)) for arm in table.arms]
+        lines += ["", f"## {table.caption}", "", f"{_capital(table.measure)}, per cent.", "", *_markdown(*_arms(table))]
         if table.comparisons:
-            lines += ["", *_tests(table)]
-        lines += ["", *(f"- {sentence[0].upper()}{sentence[1:]}." for sentence in table.said)]
+            lines += ["", *_markdown(*_tests(table))]
+        lines += ["", *(f"- {_capital(sentence)}." for sentence in table.said)]
     lines += ["", *(f"- {note}" for note in study.notes)]
     write_text(path, "\n".join(lines).rstrip() + "\n")
 
 
-def _headings(table: Table) -> list[str]:
-    named = ["arm", "mean +/- std [95 % interval]", "each seed"]
-    if any(arm.knn for arm in table.arms):
-        named.append("kNN")
-    if any(arm.published is not None for arm in table.arms):
-        named += ["published", "in"]
-    return [*named, "minutes", "state", "sets"]
+def _arms(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Headings under which some arm has something, and a row per arm."""
+    rows = [_cells(arm) for arm in table.arms]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    return columns, [[row[name] for name in columns] for row in rows]
 
 
-def _cells(arm: ArmResults, table: Table) -> list[str]:
-    summary = arm.summary
+def _cells(arm: ArmResults) -> dict[str, str]:
     mean = "no figure"
-    if summary is not None:
-        mean = f"{100 * summary.mean:.1f}"
-        if not math.isnan(summary.low):
-            mean += f" +/- {100 * summary.std:.1f} [{100 * summary.low:.1f}, {100 * summary.high:.1f}]"
-    cells = [arm.name, mean, " ".join(f"{100 * value:.1f}" for value in arm.accuracies)]
-    if any(other.knn for other in table.arms):
-        cells.append(f"{100 * sum(arm.knn) / len(arm.knn):.1f}" if arm.knn else "")
-    if any(other.published is not None for other in table.arms):
-        cells += ["" if arm.published is None else f"{arm.published:g}", arm.source]
-    states = {state: arm.states.count(state) for state in dict.fromkeys(arm.states)}
-    outcome = ", ".join(state if count == len(arm.states) else f"{count} {state}" for state, count in states.items())
-    return [*cells, f"{arm.minutes:.1f}", outcome, arm.changes]
+    if arm.summary is not None:
+        mean = f"{100 * arm.summary.mean:.1f}"
+        if not math.isnan(arm.summary.low):
+            std, low, high = (100 * value for value in (arm.summary.std, arm.summary.low, arm.summary.high))
+            mean += f" +/- {std:.1f} [{low:.1f}, {high:.1f}]"
+    states = {state: arm.states.count(state) for state in arm.states}
+    return {
+        "arm": arm.name,
+        "mean +/- std [95 % interval]": mean,
+        "each seed": " ".join(f"{100 * value:.1f}" for value in arm.accuracies),
+        "kNN": f"{100 * sum(arm.knn) / len(arm.knn):.1f}" if arm.knn else "",
+        "published": "" if arm.published is None else f"{arm.published:g}",
+        "in": arm.source,
+        "minutes": f"{arm.minutes:.1f}",
+        "state": ", ".join(name if len(states) == 1 else f"{count} {name}" for name, count in states.items()),
+        "sets": arm.changes,
+    }
 
 
-def _tests(table: Table) -> list[str]:
+def _tests(table: Table) -> tuple[list[str], list[list[str]]]:
+    headings = [f"{table.ours} less", "points", "simultaneous 95 % interval", "p", "p, Holm", "effect size"]
     rows = [
-        _row([f"{table.ours} less", "points", "simultaneous 95 % interval", "p", "p, Holm", "effect size"]),
-        _row(["---"] * 6),
+        [
+            name,
+            f"{100 * c.difference:+.2f}",
+            f"{100 * c.low:+.2f} to {100 * c.high:+.2f}",
+            *(f"{p:.4f}" for p in (c.p, c.p_holm)),
+            f"{c.effect_size:.2f}",
+        ]
+        for name, c in table.comparisons.items()
     ]
-    for name, c in table.comparisons.items():
-        interval = f"{100 * c.low:+.2f} to {100 * c.high:+.2f}"
-        rows.append(
-            _row(
-                [name, f"{100 * c.difference:+.2f}", interval, f"{c.p:.4f}", f"{c.p_holm:.4f}", f"{c.effect_size:.2f}"]
-            )
-        )
-    return rows
+    return headings, rows
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

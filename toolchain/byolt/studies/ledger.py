@@ -1,4 +1,4 @@
-"""The rows of a study: one CSV line a finished run, keyed by what was learned and how it was measured.
+"""The rows of a study: one CSV line per finished run, keyed by what was learned and how it was measured.
 
 A run is the hash of its result keys (seed, tau, views and all) and its images, its protocol the hash of the keys that
 measure, and byolt's version: what differs in any of them is another row.

@@ -8,11 +8,11 @@ from torch import nn
 from byolt.data import open_splits
 from byolt.data.source import Labels
 from byolt.data.subsets import spread, stratified_subset
-from byolt.evaluation.downstream import finetune_encoder, load_classifier
 from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
+from byolt.evaluation.finetune_run import finetune_encoder, load_classifier
 from byolt.evaluation.linear import linear_probe
-from byolt.evaluation.metrics import LabelledFeatures, evaluate_features
+from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features
 from byolt.methods.build import build_method
 from byolt.networks.encoders import without_initial_weights
 from byolt.recipe.schema import Recipe

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from byolt.recipe.load import with_changes
-from byolt.recipe.methods import METHODS
+from byolt.recipe.method_settings import METHODS
 from byolt.recipe.schema import Recipe
 from byolt_export.errors import InputError
 

@@ -12,9 +12,10 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from byolt.data import ImageStore, open_splits, store_of
+from byolt.environment import environment
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe.schema import Recipe
-from byolt.run import environment, learned_for_s, run_of
+from byolt.run import learned_for_s, run_of
 from byolt.studies.ledger import Key, Ledger, Row, key_of
 from byolt.studies.plan import Job
 from byolt.training.signals import StopSignals

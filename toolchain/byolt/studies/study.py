@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from byolt.environment import environment
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
-from byolt.run import environment, run_of
+from byolt.run import run_of
 from byolt.studies.ablations import CAVEAT, ablation_arms
 from byolt.studies.ledger import Key, Ledger, Row, key_of
 from byolt.studies.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
@@ -19,7 +20,7 @@ FEW = "test accuracy of the classifier"
 FINETUNED = "byol, then fine-tuned"
 
 
-class Bench(NamedTuple):
+class StudyContext(NamedTuple):
     """What every part of a study needs."""
 
     fingerprint: str
@@ -39,36 +40,38 @@ class Bench(NamedTuple):
 class Rows(NamedTuple):
     """Rows of the ledger, by arm and seed."""
 
-    bench: Bench
+    context: StudyContext
     role: Role
     known: Mapping[Key, Row]
 
     def of(self, arm: Arm, seed: int) -> Row:
         """The row of one run."""
-        return self.known[key_of(Job(arm.name, arm.with_seed(seed), self.role), self.bench.fingerprint)]
+        return self.known[key_of(Job(arm.name, arm.with_seed(seed), self.role), self.context.fingerprint)]
 
     def metrics(self, arm: Arm, column: str, name: str | None = None) -> ArmResults:
         """An arm over the study's seeds by one column of the ledger."""
-        rows = [self.of(arm, seed) for seed in self.bench.seeds]
+        rows = [self.of(arm, seed) for seed in self.context.seeds]
         return ArmResults(
             name or arm.name,
             in_words(arm.changes),
-            tuple(self.bench.seeds),
+            tuple(self.context.seeds),
             tuple(_number(row[column]) for row in rows),
             tuple(row["state"] for row in rows),
             tuple(_number(row["knn"]) for row in rows) if column == "linear" else (),
             arm.published,
             arm.source,
             sum(float(row["learn_s"]) for row in rows) / 60 / len(rows),
-            arm.recipe.schedule.epochs * (self.bench.images // arm.recipe.optim.batch_size),
-            tuple(_records(arm.with_seed(seed), self.bench.fingerprint) for seed in self.bench.seeds),
+            arm.recipe.schedule.epochs * (self.context.images // arm.recipe.optim.batch_size),
+            tuple(_records(arm.with_seed(seed), self.context.fingerprint) for seed in self.context.seeds),
         )
 
 
-def _bench(recipe: Recipe, results: str | Path, seeds: Sequence[int], jobs: int | None, on_log: OnLog | None) -> Bench:
+def _context(
+    recipe: Recipe, results: str | Path, seeds: Sequence[int], jobs: int | None, on_log: OnLog | None
+) -> StudyContext:
     store, ledger = decode_all(recipe), ledger_of(Path(results), recipe)
     at_once, log = jobs or at_once_default(recipe), on_log or (lambda line: None)
-    return Bench(store.fingerprint, len(store), ledger, seeds, at_once, log)
+    return StudyContext(store.fingerprint, len(store), ledger, seeds, at_once, log)
 
 
 def study(
@@ -107,25 +110,25 @@ def study(
         raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
-    text, bench = recipe_text(recipe, source), _bench(recipe, results, numbers, jobs, on_log)
+    text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)
     arms = {name: method_arm(recipe, name) for name in names}
-    tables = _tables(bench, arms, recipe, "as set")
+    tables = _tables(context, arms, recipe, "as set")
     notes = []
     if tune and recipe.study.tuning:
-        chosen = {name: _chosen(bench, recipe, name) for name in names}
-        tables += _tables(bench, chosen, recipe, "tuned")
+        chosen = {name: _chosen(context, recipe, name) for name in names}
+        tables += _tables(context, chosen, recipe, "tuned")
         notes.append(_told_of_tuning(chosen, recipe))
-    return _metrics(recipe, text, bench, recipe.name, "Methods on equal terms", tables, notes)
+    return _metrics(recipe, text, context, recipe.name, "Methods on equal terms", tables, notes)
 
 
-def _tables(bench: Bench, arms: Mapping[str, Arm], recipe: Recipe, how: str) -> list[Table]:
+def _tables(context: StudyContext, arms: Mapping[str, Arm], recipe: Recipe, how: str) -> list[Table]:
     frozen = [arm for name, arm in arms.items() if name not in WITH_LABELS]
-    rows = bench.rows(frozen, "study")
+    rows = context.rows(frozen, "study")
     tables = [Table(f"Without labels, {how}", LINEAR, tuple(rows.metrics(arm, "linear") for arm in frozen), "byol")]
     labelled = [arm for name, arm in arms.items() if name in WITH_LABELS]
     if labelled:
-        taught = bench.rows(labelled, "study")
-        tuned = bench.rows([arms["byol"]], "finetune")
+        taught = context.rows(labelled, "study")
+        tuned = context.rows([arms["byol"]], "finetune")
         few = [
             tuned.metrics(arms["byol"], "finetuned", FINETUNED),
             *(taught.metrics(arm, "classifier") for arm in labelled),
@@ -137,10 +140,10 @@ def _tables(bench: Bench, arms: Mapping[str, Arm], recipe: Recipe, how: str) -> 
     return tables
 
 
-def _chosen(bench: Bench, recipe: Recipe, name: str) -> Arm:
+def _chosen(context: StudyContext, recipe: Recipe, name: str) -> Arm:
     """The setting of best validation accuracy at the tuning seed; of equals the first, which is the method's own."""
     seed, candidates = recipe.study.tuning_seed, tuning_arms(recipe, name)
-    rows = bench.rows(candidates, "tuning", [seed])
+    rows = context.rows(candidates, "tuning", [seed])
 
     def validation(arm: Arm) -> float:
         accuracy = _number(rows.of(arm, seed)["validation"])
@@ -182,23 +185,23 @@ def ablate(
         InputError: No such ablation, or a recipe of another method.
     """
     arms = ablation_arms(recipe, name)
-    text, bench = (
+    text, context = (
         recipe_text(recipe, source),
-        _bench(recipe, results, range(recipe.seed, recipe.seed + seeds), jobs, on_log),
+        _context(recipe, results, range(recipe.seed, recipe.seed + seeds), jobs, on_log),
     )
-    rows = bench.rows(arms, "study")
+    rows = context.rows(arms, "study")
     table = Table(f"Ablation: {name}", LINEAR, tuple(rows.metrics(arm, "linear") for arm in arms))
     notes = [*collapsed_in_words(table.arms), CAVEAT]
     title = f"BYOL taken apart: {name}"
-    return _metrics(recipe, text, bench, f"{recipe.name}-{name}", title, [table], notes)
+    return _metrics(recipe, text, context, f"{recipe.name}-{name}", title, [table], notes)
 
 
 def _metrics(
-    recipe: Recipe, text: str, bench: Bench, name: str, title: str, tables: list[Table], notes: list[str]
+    recipe: Recipe, text: str, context: StudyContext, name: str, title: str, tables: list[Table], notes: list[str]
 ) -> StudyResults:
     made = environment()
     # A run that is measured in two ways was learned once.
-    learned = {row["run"]: float(row["learn_s"]) for row in bench.ledger.rows().values()}
+    learned = {row["run"]: float(row["learn_s"]) for row in context.ledger.rows().values()}
     hours = sum(learned.values()) / 3600
     about = {
         "byolt": made["byolt"],

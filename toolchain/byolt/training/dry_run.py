@@ -20,7 +20,7 @@ from byolt.training.cuda_graph import Stepper
 from byolt.training.loader import batch_stream
 from byolt.training.memory import largest_batch, peak_bytes, within_memory
 from byolt.training.prepare import Parts, prepare
-from byolt.training.throughput import duration
+from byolt.training.rate_and_eta import duration
 
 WARMUP_STEPS, STEPS = 4, 20
 _WAITING, _VIEWS = 0.10, 0.25  # Shares of a step above which another setting is worth a try.

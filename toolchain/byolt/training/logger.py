@@ -20,9 +20,9 @@ from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt.training.checkpoint import save_checkpoint
 from byolt.training.online_eval import NonFiniteFeatures, OnlineEvaluator
+from byolt.training.rate_and_eta import Throughput, duration
 from byolt.training.step import Learner, gathered
 from byolt.training.tensorboard import EventWriter
-from byolt.training.throughput import Throughput, duration
 from byolt_export.errors import ByoltError, TrainingFault
 
 
@@ -69,7 +69,10 @@ OnLog = Callable[[LogRecord], None]
 
 
 class RunLogger:
-    """Entered for the length of a loop."""
+    """Writes a run's metrics, evaluations and checkpoints; a context manager around the training loop.
+
+    What is measured of a step is computed in ``online_eval.OnlineEvaluator.step_metrics``.
+    """
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class RunLogger:
         self._write(record | metrics)
 
     def evaluate(self, step: int, epoch: int, outcome: Outcome) -> None:
-        """Measure the encoder and write it down; the verdict is the watch's.
+        """Measure the encoder and write it down; the verdict is the collapse monitor's.
 
         Raises:
             TrainingFault: A loss since the start, a weight or a feature is not finite.
@@ -206,7 +209,7 @@ class RunLogger:
         self.events.write(step, metrics)
         if self.on_log is not None:
             where = (step, self.sampler.steps, metrics["epoch"], self.recipe.schedule.epochs)
-            how = (pace.images_per_s, pace.data_wait, pace.left_s(step, evaluated=evaluated))
+            how = (pace.images_per_s, pace.data_wait, pace.seconds_left(step, evaluated=evaluated))
             self.on_log(LogRecord(*where, *how, metrics, self.evaluator.metrics))
 
     def _say(self, text: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from byolt.distributed.collectives import world_size
-from byolt.errors import is_memory_fault
+from byolt.library_errors import is_memory_fault
 from byolt.run import Run
 from byolt.training.allocator import give_back_freed_memory
 from byolt.training.loader import view_stream

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 if TYPE_CHECKING:
-    from byolt.recipe.methods.base import PredictorRate
+    from byolt.recipe.method_settings.base import PredictorRate
     from byolt.recipe.optim import Optim
 
 

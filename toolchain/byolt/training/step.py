@@ -17,7 +17,7 @@ from byolt.methods.base import Method, Outcome, sum_of_terms
 from byolt.methods.build import build_method
 from byolt.networks.convolutions import speed_up_convolutions
 from byolt.networks.recompute import recompute_blocks
-from byolt.recipe.methods import MethodSettings
+from byolt.recipe.method_settings import MethodSettings
 from byolt.training.optimizers import build_optimizer
 from byolt.training.schedules import learning_rate, tau
 from byolt_export.errors import InputError

@@ -1,4 +1,4 @@
-"""Two augmented views of each image: one spec (``schema.View``), two backends that draw from the same distributions.
+"""Two augmented views of each image: one spec (``recipe.views``), two backends that draw from the same distributions.
 
 ``batched`` makes a whole batch in torch on the device; ``albumentations_backend`` makes single images in workers. Both
 take their randomness from ``hashing``: a view is a function of (seed, epoch, image, view), whoever makes it.

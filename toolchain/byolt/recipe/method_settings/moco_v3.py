@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat
 
-from byolt.recipe.methods.base import MovingTarget
+from byolt.recipe.method_settings.base import MovingTarget
 from byolt.recipe.section import Share
 
 

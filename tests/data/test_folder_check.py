@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from byolt.data.check import check_folder
+from byolt.data.folder_check import check_folder
 from byolt_export.errors import InputError
 
 
@@ -88,6 +88,6 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_it_works_without_torch() -> None:
-    code = "import sys, byolt.data, byolt.data.check; sys.exit('torch' in sys.modules)"
+    code = "import sys, byolt.data, byolt.data.folder_check; sys.exit('torch' in sys.modules)"
     paths = [path for path in sys.path if path]
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {code}"], check=True)

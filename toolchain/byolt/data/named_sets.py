@@ -11,7 +11,7 @@ from byolt.data.source import ArraySource, ImageSource, Labels, Pixels
 from byolt_export.errors import InputError
 
 
-class Known(NamedTuple):
+class NamedSet(NamedTuple):
     """The splits of a named set."""
 
     learn: ImageSource
@@ -19,7 +19,7 @@ class Known(NamedTuple):
     test: ImageSource
 
 
-def open_known(name: str, root: Path, *, download: bool) -> Known:
+def open_named_set(name: str, root: Path, *, download: bool) -> NamedSet:
     """The splits of a named set below ``root``, fetched there first where ``download`` says so.
 
     Raises:
@@ -28,8 +28,8 @@ def open_known(name: str, root: Path, *, download: bool) -> Known:
     return _OPENERS[name](root, download)
 
 
-def _cifar(name: str) -> Callable[[Path, bool], Known]:
-    def opener(root: Path, download: bool) -> Known:
+def _cifar(name: str) -> Callable[[Path, bool], NamedSet]:
+    def opener(root: Path, download: bool) -> NamedSet:
         from torchvision import datasets
 
         kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -42,12 +42,12 @@ def _cifar(name: str) -> Callable[[Path, bool], Known]:
             return ArraySource(f"{name} {part}", got.data, labels, tuple(got.classes), f"{name}-{part}-{kind.tgz_md5}")
 
         train = split(True)
-        return Known(train, train, split(False))
+        return NamedSet(train, train, split(False))
 
     return opener
 
 
-def _stl10(root: Path, download: bool) -> Known:
+def _stl10(root: Path, download: bool) -> NamedSet:
     """Learn from train and unlabeled (105,000 images); train and test are the labelled 5,000 and 8,000.
 
     The binary files are mapped, not read: unlabeled alone is 2.7 GB. An image is 3 planes of 96 x 96, each stored
@@ -70,7 +70,7 @@ def _stl10(root: Path, download: bool) -> Known:
         return ArraySource(f"stl10 {part}", stored.transpose(0, 3, 2, 1), labels, known, f"stl10-{digests[pixels]}")
 
     train, test = split("train"), split("test")
-    return Known(_Joined([train, split("unlabeled")], "stl10 train+unlabeled"), train, test)
+    return NamedSet(_Joined([train, split("unlabeled")], "stl10 train+unlabeled"), train, test)
 
 
 def stl10_folds(root: Path, images: int) -> tuple[Labels, ...]:
@@ -91,7 +91,7 @@ def stl10_folds(root: Path, images: int) -> tuple[Labels, ...]:
     return folds
 
 
-def _imagenette(root: Path, download: bool) -> Known:
+def _imagenette(root: Path, download: bool) -> NamedSet:
     from torchvision.datasets import Imagenette as Nette
 
     url, md5 = Nette._ARCHIVES["160px"]
@@ -99,7 +99,7 @@ def _imagenette(root: Path, download: bool) -> Known:
     _open(Nette, "imagenette", root, files, download, split="train", size="160px")
     folder = root / Path(url).stem
     train, test = FolderSource(folder / "train"), FolderSource(folder / "val")
-    return Known(train, train, test)
+    return NamedSet(train, train, test)
 
 
 def _open(kind: Any, name: str, root: Path, files: list[str], download: bool, **options: Any) -> Any:
@@ -152,7 +152,7 @@ class _Joined:
         return self.parts[k], index - (int(self._ends[k - 1]) if k else 0)
 
 
-_OPENERS: dict[str, Callable[[Path, bool], Known]] = {
+_OPENERS: dict[str, Callable[[Path, bool], NamedSet]] = {
     "cifar10": _cifar("cifar10"),
     "cifar100": _cifar("cifar100"),
     "stl10": _stl10,

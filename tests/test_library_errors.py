@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from byolt.errors import as_ours
+from byolt.library_errors import as_ours
 from tests.test_command_line import byolt, draw_folder, one_sentence, write_recipe
 
 # Runs a command in a process in which the named modules cannot be found.

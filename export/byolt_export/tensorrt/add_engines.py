@@ -8,7 +8,7 @@ from byolt_export.bundle.folder import FILES, read_manifest, write_manifest
 from byolt_export.bundle.golden import read_golden
 from byolt_export.bundle.manifest import Manifest, Onnx
 from byolt_export.errors import InputError, quoted
-from byolt_export.tensorrt.build import WORKSPACE_MIB, build_engines, profile_of
+from byolt_export.tensorrt.build_engine import WORKSPACE_MIB, build_engines, profile_of
 from byolt_export.tensorrt.flavour import Flavour, FlavourName, Target, choose_flavour, resolve_target
 from byolt_export.tensorrt.progress import BuildProgress
 

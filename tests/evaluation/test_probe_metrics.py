@@ -6,7 +6,7 @@ import torch
 
 from byolt.evaluation.knn import knn_predict
 from byolt.evaluation.linear import linear_probe
-from byolt.evaluation.metrics import LabelledFeatures, evaluate_features
+from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features
 from byolt.recipe.evaluation import Evaluation
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from byolt.recipe.methods.base import MethodSettings, TargetDecay
+from byolt.recipe.method_settings.base import MethodSettings, TargetDecay
 from byolt.recipe.section import Share
 
 
@@ -31,7 +31,7 @@ class MocoV2Method(MethodSettings):
 
     @property
     def norm_parts(self) -> int:
-        """As the key says."""
+        """The recipe's `norm_groups`."""
         return self.norm_groups
 
     def largest_batch(self, accumulate: int) -> int:

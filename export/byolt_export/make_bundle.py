@@ -1,4 +1,4 @@
-"""A module in, a proven bundle out: export, quantize, compare, write at one stroke.
+"""A module in, a proven bundle out: export, quantize, compare, write atomically.
 
 Axes: B batch, N images, H W pixels, D output features.
 """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
-from byolt.recipe.methods.base import MethodSettings
+from byolt.recipe.method_settings.base import MethodSettings
 
 
 def _settings_of(name: str) -> type[MethodSettings]:

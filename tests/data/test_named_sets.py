@@ -8,7 +8,7 @@ from tests.data.tiny_sets import STL10_CLASSES, write_cifar, write_stl10
 from torchvision import datasets
 
 from byolt.data import open_splits
-from byolt.data.known import stl10_folds
+from byolt.data.named_sets import stl10_folds
 from byolt.recipe.data import Data
 from byolt_export.errors import InputError
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from byolt.recipe.methods.base import MethodSettings, PredictorRate
+from byolt.recipe.method_settings.base import MethodSettings, PredictorRate
 
 
 class SimSiamMethod(MethodSettings):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from byolt.recipe.methods.base import MovingTarget, PredictorRate
+from byolt.recipe.method_settings.base import MovingTarget, PredictorRate
 
 
 class ByolMethod(MovingTarget):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat
 
-from byolt.recipe.methods.base import MethodSettings
+from byolt.recipe.method_settings.base import MethodSettings
 
 
 class SimClrMethod(MethodSettings):

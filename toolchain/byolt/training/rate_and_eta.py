@@ -30,7 +30,7 @@ class Throughput:
         self.data_wait = self._wait_s / elapsed_s
         self._last_s, self._last_step, self._wait_s = now_s, step, 0.0
 
-    def left_s(self, step: int, *, evaluated: bool = False) -> float:
+    def seconds_left(self, step: int, *, evaluated: bool = False) -> float:
         """Seconds to the end after ``step`` steps: steps at the last rate, evaluations as long as the last one.
 
         ``evaluated`` says that the evaluation due after ``step``, if there is one, has been made.

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from byolt.recipe.methods.base import MethodSettings, TargetDecay
+from byolt.recipe.method_settings.base import MethodSettings, TargetDecay
 from byolt.recipe.section import Share
 
 
