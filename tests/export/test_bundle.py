@@ -139,6 +139,7 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(bundle: Path, capfd: pytest.C
     [images(2).astype(np.float32), images(2)[:, :16], images(2)[..., :1], images(1)[0], np.moveaxis(images(2), 3, 1)],
     ids=["float", "height", "grey", "one image", "NCHW"],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_the_runner_refuses_other_images(given: Any, bundle: Path) -> None:
     with pytest.raises(InputError, match=r"^encoder.onnx wants uint8 images \(batch, 32, 32, 3\), got "):
         OnnxRunner(bundle / "encoder.onnx")(given)

@@ -95,6 +95,7 @@ def test_no_frames_give_no_outputs(nothing: Any, bundle: Path) -> None:
         (np.empty((0, 32, 3), np.uint8), r"frame 0 is \(0, 32, 3\) and holds no pixel"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_frame_is_refused(frames: Any, fault: str, bundle: Path) -> None:
     with pytest.raises(InputError, match=f"^{fault}"):
         Encoder(bundle)(frames)
@@ -127,6 +128,7 @@ def test_a_file_that_did_not_pass_is_not_opened(bundle: Path, tmp_path: Path) ->
     assert Encoder(copy, allow_unproven=True).file == "encoder.onnx"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_asked_for_is_opened_or_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingPart, match="holds nothing that may run here: it has no engine for tensorrt"):
         Encoder(bundle, runtime="tensorrt")
