@@ -28,6 +28,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Engine]:
         (lambda plan: plan[:-1], r"its plan has \d+ bytes and should have \d+"),
         (lambda plan: b"ftrt" + plan[4:], "its plan is none of TensorRT for RTX"),
         (lambda plan: plan[:24] + bytes([1, 3, 0, 9]) + plan[28:], r"its plan is of version 1\.3\.0\.9, not"),
+        (lambda plan: plan[:27] + bytes([plan[27] ^ 1]) + plan[28:], "its plan is of version .*, not"),
     ],
 )
 def test_a_damaged_plan_is_refused_before_a_gpu_is_looked_for(

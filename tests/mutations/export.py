@@ -26,12 +26,23 @@ QUANTIZE_SENSITIVITY = f"{FOLDER}/quantize/sensitivity.py"
 TENSORRT_PLAN = f"{FOLDER}/tensorrt/plan.py"
 TENSORRT_PROGRESS = f"{FOLDER}/tensorrt/progress.py"
 
-IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_ENGINE, IN_VERIFY, IN_GRAPH = (
+IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN, IN_VERIFY, IN_GRAPH = (
     f"tests/export/test_{name}.py"
-    for name in ("parity", "bisect", "precision", "sensitivity", "bench", "multiply_adds", "engine", "verify", "graph")
+    for name in (
+        "parity",
+        "bisect",
+        "precision",
+        "sensitivity",
+        "bench",
+        "multiply_adds",
+        "engine_runner",
+        "verify",
+        "graph",
+    )
 )
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
+IN_PROGRESS = "tests/export/test_engine_progress.py"
 # Of a long file the test alone.
 IN_TIGHTENED = "tests/export/test_bundle.py::test_a_manifest_tightens_gates_and_never_loosens_them"
 IN_HISTOGRAM = "tests/export/test_page.py::test_the_histogram_counts_each_error_once"
@@ -47,7 +58,7 @@ IN_ATTENTION = f"{IN_HALF_PRECISION}::test_attention_in_half_precision"
 EXPORT = [
     # The measures of parity and of the task.
     Mutation("error over the candidate's length", PROOF_MEASURES, "np.maximum(np.linalg.norm(r, axis=1)", "np.maximum(np.linalg.norm(c, axis=1)", IN_MEASURES),
-    Mutation("cosine of uncentred outputs", PROOF_MEASURES, "r, c = reference - mean, candidate - mean", "r, c = reference, candidate", IN_MEASURES),
+    Mutation("cosine of uncentred outputs", PROOF_MEASURES, "r, c = reference - mean, candidate - mean", "r, c = reference - 0 * mean, candidate - 0 * mean", IN_MEASURES),
     Mutation("cosine of each about its own mean", PROOF_MEASURES, "r, c = reference - mean, candidate - mean", "r, c = reference - mean, candidate - candidate.mean(axis=0)", IN_MEASURES),
     Mutation("an image is its own neighbour", PROOF_MEASURES, "[np.arange(len(queries)), queries] = -np.inf", "[np.arange(len(queries)), queries] += 0.0", IN_MEASURES),
     Mutation("delivered neighbours by dot product", PROOF_MEASURES, "rows /= np.maximum(", "rows /= np.ones_like(rows) + 0 * np.maximum(", IN_MEASURES),
@@ -129,6 +140,6 @@ EXPORT = [
     Mutation("any layer before the cast is a resize", QUANTIZE_MULTIPLY_ADDS, 'k < cast and node.op_type == "MatMul" and resizing < 2', "k < cast", IN_SHARES),
     Mutation("int8 by one operand alone", QUANTIZE_MULTIPLY_ADDS, "int8 = all(", "int8 = any(", IN_SHARES),
     Mutation("int8 with products in fp32", BUNDLE_MANIFEST, '>= _LEAST_INT8 and not shares.get("fp32")', ">= _LEAST_INT8", IN_SHARES),
-    Mutation("a plan of another version", TENSORRT_PLAN, "tuple(plan[24:28]) != flavour.release", "tuple(plan[24:26]) != flavour.release[:2]", IN_ENGINE),
-    Mutation("a build's share without its phases", TENSORRT_PROGRESS, "share = (done + share) / steps", "share = done / steps", IN_ENGINE),
+    Mutation("a plan of another version", TENSORRT_PLAN, "tuple(plan[24:28]) != flavour.release", "tuple(plan[24:26]) != flavour.release[:2]", IN_PLAN),
+    Mutation("a build's share without its phases", TENSORRT_PROGRESS, "share = (done + share) / steps", "share = done / steps", IN_PROGRESS),
 ]  # fmt: skip
