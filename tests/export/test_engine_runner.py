@@ -1,5 +1,6 @@
 """Opening and running engines: what is refused before a GPU is looked for, and what a GPU computes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from byolt_export.bundle.manifest import Engine
 from byolt_export.cuda import MissingGpu
 from byolt_export.errors import EngineFault, InputError, MissingPart
 from byolt_export.tensorrt.flavour import choose_flavour, resolve_target
+from byolt_export.tensorrt.plan import plan_fault
 from byolt_export.tensorrt.runner import EngineRunner, open_engine
 
 
@@ -34,8 +36,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Engine]:
 def test_a_damaged_plan_is_refused_before_a_gpu_is_looked_for(
     tmp_path: Path, engine: tuple[Path, Engine], damage: Callable[[bytes], bytes], message: str
 ) -> None:
-    path = tmp_path / engine[1].name
-    path.write_bytes(damage((engine[0] / engine[1].name).read_bytes()))
+    path, plan = tmp_path / engine[1].name, damage((engine[0] / engine[1].name).read_bytes())
+    assert re.match(message, plan_fault(plan, RTX))
+    path.write_bytes(plan)
     with pytest.raises(InputError, match=message):
         EngineRunner(path, RTX)
 
