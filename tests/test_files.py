@@ -10,7 +10,7 @@ from byolt_export.files import replacing, write_whole
 def test_a_file_takes_the_place_of_the_earlier_one(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_whole(path, "früher")
-    with replacing(path, durable=True) as beside:
+    with replacing(path) as beside:
         beside.write_bytes(b"later")
         assert path.read_text(encoding="utf-8") == "früher"
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"later", [path])

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """The name of a file beside ``path`` to write, which takes its place when the block ends without an error.
 
     An error, or a signal that raises, leaves what ``path`` held before and nothing beside it. Two processes that write
@@ -18,14 +18,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
     Args:
         path: What to write; its folder must exist.
-        durable: Wait for the disk before the rename, so that a power cut leaves the old content or the new.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
-        if durable:
-            with open(beside, "rb") as file:
-                os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from tests.evaluation.arrays import ArrayImages
 from tests.test_command_line import draw_folder
 
 from byolt.data import open_splits
-from byolt.evaluation import downstream
+from byolt.evaluation import finetune_run
 from byolt.evaluation.collapse import rankme, uniformity, z_std_ratio
 from byolt.evaluation.evaluate import embed_store, evaluate, evaluation_store
 from byolt.evaluation.features import embed
@@ -228,12 +228,12 @@ def test_imagenet_weights_are_fine_tuned_beside(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
     (told,) = finetune(run, tmp_path / "images", imagenet=True, overrides=["finetune.epochs=1"])
     assert set(told["against"]) == {"probe", "scratch", "imagenet"}
-    other = downstream._with_imagenet_weights(recipe)
+    other = finetune_run._with_imagenet_weights(recipe)
     assert torch.equal(other.features[0][0].weight, plain.features[0][0].weight)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "empty"))
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(InputError, match="--imagenet: ImageNet weights of mobilenet_v3_small could not be fetched"):
-        downstream._with_imagenet_weights(recipe)
+        finetune_run._with_imagenet_weights(recipe)
 
 
 def test_the_encoder_is_tested_against_what_no_learning_gives_and_against_another_run(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Engine]:
 def test_a_damaged_plan_is_refused_before_a_gpu_is_looked_for(
     tmp_path: Path, engine: tuple[Path, Engine], damage: Callable[[bytes], bytes], message: str
 ) -> None:
-    path = tmp_path / engine[1].name
-    path.write_bytes(damage((engine[0] / engine[1].name).read_bytes()))
-    assert re.match(message, plan_fault(path.read_bytes(), RTX))
+    path, plan = tmp_path / engine[1].name, damage((engine[0] / engine[1].name).read_bytes())
+    assert re.match(message, plan_fault(plan, RTX))
+    path.write_bytes(plan)
     with pytest.raises(InputError, match=message):
         EngineRunner(path, RTX)
 

@@ -47,10 +47,9 @@ def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.Model
 
 
 def test_layers_of_most_damage_for_their_work_are_kept_first() -> None:
-    kernel = np.zeros((1, 1))
     layers = [
-        Layer(onnx.helper.make_node("MatMul", ["x", "w"], [name]), kernel, None, multiply_adds, (1,))
-        for name, multiply_adds in (("a", 10), ("b", 40), ("c", 5), ("d", 30))
+        Layer(onnx.helper.make_node("Gemm", ["x", "w"], [name]), np.zeros((1, 1)), None, multiply_adds, ())
+        for name, multiply_adds in {"a": 10, "b": 40, "c": 5, "d": 30}.items()
     ]
     damage = {"a": 1.0, "b": 8.0, "c": 0.4, "d": 1.5}  # Per multiply-add: b 0.2, a 0.1, c 0.08, d 0.05.
     assert most_sensitive(damage, layers, 60) == {"a", "b", "c"}

@@ -91,16 +91,21 @@ def export(
     )
     if missing is not None:
         return Exported(bundle, report, MissingPart(f"{bundle} is complete but for its engines: {missing}"))
-    passed = [file.precision for file in report.files if file.parity.verdict == "passed"]
-    if order is None or not passed:
+    if order is None or not any(file.parity.verdict == "passed" for file in report.files):
         return Exported(bundle, report)
     say(f"building engines with {order[0]}")
+    return Exported(bundle, _with_engines(bundle, order, report, recipe))
+
+
+def _with_engines(bundle: Path, order: tuple[Flavour, tuple[Target, ...]], report: Report, recipe: Recipe) -> Report:
+    """Build the engines of the files that passed; the report with their verdicts."""
+    passed = [file.precision for file in report.files if file.parity.verdict == "passed"]
     timings = recipe.data.cache_dir / "timings"
     add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
     report = replace(report, files=(*report.files, *verify_engines(bundle)))
     manifest = read_manifest(bundle)
     write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))
-    return Exported(bundle, report)
+    return report
 
 
 def _order(

@@ -27,9 +27,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
     assert state.keys() == KEYS - {"format"}
     last = folder / "last.pt"
     try:
-        with replacing(last, durable=True) as beside:
+        with replacing(last) as beside:
             with open(beside, "wb") as file:
                 torch.save({"format": FORMAT, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())  # A power cut leaves the old checkpoint or the new one.
             _keep_as(beside, folder / f"step-{state['step']:08d}.pt")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer.
         before = f"the one before it is whole: make room and go on with --resume {folder.parent}"

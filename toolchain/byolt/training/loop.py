@@ -64,15 +64,15 @@ def pretrain(
         Stopped: A signal came; the checkpoint of that step is written.
     """
     text = recipe_text(recipe, source)
+    named = None if resume is None or str(resume) == "auto" else open_run(resume)
     parts = prepare(recipe)
     identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
     with local_rank_zero_first():
         evaluator = OnlineEvaluator(recipe, parts.splits, parts.store)
-    own = resume is None or str(resume) == "auto"
-    run = run_of(recipe, parts.store.fingerprint) if own else open_run(resume)
+    run = named or run_of(recipe, parts.store.fingerprint)
     result, exists = run.result, run.path.exists()
     barrier()  # No process has changed the run's folder before each has looked.
-    if not own or (result is None and exists and (resume is not None or was_restarted())):
+    if named or (result is None and exists and (resume is not None or was_restarted())):
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
         with create_run(recipe, parts.store.fingerprint, text) as made:
