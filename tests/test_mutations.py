@@ -1,8 +1,5 @@
 """The mutations fit the sources, and a misspelt name is told. That each is caught is `make test-full`."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -69,10 +66,5 @@ def test_a_mutation_is_caught_by_a_value_alone(
     (tmp_path / "toolchain" / "product.py").write_text(RIGHT.replace(right, wrong))
     body = f"import product, pytest\ndef test_1():\n    {test}\n" if test.startswith("with") else test
     (tmp_path / "tests" / "test_product.py").write_text(body)
-    trial = Path(runner.__file__).with_name("trial.py")
-    subprocess.run(
-        [sys.executable, trial, "product", "outcome.json", "tests/test_product.py"],
-        cwd=tmp_path, env={"PYTHONPATH": "toolchain"}, stdout=subprocess.DEVNULL, check=True,
-    )  # fmt: skip
-    outcome = json.loads((tmp_path / "outcome.json").read_text())
-    assert (outcome["verdict"], outcome["why"][: len(why)]) == (verdict, why)
+    outcome = runner._trial(tmp_path, "product", ["tests/test_product.py"])
+    assert (outcome.verdict, outcome.why[: len(why)]) == (verdict, why)

@@ -2,9 +2,9 @@
 
 import difflib
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.mutations import MUTATIONS, ROOT, Mutation
-from tests.mutations.trial import CAUGHT, CRASHED, SURVIVED
+from tests.mutations.trial import CAUGHT, CRASHED, SURVIVED, run
 
 _LONGEST_S = 600  # Of one trial: a wrong formula may never end.
+# Each trial is forked from a process that has imported what takes seconds.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_LIBRARIES = ["torch", "torchvision", "timm", "scipy.stats", "sklearn.linear_model", "onnx", "pytest"]
 
 
 class Outcome(NamedTuple):
@@ -34,6 +37,8 @@ def main() -> int:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         print(f"no mutation {unknown[0]!r}; {f'did you mean {near[0]!r}?' if near else 'known: ' + ', '.join(known)}")
         return 2
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _PROCESSES.set_forkserver_preload(_LIBRARIES)
     chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
     print(f"{'wrong formula':<48}{'file':<18}{'verdict':<10}first test that fails: why")
     missed, named = 0, set[str]()
@@ -80,16 +85,14 @@ def _copy(folder: Path) -> Path:
 
 def _trial(copy: Path, module: str, tests: Sequence[str]) -> Outcome:
     outcome = copy / "outcome.json"
-    command = [sys.executable, "-m", "tests.mutations.trial", module, outcome.name, *tests]
-    environment = os.environ | {"PYTHONPATH": f"{copy / 'toolchain'}:{copy / 'export'}", "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=_LONGEST_S
-        )
-    except subprocess.TimeoutExpired:
+    process = _PROCESSES.Process(target=run, args=(copy, module, tests, outcome))
+    process.start()
+    process.join(_LONGEST_S)
+    if process.is_alive():
+        process.kill()
         return Outcome(CRASHED, "-", f"the tests did not end in {_LONGEST_S} s")
     if not outcome.exists():  # A fault below Python.
-        return Outcome(CRASHED, "-", f"the tests ended with exit code {done.returncode}")
+        return Outcome(CRASHED, "-", f"the tests ended with exit code {process.exitcode}")
     return Outcome(**json.loads(outcome.read_text(encoding="utf-8")))
 
 

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,16 @@ CAUGHT, CRASHED, SURVIVED = "caught", "CRASHED", "SURVIVED"
 # A row that was written wrongly, whatever a test may say of it elsewhere.
 _MALFORMED = (NameError, AttributeError, ImportError, SyntaxError)
 _CRASHES = 3  # After so many tests without an assertion no other is waited for.
-_HERE = Path.cwd().resolve()
-_OPTIONS = ["-q", "-p", "no:cacheprovider", "-m", "not full and not gpu and not cpp"]
+_QUICK = "not full and not gpu and not cpp"
+# Plugins may be imported before pytest is.
+_OPTIONS = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-m", _QUICK]
 
 
 class Recorder:
     """A pytest plugin that keeps why the first test failed, by the exception itself."""
 
     def __init__(self, module: str) -> None:
-        self.module = module
+        self.module, self.here = module, Path.cwd().resolve()
         self.caught: dict[str, str] | None = None
         self.crashes: list[dict[str, str]] = []
         self.malformed = False
@@ -45,7 +48,7 @@ class Recorder:
         """Stop at the first assertion on a value."""
         if call.excinfo is None:
             self.passed += call.when == "call"
-        elif call.when == "call" and _is_on_a_value(call.excinfo):
+        elif call.when == "call" and _is_on_a_value(call.excinfo, self.here):
             self.caught = _row(item.nodeid, call.excinfo.value)
             item.session.shouldstop = CAUGHT
         elif not call.excinfo.errisinstance((pytest.skip.Exception, pytest.xfail.Exception)):
@@ -73,22 +76,28 @@ def _row(test: str, error: BaseException) -> dict[str, str]:
     return {"test": test, "why": f"{type(error).__name__}: {said}"}
 
 
-def _is_on_a_value(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+def _is_on_a_value(excinfo: pytest.ExceptionInfo[BaseException], here: Path) -> bool:
     """Whether a test's own assertion failed: not one of the product's, and no traceback of a process it started."""
     if not excinfo.errisinstance((AssertionError, pytest.fail.Exception)):
         return False
     files = [Path(entry.path).resolve() for entry in excinfo.traceback]
-    roots = [file.relative_to(_HERE).parts[0] for file in files if file.is_relative_to(_HERE)]
+    roots = [file.relative_to(here).parts[0] for file in files if file.is_relative_to(here)]
     return roots[-1] == "tests" and "Traceback (most recent call last)" not in str(excinfo.value)
 
 
-def main() -> None:
-    """Run tests, the module that was mutated imported first, and write the outcome into a file."""
-    module, outcome, *tests = sys.argv[1:]
+def run(copy: Path, module: str, tests: Sequence[str], outcome: Path) -> None:
+    """Run tests of a copy, the module that was mutated imported first, and write the outcome into a file.
+
+    For a process of its own that has imported libraries, and nothing of the project but what starts it.
+    """
+    os.chdir(copy)
+    paths = [str(copy), str(copy / "toolchain"), str(copy / "export")]
+    sys.path[:0], os.environ["PYTHONPATH"] = paths, os.pathsep.join(paths)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
     recorder = Recorder(module)
     pytest.main([*_OPTIONS, *tests], plugins=[recorder])
-    Path(outcome).write_text(json.dumps(recorder.outcome()), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    outcome.write_text(json.dumps(recorder.outcome()), encoding="utf-8")
