@@ -7,7 +7,7 @@ LINEAR = "toolchain/byolt/evaluation/linear.py"
 COLLAPSE = "toolchain/byolt/evaluation/collapse.py"
 DYNAMICS = "toolchain/byolt/evaluation/dynamics.py"
 STUDY = "toolchain/byolt/studies"
-IN_EVALUATION, IN_STUDY = "tests/evaluation", "tests/studies/test_study.py"
+IN_EVALUATION, IN_STUDY = "tests/evaluation", "tests/studies"
 IN_DYNAMICS = f"{IN_EVALUATION}/test_dynamics.py"
 
 EVALUATION = [

@@ -18,7 +18,6 @@ from byolt.cli import cli
 from byolt.recipe.load import dump_recipe, with_changes
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, run_of
-from byolt.studies.ablations import NAMES, ablation_arms
 from byolt.studies.ledger import COLUMNS, Ledger, key_of
 from byolt.studies.plan import Job, jobs_of, method_arm, tuning_arms
 from byolt.studies.results import ArmResults, Table
@@ -50,87 +49,11 @@ def silent(line: str) -> None:
     pass
 
 
-@pytest.fixture(autouse=True)
-def _few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("byolt.data.splits.TEST_IMAGES", 64)
-
-
-def test_runs_that_differ_in_seed_tau_or_augmentation_are_never_taken_for_one_another(tmp_path: Path) -> None:
-    """The fault of an auto-resume that compares some keys: a second seed or a tau goes on with the first one's run."""
-    base = recipe_in(tmp_path)
-    changes: list[dict[str, Any]] = [
-        {},
-        {"seed": 1},
-        {"method.tau_base": 0.99},
-        {"method.tau_schedule": "constant"},
-        {"method.predictor": "linear"},
-        {"method.predictor_lr_multiplier": 2.0},
-        {"views.view_1.jitter": 0.5},
-        {"views.view_2.crop_area": [0.5, 1.0]},
-        {"optim.base_lr": 0.5},
-        {"optim.batch_size": 32},
-        {"schedule.epochs": 3},
-        {"method.name": "simclr"},
-        {"method.name": "simsiam"},
-    ]
-    recipes = [with_changes(base, change) for change in changes]
-    folders = {run_of(recipe, "images").path for recipe in recipes}
-    keys = {key_of(Job("arm", recipe, "study"), "images") for recipe in recipes}
-    assert len(folders) == len(keys) == len(changes)
-    assert key_of(Job("arm", base, "study"), "other images") not in keys
-
-
-def test_a_row_belongs_to_how_it_was_measured_and_not_to_its_arm_s_name(tmp_path: Path) -> None:
-    base = recipe_in(tmp_path)
-    row = key_of(Job("byol", base, "study"), "images")
-    assert key_of(Job("moving average", base, "study"), "images") == row
-    assert key_of(Job("byol", with_changes(base, {"machine.log_every_steps": 7}), "study"), "images") == row
-    assert key_of(Job("byol", with_changes(base, {"finetune.epochs": 7}), "study"), "images") == row
-    assert key_of(Job("byol", base, "tuning"), "images") != row
-    assert key_of(Job("byol", with_changes(base, {"evaluation.knn_k": 7}), "study"), "images") != row
-    few = key_of(Job("byol", base, "finetune"), "images")
-    assert key_of(Job("byol", with_changes(base, {"finetune.epochs": 7}), "finetune"), "images") != few
-    assert key_of(Job("byol", with_changes(base, {"study.labelled_share": 0.3}), "finetune"), "images") != few
-
-
-def test_methods_share_all_but_what_the_study_says(tmp_path: Path) -> None:
-    base = recipe_in(tmp_path, method={"tau_base": 0.97})
-    byol, simclr, teacher, alone = (
-        method_arm(base, name).recipe for name in ("byol", "simclr", "mean_teacher", "supervised")
-    )
-    assert byol == base
-    assert simclr.method.model_dump() == {"name": "simclr", "temperature": 0.5}
-    assert (simclr.data, simclr.views, simclr.model, simclr.optim) == (base.data, base.views, base.model, base.optim)
-    expected = {"tau": 0.9, "batch_share": 0.5, "labelled_share": 0.5, "consistency": 100.0}
-    assert expected.items() <= teacher.method.model_dump().items()
-    assert alone.method.model_dump() == teacher.method.model_dump() | {"consistency": 0.0}
-
-
-def test_a_setting_that_does_not_fit_names_its_method(tmp_path: Path) -> None:
-    base = recipe_in(tmp_path, study={"methods": {"simclr": {"method.tau_base": 0.5}}})
-    with pytest.raises(InputError, match=r"study\.methods\.simclr: .*method\.tau_base: unknown key"):
-        method_arm(base, "simclr")
-    with pytest.raises(InputError, match="--methods barlow: known are byol, mean_teacher"):
-        method_arm(base, "barlow")
-
-
-def test_every_method_tries_the_same_number_of_settings(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="tuning must try the same number of settings for each method"):
-        recipe_in(tmp_path, study={"tuning": {"byol": [{"optim.base_lr": 0.1}], "simclr": []}})
-
-
 def test_a_set_without_labels_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, data={"labels": "none"})
     with pytest.raises(InputError, match="a study compares by labels"):
         ablate(recipe, "target", seeds=1, results=tmp_path, jobs=1)
     assert not (tmp_path / "runs").exists()
-
-
-def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
-    arms = [method_arm(recipe_in(tmp_path), name) for name in ("byol", "simclr")]
-    assert [(job.recipe.seed, job.arm) for job in jobs_of(arms, [3, 4], "study")] == [
-        (3, "byol"), (3, "simclr"), (4, "byol"), (4, "simclr"),
-    ]  # fmt: skip
 
 
 def test_the_setting_of_best_validation_accuracy_is_chosen(tmp_path: Path) -> None:
@@ -305,49 +228,6 @@ def test_a_fault_of_a_run_is_one_sentence_and_names_it(tmp_path: Path, monkeypat
     with pytest.raises(ByoltError, match="byol, seed 0: .*gone"):
         complete(jobs_of([method_arm(recipe, "byol")], [0], "study"), "x", Ledger(tmp_path / "r.csv"), at_once=1,
                  on_log=silent)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_an_ablation_s_rows_differ_and_begin_from_the_recipe(tmp_path: Path, name: str) -> None:
-    base = recipe_in(tmp_path, method={"tau_base": 0.98})
-    arms = ablation_arms(base, name)
-    keys = {key_of(Job(arm.name, arm.recipe, "study"), "images") for arm in arms}
-    assert len(keys) == len(arms) >= 4
-    own = key_of(Job("byol", base, "study"), "images")
-    assert (own in keys) == (name != "tau")
-    assert all(arm.published is None or 0 < arm.published < 80 for arm in arms)
-
-
-def test_rows_that_change_nothing_are_left_out(tmp_path: Path) -> None:
-    views = {f"view_{number}": {"blur": 0.0, "solarize": 0.0} for number in (1, 2)}
-    names = [arm.name for arm in ablation_arms(recipe_in(tmp_path, views=views), "augment")]
-    assert "no blur and solarization" not in names
-    assert "no colour jitter" in names
-
-
-def test_an_ablation_of_another_method_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the ablations take BYOL apart"):
-        ablation_arms(recipe_in(tmp_path, method={"name": "simclr"}), "tau")
-    with pytest.raises(InputError, match="no ablation 'taus'; known are tau, batch"):
-        ablation_arms(recipe_in(tmp_path), "taus")
-
-
-def test_an_ablation_tells_collapse_and_the_rank_correlation(tmp_path: Path) -> None:
-    base, path = recipe_in(tmp_path), tmp_path / "results"
-    accuracies = {"two layers": 0.6, "linear": 0.5, "none": 0.3, "none, copied target": 0.2}
-    fingerprint = learning_fingerprint(base)
-    for arm in ablation_arms(base, "predictor"):
-        job = Job(arm.name, arm.recipe, "study")
-        state = "collapsed" if "none" in arm.name else "finished"
-        row = {"linear": accuracies.get(arm.name, 0.1), "state": state, "learn_s": 60, "knn": 0.1}
-        Ledger(path / "tiny.csv").append(key_of(job, fingerprint)._asdict() | row)
-    metrics = ablate(base, "predictor", seeds=1, results=path, jobs=1)
-    (table,) = metrics.tables
-    assert "none: called collapsed while it learned in 1 of 1 seeds" in metrics.notes
-    assert any("ImageNet" in note for note in metrics.notes)
-    order = table.order
-    assert order is not None
-    assert (order.n, order.rho) == (3, 1.0)  # 72.5, 0.2, 0.1 beside 0.6, 0.3, 0.2.
 
 
 def test_an_arm_with_a_lost_seed_is_not_compared() -> None:
