@@ -5,11 +5,9 @@ example does it. Each lives in a process of its own; the processes take single s
 noise, after one step each as warm-up. Images are counted once a step. Needs lightly and byol-pytorch (``pip install
 lightly byol-pytorch``); what is not installed is left out and said so.
 
-solo-learn is a folder, since its package installs nowhere new: that of the index unpacked (``pip download solo-learn
---no-deps``, version 1.0.2), which still imports with lightning-bolts, einops and ``setuptools<81`` beside it. Its BYOL
-runs its own training step, loss, optimizer and momentum updater, on the encoder of the others (its own small stem pads
-wider) and channels-last, which its later versions have by default. Left out, for it as for lightly: Lightning's
-Trainer and what is logged through it. Its step trains a linear classifier beside, which cannot be turned off.
+solo-learn is a folder, version 1.0.2 unpacked (``pip download solo-learn --no-deps``), with lightning-bolts, einops and
+``setuptools<81`` beside it. Its BYOL runs its own training step, loss, optimizer and momentum updater, channels-last,
+on the encoder of the others. Left out, as for lightly: Lightning's Trainer and its logging.
 
     python benchmarks/train.py --image-size 32 --batch-size 256 --rounds 5
     python benchmarks/train.py --candidates byolt,solo-learn --solo solo-learn-1.0.2
