@@ -7,7 +7,7 @@ import pytest
 from tests.test_command_line import draw_folder
 
 from byolt.delivery.export import bundle_options
-from byolt.delivery.proof_images import gather_evidence
+from byolt.delivery.proof_images import gather_proof_images
 from byolt.recipe.data import Data
 from byolt.recipe.export import Export
 from byolt.recipe.optim import Schedule
@@ -26,7 +26,7 @@ def recipe(root: Path, cache: Path, **export: object) -> Recipe:
 
 
 def gather(given: Recipe, *, calibrated: bool = True, labelled: bool = True) -> ProofImages:
-    return gather_evidence(
+    return gather_proof_images(
         given, bundle_options(given).input_of(given.data.image_size_px), calibrated=calibrated, labelled=labelled
     )
 

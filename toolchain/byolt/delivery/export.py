@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from byolt.delivery.proof_images import gather_evidence
+from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
@@ -63,10 +63,7 @@ def export(
     run, say = open_run(run), on_log or (lambda line: None)
     recipe = with_overrides(run.recipe, overrides)
     order, missing = _order(targets, precisions)
-    classes: tuple[str, ...] = ()
-    module = run.encoder()
-    if classifier:
-        module, classes = load_classifier(run)
+    module, classes = load_classifier(run) if classifier else (run.encoder(), ())
     bundle = run.classifier_bundle if classifier else run.bundle
     options = replace(
         bundle_options(recipe),
@@ -76,9 +73,10 @@ def export(
         bisect=bisect,
     )
     size_px = recipe.data.image_size_px
-    pixels = options.input_of(size_px)
     say("reading images")
-    images = gather_evidence(recipe, pixels, calibrated="int8" in precisions, labelled=not classifier)
+    images = gather_proof_images(
+        recipe, options.input_of(size_px), calibrated="int8" in precisions, labelled=not classifier
+    )
     report = build_bundle(
         module,
         bundle,

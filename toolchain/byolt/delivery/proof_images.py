@@ -17,7 +17,7 @@ from byolt_export.quantize.int8 import LEAST_IMAGES
 _EVIDENCE_BYTES = 2**30  # Most that one set of images may take: whole camera frames are large.
 
 
-def gather_evidence(recipe: Recipe, pixels: Input, *, calibrated: bool, labelled: bool) -> ProofImages:
+def gather_proof_images(recipe: Recipe, pixels: Input, *, calibrated: bool, labelled: bool) -> ProofImages:
     """Images of a run that a bundle is made and proven with, none of them in two sets.
 
     Golden images and queries are held-out images where there are labels, else images it learned from; the gallery that
