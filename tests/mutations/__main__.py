@@ -40,14 +40,14 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     _PROCESSES.set_forkserver_preload(_LIBRARIES)
     chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
-    print(f"{'wrong formula':<48}{'file':<18}{'verdict':<10}first test that fails: why")
+    print(f"{'wrong formula':<48}{'file':<26}{'verdict':<10}first test that fails: why")
     missed, named = 0, set[str]()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Each waits for a process of its own.
         for mutation, outcome in zip(chosen, pool.map(try_out, chosen), strict=True):
             missed += outcome.verdict != CAUGHT
             named |= {outcome.test} if outcome.verdict == CAUGHT else set()
             said = f"{outcome.test}: {outcome.why}"
-            print(f"{mutation.name:<48}{Path(mutation.file).name:<18}{outcome.verdict:<10}{said[:220]}", flush=True)
+            print(f"{mutation.name:<48}{Path(mutation.file).name:<26}{outcome.verdict:<10}{said[:220]}", flush=True)
         parts = [sorted(named)[k :: os.cpu_count()] for k in range(os.cpu_count() or 1)]
         controls = [outcome for outcome in pool.map(control, filter(None, parts)) if outcome.verdict != SURVIVED]
     for outcome in controls:
