@@ -8,7 +8,7 @@ import numpy as np
 
 from byolt.data.folder import FolderSource
 from byolt.data.source import ArraySource, ImageSource, Labels, Pixels
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, first_line
 
 
 class NamedSet(NamedTuple):
@@ -85,7 +85,7 @@ def stl10_folds(root: Path, images: int) -> tuple[Labels, ...]:
     try:
         folds = tuple(np.array(line.split(), np.int64) for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {_first_line(error)}; unpack {STL.filename} again") from error
+        raise InputError(f"{path} cannot be read: {first_line(error)}; unpack {STL.filename} again") from error
     if len(folds) != 10 or not all(len(fold) and fold.min() >= 0 and fold.max() < images for fold in folds):
         raise InputError(f"{path} must hold ten lines of numbers below {images}; unpack {STL.filename} again")
     return folds
@@ -109,17 +109,13 @@ def _open(kind: Any, name: str, root: Path, files: list[str], download: bool, **
     except (RuntimeError, OSError, ValueError) as error:
         if download:
             raise InputError(
-                f"{name} could not be fetched ({_first_line(error)}); without network put {', '.join(files)} "
+                f"{name} could not be fetched ({first_line(error)}); without network put {', '.join(files)} "
                 "and give the same command again"
             ) from error
         raise InputError(
             f"{name} is not in {root}, or not whole; add --set data.download=true, which fetches and checks it, "
             f"or unpacks what lies there: {', '.join(files)}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Joined:
