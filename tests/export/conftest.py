@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,3 +26,8 @@ def unchecked() -> Iterator[None]:
 @pytest.fixture
 def bundle(report: Report) -> Path:
     return report.path
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))

@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -25,11 +24,6 @@ from byolt_export.proof.verify import verify_bundle
 from byolt_export.runtime.onnx_runner import MissingProvider, OnnxRunner
 
 Tree = dict[str, Any]
-
-
-@pytest.fixture
-def copy(bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bundle, tmp_path / "copy"))
 
 
 def edit_manifest(folder: Path, edit: Callable[[Tree], object]) -> None:

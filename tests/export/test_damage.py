@@ -1,8 +1,6 @@
 """A bundle from anywhere: every damage is one sentence, and nothing of it is run."""
 
-import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,22 +10,12 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.export.planting import edited, reseal
+from tests.export.test_bundle import edit_manifest
 
 from byolt_export.errors import InputError
 from byolt_export.proof.verify import verify_bundle
 
 Tree = dict[str, Any]
-
-
-@pytest.fixture
-def copy(bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bundle, tmp_path / "copy"))
-
-
-def edit_manifest(folder: Path, edit: Callable[[Tree], object]) -> None:
-    tree = json.loads((folder / "manifest.json").read_text())
-    edit(tree)
-    (folder / "manifest.json").write_text(json.dumps(tree))
 
 
 def set_key(*path: Any, value: Any) -> Callable[[Path], None]:
