@@ -9,7 +9,10 @@ ByoltError            exit 1   a machine fault: disk, memory
 `-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
 """
 
+import re
 from pathlib import Path
+
+_TERMINAL = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07?|.)")
 
 
 class ByoltError(Exception):
@@ -35,8 +38,8 @@ def quoted(text: str, limit: int = 300) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; its kind where it says nothing."""
-    lines = str(error).strip().splitlines()
+    """What an error says first, without colours of a terminal; its kind where it says nothing."""
+    lines = _TERMINAL.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 

@@ -59,7 +59,7 @@ class BundleOptions:
         max_batch: Largest batch that the files are stated and proven for.
         normalize: Divide the embedding by its norm inside the graph.
         recipe_hash: Which training the module comes from, for the manifest.
-        metadata: Further properties of the ONNX files.
+        metadata: Further properties of the ONNX files: text or numbers.
         bisect: Compare the tensors on the way too, and name the first node whose error jumps.
     """
 
@@ -71,7 +71,7 @@ class BundleOptions:
     max_batch: int = 64
     normalize: bool = False
     recipe_hash: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str | float] = field(default_factory=dict)
     bisect: bool = False
 
     def input_of(self, size_px: int) -> Input:
@@ -80,12 +80,36 @@ class BundleOptions:
         Raises:
             InputError: The sizes do not fit one another.
         """
-        names = ("mean", "std", "resize", "camera_px", "max_batch")
-        stated = {name: getattr(self, name) for name in names}
+        names = ("mean", "std", "resize", "camera_px", "opt_batch", "max_batch")
+        stated = {name: _plain(getattr(self, name)) for name in names}
+        for name in ("mean", "std"):
+            if not isinstance(stated[name], tuple) or len(stated[name]) != 3:
+                raise InputError(f"export: {name} is {getattr(self, name)!r}: give three numbers, one a channel")
+        if isinstance(stated["opt_batch"], int) and isinstance(stated["max_batch"], int):
+            stated["opt_batch"] = min(stated["opt_batch"], stated["max_batch"])
         try:
-            return Input(size_px=size_px, opt_batch=min(self.opt_batch, self.max_batch), **stated)
+            return Input(size_px=_plain(size_px), **stated)
         except ValidationError as error:
             raise InputError(f"export: {first_fault(error)}") from error
+
+    def properties(self) -> dict[str, str]:
+        """``metadata`` as an ONNX file holds it: text; numbers are written out.
+
+        Raises:
+            InputError: A value is neither.
+        """
+        given = {key: _plain(value) for key, value in dict(self.metadata).items()}
+        for key, value in given.items():
+            if not isinstance(key, str) or not isinstance(value, str | int | float):
+                raise InputError(f"export: metadata {key!r} is {type(value).__name__}: give text or a number")
+        return {key: str(value) for key, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tensors, their numbers, and lists as plain tuples and numbers."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def build_bundle(
@@ -122,6 +146,8 @@ def build_bundle(
     runtime_version()  # Missing parts are reported before the work.
     options = options or BundleOptions()
     pixels = options.input_of(size_px)
+    options.properties()
+    precisions = (precisions,) if isinstance(precisions, str) else precisions
     _check_precisions(precisions)
     if not isinstance(images, ProofImages):
         images = choose_images(images, pixels, least_calibration=LEAST_IMAGES if "int8" in precisions else 0)
@@ -166,6 +192,7 @@ class _Builder:
         on_log: Callable[[str], None],
     ) -> None:
         from byolt_export.onnx.controls import wrong_outputs  # Brings torch, which only an export needs.
+        from byolt_export.onnx.plain import name_of
         from byolt_export.onnx.reference import torch_outputs
 
         self.module, self.images, self.options, self.on_log = module, images, options, on_log
@@ -175,7 +202,7 @@ class _Builder:
         self.contract = _contract(pixels, options, classes, dim=reference.shape[1])
         wrong = wrong_outputs(module, images.golden, reference, **self.how)
         if not all(np.isfinite(outputs).all() for outputs in (reference, *wrong.values())):
-            raise InputError(f"{type(module).__name__} gives outputs that are not finite: nothing can be proven of it")
+            raise InputError(f"{name_of(module)} gives outputs that are not finite: nothing can be proven of it")
         absent = not_applicable(images.golden, pixels)
         controls = {name: None if name in absent else outputs for name, outputs in wrong.items()}
         self.golden = GoldenVectors(images.golden, reference, controls, images.golden_labels)
@@ -208,7 +235,7 @@ class _Builder:
     def _export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
         from byolt_export.onnx.export import export_onnx
 
-        metadata = {**self.options.metadata, CONTRACT_KEY: self.contract.model_dump_json()}
+        metadata = {**self.options.properties(), CONTRACT_KEY: self.contract.model_dump_json()}
         name = self.contract.output.name
         export_onnx(self.module, path, output_name=name, precision=precision, metadata=metadata, **self.how)
 

@@ -1,5 +1,6 @@
 """Encoders by name: features, stems, edge networks that learn, and weights that load without byolt."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from byolt.recipe.model import Model
 from byolt.training.step import Learner
 from byolt_export.errors import InputError
 
-SMALL_TIMM = {"backbone": "timm/resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}}
+SMALL_TIMM: dict[str, Any] = {"backbone": "timm/resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}}
 
 
 def model(**keys: Any) -> Model:
@@ -52,6 +53,7 @@ def test_edge_networks_learn_two_steps(backbone: str, feature_dim: int) -> None:
         {"backbone": "resnet18"},
         {"backbone": "resnet18", "stem": "small"},
         {"backbone": "mobilenet_v3_small"},
+        {"backbone": "convnext_tiny"},
         SMALL_TIMM,
         SMALL_TIMM | {"stem": "small"},
         {"backbone": "timm/resnetv2_18", "args": {"layers": [1, 1], "channels": [8, 16]}, "stem": "half"},
@@ -69,6 +71,29 @@ def test_the_snippet_loads_the_weights_into_the_plain_model(
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(names["encoder"].eval()(images), encoder.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "args", "feature_dim"),
+    [
+        ("googlenet", {"aux_logits": False, "init_weights": False}, 1024),
+        ("convnext_tiny", {}, 768),
+        ("timm/deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 1}, 192),
+    ],
+)
+def test_backbones_of_several_outputs_give_one_vector(backbone: str, args: dict[str, Any], feature_dim: int) -> None:
+    """Without auxiliary classifiers, and a classifier that flattens the features itself."""
+    encoder, width = build_encoder(model(backbone=backbone, args=args), seed=0, image_size_px=32)
+    assert width == feature_dim
+    assert encoder.train()(torch.randn(2, 3, 32, 32)).shape == (2, feature_dim)
+
+
+def test_the_look_at_the_features_leaves_encoder_and_random_state_alone() -> None:
+    state = torch.get_rng_state()
+    encoder, _ = build_encoder(model(**SMALL_TIMM), seed=0, image_size_px=32)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(encoder.bn1.running_var, torch.ones(64))
+    assert encoder.bn1.num_batches_tracked == 0
 
 
 def test_small_stem_keeps_the_resolution() -> None:
@@ -101,10 +126,23 @@ def test_zero_init_residual_makes_blocks_the_identity() -> None:
         ({"backbone": "mobilenet_v3_small", "stem": "small"}, "mobilenet_v3_small has no ResNet stem"),
         ({"backbone": "resnet18", "args": {"layer": 3}}, "model.args do not fit resnet18"),
         ({"backbone": "vit_b_16"}, "vit_b_16 does not take 32 px images"),
+        (
+            {"backbone": "googlenet", "args": {"init_weights": False}},
+            "googlenet gives a GoogLeNetOutputs for 2 images while it learns, not one tensor (batch, features): "
+            "set model.args: {aux_logits: false}",
+        ),
+        (
+            SMALL_TIMM | {"args": SMALL_TIMM["args"] | {"features_only": True}},
+            "timm/resnet18 gives a list for 2 images, not one tensor (batch, features): leave features_only out",
+        ),
+        (
+            SMALL_TIMM | {"args": SMALL_TIMM["args"] | {"global_pool": ""}},
+            "gives a tensor of shape (2, 16, 1, 1) for 2 images, not one tensor (batch, features): leave global_pool",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+    with pytest.raises(InputError, match=re.escape(message)):
         build_encoder(model(**keys), seed=0, image_size_px=32)
 
 

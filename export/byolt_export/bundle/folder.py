@@ -68,12 +68,13 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return dump_json(manifest.model_dump(mode="json", exclude=later))
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a bundle, every field checked.
 
     Raises:
         InputError: There is no bundle, or its manifest is damaged, hostile, or of another version.
     """
+    folder = Path(folder)
     if (folder / MANIFEST).is_symlink() or not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} holds no bundle: {MANIFEST} is missing; make one with `byolt export`")
     content = _read(folder / MANIFEST, _JSON_BYTES)

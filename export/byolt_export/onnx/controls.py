@@ -1,6 +1,5 @@
 """Negative controls: outputs of deliberately wrong models, which every backend must fail against."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.golden import PERTURBATIONS
 from byolt_export.bundle.manifest import Input
 from byolt_export.errors import InputError
+from byolt_export.onnx.plain import plain_copy
 from byolt_export.onnx.reference import torch_outputs
 from byolt_export.proof.measures import relative_l2
 
@@ -43,10 +43,10 @@ def _perturbed_outputs(
     Noise, not a constant: a layer after a normalisation sees inputs that add up to zero, and no constant shows. The
     largest whose noise moves an output by 1 %, for a residual branch that starts at zero hides its kernels altogether.
     """
-    wrong = copy.deepcopy(module)
+    wrong = plain_copy(module)
     kernels = sorted((p for p in wrong.parameters() if p.ndim >= 2), key=Tensor.numel, reverse=True)
     if not kernels:
-        raise InputError(f"{type(module).__name__} has no kernel: there is nothing to prove of it")
+        raise InputError(f"{type(wrong).__name__} has no kernel: there is nothing to prove of it")
 
     def perturbed(kernel: nn.Parameter, share: float, images: Images) -> Outputs:
         noise = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(_SEED)).to(kernel)
@@ -70,11 +70,17 @@ def _perturbed_outputs(
 
 def _reinitialised(module: nn.Module) -> nn.Module:
     """A copy with every layer's weights drawn anew."""
-    wrong = copy.deepcopy(module)
+    wrong = plain_copy(module)
+    before = {name: value.detach().clone() for name, value in wrong.named_parameters()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         for layer in wrong.cpu().modules():
             if callable(reset := getattr(layer, "reset_parameters", None)):
                 reset()
+        # A kernel that is computed (weight_norm), or that no layer of torch's owns, is reset by none.
+        for name, value in wrong.named_parameters():
+            spread = float(value.detach().std(correction=0))
+            if value.ndim >= 2 and spread > 0 and torch.equal(value.cpu(), before[name].cpu()):
+                nn.init.normal_(value, std=spread)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     return wrong.to(device)

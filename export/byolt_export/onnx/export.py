@@ -3,8 +3,7 @@
 Axes: B batch, N images, H W pixels of what comes in, S side of the square that the module sees, D output features.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +13,19 @@ from torch import Tensor, nn
 
 from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.manifest import Input
-from byolt_export.errors import ByoltError, InputError, MissingPart
+from byolt_export.errors import ByoltError, MissingPart
+from byolt_export.onnx.faults import export_faults
 from byolt_export.onnx.half_precision import CONVOLUTIONS, HalfPrecision
+from byolt_export.onnx.plain import plain_copy
 from byolt_export.onnx.preprocessing import FromPixels
-from byolt_export.onnx.reference import full_float32, plain_copy, quiet
+from byolt_export.onnx.reference import full_float32, quiet
 
 _OPSET = 18  # The lowest that the exporter really writes, and one that TensorRT 8.6 to 11 read.
 
 
 def export_onnx(
     module: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     pixels: Input,
     output_name: Literal["embedding", "logits"],
@@ -56,7 +57,7 @@ def export_onnx(
     except ImportError as error:
         raise MissingPart(f'{error.name} is not installed: pip install "byolt[export]"') from error
     program, shapes = _trace(module, pixels, normalize, precision)
-    with quiet(), torch.no_grad(), _export_faults(module, pixels.size_px):
+    with quiet(), torch.no_grad(), export_faults(module, pixels.size_px):
         exported = torch.onnx.export(
             program,
             opset_version=_OPSET,
@@ -73,7 +74,7 @@ def export_onnx(
     for key, value in sorted((metadata or {}).items()):
         proto.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    Path(path).write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def torch_tensors(module: nn.Module, images: Images, *, pixels: Input) -> dict[str, Outputs]:
@@ -100,7 +101,7 @@ def _trace(
     batch = {0: torch.export.Dim("batch", min=1, max=max(2, pixels.max_batch))}
     square = torch.zeros(2, 3, pixels.size_px, pixels.size_px)
     frames = torch.zeros(2, *pixels.shape, dtype=torch.uint8)
-    with quiet(), torch.no_grad(), _export_faults(module, pixels.size_px):
+    with quiet(), torch.no_grad(), export_faults(module, pixels.size_px):
         inner = torch.export.export(plain_copy(module).cpu(), (square,), dynamic_shapes=(batch,))
         _fold_batchnorm(inner)
         traced: nn.Module = inner.module(check_guards=False)
@@ -109,21 +110,6 @@ def _trace(
         dtype = torch.float16 if precision == "fp16" else torch.float32
         whole = FromPixels(traced, pixels, normalize, dtype)
         return torch.export.export(whole, (frames,), dynamic_shapes={"images": batch}), {"images": batch}
-
-
-@contextmanager
-def _export_faults(module: nn.Module, size_px: int) -> Iterator[None]:
-    """What the exporter raises, as one sentence about the module."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # The exporter lets through whatever a module's own code raises while traced.
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"{type(module).__name__} cannot be exported with images of {size_px} px and a dynamic batch: "
-            f"{type(error).__name__}: {reason}"
-        ) from error
 
 
 def _fold_batchnorm(program: torch.export.ExportedProgram) -> None:

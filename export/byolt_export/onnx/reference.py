@@ -3,11 +3,12 @@
 Axes: B batch, N images, H W pixels of what comes in, S side of the square that the module sees, D output features.
 """
 
-import copy
+import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.manifest import Input
 from byolt_export.errors import ByoltError, InputError, first_line
+from byolt_export.onnx.plain import name_of, plain_copy
 from byolt_export.onnx.preprocessing import FromPixels
 
 _REFERENCE_BATCH = 64
@@ -40,14 +42,26 @@ def torch_outputs(module: nn.Module, images: Images, *, pixels: Input, normalize
             raw = torch.from_numpy(np.array(images[start : start + _REFERENCE_BATCH]))  # A copy: it may be read-only.
             x = raw.to(device).permute(0, 3, 1, 2).contiguous().float()
             x = (_resized(x, pixels) / 255 - mean) / std
-            outputs = encoder(x)
+            outputs = _run(encoder, x)
             if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
                 got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-                raise InputError(f"{type(module).__name__} gives {got} for {len(x)} images, not (batch, features)")
+                raise InputError(f"{name_of(module)} gives {got} for {len(x)} images, not (batch, features)")
             if normalize:
                 outputs = outputs / outputs.norm(dim=1, keepdim=True)
             parts.append(outputs.float().cpu().numpy())
     return np.concatenate(parts)
+
+
+def _run(encoder: nn.Module, x: Tensor) -> Any:
+    try:
+        return encoder(x)
+    except Exception as error:  # Whatever a module's own code raises; what is no fault of it stays what it is.
+        if isinstance(error, ByoltError) or re.search("memory|alloc", str(error)):
+            raise
+        raise InputError(
+            f"{type(encoder).__name__} does not run on images (batch, {', '.join(map(str, x.shape[1:]))}): "
+            f"{first_line(error)}"
+        ) from error
 
 
 def torch_function(
@@ -87,11 +101,6 @@ def _resized(x: Tensor, pixels: Input) -> Tensor:
     return nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def plain_copy(module: nn.Module) -> nn.Module:
-    """A copy in eval mode, float32 and contiguous memory, so that the caller's module stays as it is."""
-    return copy.deepcopy(module).eval().float().to(memory_format=torch.contiguous_format)
-
-
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Float32 as its name says, on CPU and GPU: TF32 keeps 10 bits of the mantissa, and is cuDNN's default."""
@@ -111,7 +120,7 @@ def full_float32() -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Hold back the exporter's warnings and log lines: what matters of them becomes an error or a verdict."""
     disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # torch prints a graph that it cannot follow.
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:

@@ -31,19 +31,20 @@ def verify(bundle: str | Path, providers: Sequence[str] = ()) -> Report:
     return report
 
 
-def verify_engines(path: Path) -> tuple[FileReport, ...]:
+def verify_engines(path: str | Path) -> tuple[FileReport, ...]:
     """Prove the engines of a bundle alone, and write the verdicts of those that ran here into its manifest.
 
     Raises:
         InputError: The bundle or an engine is missing or damaged.
     """
+    path = Path(path)
     manifest = read_manifest(path)
     reports = prove_engines(path, manifest, read_golden(path, manifest))
     record_verdicts(path, reports)
     return reports
 
 
-def verify_bundle(path: Path, providers: Sequence[str] = (), *, threads: int | None = None) -> Report:
+def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: int | None = None) -> Report:
     """Run every file of a bundle on its golden images and judge it again.
 
     A failed parity is a verdict in the report, not an error; what this machine cannot run is ``not run here``.
@@ -56,6 +57,7 @@ def verify_bundle(path: Path, providers: Sequence[str] = (), *, threads: int | N
     Raises:
         InputError: The bundle is missing, damaged, or not what its manifest says.
     """
+    path = Path(path)
     manifest = read_manifest(path)
     golden = read_golden(path, manifest)
     open_file(path, PARITY, manifest.parity_sha256)

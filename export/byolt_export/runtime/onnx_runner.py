@@ -24,7 +24,7 @@ class MissingProvider(MissingPart):
 class OnnxRunner:
     """An ONNX file of a bundle, as a function from uint8 images (B, H, W, 3) to float32 outputs (B, D)."""
 
-    def __init__(self, path: Path, provider: str = CPU, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, provider: str = CPU, threads: int | None = None) -> None:
         """Open the file.
 
         Args:
@@ -37,6 +37,7 @@ class OnnxRunner:
             MissingProvider: The provider does not work on this machine.
             InputError: The file is not an ONNX file of a bundle.
         """
+        path = Path(path)
         self.path, self.provider = path, provider
         self._session = _open(path, provider, threads, str(path))
         used = self._session.get_providers()[0]

@@ -25,7 +25,7 @@ def choose_targets(names: Sequence[str], flavour: FlavourName | None = None) -> 
 
 
 def add_engines(
-    path: Path,
+    path: str | Path,
     flavour: Flavour,
     targets: Sequence[Target],
     *,
@@ -54,6 +54,7 @@ def add_engines(
         EngineFault: TensorRT does not take a graph, or does not build it.
         Stopped: ``progress`` said so.
     """
+    path = Path(path)
     manifest = read_manifest(path)
     read_golden(path, manifest)  # What is damaged is reported before a build of minutes.
     built = build_engines(
@@ -73,7 +74,9 @@ def add_engines(
     write_manifest(path, now.model_copy(update={"engines": tuple(entries.values())}))
 
 
-def trtexec_lines(path: Path, *, precisions: Sequence[str] = (), workspace_mib: int = WORKSPACE_MIB) -> tuple[str, ...]:
+def trtexec_lines(
+    path: str | Path, *, precisions: Sequence[str] = (), workspace_mib: int = WORKSPACE_MIB
+) -> tuple[str, ...]:
     """The ``trtexec`` lines that build what ``add_engines`` builds with classic TensorRT for the GPU at hand.
 
     They run NVIDIA's own program instead of byolt, to tell a fault of TensorRT from one of byolt's. The manifest does
@@ -82,6 +85,7 @@ def trtexec_lines(path: Path, *, precisions: Sequence[str] = (), workspace_mib: 
     Raises:
         InputError: The bundle is missing or damaged, or holds no such file that passed.
     """
+    path = Path(path)
     manifest = read_manifest(path)
     pixels, profile = manifest.contract.input, profile_of(manifest.contract.input)
     batches = {"min": profile.min_batch, "opt": profile.opt_batch, "max": profile.max_batch}

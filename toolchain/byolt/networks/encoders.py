@@ -4,17 +4,18 @@ An encoder is the plain library module with its classifier taken off: its weight
 into that module again (``load_snippet`` gives the lines).
 """
 
+import copy
 import difflib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt_export.errors import InputError, not_written
+from byolt_export.errors import InputError, first_line, not_written
 from byolt_export.files import replacing
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def build_encoder(model: "Model", *, seed: int, image_size_px: int) -> tuple[nn.
                     setattr(module, name, 0.0)
     if model.init_file is not None:
         load_encoder(encoder, model.init_file)
-    return encoder, _feature_dim(encoder, model.backbone, image_size_px)
+    return encoder, _feature_dim(encoder, model, image_size_px)
 
 
 def untrained_encoder(recipe: "Recipe") -> nn.Module:
@@ -132,7 +133,10 @@ def load_snippet(model: "Model") -> str:
     else:
         plain = _torchvision_builder(name)(weights=None, **model.args)
         lines = [f"encoder = torchvision.models.get_model({name!r}{args})"]
-        lines += [f"encoder.{_classifier_of(plain)} = torch.nn.Identity()"]
+        kept = _without_weights(plain.get_submodule(_classifier_of(plain)))
+        parts = ", ".join(f"torch.nn.{part!r}" for part in kept.children())
+        instead = f"Sequential({parts})" if parts else "Identity()"
+        lines += [f"encoder.{_classifier_of(plain)} = torch.nn.{instead}"]
     if model.stem != "plain":
         conv, pool = _stem_of(plain, model.backbone)
         stride = STEM_STRIDES[model.stem]
@@ -174,7 +178,8 @@ def _torchvision(model: "Model") -> nn.Module:
     builder = _torchvision_builder(model.backbone)
     weights = "DEFAULT" if model.init == "imagenet" else None
     encoder = _construct(lambda: builder(weights=weights, **model.args), model)
-    setattr(encoder, _classifier_of(encoder), nn.Identity())
+    name = _classifier_of(encoder)
+    setattr(encoder, name, _without_weights(getattr(encoder, name)))
     return encoder
 
 
@@ -192,7 +197,9 @@ def _timm(model: "Model") -> nn.Module:
 
 def _construct(build: Callable[[], Any], model: "Model") -> nn.Module:
     try:
-        encoder: nn.Module = build()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of GoogLeNet's initial weights, which are as the recipe has them.
+            encoder: nn.Module = build()
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"model.args do not fit {model.backbone}: {error}") from error
     except (OSError, RuntimeError) as error:
@@ -212,6 +219,14 @@ def _classifier_of(encoder: nn.Module) -> str:
     raise InputError(
         f"model.backbone: {type(encoder).__name__} has no classifier to take off; pick a classification model"
     )
+
+
+def _without_weights(classifier: nn.Module) -> nn.Module:
+    """What stays of a classifier: of one that flattens the features itself, what it pools and flattens them with."""
+    parts = list(classifier) if isinstance(classifier, nn.Sequential) else []
+    last = next((k for k, part in enumerate(parts) if isinstance(part, nn.Flatten)), -1)
+    kept = [part for part in parts[: last + 1] if not list(part.parameters())]
+    return nn.Sequential(*kept) if kept else nn.Identity()
 
 
 def _replace_stem(encoder: nn.Module, model: "Model") -> None:
@@ -245,12 +260,37 @@ def _zero_init_residual(encoder: nn.Module, backbone: str) -> None:
         nn.init.zeros_(norm.weight)
 
 
-def _feature_dim(encoder: nn.Module, backbone: str, image_size_px: int) -> int:
-    training = encoder.training
-    try:
-        with torch.no_grad():
-            features: Float[Tensor, "1 D"] = encoder.eval()(torch.zeros(1, 3, image_size_px, image_size_px))
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"model.backbone: {backbone} does not take {image_size_px} px images: {error}") from error
-    encoder.train(training)
-    return features.shape[1]
+def _feature_dim(encoder: nn.Module, model: "Model", image_size_px: int) -> int:
+    """Width D of the features, which an encoder must give as one tensor (B, D) in eval mode and while it learns."""
+    images = torch.zeros(2, 3, image_size_px, image_size_px)
+    widths = []
+    for learning in (False, True):
+        network = copy.deepcopy(encoder).train(learning)  # Statistics of images that are none must not stay.
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                features = network(images)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise InputError(
+                f"model.backbone: {model.backbone} does not take {image_size_px} px images: {first_line(error)}"
+            ) from error
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            raise _no_features(encoder, model, features, learning)
+        widths.append(features.shape[1])
+    return widths[0]
+
+
+def _no_features(encoder: nn.Module, model: "Model", given: Any, learning: bool) -> InputError:
+    """The refusal of a backbone by what it gives instead of features (B, D), with the argument that is to blame."""
+    got = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+    # Arguments of timm and torchvision that change what comes out.
+    blamed = next((name for name in ("features_only", "global_pool", "output_fmt") if name in model.args), None)
+    if blamed is not None:
+        way_out = f"leave {blamed} out of model.args"
+    elif hasattr(encoder, "aux_logits"):
+        way_out = "set model.args: {aux_logits: false}"
+    else:
+        way_out = "pick a backbone that gives one vector an image"
+    when = " while it learns" if learning else ""
+    return InputError(
+        f"model.backbone: {model.backbone} gives {got} for 2 images{when}, not one tensor (batch, features): {way_out}"
+    )
