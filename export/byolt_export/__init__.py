@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from byolt_export.make_bundle import BundleOptions, build_bundle
+    from byolt_export.make_bundle import build_bundle
+    from byolt_export.options import BundleOptions
     from byolt_export.proof.images import ProofImages
     from byolt_export.proof.verify import verify
     from byolt_export.runtime.encoder import Encoder
@@ -30,7 +31,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 __all__ = ["BundleOptions", "Encoder", "ProofImages", "build_bundle", "verify"]
 
 _MODULES = {
-    "BundleOptions": "byolt_export.make_bundle",
+    "BundleOptions": "byolt_export.options",
     "Encoder": "byolt_export.runtime.encoder",
     "ProofImages": "byolt_export.proof.images",
     "build_bundle": "byolt_export.make_bundle",

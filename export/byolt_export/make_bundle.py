@@ -4,33 +4,34 @@ Axes: B batch, N images, H W pixels, D output features.
 """
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
 
-from byolt_export.arrays import Frames, Images, Outputs
+from byolt_export.arrays import Frames, Images, Maps, Outputs
 from byolt_export.bundle.folder import FILES, GOLDEN, PAGE, PARITY, staged, write_manifest
-from byolt_export.bundle.golden import GoldenVectors, not_applicable, write_golden
+from byolt_export.bundle.golden import GoldenVectors, count_with_maps, not_applicable, write_golden
 from byolt_export.bundle.manifest import (
     CONTRACT_KEY,
     Calibration,
     Contract,
+    Features,
     Golden,
     Input,
     Manifest,
     Onnx,
     Output,
     Precision,
-    Rgb,
     first_fault,
 )
 from byolt_export.errors import InputError
 from byolt_export.files import dump_json, sha256
+from byolt_export.options import BundleOptions
 from byolt_export.proof.bisect import bisect
 from byolt_export.proof.images import ProofImages, check_images, choose_images
 from byolt_export.proof.page import write_page
@@ -45,71 +46,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 _BISECTED = 16  # Images whose every tensor is kept.
-
-
-@dataclass(frozen=True)
-class BundleOptions:
-    """What else ``build_bundle`` takes; the defaults fit an encoder of torchvision or timm.
-
-    Attributes:
-        mean, std: Of each channel, for pixels in 0 to 1: what the module's training normalised with. ImageNet's.
-        resize: How a frame of another shape becomes a square: ``crop`` cuts out the centre, ``squash`` keeps all of it.
-        camera_px: Height and width of whole frames of one camera, which the graph then resizes; else squares go in.
-        opt_batch: Batch that engines are tuned for.
-        max_batch: Largest batch that the files are stated and proven for.
-        normalize: Divide the embedding by its norm inside the graph.
-        recipe_hash: Which training the module comes from, for the manifest.
-        metadata: Further properties of the ONNX files: text or numbers.
-        bisect: Compare the tensors on the way too, and name the first node whose error jumps.
-    """
-
-    mean: Rgb = (0.485, 0.456, 0.406)
-    std: Rgb = (0.229, 0.224, 0.225)
-    resize: Literal["crop", "squash"] = "crop"
-    camera_px: tuple[int, int] | None = None
-    opt_batch: int = 8
-    max_batch: int = 64
-    normalize: bool = False
-    recipe_hash: str = ""
-    metadata: Mapping[str, str | float] = field(default_factory=dict)
-    bisect: bool = False
-
-    def input_of(self, size_px: int) -> Input:
-        """What goes in, as the manifest states it.
-
-        Raises:
-            InputError: The sizes do not fit one another.
-        """
-        names = ("mean", "std", "resize", "camera_px", "opt_batch", "max_batch")
-        stated = {name: _plain(getattr(self, name)) for name in names}
-        for name in ("mean", "std"):
-            if not isinstance(stated[name], tuple) or len(stated[name]) != 3:
-                raise InputError(f"export: {name} is {getattr(self, name)!r}: give three numbers, one a channel")
-        if isinstance(stated["opt_batch"], int) and isinstance(stated["max_batch"], int):
-            stated["opt_batch"] = min(stated["opt_batch"], stated["max_batch"])
-        try:
-            return Input(size_px=_plain(size_px), **stated)
-        except ValidationError as error:
-            raise InputError(f"export: {first_fault(error)}") from error
-
-    def properties(self) -> dict[str, str]:
-        """``metadata`` as an ONNX file holds it: text; numbers are written out.
-
-        Raises:
-            InputError: A value is neither.
-        """
-        given = {key: _plain(value) for key, value in dict(self.metadata).items()}
-        for key, value in given.items():
-            if not isinstance(key, str) or not isinstance(value, str | int | float):
-                raise InputError(f"export: metadata {key!r} is {type(value).__name__}: give text or a number")
-        return {key: str(value) for key, value in given.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Arrays, tensors, their numbers, and lists as plain tuples and numbers."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def build_bundle(
@@ -146,9 +82,8 @@ def build_bundle(
     runtime_version()  # Missing parts are reported before the work.
     options = options or BundleOptions()
     pixels = options.input_of(size_px)
-    options.properties()
-    precisions = (precisions,) if isinstance(precisions, str) else precisions
-    _check_precisions(precisions)
+    options.check(classes)
+    precisions = _check_precisions(precisions)
     if not isinstance(images, ProofImages):
         images = choose_images(images, pixels, least_calibration=LEAST_IMAGES if "int8" in precisions else 0)
     check_images(images, pixels)
@@ -156,17 +91,19 @@ def build_bundle(
         raise InputError("int8 needs calibration images, which are none of those that it is measured on")
     builder = _Builder(module, pixels, images, classes, options, on_log)
     with staged(Path(out_dir)) as folder:
-        made = [builder.make(folder, name) for name in sorted(set(precisions), key=list(FILES).index)]
+        made = [builder.make(folder, name) for name in precisions]
         report = Report(Path(out_dir), tuple(each.report for each in made))
         builder.write(folder, made, report)
     return report
 
 
-def _check_precisions(precisions: Sequence[str]) -> None:
-    if unknown := [name for name in precisions if name not in FILES]:
+def _check_precisions(precisions: Sequence[str]) -> tuple[Precision, ...]:
+    asked = (precisions,) if isinstance(precisions, str) else precisions
+    if unknown := [name for name in asked if name not in FILES]:
         raise InputError(f"precision {unknown[0]} is not known: ask for {', '.join(FILES)}")
-    if not precisions:
+    if not asked:
         raise InputError(f"no precision is named: ask for {', '.join(FILES)}")
+    return tuple(name for name in get_args(Precision) if name in asked)
 
 
 @dataclass(frozen=True)
@@ -192,20 +129,29 @@ class _Builder:
         on_log: Callable[[str], None],
     ) -> None:
         from byolt_export.onnx.controls import wrong_outputs  # Brings torch, which only an export needs.
-        from byolt_export.onnx.plain import name_of
-        from byolt_export.onnx.reference import torch_outputs
+        from byolt_export.onnx.outputs import NamedOutputs
+        from byolt_export.onnx.plain import name_of, plain_copy
+        from byolt_export.onnx.reference import torch_maps, torch_outputs
 
+        if options.output == "features":
+            module = NamedOutputs(plain_copy(module))
         self.module, self.images, self.options, self.on_log = module, images, options, on_log
         self.how: dict[str, Any] = {"pixels": pixels, "normalize": options.normalize}
         on_log(f"PyTorch's outputs of {len(images.golden)} golden images and of wrong models")
         reference = torch_outputs(module, images.golden, **self.how)
-        self.contract = _contract(pixels, options, classes, dim=reference.shape[1])
+        maps: dict[str, Outputs] = {}
+        if isinstance(module, NamedOutputs):
+            maps = torch_maps(module, images.golden[:1], pixels=pixels)
+        output = _output(options, classes, reference.shape[1], maps)
+        self.contract = _contract(pixels, options, classes, output)
+        if isinstance(module, NamedOutputs):
+            maps = torch_maps(module, images.golden[: count_with_maps(output, len(images.golden))], pixels=pixels)
         wrong = wrong_outputs(module, images.golden, reference, **self.how)
         if not all(np.isfinite(outputs).all() for outputs in (reference, *wrong.values())):
             raise InputError(f"{name_of(module)} gives outputs that are not finite: nothing can be proven of it")
         absent = not_applicable(images.golden, pixels)
         controls = {name: None if name in absent else outputs for name, outputs in wrong.items()}
-        self.golden = GoldenVectors(images.golden, reference, controls, images.golden_labels)
+        self.golden = GoldenVectors(images.golden, reference, controls, images.golden_labels, maps)
         self.gallery = _gallery(images, lambda some: torch_outputs(module, some, **self.how), on_log)
 
     def make(self, folder: Path, precision: Precision) -> _MadeFile:
@@ -236,8 +182,8 @@ class _Builder:
         from byolt_export.onnx.export import export_onnx
 
         metadata = {**self.options.properties(), CONTRACT_KEY: self.contract.model_dump_json()}
-        name = self.contract.output.name
-        export_onnx(self.module, path, output_name=name, precision=precision, metadata=metadata, **self.how)
+        names = self.contract.output.names
+        export_onnx(self.module, path, output_name=names, precision=precision, metadata=metadata, **self.how)
 
     def _quantize(self, path: Path) -> Calibration:
         """Write the INT8 file, made from the fp16 graph: what is not INT8 is FP16."""
@@ -284,11 +230,24 @@ class _Builder:
         write_page(folder / PAGE, report, manifest, self.golden)
 
 
-def _contract(pixels: Input, options: BundleOptions, classes: Sequence[str], *, dim: int) -> Contract:
+def _output(options: BundleOptions, classes: Sequence[str], dim: int, maps: Maps) -> Output:
+    """What comes out: (N, ``dim``), pooled from ``maps`` where there are any."""
+    try:
+        return Output(
+            name="logits" if classes else options.output,
+            dim=dim,
+            normalized=options.normalize,
+            maps=tuple(Features(name=name, shape=values.shape[1:]) for name, values in maps.items()),
+        )
+    except ValidationError as error:
+        raise InputError(f"export: {first_fault(error)}") from error
+
+
+def _contract(pixels: Input, options: BundleOptions, classes: Sequence[str], output: Output) -> Contract:
     try:
         return Contract(
             input=pixels,
-            output=Output(name="logits" if classes else "embedding", dim=dim, normalized=options.normalize),
+            output=output,
             classes=tuple(classes),
             recipe_hash=options.recipe_hash,
         )

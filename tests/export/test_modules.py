@@ -1,4 +1,4 @@
-"""What people export: wrapped, lazy, weight-normalised and faulty modules; each is exported, or refused in a sentence."""
+"""Modules as people have them: wrapped, lazy, weight-normalised, faulty; each is exported, or refused in a sentence."""
 
 import copy
 import threading

@@ -54,6 +54,7 @@ def test_edge_networks_learn_two_steps(backbone: str, feature_dim: int) -> None:
         {"backbone": "resnet18", "stem": "small"},
         {"backbone": "mobilenet_v3_small"},
         {"backbone": "convnext_tiny"},
+        {"backbone": "mnasnet0_5"},
         SMALL_TIMM,
         SMALL_TIMM | {"stem": "small"},
         {"backbone": "timm/resnetv2_18", "args": {"layers": [1, 1], "channels": [8, 16]}, "stem": "half"},

@@ -1,7 +1,8 @@
 """Golden vectors: images, what PyTorch gives for them, and what deliberately wrong models give."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from byolt_export.arrays import Images, Labels, Outputs
+from byolt_export.arrays import Images, Labels, Maps, Outputs
 from byolt_export.bundle.folder import GOLDEN, MANIFEST, open_file
-from byolt_export.bundle.manifest import Input, Manifest
+from byolt_export.bundle.manifest import Input, Manifest, Output
 from byolt_export.errors import InputError, quoted
 
 # Noise on the largest kernel, as a share of its standard deviation.
@@ -23,23 +24,35 @@ PERTURBATIONS = {
     "perturbed_kernel_40": 0.4,
     "perturbed_kernel_80": 0.8,
 }
+_MAP_BYTES = 64 * 2**20  # Most that maps may take in a bundle; their pooled vectors travel of every image.
 CONTROLS = ("swapped_channels", "no_normalisation", *PERTURBATIONS, "reinitialised", "shuffled_rows")
 
 
 @dataclass(frozen=True)
 class GoldenVectors:
-    """Images (N, H, W, 3), outputs (N, D) of PyTorch and of wrong models (``None``: no meaning here), labels (N,)."""
+    """Images (N, H, W, 3), outputs (N, D) of PyTorch and of wrong models (``None``: no meaning here), labels (N,).
+
+    Of features these outputs are the pooled maps; ``maps`` are the maps themselves, of the first images alone.
+    """
 
     images: Images
     reference: Outputs
     controls: Mapping[str, Outputs | None]
     labels: Labels | None = None
+    maps: Maps = field(default_factory=dict)
+
+
+def count_with_maps(output: Output, images: int) -> int:
+    """Of how many of the golden images the maps travel: as many as fit, and one at least."""
+    values = sum(math.prod(features.shape) for features in output.maps)
+    return max(1, min(images, _MAP_BYTES // (4 * values))) if values else 0
 
 
 def write_golden(path: Path, golden: GoldenVectors) -> None:
     """Write golden vectors as safetensors; the same vectors give the same bytes."""
     tensors: dict[str, npt.NDArray[Any]] = {"images": golden.images, "outputs.reference": golden.reference}
     tensors |= {f"outputs.control.{name}": wrong for name, wrong in golden.controls.items() if wrong is not None}
+    tensors |= {f"maps.{name}": values for name, values in golden.maps.items()}
     if golden.labels is not None:
         tensors["labels"] = golden.labels
     path.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
@@ -61,6 +74,9 @@ def read_golden(folder: Path, manifest: Manifest) -> GoldenVectors:
     expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("uint8", (count, *shape))}
     expected["outputs.reference"] = ("float32", (count, dim))
     expected |= {f"outputs.control.{name}": ("float32", (count, dim)) for name in CONTROLS if name not in absent}
+    output = manifest.contract.output
+    shown = count_with_maps(output, count)
+    expected |= {f"maps.{features.name}": ("float32", (shown, *features.shape)) for features in output.maps}
     if "labels" in tensors:
         expected["labels"] = ("int64", (count,))
     if {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()} != expected:
@@ -68,7 +84,8 @@ def read_golden(folder: Path, manifest: Manifest) -> GoldenVectors:
     if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise InputError(f"{path} holds outputs that are not finite: export it again")
     controls = {name: tensors.get(f"outputs.control.{name}") for name in CONTROLS}
-    return GoldenVectors(tensors["images"], tensors["outputs.reference"], controls, tensors.get("labels"))
+    maps = {name: tensors[f"maps.{name}"] for name in output.names if output.maps}
+    return GoldenVectors(tensors["images"], tensors["outputs.reference"], controls, tensors.get("labels"), maps)
 
 
 def not_applicable(images: Images, contract: Input) -> set[str]:

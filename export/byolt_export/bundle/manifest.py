@@ -1,10 +1,20 @@
 """What ``manifest.json`` says: the contract of input and output, each delivered file, how it was made and judged."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from byolt_export.errors import quoted
 
@@ -15,6 +25,7 @@ _BATCH_BYTES = 2**30  # A bundle is somebody else's file: nothing larger is run 
 # No way out of the folder.
 OnnxName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.onnx$")]
 EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.engine$")]
+OutputName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,60}$")]
 Precision = Literal["fp32", "fp16", "int8"]
 Verdict = Literal["passed", "failed", "not run here"]
@@ -69,12 +80,49 @@ class Input(ManifestSection):
         return self
 
 
-class Output(ManifestSection):
-    """What comes out, (B, dim) float32; ``normalized``: divided by its Euclidean norm."""
+class Features(ManifestSection):
+    """One output by name, float32: ``shape`` of an image's is (C, H, W) of a map, (tokens, C), or (C,)."""
 
-    name: Literal["embedding", "logits"]
+    name: OutputName
+    shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)]
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.shape[-1] if len(self.shape) == 2 else self.shape[0]
+
+
+class Output(ManifestSection):
+    """What comes out, (B, dim) float32; ``normalized``: divided by its Euclidean norm.
+
+    Of ``features`` each of ``maps`` comes out by its own name, and ``dim`` is the sum of their channels: the width of
+    the pooled maps in a row, which the file is judged by.
+    """
+
+    name: Literal["embedding", "logits", "features"]
     dim: PositiveInt
     normalized: bool
+    maps: Annotated[tuple[Features, ...], Field(max_length=64)] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the files call their outputs, in order."""
+        return tuple(features.name for features in self.maps) or (self.name,)
+
+    @model_validator(mode="after")
+    def _maps_are_features(self) -> "Output":
+        if (self.name == "features") != bool(self.maps):
+            raise ValueError("maps go with features, and features need them")
+        if self.maps and (self.normalized or self.dim != sum(features.channels for features in self.maps)):
+            raise ValueError("dim of features is the sum of the maps' channels, and they are not normalized")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("an output's name stands twice")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``maps`` where there are none: readers of embeddings and logits know no more."""
+        return {key: value for key, value in write(self).items() if key != "maps" or value}
 
 
 class Contract(ManifestSection):
@@ -87,6 +135,9 @@ class Contract(ManifestSection):
 
     @model_validator(mode="after")
     def _classes_are_logits(self) -> "Contract":
+        values = sum(math.prod(features.shape) for features in self.output.maps)
+        if self.input.max_batch * values * 4 > _BATCH_BYTES:
+            raise ValueError(f"the outputs of max_batch {self.input.max_batch} images are more than 1 GiB")
         if (self.output.name == "logits") != bool(self.classes):
             raise ValueError("classes go with logits, and logits need them")
         if self.classes and len(self.classes) != self.output.dim:

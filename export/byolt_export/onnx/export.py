@@ -3,7 +3,7 @@
 Axes: B batch, N images, H W pixels of what comes in, S side of the square that the module sees, D output features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ def export_onnx(
     path: str | Path,
     *,
     pixels: Input,
-    output_name: Literal["embedding", "logits"],
+    output_name: str | Sequence[str],
     normalize: bool = False,
     precision: Literal["fp32", "fp16"] = "fp32",
     metadata: Mapping[str, str] | None = None,
@@ -39,10 +39,10 @@ def export_onnx(
     from run to run.
 
     Args:
-        module: Maps normalised images (B, 3, S, S) to (B, D).
+        module: Maps normalised images (B, 3, S, S) to (B, D), or ``NamedOutputs``.
         path: The file to write.
         pixels: What comes in, and how it is made ready.
-        output_name: What the outputs are.
+        output_name: What the output is called; of ``NamedOutputs``, what each is.
         normalize: Divide each output by its Euclidean norm, in float32.
         precision: ``fp16`` computes in half precision, but for preprocessing, sums, norms and the outputs.
         metadata: Model properties to put into the file.
@@ -62,7 +62,7 @@ def export_onnx(
             program,
             opset_version=_OPSET,
             input_names=["images"],
-            output_names=[output_name],
+            output_names=[output_name] if isinstance(output_name, str) else list(output_name),
             dynamic_shapes=shapes,
             external_data=False,
             verbose=False,

@@ -8,16 +8,17 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from byolt_export.errors import InputError, first_line
+from byolt_export.onnx.outputs import NamedOutputs
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
     """A copy in eval mode, float32 and contiguous memory, so that the caller's module stays as it is.
 
-    What ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` wraps, at whatever depth, stands alone in it.
+    What ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` wraps, at whatever depth, stands alone.
 
     Raises:
         InputError: It is no module, holds parameters without values, or cannot be copied.
@@ -45,7 +46,8 @@ def plain_copy(module: nn.Module) -> nn.Module:
 
 def name_of(module: nn.Module) -> str:
     """The class that the user wrote or chose, whatever wraps it."""
-    return type(_unwrapped(module)).__name__
+    module = _unwrapped(module)
+    return name_of(module.module) if isinstance(module, NamedOutputs) else type(module).__name__
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -70,7 +72,7 @@ def _unwrap_children(module: nn.Module) -> None:
 def _without_values(module: nn.Module) -> Iterator[str]:
     for name, layer in module.named_modules():
         for value in (*layer._parameters.values(), *layer._buffers.values()):
-            if isinstance(value, UninitializedTensorMixin):
+            if value is not None and is_lazy(value):
                 yield f"{name}, {type(layer).__name__}" if name else type(layer).__name__
 
 

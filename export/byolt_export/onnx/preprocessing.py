@@ -3,10 +3,13 @@
 Axes: B batch, H W pixels of what comes in, S side of the square that the module sees, D output features.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from byolt_export.bundle.manifest import Input
+from byolt_export.onnx.outputs import in_float32
 
 
 class FromPixels(nn.Module):
@@ -30,15 +33,15 @@ class FromPixels(nn.Module):
             self.register_buffer("rows", rows)
             self.register_buffer("columns", columns.T.contiguous())
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Outputs (B, D) of raw images (B, H, W, 3)."""
+    def forward(self, images: Tensor) -> Any:
+        """Outputs (B, D) of raw images (B, H, W, 3); of ``NamedOutputs`` a tuple."""
         # To float first: TensorRT transposes no uint8. Contiguous: channels-last memory makes the pooling
         # export as `as_strided`, a tail of shape arithmetic that no tool takes out again.
         x = images.to(torch.float32).permute(0, 3, 1, 2).contiguous()
         if self.resizes:
             x = self.rows @ x @ self.columns
         x = (x * self.scale + self.shift).to(self.dtype)
-        outputs: Tensor = self.module(x).float()
+        outputs = in_float32(self.module(x))
         return nn.functional.normalize(outputs, dim=1) if self.normalize else outputs
 
 

@@ -12,12 +12,14 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from byolt_export.arrays import Images, Outputs
+from byolt_export.arrays import Images, Outputs, pooled
 from byolt_export.bundle.manifest import Input
 from byolt_export.errors import ByoltError, InputError, first_line
+from byolt_export.onnx.outputs import NamedOutputs, check_outputs
 from byolt_export.onnx.plain import name_of, plain_copy
 from byolt_export.onnx.preprocessing import FromPixels
 
@@ -28,28 +30,47 @@ def torch_outputs(module: nn.Module, images: Images, *, pixels: Input, normalize
     """The reference: what PyTorch computes for images (N, H, W, 3), as float32 (N, D).
 
     Eval mode, float32 without TF32 or autocast, on the module's own device. Resize and normalisation are torch's own
-    ``interpolate`` and ``(x / 255 - mean) / std`` as the formula says, and share no code with the graph's.
+    ``interpolate`` and ``(x / 255 - mean) / std`` as the formula says, and share no code with the graph's. Of
+    ``NamedOutputs``, the pooled maps in a row.
 
     Raises:
-        InputError: The module's outputs are not (N, D).
+        InputError: The module's outputs are not (N, D), or those of ``NamedOutputs`` no features.
     """
+    parts = [pooled(part) for part in _batches(module, images, pixels, normalize)]
+    return np.concatenate(parts)
+
+
+def torch_maps(module: NamedOutputs, images: Images, *, pixels: Input) -> dict[str, npt.NDArray[np.float32]]:
+    """The same before they are pooled: each output by its name, (N, C, H, W), (N, tokens, C) or (N, C)."""
+    parts = list(_batches(module, images, pixels, normalize=False))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _batches(
+    module: nn.Module, images: Images, pixels: Input, normalize: bool
+) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+    """Every output by name, batch by batch."""
     encoder = plain_copy(module)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(3, 1, 1) for v in (pixels.mean, pixels.std))
-    parts = []
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False), full_float32():
-        for start in range(0, len(images), _REFERENCE_BATCH):
+    for start in range(0, len(images), _REFERENCE_BATCH):
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False), full_float32():
             raw = torch.from_numpy(np.array(images[start : start + _REFERENCE_BATCH]))  # A copy: it may be read-only.
             x = raw.to(device).permute(0, 3, 1, 2).contiguous().float()
             x = (_resized(x, pixels) / 255 - mean) / std
             outputs = _run(encoder, x)
-            if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
-                got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-                raise InputError(f"{name_of(module)} gives {got} for {len(x)} images, not (batch, features)")
-            if normalize:
-                outputs = outputs / outputs.norm(dim=1, keepdim=True)
-            parts.append(outputs.float().cpu().numpy())
-    return np.concatenate(parts)
+            if isinstance(module, NamedOutputs):
+                check_outputs(name_of(module), outputs, len(x))
+            elif not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
+                got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+                raise InputError(
+                    f"{name_of(module)} gives {got} for {len(x)} images, not (batch, features): feature maps and "
+                    'several outputs are exported with BundleOptions(output="features")'
+                )
+            else:
+                outputs = {"": outputs / outputs.norm(dim=1, keepdim=True) if normalize else outputs}
+            found = {name: value.float().cpu().numpy() for name, value in outputs.items()}
+        yield found
 
 
 def _run(encoder: nn.Module, x: Tensor) -> Any:
@@ -80,7 +101,9 @@ def torch_function(
             # Setting what is set already would be timed too: TF32 is the GPU's, noise the compiler's.
             exact = nullcontext() if device == "cpu" else full_float32()
             with torch.inference_mode(), exact, quiet() if compiled else nullcontext():
-                outputs: Outputs = function(raw.to(device)).cpu().numpy()
+                given = function(raw.to(device))
+                tensors = given if isinstance(given, tuple) else (given,)
+                outputs = pooled({str(k): tensor.cpu().numpy() for k, tensor in enumerate(tensors)})
         except Exception as error:  # The compiler's own errors and those of the tools it calls share no base class.
             raise ByoltError(f"PyTorch does not run a batch of {len(images)}: {first_line(error)}") from error
         return outputs

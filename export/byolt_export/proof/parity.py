@@ -3,18 +3,19 @@
 Axes: N images, D output features, B batch. ``reference`` is PyTorch's output, ``candidate`` a delivered file's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import Function, Images, Outputs
+from byolt_export.arrays import Function, Images, Maps, Outputs
 from byolt_export.bundle.golden import PERTURBATIONS, GoldenVectors
-from byolt_export.bundle.manifest import Gates
+from byolt_export.bundle.manifest import Gates, Verdict
 from byolt_export.errors import ByoltError
 from byolt_export.proof.gates import faults
 from byolt_export.proof.measures import measure, relative_l2
-from byolt_export.proof.report import BatchCheck, Control, Parity
+from byolt_export.proof.report import BatchCheck, Control, MapCheck, Parity
 from byolt_export.proof.task import Gallery, measure_task
 
 
@@ -62,6 +63,35 @@ def prove(
     judged = tuple(_judge(name, wrong, candidate, gates, logits) for name, wrong in golden.controls.items())
     reasons += control_faults(judged)
     return Parity("failed" if reasons else "passed", tuple(reasons), gates, measured, among_many, task, checks, judged)
+
+
+def judge_maps(parity: Parity, maps_of: Callable[[Images], Maps], golden: GoldenVectors, batch: int) -> Parity:
+    """The same verdict, or a failed one where a map itself is further from PyTorch's than the gates allow.
+
+    What is averaged over the places of a map does not tell where in it things stand: a transposed map has that mean.
+
+    Args:
+        parity: Of ``prove``, which judged the pooled maps.
+        maps_of: The file: images (B, H, W, 3) to its outputs by name.
+        golden: Its ``maps`` are PyTorch's of the first images.
+        batch: Images of one call.
+    """
+    if not golden.maps or parity.golden is None:
+        return parity
+    shown = golden.images[: len(next(iter(golden.maps.values())))]
+    found = [maps_of(shown[start : start + batch]) for start in range(0, len(shown), batch)]
+    checks, reasons = [], []
+    for name, reference in golden.maps.items():
+        flat = np.nan_to_num(np.concatenate([part[name] for part in found]), nan=0.0, posinf=0.0, neginf=0.0)
+        error = relative_l2(reference.reshape(len(shown), -1), flat.reshape(len(shown), -1))
+        checks.append(MapCheck(name, len(shown), float(error.mean()), float(error.max())))
+        if error.max() > parity.gates.relative_l2_worst_max:
+            reasons.append(
+                f"relative L2 {error.max():.2g} of output `{name}` of image {error.argmax()} is above "
+                f"{parity.gates.relative_l2_worst_max:.2g}"
+            )
+    verdict: Verdict = "failed" if reasons else parity.verdict
+    return replace(parity, verdict=verdict, reasons=(*parity.reasons, *reasons), maps=tuple(checks))
 
 
 def control_faults(controls: Sequence[Control]) -> list[str]:

@@ -68,6 +68,16 @@ class BatchCheck:
 
 
 @dataclass(frozen=True)
+class MapCheck:
+    """One output by its name, before it is pooled: relative L2 over all values of an image, on ``images`` images."""
+
+    name: str
+    images: int
+    relative_l2_mean: float
+    relative_l2_worst: float
+
+
+@dataclass(frozen=True)
 class Control:
     """The candidate against the outputs of a deliberately wrong model, which must fail the gate.
 
@@ -91,6 +101,7 @@ class Parity:
     task: Task | None = None
     batches: tuple[BatchCheck, ...] = ()
     controls: tuple[Control, ...] = ()
+    maps: tuple[MapCheck, ...] = ()
 
     @property
     def detection_limit(self) -> float | None:
@@ -100,7 +111,8 @@ class Parity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
-        return asdict(self) | {"detection_limit": self.detection_limit}
+        plain = asdict(self) | {"detection_limit": self.detection_limit}
+        return plain if self.maps else {key: value for key, value in plain.items() if key != "maps"}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from byolt_export.arrays import Frames, Outputs
+from byolt_export.arrays import Frames, Images, Outputs
 from byolt_export.bundle.folder import FILES, open_file, read_manifest
 from byolt_export.bundle.manifest import Engine, Manifest, Onnx, Precision, precision_fault
 from byolt_export.cuda import find_gpu
@@ -32,7 +32,7 @@ class Encoder:
         file: Name of the bundle's file that runs.
         precision: ``fp32``, ``fp16`` or ``int8``.
         classes: Names of the outputs of a classifier, in order; empty for an encoder.
-        dim: Values of one output.
+        dim: Values of one output; of feature maps, the sum of their channels.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Encoder:
             raise InputError(f"precision {precision!r} is not known: it is one of {', '.join(FILES)}")
         folder = Path(bundle)
         manifest = read_manifest(folder)
-        self._pixels = manifest.contract.input
+        self._pixels, self._output = manifest.contract.input, manifest.contract.output
         self.classes, self.dim = manifest.contract.classes, manifest.contract.output.dim
         refusals: dict[str, None] = {}  # In order, each once.
         for kind, entry in _ranked(manifest, runtime, precision):
@@ -82,8 +82,10 @@ class Encoder:
         why = "; ".join(refusals) or f"it has no {f'{precision} file' if precision else 'engine'} for {runtime}"
         raise MissingPart(f"{folder} holds nothing that may run here: {why}")
 
-    def __call__(self, frames: Frames) -> Outputs:
-        """Outputs (N, D): embeddings, or class scores of a classifier.
+    def __call__(self, frames: Frames) -> Outputs | dict[str, Outputs]:
+        """Outputs (N, D): embeddings, or class scores of a classifier; of a bundle of features their maps.
+
+        Feature maps are (N, C, H, W), tokens (N, tokens, C): the array itself where one comes out, several by name.
 
         Args:
             frames: uint8, RGB: one (H, W, 3), a batch (N, H, W, 3), or a list of frames of any sizes. They are cropped
@@ -96,8 +98,16 @@ class Encoder:
         """
         images = to_inputs(frames, self._pixels)
         step = min(self._pixels.max_batch, getattr(self._run, "max_batch", self._pixels.max_batch))
-        parts = [self._run(images[start : start + step]) for start in range(0, len(images), step)]
-        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+        parts = [self._outputs(images[start : start + step]) for start in range(0, len(images), step)]
+        shapes = {features.name: features.shape for features in self._output.maps} or {self._output.name: (self.dim,)}
+        whole = {
+            name: np.concatenate([part[name] for part in parts]) if parts else np.empty((0, *shape), np.float32)
+            for name, shape in shapes.items()
+        }
+        return whole if len(whole) > 1 else whole[next(iter(whole))]
+
+    def _outputs(self, images: Images) -> dict[str, Outputs]:
+        return {self._output.name: self._run(images)} if isinstance(self._run, EngineRunner) else self._run.maps(images)
 
     def close(self) -> None:
         """Give an engine's memory on the GPU back; nothing of ONNX Runtime's has to be closed."""

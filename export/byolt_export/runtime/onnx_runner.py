@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import check_batch
+from byolt_export.arrays import check_batch, pooled
 from byolt_export.bundle.contents import check_onnx
-from byolt_export.bundle.manifest import CONTRACT_KEY, Contract
+from byolt_export.bundle.manifest import CONTRACT_KEY, Contract, Output
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.errors import ByoltError, InputError, MissingPart, first_line, quoted
 
@@ -49,22 +49,30 @@ class OnnxRunner:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if (
             [(i.name, i.type, len(i.shape)) for i in inputs] != [("images", "tensor(uint8)", 4)]
-            or [(o.type, len(o.shape)) for o in outputs] != [("tensor(float)", 2)]
+            or not outputs
+            or not all(o.type == "tensor(float)" and 2 <= len(o.shape) <= 4 for o in outputs)
             or not all(isinstance(side, int) for side in inputs[0].shape[1:])
             or inputs[0].shape[3] != 3
         ):
             raise InputError(
                 f"{path} is not an encoder of a bundle: it must map one input `images`, uint8 (batch, H, W, 3), "
-                "to one float output (batch, D)"
+                "to one float output (batch, D), or to float maps"
             )
         if isinstance(inputs[0].shape[0], int):
             raise InputError(f"{path} accepts batches of {inputs[0].shape[0]} alone: export it with a dynamic batch")
         self.image_shape: tuple[int, ...] = tuple(inputs[0].shape[1:])
-        self.output_name: str = outputs[0].name
+        self.outputs: dict[str, tuple[Any, ...]] = {output.name: tuple(output.shape[1:]) for output in outputs}
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Outputs (B, D) of images (B, H, W, 3).
+        """Outputs (B, D) of images (B, H, W, 3); of feature maps, the pooled maps in a row.
+
+        Raises: as ``maps``.
+        """
+        return pooled(self.maps(images))
+
+    def maps(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        """Every output of images (B, H, W, 3) by its name, as it comes out.
 
         Raises:
             InputError: The images have another type or size than the file was made for.
@@ -72,12 +80,13 @@ class OnnxRunner:
         """
         check_batch(images, self.image_shape, self.path.name)
         try:
-            outputs: npt.NDArray[np.float32] = self._session.run(None, {"images": np.ascontiguousarray(images)})[0]
+            values = self._session.run(list(self.outputs), {"images": np.ascontiguousarray(images)})
         except Exception as error:  # ONNX Runtime's errors share no base class of their own.
             raise ByoltError(f"{self.path.name} does not run a batch of {len(images)}: {_brief(error)}") from error
-        if len(outputs) != len(images):
-            raise ByoltError(f"{self.path.name} gave {len(outputs)} rows for a batch of {len(images)}")
-        return outputs
+        for outputs in values:
+            if len(outputs) != len(images):
+                raise ByoltError(f"{self.path.name} gave {len(outputs)} rows for a batch of {len(images)}")
+        return dict(zip(self.outputs, values, strict=True))
 
 
 def open_onnx(path: Path, contract: Contract, provider: str, threads: int | None = None) -> OnnxRunner:
@@ -91,11 +100,17 @@ def open_onnx(path: Path, contract: Contract, provider: str, threads: int | None
     run = OnnxRunner(path, provider, threads)
     if (
         run.metadata.get(CONTRACT_KEY) != contract.model_dump_json()
-        or run.output_name != contract.output.name
+        or not _gives(run, contract.output)
         or run.image_shape != contract.input.shape
     ):
         raise InputError(f"{path} was made for another contract than its manifest states: export it again")
     return run
+
+
+def _gives(run: OnnxRunner, output: Output) -> bool:
+    if output.maps:
+        return list(run.outputs.items()) == [(features.name, features.shape) for features in output.maps]
+    return list(run.outputs) == [output.name] and len(run.outputs[output.name]) == 1
 
 
 def run_model(

@@ -56,6 +56,11 @@ def add_engines(
     """
     path = Path(path)
     manifest = read_manifest(path)
+    if manifest.contract.output.maps:
+        raise InputError(
+            f"{path} gives feature maps, and engines that byolt runs give one vector an image: build one with the line "
+            f"of `byolt build-engine {path} --print-trtexec`, or export with output: embedding"
+        )
     read_golden(path, manifest)  # What is damaged is reported before a build of minutes.
     built = build_engines(
         path,

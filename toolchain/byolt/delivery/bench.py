@@ -98,7 +98,7 @@ def _torch_candidates(run: Run, setup: BenchSetup, *, compiled: bool, threads: i
     import torch
 
     contract = setup.manifest.contract
-    how = (run.path, contract.output.name == "logits", contract.input, contract.output.normalized, threads)
+    how = (run.path, contract.output.name, contract.input, contract.output.normalized, threads)
     candidates: list[Candidate] = []
     for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
         for compiles in (False, *((True,) if compiled else ())):
@@ -122,14 +122,14 @@ def _torch_candidates(run: Run, setup: BenchSetup, *, compiled: bool, threads: i
 
 def open_torch(
     path: Path,
-    classifier: bool,
+    output: str,
     pixels: Input,
     normalize: bool,
     threads: int | None,
     device: str = "cpu",
     compiled: bool = False,
 ) -> Function:
-    """A run's encoder or classifier as a function from images to outputs; ``threads`` holds for this whole process.
+    """A run's encoder, map or classifier as a function from images to outputs; ``threads`` holds for the process.
 
     Raises:
         InputError: The run has not finished, or nothing was fine-tuned.
@@ -137,12 +137,15 @@ def open_torch(
     import torch
 
     from byolt.evaluation.finetune_run import load_classifier
+    from byolt.networks.feature_map import FeatureMap
     from byolt_export.onnx.reference import torch_function
 
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(path)
-    module = load_classifier(run)[0] if classifier else run.encoder()
+    module = load_classifier(run)[0] if output == "logits" else run.encoder()
+    if output == "features":
+        module = FeatureMap(module, pixels.size_px)
     return torch_function(module, pixels=pixels, normalize=normalize, device=device, compiled=compiled)
 
 

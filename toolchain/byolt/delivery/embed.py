@@ -92,7 +92,7 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
     """A recipe that says how a bundle's images are read, and the function from them to embeddings."""
     manifest = read_manifest(bundle)
     contract = manifest.contract.input
-    if manifest.contract.output.name != "embedding":
+    if manifest.contract.output.name == "logits":
         raise InputError(
             f"{bundle} holds a classifier, whose output are logits and no embeddings; give the encoder's bundle "
             "(byolt export without --classifier) or the run"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
+from byolt.networks.feature_map import FeatureMap
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -13,7 +14,7 @@ from byolt_export import BundleOptions, build_bundle
 from byolt_export.bundle.folder import PAGE, read_manifest
 from byolt_export.bundle.golden import read_golden
 from byolt_export.bundle.manifest import Precision
-from byolt_export.errors import MissingPart
+from byolt_export.errors import InputError, MissingPart
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_engines
@@ -64,15 +65,19 @@ def export(
     recipe = with_overrides(run.recipe, overrides)
     order, missing = _order(targets, precisions)
     module, classes = load_classifier(run) if classifier else (run.encoder(), ())
-    bundle = run.classifier_bundle if classifier else run.bundle
+    bundle, size_px = run.classifier_bundle if classifier else run.bundle, recipe.data.image_size_px
+    if recipe.export.output == "features" and not classifier:
+        if targets is not None:
+            raise InputError("export.output: engines of byolt give one vector an image; leave --trt out for features")
+        module = FeatureMap(module, size_px)
     options = replace(
         bundle_options(recipe),
         normalize=recipe.export.normalize and not classifier,
         recipe_hash=run.hash,
         metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
         bisect=bisect,
+        output="embedding" if classifier else recipe.export.output,
     )
-    size_px = recipe.data.image_size_px
     say("reading images")
     images = gather_proof_images(
         recipe, options.input_of(size_px), calibrated="int8" in precisions, labelled=not classifier

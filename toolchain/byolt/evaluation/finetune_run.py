@@ -11,7 +11,13 @@ from byolt.data import open_splits
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
-from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
+from byolt.networks.encoders import (
+    build_encoder,
+    untrained_encoder,
+    weight_seed,
+    with_versions,
+    without_initial_weights,
+)
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -119,5 +125,5 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
         without_initial_weights(recipe.model), seed=0, image_size_px=recipe.data.image_size_px
     )
     classifier = Classifier(encoder, torch.nn.Linear(width, len(classes)))
-    classifier.load_state_dict(weights, strict=True)
+    classifier.load_state_dict(with_versions(classifier, weights), strict=True)
     return classifier.eval(), classes

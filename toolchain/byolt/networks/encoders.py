@@ -4,9 +4,9 @@ An encoder is the plain library module with its classifier taken off: its weight
 into that module again (``load_snippet`` gives the lines).
 """
 
-import copy
 import difflib
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from byolt_export.errors import InputError, first_line, not_written
+from byolt.networks.feature_dim import feature_dim
+from byolt_export.errors import InputError, not_written
 from byolt_export.files import replacing
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def build_encoder(model: "Model", *, seed: int, image_size_px: int) -> tuple[nn.
                     setattr(module, name, 0.0)
     if model.init_file is not None:
         load_encoder(encoder, model.init_file)
-    return encoder, _feature_dim(encoder, model, image_size_px)
+    return encoder, feature_dim(encoder, model, image_size_px)
 
 
 def untrained_encoder(recipe: "Recipe") -> nn.Module:
@@ -95,7 +96,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
 
     try:
         weights = load_file(path)
-        encoder.load_state_dict(weights, strict=True)
+        encoder.load_state_dict(with_versions(encoder, weights), strict=True)
     except (OSError, SafetensorError) as error:
         raise InputError(f"encoder weights {path} cannot be read: {error}") from error
     except RuntimeError as error:
@@ -104,6 +105,13 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
     if odd is not None:
         raise InputError(f"encoder weights {path} hold numbers that are not finite, in {odd}; take another file")
+
+
+def with_versions(module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a file with the versions of the layers, which safetensors does not keep and MnasNet asks for."""
+    versioned = OrderedDict(weights)
+    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    return versioned
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -145,7 +153,14 @@ def load_snippet(model: "Model") -> str:
             f"encoder.{conv} = torch.nn.Conv2d(3, width, 3, stride={stride}, padding=1, bias=False)",
             f"encoder.{pool} = torch.nn.Identity()",
         ]
-    lines += ['encoder.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)']
+    if plain._version == 1:
+        lines += ['encoder.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)']
+    else:  # It reads its version, which the file does not hold.
+        lines += [
+            'weights = type(encoder.state_dict())(safetensors.torch.load_file("encoder.safetensors"))',
+            "weights._metadata = encoder.state_dict()._metadata",
+            "encoder.load_state_dict(weights, strict=True)",
+        ]
     return "\n".join(lines)
 
 
@@ -258,39 +273,3 @@ def _zero_init_residual(encoder: nn.Module, backbone: str) -> None:
         raise InputError(f"model.zero_init_residual: {backbone} has no residual BatchNorm; leave it false")
     for norm in deepest:
         nn.init.zeros_(norm.weight)
-
-
-def _feature_dim(encoder: nn.Module, model: "Model", image_size_px: int) -> int:
-    """Width D of the features, which an encoder must give as one tensor (B, D) in eval mode and while it learns."""
-    images = torch.zeros(2, 3, image_size_px, image_size_px)
-    widths = []
-    for learning in (False, True):
-        network = copy.deepcopy(encoder).train(learning)  # Statistics of images that are none must not stay.
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                features = network(images)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise InputError(
-                f"model.backbone: {model.backbone} does not take {image_size_px} px images: {first_line(error)}"
-            ) from error
-        if not isinstance(features, Tensor) or features.ndim != 2:
-            raise _no_features(encoder, model, features, learning)
-        widths.append(features.shape[1])
-    return widths[0]
-
-
-def _no_features(encoder: nn.Module, model: "Model", given: Any, learning: bool) -> InputError:
-    """The refusal of a backbone by what it gives instead of features (B, D), with the argument that is to blame."""
-    got = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
-    # Arguments of timm and torchvision that change what comes out.
-    blamed = next((name for name in ("features_only", "global_pool", "output_fmt") if name in model.args), None)
-    if blamed is not None:
-        way_out = f"leave {blamed} out of model.args"
-    elif hasattr(encoder, "aux_logits"):
-        way_out = "set model.args: {aux_logits: false}"
-    else:
-        way_out = "pick a backbone that gives one vector an image"
-    when = " while it learns" if learning else ""
-    return InputError(
-        f"model.backbone: {model.backbone} gives {got} for 2 images{when}, not one tensor (batch, features): {way_out}"
-    )

@@ -18,6 +18,9 @@ class Export(Section):
     """Batch that engines are tuned for; at most `max_batch`."""
     camera_px: CameraSize | None = machine(None)
     """Height and width of whole camera frames that go in, which the graph then resizes; left out, squares go in."""
+    output: Literal["embedding", "features"] = machine("embedding")
+    """What the encoder's files give: the `embedding`, one vector an image, or its `features`: the last map (C, H, W), a
+    transformer's tokens, for a detector or a segmenter to stand on."""
     normalize: bool = machine(False)
     """Divide the embedding by its Euclidean norm inside the graph."""
     golden_images: Annotated[int, Field(ge=8)] = machine(128)

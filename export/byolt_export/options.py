@@ -1,0 +1,90 @@
+"""What ``build_bundle`` takes besides module and images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from byolt_export.bundle.manifest import Input, Rgb, first_fault
+from byolt_export.errors import InputError
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """What else ``build_bundle`` takes; the defaults fit an encoder of torchvision or timm.
+
+    Attributes:
+        mean, std: Of each channel, for pixels in 0 to 1: what the module's training normalised with. ImageNet's.
+        resize: How a frame of another shape becomes a square: ``crop`` cuts out the centre, ``squash`` keeps all of it.
+        camera_px: Height and width of whole frames of one camera, which the graph then resizes; else squares go in.
+        opt_batch: Batch that engines are tuned for.
+        max_batch: Largest batch that the files are stated and proven for.
+        normalize: Divide the embedding by its norm inside the graph.
+        recipe_hash: Which training the module comes from, for the manifest.
+        metadata: Further properties of the ONNX files: text or numbers.
+        bisect: Compare the tensors on the way too, and name the first node whose error jumps.
+        output: ``features`` delivers what the module gives as it is: a map (B, C, H, W), tokens (B, tokens, C), or
+            several of them by name in a dict, tuple or list, with which neighbours are those of the pooled maps.
+    """
+
+    mean: Rgb = (0.485, 0.456, 0.406)
+    std: Rgb = (0.229, 0.224, 0.225)
+    resize: Literal["crop", "squash"] = "crop"
+    camera_px: tuple[int, int] | None = None
+    opt_batch: int = 8
+    max_batch: int = 64
+    normalize: bool = False
+    recipe_hash: str = ""
+    metadata: Mapping[str, str | float] = field(default_factory=dict)
+    bisect: bool = False
+    output: Literal["embedding", "features"] = "embedding"
+
+    def input_of(self, size_px: int) -> Input:
+        """What goes in, as the manifest states it.
+
+        Raises:
+            InputError: The sizes do not fit one another.
+        """
+        names = ("mean", "std", "resize", "camera_px", "opt_batch", "max_batch")
+        stated = {name: _plain(getattr(self, name)) for name in names}
+        for name in ("mean", "std"):
+            if not isinstance(stated[name], tuple) or len(stated[name]) != 3:
+                raise InputError(f"export: {name} is {getattr(self, name)!r}: give three numbers, one a channel")
+        if isinstance(stated["opt_batch"], int) and isinstance(stated["max_batch"], int):
+            stated["opt_batch"] = min(stated["opt_batch"], stated["max_batch"])
+        try:
+            return Input(size_px=_plain(size_px), **stated)
+        except ValidationError as error:
+            raise InputError(f"export: {first_fault(error)}") from error
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Refuse what does not fit together, before any work.
+
+        Raises:
+            InputError: ``output`` or ``metadata`` do not fit.
+        """
+        self.properties()
+        if self.output not in ("embedding", "features"):
+            raise InputError(f"export: output is {self.output!r}: it is embedding or features")
+        if self.output == "features" and (len(classes) or self.normalize):
+            raise InputError("export: features are neither classes nor normalized: leave out classes and normalize")
+
+    def properties(self) -> dict[str, str]:
+        """``metadata`` as an ONNX file holds it: text; numbers are written out.
+
+        Raises:
+            InputError: A value is neither.
+        """
+        given = {key: _plain(value) for key, value in dict(self.metadata).items()}
+        for key, value in given.items():
+            if not isinstance(key, str) or not isinstance(value, str | int | float):
+                raise InputError(f"export: metadata {key!r} is {type(value).__name__}: give text or a number")
+        return {key: str(value) for key, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tensors, their numbers, and lists as plain tuples and numbers."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
