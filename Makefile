@@ -10,7 +10,7 @@ LIGHT := .venv-light
 DIST := dist
 PYTHON310 ?= PYENV_VERSION=3.10 python3.10
 
-.PHONY: install quickstart test test-full docs check dist lock clean
+.PHONY: install quickstart test test-full test-long docs check dist lock clean
 
 install: $(INSTALLED)
 
@@ -38,6 +38,10 @@ test-full: install $(RTX14)/.installed $(LIGHT)/.installed
 	BYOLT_RTX14_PYTHON=$(abspath $(RTX14)/bin/python) BYOLT_PYTHON310=$(wildcard $(abspath $(LIGHT)/bin/python)) \
 	  $(RUN) pytest -m full
 	$(RUN) tests.mutations
+
+# By hand: what takes too long for CI, with the sample of it that CI runs. Every outcome is printed.
+test-long: install
+	OMP_NUM_THREADS=1 $(RUN) pytest tests/delivery/test_forty_networks.py -m "full or long" --numprocesses auto -rP
 
 # A device's environments, without torch: TensorRT for RTX 1.4, whose API is TensorRT 10's, and Python 3.10 as on JetPack 6.
 $(RTX14)/.installed: requirements.lock pyproject.toml | install

@@ -31,6 +31,15 @@ def tiny_recipe(**sections: Any) -> Recipe:
     return Recipe.model_validate(tree)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is `long` runs where it is asked for by that name alone: `make test-long`."""
+    if "long" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
 def recipe() -> Recipe:
     """The tiny recipe as it stands."""

@@ -66,8 +66,14 @@ Contract read_contract(const json& value, const std::string& where) {
   const Fields fields(value, where, {"input", "output", "classes", "recipe_hash"});
   Contract contract;
   contract.input = read_input(fields.need("input"), fields.at("input"));
-  const Fields output(fields.need("output"), fields.at("output"), {"name", "dim", "normalized"});
-  contract.output_name = output.one_of("name", {"embedding", "logits"});
+  const Fields output(fields.need("output"), fields.at("output"), {"name", "dim", "normalized", "maps"});
+  contract.output_name = output.one_of("name", {"embedding", "logits", "features"});
+  if (contract.output_name == "features") {
+    throw FieldError(fields.at("output"),
+                     "feature maps are run by byolt in Python alone, and this library gives one vector an image: take "
+                     "output: embedding");
+  }
+  if (const json* maps = output.find("maps"); maps != nullptr) (void)to_array(*maps, output.at("maps"), 0, 0);
   contract.dim = size_of(output, "dim", kBatchBytes / 4);
   contract.normalized = output.boolean("normalized");
   contract.classes = fields.texts("classes");

@@ -49,6 +49,12 @@ TEST(frames_of_a_camera) {
 
 TEST(faults_of_a_manifest) {
   const std::vector<Fault> faults = {
+      {"contract.output: feature maps are run by byolt in Python alone, and this library gives one vector an image",
+       [](json& m) {
+         m["contract"]["output"]["name"] = "features";
+         m["contract"]["output"]["maps"] = json::array({{{"name", "map"}, {"shape", {4, 2, 2}}}});
+       }},
+      {"contract.output.maps: ", [](json& m) { m["contract"]["output"]["maps"] = json::array({1}); }},
       {"schema_version: this byolt reads versions 1 and 2", [](json& m) { m["schema_version"] = 3, m["later"] = 1; }},
       {"files: every file has `shares` in schema version 2", [](json& m) { m["schema_version"] = 1; }},
       {"files: every file has `shares` in schema version 2", [](json& m) { m["files"][0].erase("shares"); }},
