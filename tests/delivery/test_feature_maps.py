@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import tiny_recipe
+from tests.test_command_line import draw_folder
 
 import byolt
 from byolt.networks.encoders import build_encoder
@@ -27,7 +28,7 @@ FEATURES = {"export.output": "features"}
         ("mobilenet_v3_small", {}, "features", (2, 576, 2, 2)),
         ("shufflenet_v2_x0_5", {}, "conv5", (2, 1024, 2, 2)),
         ("vit_b_32", {"image_size": 64}, "encoder", (2, 5, 768)),
-        ("timm/resnet18", {"layers": [1, 1], "channels": [8, 16]}, "", (2, 16, 8, 8)),
+        ("timm/resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}, "", (2, 16, 2, 2)),
     ],
 )
 def test_the_last_map_before_the_pooling(
@@ -73,6 +74,9 @@ def test_a_runs_map_is_delivered_proven_timed_and_embedded(run: Run, tmp_path: P
     with torch.no_grad():
         expected: Any = run.encoder().forward_features(pixels)  # type: ignore[operator]
     assert maps == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-5)
+    draw_folder(tmp_path / "images", classes=1, images=3)
+    vectors = byolt.embed(exported.path, tmp_path / "images").embeddings
+    assert vectors.shape == (3, 16)
     rows = byolt.bench(exported.path, run, batches=[1], seconds=0.01)["rows"]
     assert len(rows) == 2
 

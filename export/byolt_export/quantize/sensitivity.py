@@ -25,13 +25,13 @@ def output_errors(
         in_int8: A copy of a model with one layer in int8.
         images: Raw images (N, H, W, 3), uint8.
     """
-    output = model.graph.output[0].name
+    outputs = {output.name for output in model.graph.output}
     rests = [(layer, _rest(model, layer)) for layer in layers]
     read = {value.name for _, rest in rests for value in rest.graph.input} - {i.name for i in model.graph.input}
     batches = list(input_batches(model, images))
-    given = run_model(with_outputs(model, sorted({output, *read})).SerializeToString(), batches)
+    given = run_model(with_outputs(model, sorted(outputs | read)).SerializeToString(), batches)
     known = [values | batch for values, batch in zip(given, batches, strict=True)]
-    return {layer.name: _output_error(in_int8(rest, layer), known, output) for layer, rest in rests}
+    return {layer.name: _output_error(in_int8(rest, layer), known) for layer, rest in rests}
 
 
 def most_sensitive(errors: Mapping[str, float], layers: Sequence[Layer], multiply_adds: float) -> set[str]:
@@ -44,12 +44,15 @@ def most_sensitive(errors: Mapping[str, float], layers: Sequence[Layer], multipl
     return kept
 
 
-def _output_error(rest: Any, known: Sequence[Values], output: str) -> float:
+def _output_error(rest: Any, known: Sequence[Values]) -> float:
     names = [value.name for value in rest.graph.input]
     _state_types(rest, known[0])
     feeds = ({name: values[name] for name in names} for values in known)
     given = run_model(rest.SerializeToString(), feeds)
-    distances = [((out[output] - values[output]) ** 2).sum(axis=1) for out, values in zip(given, known, strict=True)]
+    distances = [
+        sum(((found - values[name]) ** 2).reshape(len(found), -1).sum(axis=1) for name, found in out.items())
+        for out, values in zip(given, known, strict=True)
+    ]
     return float(np.median(np.concatenate(distances)))
 
 
@@ -57,12 +60,12 @@ def _rest(model: Any, layer: Layer) -> Any:
     """The layer and what depends on it; its inputs are the tensors that do not."""
     rest = type(model)(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     rest.graph.name = model.graph.name
-    rest.graph.output.append(model.graph.output[0])
     after = {layer.name}
     for node in model.graph.node:
         if after & {*node.input, *node.output}:
             after |= {*node.output}
             rest.graph.node.append(node)
+    rest.graph.output.extend(output for output in model.graph.output if output.name in after)
     constants = {constant.name: constant for constant in model.graph.initializer}
     read = dict.fromkeys(name for node in rest.graph.node for name in _reads(node))
     rest.graph.initializer.extend(constants[name] for name in read if name in constants)
