@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import byolt
+from byolt_export.errors import visible
 
 
 def _named_run(context: click.Context, parameter: click.Parameter, path: Path | None) -> "byolt.Run":
@@ -38,7 +39,7 @@ RECIPE = click.argument("recipe_path", metavar="RECIPE", type=click.Path(path_ty
 
 def tell(line: str) -> None:
     """A line for people on stderr."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
 
 
 def print_result(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:
