@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from byolt.data.folder import SUFFIXES
+from byolt.data.decode import readable_suffixes
 from byolt.data.source import Labels
 from byolt_export.errors import InputError, first_line
 
@@ -105,7 +105,9 @@ def scan_shards(root: Path, files: list[str]) -> ShardIndex:
         found.extend(_members(root / name))
         counts.append(len(found) - before)
     if not found:
-        raise InputError(f"the tar files in {root} hold no images ({', '.join(SUFFIXES)}); name another folder")
+        raise InputError(
+            f"the tar files in {root} hold no images ({', '.join(readable_suffixes())}); name another folder"
+        )
     numbers = None if any(m.label is None for m in found) else np.array([m.label for m in found], np.int64)
     known, labels = (np.array([], np.int64), None) if numbers is None else np.unique(numbers, return_inverse=True)
     return ShardIndex(
@@ -143,7 +145,7 @@ def _members(path: Path) -> Iterator[_Member]:
                     file = tar.extractfile(member)
                     assert file is not None
                     labels[_key(member.name)] = int(file.read())
-                elif member.name.lower().endswith(SUFFIXES):
+                elif member.name.lower().endswith(readable_suffixes()):
                     images.append((member.name, member.offset_data, member.size))
         with open(path, "rb") as raw:  # tarfile takes a cut between two members for the end.
             raw.seek(end)

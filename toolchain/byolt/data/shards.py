@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from byolt.data.decode import Decoded, decode_image
+from byolt.data.decode import Decoded, decode_image, readable_formats
 from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
-from byolt.data.source import Labels, Pixels
+from byolt.data.source import Files, Labels, Pixels
 from byolt_export.errors import InputError, not_written
 from byolt_export.files import replacing, sha256
 
@@ -39,7 +38,7 @@ class ShardSource:
 
     def __init__(self, index: ShardIndex, files: LocalShards | CachedShards, mtimes: str = "") -> None:
         """``mtimes``: when the files were written on this machine, where that is known."""
-        Image.init()  # As in FolderSource.
+        readable_formats()  # As in FolderSource.
         self.index, self.files = index, files
         self.name, self.classes, self.labels = f"shards {files.location}", index.classes, index.labels
         self.fingerprint = index.fingerprint()
@@ -79,6 +78,16 @@ class ShardSource:
     def digest(self, index: int) -> bytes:
         """Empty where the fingerprint holds the shards' digests, else the SHA-256 of the image's bytes."""
         return b"" if self.index.file_sha256 else hashlib.sha256(self.content(index)).digest()
+
+    def content_digest(self, index: int) -> bytes:
+        """SHA-256 of the image's bytes."""
+        return hashlib.sha256(self.content(index)).digest()
+
+    def file_list(self) -> Files:
+        """Names and sizes that the images had before they were packed; a shard's digest is their version."""
+        digests = self.index.file_sha256 or ("0" * 64,) * len(self.index.files)
+        versions = np.array([int(digest[:15], 16) for digest in digests], np.int64)
+        return Files(self.index.names, self.index.length, versions[self.index.shard])
 
     def path(self, index: int) -> str:
         """Where the image lies, and what it was called before it was packed."""
