@@ -5,7 +5,7 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Protocol, SupportsIndex
 
 import numpy as np
 
@@ -114,7 +114,17 @@ class FolderSource:
         return tuple(told)
 
 
-def tell_remarks(source: FolderSource, *, labels_wanted: bool = True) -> None:
+class Remarkable(Protocol):
+    """A set that knows what is not in it."""
+
+    name: str
+
+    def remarks(self, *, labels_wanted: bool = True) -> tuple[str, ...]:
+        """As ``FolderSource.remarks``."""
+        ...
+
+
+def tell_remarks(source: Remarkable, *, labels_wanted: bool = True) -> None:
     """Warn of what is not in a set, once in this process."""
     for remark in source.remarks(labels_wanted=labels_wanted):
         warn_once(f"{source.name}: {remark}")

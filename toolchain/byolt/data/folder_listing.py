@@ -96,15 +96,14 @@ class Listing:
 
     def _is_image(self, entry: "os.DirEntry[str]") -> bool:
         """By its suffix, or else by what it holds; a file that is none is counted."""
-        name = entry.name.lower()
-        if name.endswith(readable_suffixes()):
+        by_name = is_image_name(entry.name)
+        if by_name:
             return entry.is_file() or entry.is_symlink()
         if not entry.is_file():
             return False
-        suffix = suffix_of(entry.name)
-        if not (name.endswith(_NO_IMAGES) or unreadable_because(suffix)) and holds_image(Path(entry.path)):
+        if by_name is None and holds_image(Path(entry.path)):
             return True
-        self.passed_over[suffix] += 1
+        self.passed_over[suffix_of(entry.name)] += 1
         return False
 
 
@@ -114,6 +113,13 @@ def _size_and_time(path: str) -> tuple[int, int]:
     except FileNotFoundError:
         return 0, 0  # A link to nothing: listed all the same, so that it is reported with the unreadable files.
     return stat.st_size, stat.st_mtime_ns
+
+
+def is_image_name(name: str) -> bool | None:
+    """Whether a file of that name is taken for an image; None where that hangs on what it holds."""
+    if name.lower().endswith(readable_suffixes()):
+        return True
+    return False if name.lower().endswith(_NO_IMAGES) or unreadable_because(suffix_of(name)) else None
 
 
 def suffix_of(name: str) -> str:

@@ -63,7 +63,8 @@ class RunImages:
         entry = np.where(known, namesake, -1)
         to_read = np.flatnonzero(~known & np.isin(now.sizes, self.files.sizes[self.digests != b""]))
         content = _read_digests(source, to_read)
-        self._match(entry, namesake, to_read, content)
+        here = np.full(len(self.elsewhere), True) if elsewhere is None else self.elsewhere == elsewhere
+        self._match(entry, namesake, to_read, content, among=here)
         learned = set(self.digests[~self.held_out].tolist()) - {b""}
         kept = set(self.digests[self.held_out].tolist()) - {b""}
         found = np.where(entry >= 0, self.digests[entry], b"")
@@ -77,11 +78,12 @@ class RunImages:
             place=elsewhere,
         )
 
-    def _match(self, entry: Labels, namesake: Labels, rows: Labels, content: Digests) -> None:
+    def _match(self, entry: Labels, namesake: Labels, rows: Labels, content: Digests, *, among: Mask) -> None:
         """Set the ``entry`` of each of these rows whose content is that of an image no other row has taken."""
         free: defaultdict[bytes, list[int]] = defaultdict(list)
         for k in np.lexsort((np.arange(len(self.held_out)), self.held_out))[::-1].tolist():  # Learned ones come last.
-            free[self.digests[k]].append(k)
+            if among[k]:
+                free[self.digests[k]].append(k)
         taken = set(entry[entry >= 0].tolist())
         for by_name in (True, False):
             for row, digest in zip(rows.tolist(), content.tolist(), strict=True):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt.data.decode import Decoded, decode_image, readable_formats
+from byolt.data.decode import Decoded, decode_image, readable_formats, readable_suffixes
+from byolt.data.folder_listing import told_passed_over
 from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
 from byolt.data.source import Files, Labels, Pixels
@@ -43,6 +44,7 @@ class ShardSource:
         self.name, self.classes, self.labels = f"shards {files.location}", index.classes, index.labels
         self.fingerprint = index.fingerprint()
         self.cache_key = hashlib.sha256(f"{self.fingerprint} {mtimes}".encode()).hexdigest()
+        self.passed_over = index.passed_over
         self._file = lru_cache(LEAST_KEPT)(self._opened)
 
     def __len__(self) -> int:
@@ -108,6 +110,11 @@ class ShardSource:
     def prefetch_images(self) -> int:
         """How many images before it is read an image's shard is fetched: a shard's worth, 0 where they are local."""
         return -(-len(self) // len(self.index.files)) if isinstance(self.files, CachedShards) else 0
+
+    def remarks(self, *, labels_wanted: bool = True) -> tuple[str, ...]:
+        """What a user should know of what is not in the set: files passed over."""
+        over = self.index.passed_over
+        return (f"files passed over: {told_passed_over(over)}",) if over else ()
 
     def verify(self) -> None:
         """Compare the SHA-256 of every shard of a local folder with the index; those of a URL are, when fetched.
@@ -212,7 +219,7 @@ def _scanned(root: Path, cache_dir: Path | None) -> ShardIndex:
     files = _tar_files(root)
     if cache_dir is None:
         return scan_shards(root, files)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(readable_suffixes()).encode())
     for name in files:
         stat = (root / name).stat()
         digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))

@@ -167,6 +167,7 @@ def _shard_sources(data: "Data") -> Sources:
     else:
         assert data.root is not None
         whole = open_folder(data.root, data.cache_dir)
+    tell_remarks(whole)
     if data.test_root is None or data.labels == "none":
         return Sources(whole, None if whole.labels is None else whole, None)
     return Sources(whole, whole, _held_out_of_shards(data.test_root, whole, data))
