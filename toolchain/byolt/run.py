@@ -112,6 +112,11 @@ class Run:
         return self.path / "encoder.safetensors"
 
     @property
+    def images_file(self) -> Path:
+        """The names and digests of the images that were learned from and of those that were held out."""
+        return self.path / "images.npz"
+
+    @property
     def classifier_file(self) -> Path:
         """The fine-tuned encoder with its head, and in its metadata the classes."""
         return self.path / "classifier.safetensors"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data import FolderSource, ImageStore
+from byolt.data.folder import tell_remarks
 from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.files import write_bytes
 from byolt.recipe.data import Data
@@ -84,7 +85,9 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
         def function(images: ImageStore) -> Vectors:
             return embed_store(encoder, images, recipe).numpy()
 
-    images = evaluation_store(FolderSource(Path(folder)), recipe)
+    source = FolderSource(Path(folder))
+    tell_remarks(source, labels_wanted=False)
+    images = evaluation_store(source, recipe)
     return Embeddings(function(images), tuple(images.path(i) for i in range(len(images))))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from byolt.data.known_splits import open_run_splits
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
 from byolt.recipe.load import Overrides, with_overrides
@@ -75,7 +76,11 @@ def export(
     size_px = recipe.data.image_size_px
     say("reading images")
     images = gather_proof_images(
-        recipe, options.input_of(size_px), calibrated="int8" in precisions, labelled=not classifier
+        recipe,
+        options.input_of(size_px),
+        splits=open_run_splits(run, recipe),
+        calibrated="int8" in precisions,
+        labelled=not classifier,
     )
     report = build_bundle(
         module,

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import nn
 
-from byolt.data import open_splits
+from byolt.data.known_splits import open_finetune_splits
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
@@ -52,9 +52,9 @@ def finetune(
     folder = recipe.data.model_copy(
         update={"name": "folder", "root": Path(data), "test_root": test_root, "labels": "auto"}
     )
-    splits = open_splits(folder, recipe.seed)
-    if splits.train is None or splits.test is None:
-        raise InputError(f"{data} has no labels: put the images of each class into a sub-folder named after it")
+    splits = open_finetune_splits(run, folder, recipe.seed)
+    assert splits.train is not None
+    assert splits.test is not None
     others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
     train, held_out = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     names = {"classes": list(train.classes), "data": train.source.name, "test": held_out.source.name}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from byolt.data.known_splits import keep_run_images
 from byolt.distributed.process_group import (
     all_reduce_max,
     barrier,
@@ -76,6 +77,7 @@ def pretrain(
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
         with create_run(recipe, parts.store.fingerprint, text) as made:
+            keep_run_images(made, parts.splits, parts.store.digests)
             evaluator.write_grid(made.path / "plots" / "views.png")
             save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, evaluator, step=0), keep=1)
     if result is None:
@@ -105,6 +107,8 @@ def _go_on(run: Run, parts: Parts, evaluator: OnlineEvaluator, identity: dict[st
     barrier()  # Each has read before the first one writes.
     if is_rank_zero():
         run.forget_after(state["step"])
+        if not run.images_file.exists():  # Of an older byolt; the images were just found to be the run's.
+            keep_run_images(run, parts.splits, parts.store.digests)
     return replace(parts, sampler=replace(parts.sampler, start_step=state["step"]))
 
 
