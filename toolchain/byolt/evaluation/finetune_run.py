@@ -11,6 +11,7 @@ from byolt.data.known_splits import open_finetune_splits
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
+from byolt.locks import sole_writer
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
@@ -42,7 +43,8 @@ def finetune(
         on_log: Called with a line after each epoch.
 
     Raises:
-        InputError: The folder has no labels, or too few images, or there are no ImageNet weights of this encoder.
+        InputError: The folder has no labels, or too few images, or there are no ImageNet weights of this encoder, or
+            another process writes in the run's folder now.
         TrainingFault: The loss is not finite.
     """
     run = open_run(run)
@@ -59,15 +61,16 @@ def finetune(
     train, held_out = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     names = {"classes": list(train.classes), "data": train.source.name, "test": held_out.source.name}
     results: list[FinetuneMetrics] = []
-    for share in sorted(set(shares)):
-        result = finetune_encoder(
-            encoder, labelled(train), labelled(held_out), recipe, share, others=others, on_log=on_log
-        )
-        metrics = result.metrics | names
-        run.write_metrics(f"finetune-{share:g}", metrics)
-        results.append(cast(FinetuneMetrics, metrics))
-    save_classifier(run, result.classifier, train.classes)
-    run.write_metrics("finetune", metrics)
+    with sole_writer(run.path, "fine-tuned"):  # The classifier and its metrics are two files.
+        for share in sorted(set(shares)):
+            result = finetune_encoder(
+                encoder, labelled(train), labelled(held_out), recipe, share, others=others, on_log=on_log
+            )
+            metrics = result.metrics | names
+            run.write_metrics(f"finetune-{share:g}", metrics)
+            results.append(cast(FinetuneMetrics, metrics))
+        save_classifier(run, result.classifier, train.classes)
+        run.write_metrics("finetune", metrics)
     return results
 
 
