@@ -1,6 +1,7 @@
 """What several commands share: their options, how a result is printed, how a run is named."""
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,17 @@ RUNS_DIR = click.option(  # Read before the others: it says where the latest run
 SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 RECIPE = click.argument("recipe_path", metavar="RECIPE", type=click.Path(path_type=Path))
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers that nan, which is neither above nor below anything, does not slip through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number within the range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def tell(line: str) -> None:

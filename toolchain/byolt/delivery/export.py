@@ -7,6 +7,7 @@ from pathlib import Path
 from byolt.data.known_splits import open_run_splits
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
+from byolt.preflight import check_finished, require
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -63,6 +64,8 @@ def export(
     """
     run, say = open_run(run), on_log or (lambda line: None)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
+    require("onnx", "onnxscript", "onnxruntime")
     order, missing = _order(targets, precisions)
     module, classes = load_classifier(run) if classifier else (run.encoder(), ())
     bundle = run.classifier_bundle if classifier else run.bundle

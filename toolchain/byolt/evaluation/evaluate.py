@@ -19,6 +19,7 @@ from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.statistics import difference_on_test_set
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed
+from byolt.preflight import check_finished
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
@@ -48,6 +49,7 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
     splits = open_run_splits(run, recipe)
     encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)

@@ -13,6 +13,7 @@ from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
 from byolt.locks import sole_writer
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
+from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -49,6 +50,7 @@ def finetune(
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
     encoder = run.encoder()
     test_root = None if test is None else Path(test)
     folder = recipe.data.model_copy(

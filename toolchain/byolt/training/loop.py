@@ -25,6 +25,7 @@ from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.files import read_json, write_json
 from byolt.locks import sole_writer
 from byolt.networks.encoders import load_snippet, save_weights
+from byolt.preflight import check_run_folder, refuse_unwritable
 from byolt.recipe.identity import result_keys
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
@@ -67,10 +68,14 @@ def pretrain(
     """
     text = recipe_text(recipe, source)
     named = None if resume is None or str(resume) == "auto" else open_run(resume)
+    keys = result_keys(recipe)
+    if named is None:
+        check_run_folder(recipe)
     with ExitStack() as held:
         if named is not None and named.result is None:
             _hold(named, held)
-        return _learned(recipe, text, named, auto=resume is not None, on_log=on_log, held=held)
+            _check_resumed(named, keys)
+        return _learned(recipe, text, named, keys, auto=resume is not None, on_log=on_log, held=held)
 
 
 def _hold(run: Run, held: ExitStack) -> None:
@@ -79,9 +84,18 @@ def _hold(run: Run, held: ExitStack) -> None:
         held.enter_context(sole_writer(run.path, "learned"))
 
 
-def _learned(recipe: Recipe, text: str, named: Run | None, *, auto: bool, on_log: OnLog | None, held: ExitStack) -> Run:
+def _learned(
+    recipe: Recipe,
+    text: str,
+    named: Run | None,
+    keys: dict[str, Any],
+    *,
+    auto: bool,
+    on_log: OnLog | None,
+    held: ExitStack,
+) -> Run:
     parts = prepare(recipe)
-    identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
+    identity: dict[str, Any] = {"result_keys": keys, "images": parts.store.fingerprint}
     with local_rank_zero_first():
         evaluator = OnlineEvaluator(recipe, parts.splits, parts.store)
     run = named or run_of(recipe, parts.store.fingerprint)
@@ -105,6 +119,18 @@ def _learned(recipe: Recipe, text: str, named: Run | None, *, auto: bool, on_log
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
     destroy_distributed()
     return run
+
+
+def _check_resumed(run: Run, keys: dict[str, Any]) -> None:
+    """What is known of a run to go on with before its images are opened.
+
+    Raises:
+        InputError: There is no checkpoint, or it is of another recipe.
+        ByoltError: Its folder cannot be written.
+    """
+    state = load_checkpoint(run.checkpoints)
+    refuse_other_recipe(state, keys, state["images"], run.path)
+    refuse_unwritable(run.path, f"copy {run.path} to it, and --resume the copy")
 
 
 def _go_on(run: Run, parts: Parts, evaluator: OnlineEvaluator, identity: dict[str, Any]) -> Parts:
