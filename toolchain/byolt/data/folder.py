@@ -15,6 +15,7 @@ from byolt.data.folder_listing import (
     class_name,
     classes_as,
     classes_by_folder,
+    shown,
     some,
     told_passed_over,
     why_no_labels,
@@ -41,7 +42,7 @@ class FolderSource:
         """
         if not root.is_dir():
             raise InputError(f"image folder {root} not found; give a folder of images, for example --set data.root=DIR")
-        self.root, self.name = root, f"folder {root}"
+        self.root, self.name = root, f"folder {shown(str(root))}"
         suffixes = readable_suffixes()  # It loads Pillow's formats.
         try:
             listing = Listing(root)

@@ -1,6 +1,7 @@
 """What lies below a folder: its images, the files that are none, and the classes that its sub-folders say."""
 
 import os
+import re
 import unicodedata
 from array import array
 from collections import Counter
@@ -128,8 +129,9 @@ def suffix_of(name: str) -> str:
 
 
 def shown(name: str | bytes) -> str:
-    """A name of the file system as text that every file and terminal takes: bytes that are no UTF-8 by number."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A name of the file system as one line of text; bytes that are no UTF-8, and control characters, by number."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def class_name(folder: bytes) -> str:
