@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.test_command_line import byolt, draw_folder, only_run, write_recipe
 
 from byolt.data.folder import FolderSource
 from byolt.data.folder_listing import shown
 from byolt.data.packing import pack
 from byolt.data.shards import open_folder
 from byolt.files import append_text, write_text
+from tests.test_command_line import byolt, draw_folder, only_run, write_recipe
 
 LATIN = os.fsdecode(b"caf\xe9")
 """As an old camera or archive wrote it: Latin-1."""

@@ -57,7 +57,7 @@ class FolderSource:
         self._paths, self._ends = bytes(listing.paths), np.array(listing.ends)
         self._sizes, self._modified_ns = np.array(listing.sizes), np.array(listing.modified_ns)
         self.fingerprint, self.cache_key = listing.fingerprint.hexdigest(), listing.cache_key.hexdigest()
-        of = classes_by_folder(listing) if like is None else classes_as(listing, like.classes, root, like.name)
+        of = classes_by_folder(listing) if like is None else classes_as(listing, like, root)
         self.classes, self.labels = of
         self.empty_folders = tuple(class_name(name) for name in listing.folders if name not in listing.images_below)
         """First sub-folders without an image."""

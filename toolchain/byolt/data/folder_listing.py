@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data.decode import holds_image, readable_suffixes, unreadable_because
+from byolt.data.source import ImageSource
 from byolt_export.errors import InputError
 
 # Files that are never looked into: beside a million images may lie a million of them. Copies of an image under a name
@@ -169,24 +170,26 @@ def classes_by_folder(listing: Listing) -> Classes:
     return Classes(names, _labels(listing, {name: k for k, name in enumerate(names)}))
 
 
-def classes_as(listing: Listing, names: tuple[str, ...], root: Path, theirs: str) -> Classes:
-    """The classes ``names`` of the images ``theirs``, of which some may have no image here.
+def classes_as(listing: Listing, like: ImageSource, root: Path) -> Classes:
+    """The classes of ``like``, of which some may have no image in the folder ``root``.
 
     Raises:
         InputError: An image lies in no sub-folder, or in one of another name.
     """
-    known = {unicodedata.normalize("NFC", name): k for k, name in enumerate(names)}
+    known = {unicodedata.normalize("NFC", name): k for k, name in enumerate(like.classes)}
     if listing.loose:
         raise InputError(
             f"{root} needs one sub-folder per class, but {shown(listing.loose)} lies in none: move it into one, or away"
         )
     odd = [class_name(folder) for folder in listing.images_below if class_name(folder) not in known]
     if odd:
+        empty = set(odd) & set(getattr(like, "empty_folders", ()))
+        why = f"the sub-folder of {some(sorted(empty))} is empty" if empty else "it has no such sub-folder"
         raise InputError(
-            f"{root} holds images of {some(odd)}, but {theirs} has none of that class to learn it from: name its "
-            "sub-folders as there, or move them away"
+            f"{root} holds images of {some(odd)}, but {like.name} has none of that class to learn it from: {why}; name "
+            "the sub-folders alike, or move those images away"
         )
-    return Classes(names, _labels(listing, known))
+    return Classes(like.classes, _labels(listing, known))
 
 
 def _labels(listing: Listing, number: Mapping[str, int]) -> npt.NDArray[np.int64]:

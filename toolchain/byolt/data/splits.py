@@ -124,7 +124,10 @@ def hold_out(whole: ImageSource, test_share: float, seed: int, among: Labels) ->
             "on; give another share, or a folder of test images (data.test_root, or --test of finetune), or learn "
             "without labels with --set data.labels=none"
         )
-    return parts_of(whole, rest, held_out, seed)
+    splits = parts_of(whole, rest, held_out, seed)
+    assert splits.test is not None
+    _tell_absent(splits.test)
+    return splits
 
 
 def parts_of(whole: ImageSource, rest: Labels, held_out: Labels, seed: int) -> Splits:
