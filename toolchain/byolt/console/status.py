@@ -5,6 +5,8 @@ import logging
 import sys
 import time
 
+from byolt.log import forget_warnings
+
 PLAIN_EVERY_S = 15.0
 """Where there is no terminal, the time between two lines of progress."""
 
@@ -33,6 +35,7 @@ _HANDLER = StatusHandler()
 
 def show_logs() -> None:
     """Show on stderr what ``byolt`` logs from now on."""
+    forget_warnings()
     logger = logging.getLogger("byolt")
     logger.setLevel(logging.INFO)
     logger.addHandler(_HANDLER)

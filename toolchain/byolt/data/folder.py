@@ -1,11 +1,9 @@
 """Any folder of images: nested, mixed sizes and modes, labelled by sub-folder or not at all."""
 
 import hashlib
-import logging
 import os
-from functools import cache
 from pathlib import Path
-from typing import Protocol, SupportsIndex
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
@@ -21,9 +19,8 @@ from byolt.data.folder_listing import (
     why_no_labels,
 )
 from byolt.data.source import Files, ImageSource, Pixels, UnreadableImage
+from byolt.log import warn_once
 from byolt_export.errors import InputError
-
-_log = logging.getLogger("byolt")
 
 
 class FolderSource:
@@ -115,6 +112,7 @@ class FolderSource:
         return tuple(told)
 
 
+@runtime_checkable
 class Remarkable(Protocol):
     """A set that knows what is not in it."""
 
@@ -129,9 +127,3 @@ def tell_remarks(source: Remarkable, *, labels_wanted: bool = True) -> None:
     """Warn of what is not in a set, once in this process."""
     for remark in source.remarks(labels_wanted=labels_wanted):
         warn_once(f"{source.name}: {remark}")
-
-
-@cache
-def warn_once(text: str) -> None:
-    """A warning the first time that this process meets its cause."""
-    _log.warning("%s", text)

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from byolt.data.folder import warn_once
 from byolt.data.run_images import Found, RunImages, images_of_run, read_run_images
 from byolt.data.source import Digests, FileImages, ImageSource, Labels, PartOf
 from byolt.data.splits import Sources, Splits, hold_out, open_sources, open_splits, parts_of
+from byolt.log import warn_once
 from byolt.run import Run
 from byolt_export.errors import InputError
 
@@ -76,8 +76,8 @@ def _share_of_run(run: Run, whole: FileImages, learned: Labels, held_out: Labels
     """The run's own parts of a set of which it held out a share."""
     if len(held_out) == 0:
         warn_once(
-            f"{run.path} held out none of the images in {whole.name}: there are no metrics by labels; name others by "
-            "--set data.test_root=DIR"
+            f"{whole.name} holds no image that {run.path} held out, so there are no metrics by labels; put them back, "
+            "or name a folder of images that it did not learn from by --set data.test_root=DIR"
         )
         return Splits(_some_of(whole, learned), None, None)
     return _without_odd_classes(parts_of(whole, learned, held_out, seed))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from byolt.data.folder import FolderSource, tell_remarks, warn_once
+from byolt.data.folder import FolderSource, tell_remarks
 from byolt.data.folder_listing import some
 from byolt.data.shards import ShardSource, holds_shards, open_folder, open_url
 from byolt.data.source import ImageSource, Labels, PartOf
 from byolt.data.subsets import stratified_subset
 from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
+from byolt.log import warn_once
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
