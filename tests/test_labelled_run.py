@@ -116,6 +116,27 @@ def test_what_was_held_out_stays_held_out(labelled_run: Path, tmp_path: Path) ->
         aside.rename(kept)
 
 
+@pytest.mark.parametrize("tested", [False, True])
+def test_a_classifier_of_one_image_a_class(labelled_run: Path, tmp_path: Path, tested: bool) -> None:
+    for k in range(3):
+        (tmp_path / "few" / f"class-{k}").mkdir(parents=True)
+        shutil.copy(labelled_run / "images" / f"class-{k}" / f"000{k}.png", tmp_path / "few" / f"class-{k}")
+    run = shutil.copytree(only_run(labelled_run), tmp_path / "runs" / "tiny-few")
+    test = ("--test", draw_folder(tmp_path / "test", classes=2, images=8, size_px=18)) if tested else ()
+    done = byolt("finetune", run, "--data", tmp_path / "few", *test, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run / "evaluation" / "finetune.json").read_text())
+    assert (metrics["n_train"], metrics["classes"]) == (3, ["class-0", "class-1", "class-2"])
+    if tested:
+        assert "test has no test images of class-2: the metrics are of the other classes" in done.stderr
+        assert metrics["finetuned"]["n_test"] == 8
+    else:
+        assert "finetuned" not in metrics
+        assert "3 labels, 3 classes; no test images, so no accuracy is known" in done.stdout
+        assert byolt("report", run, "--json", folder=tmp_path).returncode == 0
+    assert (run / "classifier.safetensors").stat().st_size > 0
+
+
 def test_the_next_command_names_the_run_unless_it_is_the_latest(labelled_run: Path, tmp_path: Path) -> None:
     run = only_run(labelled_run).relative_to(labelled_run)
     assert byolt("evaluate", folder=labelled_run).stdout.splitlines()[-1] == "next     byolt export --onnx"

@@ -194,6 +194,17 @@ def test_of_a_folder_that_was_learned_from_whole_the_metrics_say_so(tmp_path: Pa
     assert "the run learned from every image of folder" in caplog.text
 
 
+def test_one_image_a_class_is_trained_on_and_none_is_tested(tmp_path: Path, caplog: Remarks) -> None:
+    begun, few = Begun(tmp_path), tmp_path / "few"
+    for k, name in enumerate(CLASSES):
+        draw(few / name / "1.png", 100 + k)
+    tuned = begun.finetuned(few)
+    assert (len(paths(tuned.train)), tuned.test) == (3, None)
+    assert "few holds one image a class, so none is left to test on" in caplog.text
+    tuned = begun.finetuned(few, begun.root)  # Of which the run's test images are left.
+    assert paths(tuned.test) == begun.held_out
+
+
 def test_twins_of_learned_images_are_told(tmp_path: Path, caplog: Remarks) -> None:
     draw(tmp_path / "test" / "good" / "a.png", 0)
     draw(tmp_path / "test" / "good" / "b.png", 100)
