@@ -16,10 +16,10 @@ from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.manifest import OPSET, Input
 from byolt_export.errors import ByoltError, InputError, MissingPart
 from byolt_export.onnx.folding import fold
-from byolt_export.onnx.graph import to_single
-from byolt_export.onnx.half_precision import to_half
 from byolt_export.onnx.preprocessing import RESIZING, FromPixels
 from byolt_export.onnx.reference import full_float32, plain_copy, quiet
+
+_OUTPUT = "byolt_output"  # While it is traced: a layer of the module may be called as the output will be.
 
 
 def export_onnx(
@@ -53,6 +53,9 @@ def export_onnx(
     try:
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter needs it, and would say so in a page of text.
+
+        from byolt_export.onnx.graph import name_output, to_single
+        from byolt_export.onnx.half_precision import to_half
     except ImportError as error:
         raise MissingPart(f'{error.name} is not installed: pip install "byolt[export]"') from error
     program, shapes = _trace(module, pixels, normalize)
@@ -61,7 +64,7 @@ def export_onnx(
             program,
             opset_version=OPSET,
             input_names=["images"],
-            output_names=[output_name],
+            output_names=[_OUTPUT],
             dynamic_shapes=shapes,
             external_data=False,
             verbose=False,
@@ -70,6 +73,7 @@ def export_onnx(
         raise ByoltError("torch.onnx.export gave no program: use its dynamo exporter (torch 2.9 or later)")
     proto = exported.model_proto
     _strip(proto)
+    name_output(proto, output_name)
     with _export_faults(module, pixels.size_px):
         to_single(proto)
         if precision == "fp16":

@@ -40,6 +40,18 @@ def drop_unused(model: ModelProto) -> None:
     model.graph.initializer.extend(needed)
 
 
+def name_output(model: ModelProto, name: str) -> None:
+    """Give a model's one output a name; a tensor on the way that has it gets another."""
+    (output,) = model.graph.output
+    names = {name: f"{name}_inside", output.name: name}
+    for node in model.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+    for value in (*model.graph.value_info, *model.graph.initializer):
+        value.name = names.get(value.name, value.name)
+    output.name = name
+
+
 def to_single(model: ModelProto) -> None:
     """Double precision and bfloat16 become fp32, in constants and in what nodes make."""
     constants_as_initializers(model)
