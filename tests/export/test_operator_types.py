@@ -86,16 +86,6 @@ def test_a_constant_that_half_does_not_hold_keeps_its_reader_full(operator: str,
     assert types["a"] == kind
 
 
-def test_a_branch_computes_in_full_and_reads_what_is_half() -> None:
-    def branch(operator: str) -> onnx.GraphProto:
-        out = helper.make_tensor_value_info("z", FULL, None)
-        return helper.make_graph([node(operator, "conv", "z")], operator, [], [out])
-
-    nodes = [CONV, node("If", "yes", "y", then_branch=branch("Relu"), else_branch=branch("Neg"))]
-    types = converted(model(nodes, yes=np.array(True)))
-    assert (types["conv"], types["y"]) == (HALF, FULL)
-
-
 def test_named_products_stay_full_and_additions_into_places_too() -> None:
     nodes = [node("MatMul", "side x", "resized"), node("Conv", "resized k", "conv"),
              node("ScatterElements", "zeros places conv", "y", axis=0, reduction="add")]  # fmt: skip

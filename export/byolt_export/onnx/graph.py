@@ -1,6 +1,5 @@
 """What every pass over an ONNX graph needs: constants in one place, no double precision, nothing that none reads."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,14 +7,6 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 
 # No runtime of a bundle multiplies in these; what they are in a module, the parity of the file tells.
 _UNUSUAL = (TensorProto.DOUBLE, TensorProto.BFLOAT16)
-
-
-def inner_graphs(node: NodeProto) -> Iterator[Any]:
-    """The graphs of a branch or loop."""
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def constants_as_initializers(model: ModelProto) -> None:
@@ -34,7 +25,7 @@ def constants_as_initializers(model: ModelProto) -> None:
 
 def drop_unused(model: ModelProto) -> None:
     """Take out the constants that no node reads."""
-    read = {*_read(model.graph), *(output.name for output in model.graph.output)}
+    read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     needed = [_copy(constant) for constant in model.graph.initializer if constant.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(needed)
@@ -55,24 +46,15 @@ def name_output(model: ModelProto, name: str) -> None:
 def to_single(model: ModelProto) -> None:
     """Double precision and bfloat16 become fp32, in constants and in what nodes make."""
     constants_as_initializers(model)
-    _single_inside(model.graph)
-    del model.graph.value_info[:]
-
-
-def _single_inside(graph: Any) -> None:
-    for constant in graph.initializer:
+    for constant in model.graph.initializer:
         _to_single_tensor(constant)
-    for node in graph.node:
+    for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i in _UNUSUAL:
                 attribute.i = TensorProto.FLOAT
             if attribute.type == AttributeProto.TENSOR:
                 _to_single_tensor(attribute.t)
-        for inner in inner_graphs(node):
-            _single_inside(inner)
-            for value in (*inner.input, *inner.output, *inner.value_info):
-                if value.type.tensor_type.elem_type in _UNUSUAL:
-                    value.type.tensor_type.elem_type = TensorProto.FLOAT
+    del model.graph.value_info[:]
 
 
 def _to_single_tensor(tensor: TensorProto) -> None:
@@ -93,14 +75,6 @@ def _value(node: NodeProto) -> Any:
         return numpy_helper.to_array(value)
     kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     return np.array(value, kinds[attribute.name]) if attribute.name in kinds else None
-
-
-def _read(graph: Any) -> Iterator[str]:
-    for node in graph.node:
-        yield from node.input
-        for inner in inner_graphs(node):
-            yield from _read(inner)
-            yield from (output.name for output in inner.output)
 
 
 def _copy(message: Any) -> Any:

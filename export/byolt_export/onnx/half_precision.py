@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from byolt_export.onnx.graph import constants_as_initializers, drop_unused, inner_graphs
+from byolt_export.onnx.graph import constants_as_initializers, drop_unused
 
 _FULL, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 _PRODUCTS = frozenset(("Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"))
@@ -82,8 +82,6 @@ class _Conversion:
         for k in floats:
             sees_image = node.op_type == "Conv" and k == 1 and node.input[0] in self.before
             result.input[k] = self._in_type(node.input[k], kind if inputs[k] in halves else _FULL, sees_image)
-        for graph in inner_graphs(result):
-            self._full_inside(graph)
         self.nodes.append(result)
         if kind == _HALF:
             bound = {inputs[k] for k in floats} & halves
@@ -125,15 +123,6 @@ class _Conversion:
                 self.nodes.append(helper.make_node("Cast", [name], [made], f"node_{made}", to=kind))
         return self.cast[name, kind]
 
-    def _full_inside(self, graph: Any) -> None:
-        """What the graph of a branch or loop reads from outside is fp32, as all in it is."""
-        for node in graph.node:
-            for k, name in enumerate(node.input):
-                if name in self.half:
-                    node.input[k] = self._in_type(name, _FULL)
-            for inner in inner_graphs(node):
-                self._full_inside(inner)
-
     def _rename(self, old: str, new: str) -> None:
         for node in self.nodes:
             for names in (node.input, node.output):
@@ -151,7 +140,7 @@ def _type_variables(node: NodeProto, opset: int) -> tuple[list[str], list[str], 
         for formal, actual in ((schema.inputs, node.input), (schema.outputs, node.output))
     )
     halves = {c.type_param_str for c in schema.type_constraints if "tensor(float16)" in c.allowed_type_strs}
-    return inputs, outputs, set() if any(inner_graphs(node)) else halves
+    return inputs, outputs, halves
 
 
 def _is_lost(values: npt.NDArray[Any], is_product: bool) -> bool:

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {
