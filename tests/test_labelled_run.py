@@ -97,7 +97,8 @@ def test_what_was_held_out_stays_held_out(labelled_run: Path, tmp_path: Path) ->
     kept = run / "images.npz"
     assert byolt("evaluate", folder=labelled_run).returncode == 0
     before = (run / "evaluation" / "encoder.json").read_text()
-    shutil.copy(root / "class-0" / "0003.png", root / "class-0" / "0000-new.png")
+    more = draw_folder(tmp_path / "more", classes=0, images=1, size_px=22)
+    shutil.copy(more / "0000.png", root / "class-0" / "0000-new.png")
     elsewhere = ("--set", f"data.root={root}")
     done = byolt("evaluate", *elsewhere, folder=labelled_run)
     assert done.returncode == 0, done.stderr

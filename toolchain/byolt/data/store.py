@@ -220,12 +220,13 @@ def _decode_into(file: BinaryIO, source: ImageSource, size_px: int, resize: str)
     """
     faults: dict[int, str] = {}
     digests: list[str] = []
+    files = source if isinstance(source, FileImages) else None
     content, progress = hashlib.sha256(), ImageProgress(source.name)
     _write_header(file, len(source), size_px)
     for index, (square, digest) in _squares(source, size_px, resize):
         content.update(digest)
-        if isinstance(source, FileImages):
-            digests.append((digest or source.content_digest(index)).hex()[: 2 * DIGEST_BYTES])
+        if files is not None:
+            digests.append((digest or files.content_digest(index)).hex()[: 2 * DIGEST_BYTES])
         if isinstance(square, str):
             faults[index] = square
         else:
