@@ -33,7 +33,8 @@ def model(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> onnx.ModelPro
         [helper.make_tensor_value_info("y", FULL, None)],
         [numpy_helper.from_array(value, name) for name, value in ({"k": KERNEL} | constants).items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(made)
 
 
 def converted(given: onnx.ModelProto, **how: Any) -> dict[str, int]:

@@ -14,7 +14,9 @@ _CONVOLUTIONS = (
 
 
 def fold(traced: fx.GraphModule) -> None:
-    """Fold constants, then norms, inside a traced module in eval mode."""
+    """Fold constants, then norms, inside a traced module in eval mode; attention becomes what it is made of."""
+    for node in traced.graph.find_nodes(op="call_function", target=_aten.scaled_dot_product_attention.default):
+        node.target = _attention
     with torch.no_grad():
         _fold_constants(traced)
         _fold_batchnorm(traced)
@@ -62,9 +64,11 @@ def _fold_batchnorm(traced: fx.GraphModule) -> None:
     """
     for norm in traced.graph.find_nodes(op="call_function", target=_aten.batch_norm.default):
         conv, weight, bias, mean, var, training, _momentum, eps, _cudnn = norm.args
-        if conv.target not in _CONVOLUTIONS or len(conv.users) != 1 or training:
+        if conv.target not in _CONVOLUTIONS or training:
             continue
         kernel, old_bias = conv.args[1], (*conv.args, None)[2]
+        if any(len(node.users) != 1 for node in (conv, kernel)):
+            continue  # Computed once for two norms; folded, it would be computed twice.
         given = (kernel, mean, var, *(node for node in (weight, bias, old_bias) if node is not None))
         if any(node is None or node.op != "get_attr" for node in given):
             continue
@@ -89,7 +93,24 @@ def _value(traced: fx.GraphModule, node: fx.Node) -> Any:
 
 def _add_weight(traced: fx.GraphModule, before: fx.Node, value: Tensor) -> fx.Node:
     """A new weight, read before a node."""
-    name = f"folded_{len(traced.graph.nodes)}"
+    name = f"folded_{sum(name.startswith('folded_') for name, _ in traced.named_buffers(recurse=False))}"
     traced.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
     with traced.graph.inserting_before(before):
         return traced.graph.get_attr(name)
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, _dropout_p: float = 0.0, is_causal: bool = False,
+    *, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Attention as products, a sum and a softmax: torch's exporter takes queries of four axes alone."""
+    if enable_gqa:
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ v
