@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = (
@@ -77,8 +77,9 @@ def _fold_batchnorm(traced: fx.GraphModule) -> None:
         before = 0.0 if old_bias is None else _value(traced, old_bias).double()
         offset = (before - m) * scale + (0.0 if bias is None else _value(traced, bias).double())
         dtype = _value(traced, kernel).dtype
-        folded = _add_weight(traced, conv, (w * scale.view(-1, *[1] * (w.ndim - 1))).to(dtype))
-        conv.args = (conv.args[0], folded, _add_weight(traced, conv, offset.to(dtype)), *conv.args[3:])
+        folded = _add_weight(traced, conv, (w * scale.view(-1, *[1] * (w.ndim - 1))).to(dtype), kernel)
+        own = bias if bias is not None and len(bias.users) == 1 else None
+        conv.args = (conv.args[0], folded, _add_weight(traced, conv, offset.to(dtype), own), *conv.args[3:])
         norm.replace_all_uses_with(conv)
         traced.graph.erase_node(norm)
 
@@ -91,12 +92,15 @@ def _value(traced: fx.GraphModule, node: fx.Node) -> Any:
     return value
 
 
-def _add_weight(traced: fx.GraphModule, before: fx.Node, value: Tensor) -> fx.Node:
-    """A new weight, read before a node."""
-    name = f"folded_{sum(name.startswith('folded_') for name, _ in traced.named_buffers(recurse=False))}"
-    traced.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
+def _add_weight(traced: fx.GraphModule, before: fx.Node, value: Tensor, instead_of: fx.Node | None = None) -> fx.Node:
+    """A weight, read before a node: a new one, or in place and under the name of one that is read by nothing else."""
+    target = f"folded_{sum(name.startswith('folded_') for name, _ in traced.named_parameters(recurse=False))}"
+    target = target if instead_of is None else str(instead_of.target)
+    owner, _, name = target.rpartition(".")
+    weight = nn.Parameter(value.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
+    setattr(traced.get_submodule(owner), name, weight)
     with traced.graph.inserting_before(before):
-        return traced.graph.get_attr(name)
+        return traced.graph.get_attr(target)
 
 
 def _attention(
