@@ -153,7 +153,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "power of a mean": lambda: Whole(lambda x: x.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)),
     "causal attention": lambda: Whole(causal, a=nn.Linear(8, 8)),
 }  # fmt: skip
-_QUICK = ("conv1d", "lstm", "double convolution")
+_QUICK = ("conv1d", "double convolution")
 
 
 @pytest.mark.parametrize(
