@@ -24,6 +24,7 @@ from byolt_export.bundle.manifest import (
     Rgb,
     first_fault,
 )
+from byolt_export.earlier import Judges, keep_earlier
 from byolt_export.errors import ByoltError, InputError, MissingPart, Stopped
 from byolt_export.made_files import MadeFile, reason_of, write_bundle
 from byolt_export.proof.bisect import bisect
@@ -100,7 +101,8 @@ def build_bundle(
 
     Args:
         module: Maps normalised images (B, 3, S, S) to an embedding (B, D), or with ``classes`` to logits.
-        out_dir: The bundle's folder; an earlier bundle there is replaced.
+        out_dir: The bundle's folder. Of an earlier bundle there, files of other precisions and engines are kept where
+            they are of the same encoder, see ``keep_earlier``; the rest is replaced.
         images: What the bundle is proven on: uint8 frames of any size, of which ``choose_images`` makes disjoint sets,
             or the sets themselves. Some of them travel in the bundle.
         size_px: S.
@@ -127,7 +129,8 @@ def build_bundle(
         made = builder.make_all(folder, sorted(set(precisions), key=list(FILES).index))
         report = Report(Path(out_dir), tuple(each.report for each in made))
         write_bundle(folder, made, report, builder.contract, builder.golden, kind=images.golden_kind)
-    return report
+        judges = Judges(builder.golden, builder.gallery, builder.export)
+        return keep_earlier(Path(out_dir), folder, report, judges, on_log)
 
 
 def _check_precisions(precisions: Sequence[str]) -> None:
@@ -201,7 +204,7 @@ class _Builder:
         if precision == "int8":
             calibration = self._quantize(path)
         else:
-            self._export(path, precision)
+            self.export(path, precision)
         self.on_log(f"{path.name}: proving")
         model = onnx.load(path)
         (opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -216,7 +219,7 @@ class _Builder:
             found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
         return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration)
 
-    def _export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
+    def export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
         from byolt_export.onnx.export import export_onnx
 
         metadata = {**self.options.metadata, CONTRACT_KEY: self.contract.model_dump_json()}
@@ -228,7 +231,7 @@ class _Builder:
         half = path.with_name(FILES["fp16"])
         borrowed = not half.exists()
         if borrowed:
-            self._export(half, "fp16")
+            self.export(half, "fp16")
         assert self.images.calibration is not None
         try:
             return quantize(half, path, images=self.images.calibration, source=self.images.calibration_source)
