@@ -36,7 +36,7 @@ def _fold_constants(traced: fx.GraphModule) -> None:
             known[node], weights[node] = _value(traced, node), frozenset((node,))
         elif _is_constant(node, known):
             args, kwargs = (fx.map_arg(given, known.__getitem__) for given in (node.args, node.kwargs))
-            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            known[node] = node.target(*args, **kwargs)
             weights[node] = frozenset().union(*(weights[given] for given in node.all_input_nodes))
     for node, value in known.items():
         if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in known for user in node.users):

@@ -107,7 +107,7 @@ class _Conversion:
 
     def _is_float(self, name: str) -> bool:
         """Whether a tensor was fp32; one of which nothing is known is taken for it."""
-        return self.types.get(name, _FULL) == _FULL
+        return bool(self.types.get(name, _FULL) == _FULL)
 
     def _in_type(self, name: str, kind: int, sees_image: bool = False) -> str:
         """The name of a tensor in this type, which is made where there is none."""
