@@ -59,7 +59,8 @@ def test_products_are_half_sums_full_and_the_rest_what_it_is_given() -> None:
     types = converted(
         model(
             [CONV, node("Relu", "conv", "relu"), node("ReduceMean", "relu", "mean"), node("Sigmoid", "mean", "gate"),
-             node("Mul", "relu gate", "gated"), node("Mul", "relu two", "doubled"),
+             node("Mul", "relu gate", "gated"), node("Mul", "relu two", "bounded"),
+             helper.make_node("Clip", ["bounded", "", "two"], ["doubled"]),
              node("Concat", "gated doubled", "both", axis=1),
              node("Conv", "both k2", "last"), node("Identity", "last", "y")],
             two=np.array(2, np.float32), k2=np.ones((2, 8, 1, 1), np.float32),
