@@ -82,7 +82,6 @@ class Hot(nn.Module):
 
 def test_what_fp16_does_not_hold_is_delivered_in_fp32(tmp_path: Path) -> None:
     given = {"calibration": images(32, seed=1), "calibration_source": "drawn"}
-    made = build(tmp_path / "bundle", Hot(), precisions=("fp32", "fp16", "int8"), **given)
-    verdicts = {file.precision: file.parity.verdict for file in made.files}
-    assert verdicts == {"fp32": "passed", "fp16": "failed", "int8": "failed"}
+    made = build(tmp_path / "bundle", Hot(), precisions=("fp32", "int8"), **given)
+    assert (made.files[0].parity.verdict, made.files[-1].parity.verdict) == ("passed", "failed")
     assert "is not finite on the calibration images: fp16 does not hold" in made.files[-1].parity.reasons[0]

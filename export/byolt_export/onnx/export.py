@@ -3,7 +3,7 @@
 Axes: B batch, N images, H W pixels of what comes in, S side of the square that the module sees, D output features.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ def export_onnx(
     path: Path,
     *,
     pixels: Input,
-    output_name: Literal["embedding", "logits"],
+    output_name: str | Sequence[str],
     normalize: bool = False,
     precision: Literal["fp32", "fp16"] = "fp32",
     metadata: Mapping[str, str] | None = None,
@@ -41,7 +41,7 @@ def export_onnx(
         module: Maps normalised images (B, 3, S, S) to (B, D).
         path: The file to write.
         pixels: What comes in, and how it is made ready.
-        output_name: What the outputs are.
+        output_name: What the output is called; of several, what each is.
         normalize: Divide each output by its Euclidean norm, in float32.
         precision: ``fp16`` computes in half precision, but for preprocessing, sums, norms and the outputs.
         metadata: Model properties to put into the file.
@@ -54,17 +54,18 @@ def export_onnx(
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter needs it, and would say so in a page of text.
 
-        from byolt_export.onnx.graph import name_output, to_single
+        from byolt_export.onnx.graph import name_outputs, to_single
         from byolt_export.onnx.half_precision import to_half
     except ImportError as error:
         raise MissingPart(f'{error.name} is not installed: pip install "byolt[export]"') from error
+    names = [output_name] if isinstance(output_name, str) else list(output_name)
     program, shapes = _trace(module, pixels, normalize)
     with quiet(), torch.no_grad(), _export_faults(module, pixels.size_px):
         exported = torch.onnx.export(
             program,
             opset_version=OPSET,
             input_names=["images"],
-            output_names=[_OUTPUT],
+            output_names=[f"{_OUTPUT}_{k}" for k in range(len(names))],
             dynamic_shapes=shapes,
             external_data=False,
             verbose=False,
@@ -73,7 +74,7 @@ def export_onnx(
         raise ByoltError("torch.onnx.export gave no program: use its dynamo exporter (torch 2.9 or later)")
     proto = exported.model_proto
     _strip(proto)
-    name_output(proto, output_name)
+    name_outputs(proto, names)
     with _export_faults(module, pixels.size_px):
         to_single(proto)
         if precision == "fp16":

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = (
@@ -14,7 +14,9 @@ _CONVOLUTIONS = (
 
 
 def fold(traced: fx.GraphModule) -> None:
-    """Fold constants, then norms, inside a traced module in eval mode."""
+    """Fold constants, then norms, inside a traced module in eval mode; attention becomes what it is made of."""
+    for node in traced.graph.find_nodes(op="call_function", target=_aten.scaled_dot_product_attention.default):
+        node.target = _attention
     with torch.no_grad():
         _fold_constants(traced)
         _fold_batchnorm(traced)
@@ -34,7 +36,7 @@ def _fold_constants(traced: fx.GraphModule) -> None:
             known[node], weights[node] = _value(traced, node), frozenset((node,))
         elif _is_constant(node, known):
             args, kwargs = (fx.map_arg(given, known.__getitem__) for given in (node.args, node.kwargs))
-            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            known[node] = node.target(*args, **kwargs)
             weights[node] = frozenset().union(*(weights[given] for given in node.all_input_nodes))
     for node, value in known.items():
         if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in known for user in node.users):
@@ -62,9 +64,11 @@ def _fold_batchnorm(traced: fx.GraphModule) -> None:
     """
     for norm in traced.graph.find_nodes(op="call_function", target=_aten.batch_norm.default):
         conv, weight, bias, mean, var, training, _momentum, eps, _cudnn = norm.args
-        if conv.target not in _CONVOLUTIONS or len(conv.users) != 1 or training:
+        if conv.target not in _CONVOLUTIONS or training:
             continue
         kernel, old_bias = conv.args[1], (*conv.args, None)[2]
+        if any(len(node.users) != 1 for node in (conv, kernel)):
+            continue  # Computed once for two norms; folded, it would be computed twice.
         given = (kernel, mean, var, *(node for node in (weight, bias, old_bias) if node is not None))
         if any(node is None or node.op != "get_attr" for node in given):
             continue
@@ -73,8 +77,9 @@ def _fold_batchnorm(traced: fx.GraphModule) -> None:
         before = 0.0 if old_bias is None else _value(traced, old_bias).double()
         offset = (before - m) * scale + (0.0 if bias is None else _value(traced, bias).double())
         dtype = _value(traced, kernel).dtype
-        folded = _add_weight(traced, conv, (w * scale.view(-1, *[1] * (w.ndim - 1))).to(dtype))
-        conv.args = (conv.args[0], folded, _add_weight(traced, conv, offset.to(dtype)), *conv.args[3:])
+        folded = _add_weight(traced, conv, (w * scale.view(-1, *[1] * (w.ndim - 1))).to(dtype), kernel)
+        own = bias if bias is not None and len(bias.users) == 1 else None
+        conv.args = (conv.args[0], folded, _add_weight(traced, conv, offset.to(dtype), own), *conv.args[3:])
         norm.replace_all_uses_with(conv)
         traced.graph.erase_node(norm)
 
@@ -87,9 +92,29 @@ def _value(traced: fx.GraphModule, node: fx.Node) -> Any:
     return value
 
 
-def _add_weight(traced: fx.GraphModule, before: fx.Node, value: Tensor) -> fx.Node:
-    """A new weight, read before a node."""
-    name = f"folded_{len(traced.graph.nodes)}"
-    traced.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
+def _add_weight(traced: fx.GraphModule, before: fx.Node, value: Tensor, instead_of: fx.Node | None = None) -> fx.Node:
+    """A weight, read before a node: a new one, or in place and under the name of one that is read by nothing else."""
+    target = f"folded_{sum(name.startswith('folded_') for name, _ in traced.named_parameters(recurse=False))}"
+    target = target if instead_of is None else str(instead_of.target)
+    owner, _, name = target.rpartition(".")
+    weight = nn.Parameter(value.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
+    setattr(traced.get_submodule(owner), name, weight)
     with traced.graph.inserting_before(before):
-        return traced.graph.get_attr(name)
+        return traced.graph.get_attr(target)
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, _dropout_p: float = 0.0, is_causal: bool = False,
+    *, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Attention as products, a sum and a softmax: torch's exporter takes queries of four axes alone."""
+    if enable_gqa:
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ v

@@ -1,5 +1,6 @@
 """What every pass over an ONNX graph needs: constants in one place, no double precision, nothing that none reads."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,18 @@ def drop_unused(model: ModelProto) -> None:
     model.graph.initializer.extend(needed)
 
 
-def name_output(model: ModelProto, name: str) -> None:
-    """Give a model's one output a name; a tensor on the way that has it gets another."""
-    (output,) = model.graph.output
-    names = {name: f"{name}_inside", output.name: name}
+def name_outputs(model: ModelProto, wanted: Sequence[str]) -> None:
+    """Give a model's outputs their names; tensors on the way that have them get others."""
+    outputs = list(model.graph.output)
+    names = {name: f"{name}_inside" for name in wanted}
+    names |= {output.name: name for output, name in zip(outputs, wanted, strict=True)}
     for node in model.graph.node:
         for tensors in (node.input, node.output):
             tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
     for value in (*model.graph.value_info, *model.graph.initializer):
         value.name = names.get(value.name, value.name)
-    output.name = name
+    for output, name in zip(outputs, wanted, strict=True):
+        output.name = name
 
 
 def to_single(model: ModelProto) -> None:

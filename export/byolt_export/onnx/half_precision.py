@@ -95,7 +95,7 @@ class _Conversion:
 
     def _kind(self, node: NodeProto, inputs: Sequence[str], halves: Collection[str]) -> int:
         """The type that a node computes in."""
-        floats = [name for k, name in enumerate(node.input) if inputs[k] in halves and self._is_float(name)]
+        floats = [name for k, name in enumerate(node.input) if name and inputs[k] in halves and self._is_float(name)]
         adds_up = node.op_type in _SUMS or any(a.name == "reduction" and a.s != b"none" for a in node.attribute)
         if adds_up or not floats or not self.full.isdisjoint(floats):
             return _FULL
@@ -107,7 +107,7 @@ class _Conversion:
 
     def _is_float(self, name: str) -> bool:
         """Whether a tensor was fp32; one of which nothing is known is taken for it."""
-        return self.types.get(name, _FULL) == _FULL
+        return bool(self.types.get(name, _FULL) == _FULL)
 
     def _in_type(self, name: str, kind: int, sees_image: bool = False) -> str:
         """The name of a tensor in this type, which is made where there is none."""

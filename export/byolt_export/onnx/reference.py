@@ -95,7 +95,8 @@ def plain_copy(module: nn.Module) -> nn.Module:
     copied = copy.deepcopy(module).eval()
     kinds = {tensor.dtype for tensor in (*copied.parameters(), *copied.buffers()) if tensor.is_floating_point()}
     if torch.float64 in kinds and len(kinds) > 1:
-        copied = copied._apply(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
+        for tensor in (*copied.parameters(), *copied.buffers()):
+            tensor.data = tensor.data.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.data
     else:
         copied = copied.float()
     return copied.to(memory_format=torch.contiguous_format)

@@ -26,8 +26,9 @@ def relative_l2(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float6
     """
     r, c = reference.astype(np.float64), candidate.astype(np.float64)
     length, rows = np.linalg.norm(r, axis=1), np.arange(len(c)) % len(r)
-    error: npt.NDArray[np.float64] = np.linalg.norm(c - r[rows], axis=1)
-    return error / np.maximum(length, max(float(np.median(length)), TINY))[rows]
+    least = np.maximum(length, max(float(np.median(length)), TINY))
+    error: npt.NDArray[np.float64] = np.linalg.norm(c - r[rows], axis=1) / least[rows]
+    return error
 
 
 def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:

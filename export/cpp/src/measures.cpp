@@ -37,8 +37,9 @@ std::size_t bin_of(double error, std::size_t bins) {
   return bin;
 }
 
-/// Cosine of each row after the reference's mean was taken off both. A row nearer to the mean than the median one counts
-/// no worse than its distance from the candidate's would at the median length; two rows that are both the mean agree.
+/// Cosine of each row after the reference's mean was taken off both. A row nearer to the mean than the median one
+/// counts no worse than its distance from the candidate's would at the median length; two rows that are both the mean
+/// agree.
 std::vector<double> centred_cosine(const Rows& reference, const Rows& candidate) {
   const std::size_t dim = reference.dim;
   std::vector<double> centre(dim), r(dim), c(dim), cosines(reference.count), lengths(reference.count);

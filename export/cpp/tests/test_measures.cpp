@@ -36,7 +36,8 @@ TEST(a_short_row_counts_by_the_median_length) {
 }
 
 TEST(a_row_near_the_mean_counts_at_the_median_length) {
-  // Lengths about the mean (0, 0): 1, 1, 0.25, 0.25; the median is 0.625. The third row is off by 0.25 at a right angle.
+  // Lengths about the mean (0, 0): 1, 1, 0.25, 0.25; the median is 0.625. The third row is off by 0.25 at a right
+  // angle.
   const float r[] = {1, 0, -1, 0, 0.25F, 0, -0.25F, 0}, c[] = {1, 0, -1, 0, 0.25F, 0.25F, -0.25F, 0};
   CHECK(near(byolt::measure({r, 4, 2}, {c, 4, 2}, false).centred_cosine_worst, 0.625 / std::hypot(0.625, 0.25)));
 }
