@@ -1,9 +1,9 @@
 """Which ONNX Runtime is installed where: one on every machine, and the one for GPUs where it has wheels."""
 
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
