@@ -16,7 +16,7 @@ from byolt_export.files import dump_json, sha256
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.task import Gallery
-from byolt_export.proof.verify import judge_export
+from byolt_export.proof.verify import judge_export, verify_engines
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.runtime.onnx_runner import CPU
 
@@ -60,7 +60,7 @@ def keep_earlier(old: Path, new: Path, report: Report, judges: Judges, on_log: C
     report = replace(report, files=tuple(sorted((*report.files, *(judged for _, judged in kept)), key=_place)))
     engines = keeper.engines()
     if kept or engines:
-        keeper.write(report, [entry for entry, _ in kept], engines)
+        report = keeper.write(report, [entry for entry, _ in kept], engines)
         names = [*(entry.name for entry, _ in kept), *(engine.name for engine in engines)]
         on_log(f"kept of the earlier bundle, which is of the same encoder: {', '.join(names)}")
     if keeper.lost:
@@ -115,14 +115,15 @@ class _Keeper:
                 found.append(engine)
         return found
 
-    def write(self, report: Report, kept: Sequence[Onnx], engines: Sequence[Engine]) -> None:
-        """Manifest, measures and page of the bundle with what was kept."""
+    def write(self, report: Report, kept: Sequence[Onnx], engines: Sequence[Engine]) -> Report:
+        """Manifest, measures and page of the bundle with what was kept; the report with the engines, asked anew."""
         (self.new / PARITY).write_bytes(dump_json(report.to_json()))
         files = sorted((*self.manifest.files, *kept), key=_place)
         changes = {"files": tuple(files), "engines": tuple(engines), "parity_sha256": sha256(self.new / PARITY)}
-        manifest = self.manifest.model_copy(update=changes)
-        write_manifest(self.new, manifest)
-        write_page(self.new / PAGE, report, manifest, self.judges.golden)
+        write_manifest(self.new, self.manifest.model_copy(update=changes))
+        report = replace(report, files=(*report.files, *verify_engines(self.new)))
+        write_page(self.new / PAGE, report, read_manifest(self.new), self.judges.golden)
+        return report
 
     def _is_same_encoder(self) -> bool:
         """Whether graph and weights are the same: an ONNX file of either bundle has the same bytes.

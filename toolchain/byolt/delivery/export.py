@@ -98,23 +98,27 @@ def export(
         options=options,
         on_log=say,
     )
-    passed = [
-        file.precision for file in report.files if file.parity.verdict == "passed" and file.precision in precisions
-    ]
-    if order is not None and passed:
-        say(f"building engines with {order[0]}")
-        timings = recipe.data.cache_dir / "timings"
-        add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
     if missing is not None:
-        missing = MissingPart(f"{bundle} is complete but for its engines: {missing}")
-    return Exported(bundle, _with_engines(bundle, report), missing)
+        return Exported(bundle, report, MissingPart(f"{bundle} is complete but for its engines: {missing}"))
+    passed = [f.precision for f in report.files if f.parity.verdict == "passed" and f.precision in precisions]
+    if order is None or not passed:
+        return Exported(bundle, report)
+    say(f"building engines with {order[0]}")
+    return Exported(bundle, _with_engines(bundle, order, report, passed, recipe))
 
 
-def _with_engines(bundle: Path, report: Report) -> Report:
-    """The report and the page with the verdicts of the bundle's engines, new ones and kept ones."""
-    if not read_manifest(bundle).engines:
-        return report
-    report = replace(report, files=(*report.files, *verify_engines(bundle)))
+def _with_engines(
+    bundle: Path,
+    order: tuple[Flavour, tuple[Target, ...]],
+    report: Report,
+    passed: Sequence[Precision],
+    recipe: Recipe,
+) -> Report:
+    """Build the engines of the files that passed; the report with their verdicts, and with those that were there."""
+    timings = recipe.data.cache_dir / "timings"
+    add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
+    onnx = (file for file in report.files if not file.is_engine)
+    report = replace(report, files=(*onnx, *verify_engines(bundle)))
     manifest = read_manifest(bundle)
     write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))
     return report
