@@ -33,6 +33,7 @@ from byolt_export.errors import InputError
 from byolt_export.files import dump_json, sha256
 from byolt_export.proof.bisect import bisect
 from byolt_export.proof.images import ProofImages, check_images, choose_images
+from byolt_export.proof.made import Made
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.task import Gallery
@@ -59,6 +60,7 @@ class BundleOptions:
         max_batch: Largest batch that the files are stated and proven for.
         normalize: Divide the embedding by its norm inside the graph.
         recipe_hash: Which training the module comes from, for the manifest.
+        run: Name of that training, for the page that is signed.
         metadata: Further properties of the ONNX files.
         bisect: Compare the tensors on the way too, and name the first node whose error jumps.
     """
@@ -71,6 +73,7 @@ class BundleOptions:
     max_batch: int = 64
     normalize: bool = False
     recipe_hash: str = ""
+    run: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     bisect: bool = False
 
@@ -254,7 +257,7 @@ class _Builder:
             tools=tools | {"onnxruntime": runtime_version(), "python": platform.python_version()},
         )
         write_manifest(folder, manifest)
-        write_page(folder / PAGE, report, manifest, self.golden)
+        write_page(folder / PAGE, report, manifest, self.golden, Made.here(self.options.run))
 
 
 def _contract(pixels: Input, options: BundleOptions, classes: Sequence[str], *, dim: int) -> Contract:

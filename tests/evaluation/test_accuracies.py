@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from byolt.evaluation.statistics import PairedModels, accuracy_on_test_set, difference_on_test_set
+from byolt.evaluation.statistics import (
+    PairedModels,
+    accuracy_on_test_set,
+    chance_on_test_set,
+    difference_on_test_set,
+)
 from byolt_export.errors import InputError
 
 
@@ -20,6 +25,11 @@ def test_wilson_of_80_in_100_by_hand() -> None:
     labels = np.arange(100) % 7
     found = accuracy_on_test_set(np.where(np.arange(100) < 80, labels, 7), labels)
     assert found == {"accuracy": 0.8, "interval_95": pytest.approx([0.7111708, 0.8666330], abs=1e-6), "n_test": 100}
+
+
+def test_chance_is_the_most_frequent_class() -> None:
+    assert chance_on_test_set(np.array([0, 1, 2, 3])) == 0.25
+    assert chance_on_test_set(np.array([5, 5, 5, 0])) == 0.75
 
 
 @pytest.mark.parametrize("n", [1, 2, 199])

@@ -15,7 +15,7 @@ from byolt.commands.delivering import bench, build_engine, export, verify
 from byolt.commands.inspecting import data, doctor, recipe
 from byolt.commands.learning import embed, evaluate, finetune, pretrain, report
 from byolt.console.status import show_logs
-from byolt.library_errors import as_ours
+from byolt.library_errors import as_ours, quiet_libraries
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,7 +36,10 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; a fault of the user or the machine is one sentence and an exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        if "--debug" not in arguments:
+            quiet_libraries()
     show_logs()
     try:
         cli.main(arguments, prog_name="byolt", standalone_mode=False)

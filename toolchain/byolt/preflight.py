@@ -5,6 +5,7 @@ Every command that takes long asks here first, in this order: the machine, the n
 
 import os
 import tempfile
+import warnings
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -117,7 +118,9 @@ def _built(recipe: "Recipe", model: "Model") -> "nn.Module":
 
     try:
         size_px = recipe.data.image_size_px
-        return build_encoder(model, seed=weight_seed(recipe.seed), image_size_px=size_px)[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What is built for good comes later, and may warn then.
+            return build_encoder(model, seed=weight_seed(recipe.seed), image_size_px=size_px)[0]
     except Exception as error:
         if isinstance(error, ByoltError) or is_memory_fault(error):
             raise

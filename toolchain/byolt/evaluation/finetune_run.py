@@ -11,6 +11,7 @@ from byolt.data import open_splits
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
+from byolt.evaluation.statistics import chance_on_test_set
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
 from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
@@ -60,12 +61,13 @@ def finetune(
     others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
     train, held_out = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     names = {"classes": list(train.classes), "data": train.source.name, "test": held_out.source.name}
+    chance = {"chance": chance_on_test_set(labelled(held_out).labels)}
     results: list[FinetuneMetrics] = []
     for share in sorted(set(shares)):
         result = finetune_encoder(
             encoder, labelled(train), labelled(held_out), recipe, share, others=others, on_log=on_log
         )
-        metrics = result.metrics | names
+        metrics = result.metrics | names | chance
         run.write_metrics(f"finetune-{share:g}", metrics)
         results.append(cast(FinetuneMetrics, metrics))
     save_classifier(run, result.classifier, train.classes)

@@ -20,6 +20,7 @@ from byolt.evaluation.dynamics import spectrum
 from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled
 from byolt.evaluation.features import Subset
 from byolt.evaluation.linear import linear_probe
+from byolt.evaluation.statistics import chance_on_test_set
 from byolt.networks.encoders import untrained_encoder
 from byolt.recipe.schema import Recipe
 from byolt.reporting.charts import GREY, MARKS, PALETTE, Chart, canvas, shortened, svg_of
@@ -58,6 +59,12 @@ class Gallery:
     def classes(self) -> tuple[str, ...]:
         """Their names; empty without labels."""
         return () if self.splits.train is None else self.splits.train.classes
+
+    @property
+    def chance(self) -> float | None:
+        """Share of the most frequent class of the test images; None without labels."""
+        labels = None if self.splits.test is None else self.splits.test.labels
+        return None if labels is None else chance_on_test_set(labels)
 
 
 def open_gallery(run: Run, recipe: Recipe) -> Gallery:

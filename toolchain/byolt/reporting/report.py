@@ -37,9 +37,8 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
     check_finished(run, recipe)
     records = run.log_records()
     probed = (run.metrics("collapse") or {}).get("encoder", {}).get("images", recipe.evaluation.probe_images)
-    curves = RunCurves(records, recipe.schedule.epochs, probed, read_band(recipe.name))
     views = run.path / "plots" / "views.png"
-    left_out, seen, confusion = [], None, None
+    left_out, gallery, seen, confusion = [], None, None, None
     # What needs the encoder and its images; without them the report is of the rest, and says so.
     try:
         gallery = embeddings.open_gallery(run, recipe)
@@ -51,6 +50,10 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
             confusion = embeddings.confusion_section(gallery, recipe)
         except InputError as error:
             left_out.append(f"errors by class: {error}")
+    by_chance = tables.chance_of(run)
+    if by_chance is None and gallery is not None:
+        by_chance = gallery.chance
+    curves = RunCurves(records, recipe.schedule.epochs, probed, read_band(recipe.name), by_chance)
     page = render(
         "report.html.jinja",
         run=run,
