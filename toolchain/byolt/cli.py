@@ -15,6 +15,7 @@ from byolt.commands.delivering import bench, build_engine, export, verify
 from byolt.commands.inspecting import data, doctor, recipe
 from byolt.commands.learning import embed, evaluate, finetune, pretrain, report
 from byolt.console.status import show_logs
+from byolt.environment import typed
 from byolt.library_errors import as_ours, quiet_libraries
 
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         arguments = sys.argv[1:]
         if "--debug" not in arguments:
             quiet_libraries()
+    typed(arguments)
     show_logs()
     try:
         cli.main(arguments, prog_name="byolt", standalone_mode=False)

@@ -6,6 +6,7 @@ Imports no torch, so that finding a run and printing what is known of it is quic
 import errno
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from byolt.environment import environment
+from byolt.environment import command, environment, typed_again
 from byolt.files import append_text, read_json, write_json, write_text
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import dump_recipe, load_recipe
@@ -87,8 +88,8 @@ class Run:
                 f"{self.path} collapsed by step {result['step']} and left no encoder; a collapsed run cannot go on: "
                 "change the recipe and learn again"
             )
-        resolved = self.path / "recipe.resolved.yaml"
-        return InputError(f"{self.path} has no encoder yet: go on with byolt pretrain {resolved} --resume {self.path}")
+        line = command("pretrain", self.path / "recipe.resolved.yaml", "--resume", self.path)
+        return InputError(f"{self.path} has no encoder yet: go on with {line}")
 
     def summary(self) -> RunMetrics:
         """Every metric of the run that was measured, JSON-able."""
@@ -231,8 +232,14 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[R
 
 def _started_before(run: Run) -> InputError:
     return InputError(
-        f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
+        f"{run.path} was started before and has not ended; go on with {command_to_go_on(run.path)}, or remove the folder"
     )
+
+
+def command_to_go_on(run: Path) -> str:
+    """The whole command that goes on with a run: the one that was typed, or one of the run's own recipe."""
+    own = ("pretrain", run / "recipe.resolved.yaml")
+    return typed_again("--resume", run, without=("--resume",), otherwise=own)
 
 
 def run_of(recipe: Recipe, fingerprint: str) -> Run:
@@ -252,12 +259,14 @@ def open_run(run: Run | str | Path | None = None, runs_dir: str | Path = "runs")
     if run is not None:
         path = Path(run)
         if not (path / "recipe.resolved.yaml").is_file():
-            raise InputError(f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {runs_dir}`")
+            raise InputError(
+                f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {shlex.quote(str(runs_dir))}`"
+            )
         return Run(path)
     # One with a leading dot was killed while it was made.
     found = [f.parent for f in runs_dir.glob("*/recipe.resolved.yaml") if not f.parent.name.startswith(".")]
     if not found:
-        raise InputError(f"no run in {runs_dir}; start one with: byolt pretrain recipes/quickstart.yaml")
+        raise InputError(f"no run in {runs_dir}; start one with: {command('pretrain', 'recipes/quickstart.yaml')}")
     return Run(max(found, key=_last_touched))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from byolt.data.folder import FolderSource
+from byolt.data.progress import working
 from byolt.data.shards import ShardSource, holds_shards, open_folder, open_url
 from byolt.data.source import ImageSource, Labels, PartOf
 from byolt.data.subsets import stratified_subset
@@ -40,7 +41,8 @@ def open_splits(data: "Data", seed: int) -> Splits:
     Raises:
         InputError: The set is missing, or its parts do not fit one another.
     """
-    splits = _all_splits(data, seed)
+    with working("opening the images"):
+        splits = _all_splits(data, seed)
     return splits if data.labels == "auto" else Splits(splits.learn, None, None)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data import FolderSource, ImageStore
+from byolt.data.progress import ImageProgress, working
+from byolt.environment import command
 from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.files import write_bytes
 from byolt.preflight import check_machine, refuse_unwritable
@@ -89,7 +91,9 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
         def function(images: ImageStore) -> Vectors:
             return embed_store(encoder, images, recipe).numpy()
 
-    images = evaluation_store(FolderSource(Path(folder)), recipe)
+    with working(f"listing {folder}"):
+        source = FolderSource(Path(folder))
+    images = evaluation_store(source, recipe)
     return Embeddings(function(images), tuple(images.path(i) for i in range(len(images))))
 
 
@@ -102,9 +106,10 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
             f"{bundle} holds a classifier, whose output are logits and no embeddings; give the encoder's bundle "
             "(byolt export without --classifier) or the run"
         )
-    report = verify_bundle(bundle)
+    with working(f"proving {bundle}"):
+        report = verify_bundle(bundle)
     if report.verdict != "passed":
-        raise InputError(f"{bundle} does not pass here ({report.reason}); see byolt verify {bundle}")
+        raise InputError(f"{bundle} does not pass here ({report.reason}); see {command('verify', bundle)}")
     recipe = Recipe(
         name="bundle",
         data=Data(name="synthetic", image_size_px=contract.size_px, resize=contract.resize),
@@ -118,6 +123,10 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
 
     def function(images: ImageStore) -> Vectors:
         order, step = np.arange(len(images)), contract.max_batch
-        return np.concatenate([run(images.batch(order[k : k + step])) for k in range(0, len(order), step)])
+        progress, parts = ImageProgress("the images", "embedding", live=True), []
+        for k in range(0, len(order), step):
+            parts.append(run(images.batch(order[k : k + step])))
+            progress(min(k + step, len(order)), len(order))
+        return np.concatenate(parts)
 
     return recipe, function

@@ -8,6 +8,7 @@ from typing import cast
 from torch import nn
 
 from byolt.data import open_splits
+from byolt.environment import command
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
@@ -115,7 +116,9 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     from safetensors.torch import load_file
 
     if not run.classifier_file.exists():
-        raise InputError(f"{run.path} has no classifier; make one with: byolt finetune {run.path} --data DIR")
+        raise InputError(
+            f"{run.path} has no classifier; make one with: {command('finetune', run.path, '--data', 'DIR')}"
+        )
     with safe_open(run.classifier_file, "pt") as opened:
         classes = tuple(json.loads(opened.metadata()["classes"]))
     recipe, weights = run.recipe, load_file(run.classifier_file)

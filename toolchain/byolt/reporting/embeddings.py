@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from byolt.data import Splits, open_splits
+from byolt.data.progress import working
 from byolt.data.source import Labels
 from byolt.data.subsets import spread
 from byolt.evaluation.dynamics import spectrum
@@ -143,7 +144,8 @@ def embedding_map(features: Tensor, seed: int) -> npt.NDArray[np.float64]:
     unit = F.normalize(features, dim=1).double().numpy()
     start = "pca" if unit.std(0).max() > 1e-9 else "random"  # Of equal features there are no axes.
     tsne = TSNE(2, perplexity=min(30.0, (len(unit) - 1) / 3), init=start, random_state=seed, n_jobs=1)
-    return np.asarray(tsne.fit_transform(unit), np.float64)
+    with working(f"map of {len(unit):,} embeddings"):
+        return np.asarray(tsne.fit_transform(unit), np.float64)
 
 
 def _map_chart(points: npt.NDArray[np.float64], labels: Labels, classes: tuple[str, ...]) -> Chart:
@@ -197,7 +199,8 @@ def confusion_section(gallery: Gallery, recipe: Recipe) -> dict[str, Any] | None
     test = test.subset(spread(len(test.labels), TEST_IMAGES))
     features, held_out = (embed_store(gallery.encoder, part.images, recipe) for part in (train, test))
     how: dict[str, Any] = {"validation_share": recipe.evaluation.validation_share, "seed": recipe.seed}
-    predicted = linear_probe(features, train.labels, classes=train.classes, **how).predict(held_out)
+    with working("linear probe"):
+        predicted = linear_probe(features, train.labels, classes=train.classes, **how).predict(held_out)
     counts = np.zeros((train.classes, train.classes), np.int64)
     np.add.at(counts, (test.labels, predicted), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from byolt.data.progress import working
 from byolt.files import write_text
 from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
@@ -54,6 +55,8 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
     if by_chance is None and gallery is not None:
         by_chance = gallery.chance
     curves = RunCurves(records, recipe.schedule.epochs, probed, read_band(recipe.name), by_chance)
+    with working("drawing the curves"):
+        learning, dynamics = curves.charts(LEARNING), [*curves.charts(DYNAMICS), *curves.spectrum()]
     page = render(
         "report.html.jinja",
         run=run,
@@ -62,8 +65,8 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
         accuracies=tables.accuracies(run),
         folds=tables.accuracies_over_folds(run),
         finetuned=tables.finetuning(run),
-        learning=curves.charts(LEARNING),
-        dynamics=[*curves.charts(DYNAMICS), *curves.spectrum()],
+        learning=learning,
+        dynamics=dynamics,
         collapse=tables.collapse_measures(run),
         views=data_uri(views.read_bytes()) if views.exists() else None,
         seen=seen,

@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from byolt.data import ImageStore, open_splits, store_of
-from byolt.environment import environment
+from byolt.environment import environment, typed_again
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.preflight import check_recipe, check_run_folder, refuse_too_many, refuse_unwritable
 from byolt.recipe.schema import Recipe
@@ -84,8 +84,9 @@ def _row(future: "Future[Answer]", pool: Executor) -> dict[str, Any]:
     try:
         answered = future.result()
     except BrokenProcessPool as error:
+        line = typed_again("--jobs", 1, without=("--jobs",), otherwise=("study", "RECIPE"))
         raise ByoltError(
-            "the process of a run was killed, by the system if memory ran out; go on with fewer --jobs"
+            f"the process of a run was killed, by the system if memory ran out; go on with {line}"
         ) from error
     if answered.row is not None:
         return answered.row

@@ -14,6 +14,7 @@ import torch
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
+from byolt.data.progress import working
 from byolt.data.sampler import Batch
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
@@ -100,8 +101,9 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
         ByoltError: A step needs more memory than there is.
     """
     parts = prepare(recipe)
-    batch, because = largest_batch(parts)
-    with within_memory(parts, batch):
+    with working("taking a few steps at smaller batches"):
+        batch, because = largest_batch(parts)
+    with working("taking a few steps"), within_memory(parts, batch):
         stages = tuple(
             _measure_stage(parts, *stage, profiled=profiled, steps=steps, warmup_steps=warmup_steps)
             for stage in _stages(recipe)

@@ -27,7 +27,7 @@ from byolt.preflight import check_run_folder, refuse_unwritable
 from byolt.recipe.identity import result_keys
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
-from byolt.run import Run, create_run, open_run, run_of
+from byolt.run import Run, command_to_go_on, create_run, open_run, run_of
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.loader import batch_stream
 from byolt.training.logger import OnLog, RunLogger, checkpoint_state
@@ -164,7 +164,7 @@ def learn(parts: Parts, logger: RunLogger) -> None:
             if received:
                 raise Stopped(
                     f"stopped by {signal.Signals(received).name} after step {step} of {sampler.steps}; the checkpoint "
-                    f"is written, go on with --resume {logger.run.path}",
+                    f"is written, go on with {command_to_go_on(logger.run.path)}",
                     signal.Signals(received),
                 )
             waiting_s = time.monotonic()
