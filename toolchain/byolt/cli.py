@@ -61,4 +61,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             sys.stderr.flush()
             os._exit(fault.exit_code)
         sys.exit(fault.exit_code)
+    finally:
+        typed([])
     sys.exit(0)

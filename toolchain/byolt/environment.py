@@ -43,21 +43,23 @@ def command(*words: object) -> str:
     return " ".join([_program(), shlex.join(map(str, words))])
 
 
-def typed_again(*more: object, without: tuple[str, ...] = (), otherwise: tuple[object, ...] = ()) -> str:
-    """The command that was typed as a line to paste, with ``more`` at its end.
+def typed_again(*more: object, of: tuple[str, ...], without: str) -> str:
+    """The command that was typed as a line to paste, with other words at its end; empty where it was another one.
 
     Args:
-        more: Further words.
-        without: Options to leave out, with their values.
-        otherwise: The words in its place where byolt was called from Python.
+        more: Those words.
+        of: Commands that it may be.
+        without: An option to leave out, with its value.
     """
+    if not set(of) & set(_typed):  # Called from Python, or within another command.
+        return ""
     kept, words = [], iter(_typed)
     for word in words:
-        if word in without:
+        if word == without:
             next(words, None)
-        elif word.partition("=")[0] not in without:
+        elif not word.startswith(f"{without}="):
             kept.append(word)
-    return command(*(kept or otherwise), *more)
+    return command(*kept, *more)
 
 
 def _program() -> str:

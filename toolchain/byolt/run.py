@@ -6,7 +6,6 @@ Imports no torch, so that finding a run and printing what is known of it is quic
 import errno
 import json
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -231,15 +230,14 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[R
 
 
 def _started_before(run: Run) -> InputError:
-    return InputError(
-        f"{run.path} was started before and has not ended; go on with {command_to_go_on(run.path)}, or remove the folder"
-    )
+    line = command_to_go_on(run.path)
+    return InputError(f"{run.path} was started before and has not ended; go on with {line}, or remove the folder")
 
 
 def command_to_go_on(run: Path) -> str:
     """The whole command that goes on with a run: the one that was typed, or one of the run's own recipe."""
-    own = ("pretrain", run / "recipe.resolved.yaml")
-    return typed_again("--resume", run, without=("--resume",), otherwise=own)
+    line = typed_again("--resume", run, of=("pretrain",), without="--resume")
+    return line or command("pretrain", run / "recipe.resolved.yaml", "--resume", run)
 
 
 def run_of(recipe: Recipe, fingerprint: str) -> Run:
@@ -260,7 +258,7 @@ def open_run(run: Run | str | Path | None = None, runs_dir: str | Path = "runs")
         path = Path(run)
         if not (path / "recipe.resolved.yaml").is_file():
             raise InputError(
-                f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {shlex.quote(str(runs_dir))}`"
+                f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see what lies in {runs_dir}"
             )
         return Run(path)
     # One with a leading dot was killed while it was made.

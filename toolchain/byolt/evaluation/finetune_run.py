@@ -116,9 +116,8 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     from safetensors.torch import load_file
 
     if not run.classifier_file.exists():
-        raise InputError(
-            f"{run.path} has no classifier; make one with: {command('finetune', run.path, '--data', 'DIR')}"
-        )
+        line = command("finetune", run.path, "--data", "DIR")
+        raise InputError(f"{run.path} has no classifier; make one with: {line}")
     with safe_open(run.classifier_file, "pt") as opened:
         classes = tuple(json.loads(opened.metadata()["classes"]))
     recipe, weights = run.recipe, load_file(run.classifier_file)

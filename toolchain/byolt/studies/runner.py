@@ -84,7 +84,7 @@ def _row(future: "Future[Answer]", pool: Executor) -> dict[str, Any]:
     try:
         answered = future.result()
     except BrokenProcessPool as error:
-        line = typed_again("--jobs", 1, without=("--jobs",), otherwise=("study", "RECIPE"))
+        line = typed_again("--jobs", 1, of=("study", "ablate"), without="--jobs") or "one of the --jobs at a time"
         raise ByoltError(
             f"the process of a run was killed, by the system if memory ran out; go on with {line}"
         ) from error
