@@ -60,8 +60,14 @@ def check_machine(machine: "Machine") -> None:
     pick_device(machine.device)
 
 
-def refuse_too_many(key: str, wanted: int, of_what: str) -> None:
+def refuse_too_many(key: str, wanted: int, of_what: str, way_out: str = "") -> None:
     """Refuse a number of threads or processes that would take a machine of this size down.
+
+    Args:
+        key: What the number was given for.
+        wanted: The number.
+        of_what: Threads, or processes.
+        way_out: What to give in its place, up to the number; left out, the key is given anew.
 
     Raises:
         InputError: More than four a core, and more than 32.
@@ -70,7 +76,8 @@ def refuse_too_many(key: str, wanted: int, of_what: str) -> None:
     most = max(_LEAST_MOST, _A_CORE * cores)
     if wanted > most:
         here = "the one core" if cores == 1 else f"the {cores} cores"
-        raise InputError(f"{key}: {wanted:,} {of_what} are too many for {here} here; take {most} at most, best {cores}")
+        best = f"{way_out}{cores}" if way_out else f"take {most} at most, best {cores}"
+        raise InputError(f"{key}: {wanted:,} {of_what} are too many for {here} here; {best}")
 
 
 def require(*modules: str) -> None:

@@ -35,6 +35,7 @@ from byolt.training.memory import batch_bound, within_memory
 from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.prepare import Parts, prepare
 from byolt.training.signals import StopSignals
+from byolt.training.threads import fix_threads, with_threads
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"
@@ -78,10 +79,12 @@ def pretrain(
     run = named or run_of(recipe, parts.store.fingerprint)
     result, exists = run.result, run.path.exists()
     barrier()  # No process has changed the run's folder before each has looked.
-    if named or (result is None and exists and (resume is not None or was_restarted())):
+    goes_on = bool(named or (result is None and exists and (resume is not None or was_restarted())))
+    threads = fix_threads(parts, run if goes_on else None) if result is None else 0
+    if goes_on:
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
-        with create_run(recipe, parts.store.fingerprint, text) as made:
+        with create_run(with_threads(recipe, threads), parts.store.fingerprint, text, threads=threads) as made:
             evaluator.write_grid(made.path / "plots" / "views.png")
             save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, evaluator, step=0), keep=1)
     if result is None:
