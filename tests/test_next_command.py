@@ -11,9 +11,9 @@ import pytest
 
 from byolt.console.status import StatusHandler
 from byolt.data.folder_check import check_folder
-from byolt.data.progress import working
 from byolt.environment import command, typed, typed_again
 from byolt.run import Run, command_to_go_on, create_run, open_run
+from byolt.working import working
 from byolt_export.errors import InputError
 from tests.conftest import tiny_recipe
 from tests.test_command_line import byolt, draw_folder, one_sentence, write_recipe

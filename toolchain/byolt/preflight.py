@@ -46,17 +46,22 @@ def check_recipe(recipe: "Recipe") -> None:
     check_networks(recipe)
 
 
-def check_machine(machine: "Machine") -> None:
+def check_machine(machine: "Machine", learned_with: "Machine | None" = None) -> None:
     """Refuse a device that is not here, and more threads or workers than this machine can hold.
+
+    Args:
+        machine: As it is wanted now.
+        learned_with: As a run has it that was learned elsewhere: what stands there is not asked of this machine.
 
     Raises:
         InputError: One of them; the sentence names the key.
     """
     from byolt.device import pick_device
 
-    if isinstance(machine.threads, int):
+    if isinstance(machine.threads, int) and (learned_with is None or machine.threads != learned_with.threads):
         refuse_too_many("machine.threads", machine.threads, "threads")
-    refuse_too_many("machine.workers", machine.workers, "processes")
+    if learned_with is None or machine.workers != learned_with.workers:
+        refuse_too_many("machine.workers", machine.workers, "processes")
     pick_device(machine.device)
 
 
@@ -216,7 +221,7 @@ def check_finished(run: "Run", recipe: "Recipe") -> None:
         InputError: Device, threads or workers do not fit.
         ByoltError: The folder cannot be written.
     """
-    check_machine(recipe.machine)
+    check_machine(recipe.machine, run.recipe.machine)
     refuse_unwritable(run.path, f"copy {run.path} to it, and give the copy")
 
 

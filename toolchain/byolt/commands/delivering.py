@@ -67,7 +67,7 @@ def export(
 def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
     from byolt.console.summary import print_parity
-    from byolt.data.progress import working
+    from byolt.working import working
     from byolt_export import verify as prove
 
     with working(f"proving {bundle}"):

@@ -78,8 +78,8 @@ def data_pack(path: Path, out: Path, shard_mb: float, as_json: bool) -> None:
 @JSON
 def doctor(as_json: bool) -> None:
     """What this machine can do, and the line that mends what is missing."""
-    from byolt.data.progress import working
     from byolt.doctor.findings import to_json, to_text
+    from byolt.working import working
 
     with working("looking at this machine, and taking a few steps with one thread and with all"):
         findings = byolt.examine()

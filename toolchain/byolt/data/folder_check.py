@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data.folder import FolderSource
-from byolt.data.progress import ImageProgress, working
+from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource, holds_shards, open_folder
 from byolt.data.source import UnreadableImage
+from byolt.working import working
 
 COMMON_SIZES = 10
 SHOWN = 10

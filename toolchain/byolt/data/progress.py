@@ -2,8 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 QUIET_S = 2.0
 """Work that takes less time than this is not reported."""
@@ -26,13 +24,3 @@ class ImageProgress:
             self._next_s, self._shown = now_s + EVERY_S, True
             about = {"share": done / of, "live": self.live}
             _log.info("%s %s: %s/%s images", self.verb, self.name, f"{done:,}", f"{of:,}", extra=about)
-
-
-@contextmanager
-def working(what: str) -> Iterator[None]:
-    """Say what is being done while it is, in a terminal alone: the line is gone when it is done."""
-    _log.info("%s ...", what, extra={"live": True})
-    try:
-        yield
-    finally:
-        _log.info("", extra={"live": True})

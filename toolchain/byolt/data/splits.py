@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from byolt.data.folder import FolderSource
-from byolt.data.progress import working
 from byolt.data.shards import ShardSource, holds_shards, open_folder, open_url
 from byolt.data.source import ImageSource, Labels, PartOf
 from byolt.data.subsets import stratified_subset
 from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
+from byolt.working import working
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data import FolderSource, ImageStore
-from byolt.data.progress import ImageProgress, working
+from byolt.data.progress import ImageProgress
 from byolt.environment import command
 from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.files import write_bytes
@@ -22,6 +22,7 @@ from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.optim import Schedule
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
+from byolt.working import working
 from byolt_export.bundle.folder import MANIFEST, read_manifest
 from byolt_export.errors import InputError
 from byolt_export.proof.verify import verify_bundle
@@ -85,7 +86,7 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
     else:
         run = open_run(run)
         recipe = with_overrides(run.recipe, overrides)
-        check_machine(recipe.machine)
+        check_machine(recipe.machine, run.recipe.machine)
         encoder = run.encoder()
 
         def function(images: ImageStore) -> Vectors:

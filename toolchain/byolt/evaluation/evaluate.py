@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from byolt.data import ImageStore, Splits, open_splits, store_of
-from byolt.data.progress import ImageProgress, working
+from byolt.data.progress import ImageProgress
 from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
@@ -24,6 +24,7 @@ from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, RunMetrics, open_run
+from byolt.working import working
 from byolt_export.errors import InputError
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"

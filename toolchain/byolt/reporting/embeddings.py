@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from byolt.data import Splits, open_splits
-from byolt.data.progress import working
 from byolt.data.source import Labels
 from byolt.data.subsets import spread
 from byolt.evaluation.dynamics import spectrum
@@ -29,6 +28,7 @@ from byolt.reporting.curves import spectra_chart
 from byolt.reporting.page import HtmlTable, number
 from byolt.reporting.pictures import square, thumbnail_map
 from byolt.run import Run
+from byolt.working import working
 from byolt_export.errors import InputError
 
 GALLERY_IMAGES = 2000

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from byolt.data.progress import working
 from byolt.files import write_text
 from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
@@ -12,6 +11,7 @@ from byolt.reporting.curves import DYNAMICS, LEARNING, RunCurves, read_band
 from byolt.reporting.page import render
 from byolt.reporting.pictures import data_uri
 from byolt.run import Run, open_run
+from byolt.working import working
 from byolt_export.errors import InputError
 
 

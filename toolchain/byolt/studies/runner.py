@@ -235,9 +235,8 @@ def with_one_number_of_threads(recipe: Recipe, on_log: OnLog) -> Recipe:
         return recipe
     if recipe.machine.threads == "auto":
         here = environment()["processor"]
-        earlier = [
-            Run(path.parent).environment for path in recipe.machine.runs_dir.glob(f"{recipe.name}-*/result.json")
-        ]
+        ended = recipe.machine.runs_dir.glob(f"{recipe.name}-*/result.json")
+        earlier = [Run(path.parent).environment for path in ended]
         known = [made["threads"] for made in earlier if made.get("processor") == here and "threads" in made]
         threads = max(known, key=known.count) if known else fix_threads(prepare(recipe), None)
     else:

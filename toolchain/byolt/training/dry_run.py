@@ -14,7 +14,6 @@ from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
 from byolt.cores import usable_cores
-from byolt.data.progress import working
 from byolt.data.sampler import Batch
 from byolt.doctor.threads import told
 from byolt.recipe.schema import Recipe
@@ -24,6 +23,7 @@ from byolt.training.memory import largest_batch, peak_bytes, within_memory
 from byolt.training.prepare import Parts, prepare
 from byolt.training.rate_and_eta import duration
 from byolt.training.threads import step_speeds
+from byolt.working import working
 
 WARMUP_STEPS, STEPS = 4, 20
 _WAITING, _VIEWS = 0.10, 0.25  # Shares of a step above which another setting is worth a try.
@@ -133,7 +133,7 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
         stages,
         None if batch is None else max(batch, recipe.optim.batch_size),  # The recipe's own did run.
         because,
-        step_speeds(parts),
+        step_speeds(parts, parts.learner),
         torch.get_num_threads(),
         advice(shares, parts) if profiled else [],
     )

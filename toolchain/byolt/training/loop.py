@@ -84,7 +84,9 @@ def pretrain(
     if goes_on:
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
-        with create_run(with_threads(recipe, threads), parts.store.fingerprint, text, threads=threads) as made:
+        written = with_threads(recipe, threads) if recipe.machine.threads == "auto" else recipe
+        known = threads if parts.learner.device.type == "cpu" else None
+        with create_run(written, parts.store.fingerprint, text, threads=known) as made:
             evaluator.write_grid(made.path / "plots" / "views.png")
             save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, evaluator, step=0), keep=1)
     if result is None:

@@ -6,8 +6,7 @@ from contextlib import closing, contextmanager
 
 import torch
 
-from byolt.data.progress import working
-from byolt.distributed.process_group import broadcast_object
+from byolt.distributed.collectives import world_size
 from byolt.doctor.threads import default_threads, quickest, speed_by_threads, told
 from byolt.preflight import refuse_too_many
 from byolt.recipe.schema import Recipe
@@ -15,6 +14,7 @@ from byolt.run import Run
 from byolt.training.loader import view_stream
 from byolt.training.prepare import Parts
 from byolt.training.step import Learner
+from byolt.working import working
 
 _log = logging.getLogger("byolt")
 
@@ -24,15 +24,20 @@ def with_threads(recipe: Recipe, threads: int) -> Recipe:
     return recipe.model_copy(update={"machine": recipe.machine.model_copy(update={"threads": threads})})
 
 
-def step_speeds(parts: Parts) -> dict[int, float]:
-    """Images a second of the recipe's own step, views included, by the number of threads; no weight of ``parts`` moves.
+def step_speeds(parts: Parts, learner: Learner | None = None) -> dict[int, float]:
+    """Images a second of the recipe's own step, views included, by the number of threads.
 
-    Empty on a GPU, where the threads of the host decide nothing.
+    Empty on a GPU, where the threads of the host decide nothing, and for one of several processes, of which torchrun
+    says how many threads each has.
+
+    Args:
+        parts: What is learned from.
+        learner: Whose weights may move; left out, one is built, and none of ``parts`` moves.
     """
     recipe, device = parts.recipe, parts.learner.device
-    if device.type != "cpu":
+    if device.type != "cpu" or world_size() > 1:
         return {}
-    learner = Learner(
+    learner = learner or Learner(
         recipe,
         device,
         steps=parts.sampler.steps,
@@ -65,7 +70,8 @@ def fix_threads(parts: Parts, run: Run | None) -> int:
     Raises:
         InputError: The run learned with more threads than this machine can hold.
     """
-    given, own = parts.recipe.machine.threads, None if run is None else threads_of(run)
+    on_cpu, given = parts.learner.device.type == "cpu", parts.recipe.machine.threads
+    own = threads_of(run) if run is not None and on_cpu else None
     if isinstance(given, int):
         threads = given
         if own is not None and own != given:
@@ -82,12 +88,11 @@ def fix_threads(parts: Parts, run: Run | None) -> int:
         _log.info("machine.threads: %s, of %s", threads, told(speeds, threads))
     else:
         threads = default_threads()
-    threads = broadcast_object(threads)
     torch.set_num_threads(threads)
     return threads
 
 
 def threads_of(run: Run) -> int | None:
-    """The number that a run began with; None of one older than this."""
+    """The number that a run on the CPU began with; None of one on a GPU, or older than this."""
     threads: int | None = run.environment.get("threads")
     return threads
