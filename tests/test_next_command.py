@@ -92,7 +92,8 @@ def test_live_lines_are_for_a_terminal_alone(
 ) -> None:
     handler, logger = StatusHandler(), logging.getLogger("byolt")
     logger.addHandler(handler)
-    before, logger.level = logger.level, logging.INFO
+    before = logger.level
+    logger.setLevel(logging.INFO)
     monkeypatch.setattr("byolt.data.progress.QUIET_S", -1.0)  # As if each image took more than two seconds.
     images = draw_folder(tmp_path / "in", classes=0, images=3)
     try:

@@ -79,3 +79,21 @@ def test_coverage_of_the_paired_interval() -> None:
     counts = np.random.default_rng(11).multinomial(200, [0.70, 0.08, 0.05, 0.17], 1_000)
     found = [table(*row) for row in counts.tolist()]
     assert 0.94 <= np.mean([one.low <= 0.03 <= one.high for one in found]) <= 0.97
+
+
+def test_intervals_of_accuracies_stay_within_0_and_100_per_cent() -> None:
+    def arm(*accuracies: float) -> ArmResults:
+        seeds = tuple(range(len(accuracies)))
+        return ArmResults("byol", "", seeds, accuracies, ("finished",) * len(seeds), (), None, "", 1.0, 1, ())
+
+    for accuracies, low, high in (((0.9, 1.0), 0.0, 1.0), ((0.0, 0.1), 0.0, None), ((0.5, 0.6, 0.7), None, None)):
+        summary, plain = arm(*accuracies).summary, mean_over_seeds(accuracies)
+        assert summary is not None
+        assert summary.low == (plain.low if low is None else low)
+        assert summary.high == (plain.high if high is None else high)
+    # Of 3 images all are right in one alone: (3.5 - 0.5) / 5 = 0.6; 1.96 sqrt(4 - 9 / 5) / 5 = 0.58 ends at 1.18.
+    every, none = np.ones(3, bool), np.zeros(3, bool)
+    assert paired_difference(every, none)[1] == (pytest.approx(0.0186, abs=1e-3), 1.0)
+    assert paired_difference(none, every)[1] == (-1.0, pytest.approx(-0.0186, abs=1e-3))
+    (found,) = compare_methods([0.9, 0.1], {"simclr": [0.1, 0.2]}).values()
+    assert (found.low, found.high) == (-1.0, 1.0)

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-import time
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from byolt.doctor.threads import default_threads, measured_here, quickest, speed
 from byolt.files import read_json, write_json
 from byolt.preflight import check_machine
 from byolt.recipe.machine import Machine
+from byolt.run import Run
 from byolt.studies.runner import with_one_number_of_threads
 from byolt.training.dry_run import dry_run
 from byolt.training.loop import pretrain
@@ -34,24 +35,24 @@ def test_the_quickest_of_speeds_that_are_nearly_the_same_has_the_fewest_threads(
     assert quickest({1: 111.0, 2: 12.0}) == 1
     assert quickest({1: 60.0, 2: 100.0}) == 2
     assert quickest({1: 95.0, 2: 100.0}) == 1
-    assert told({1: 111.0, 2: 12.0}) == "1: 111 images/s, 2: 12 images/s; quicker with --set machine.threads=1"
+    assert told({1: 111.0, 2: 12.0}, taken=2) == "1: 111 images/s, 2: 12 images/s; quicker with --set machine.threads=1"
     assert told({1: 111.0, 2: 12.0}, taken=1) == "1: 111 images/s, 2: 12 images/s"
-    assert told({1: 60.0, 2: 100.0}) == "1: 60 images/s, 2: 100 images/s"
+    assert told({1: 60.0, 2: 100.0}, taken=2) == "1: 60 images/s, 2: 100 images/s"
 
 
 def test_one_and_all_are_measured_in_turn_and_torch_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(3)
     monkeypatch.setattr("byolt.doctor.threads.usable_cores", lambda: 2)
-    seen: list[int] = []
+    seen, now_s = [], 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
 
     def step() -> None:
+        nonlocal now_s
         seen.append(torch.get_num_threads())
-        time.sleep(0.01 * torch.get_num_threads())  # As on a machine where two threads are in each other's way.
+        now_s += 0.1 * torch.get_num_threads()  # As on a machine where two threads are in each other's way.
 
-    speeds = speed_by_threads(step, 20)
-    assert seen == [1, 2] * 4
-    assert quickest(speeds) == 1
-    assert 0.5 * 2000 < speeds[1] <= 2000
+    assert speed_by_threads(step, 60) == {1: pytest.approx(600), 2: pytest.approx(300), 3: pytest.approx(200)}
+    assert seen == [1, 2, 3] * 4
     assert torch.get_num_threads() == 3
 
 
@@ -64,15 +65,16 @@ def test_the_default_is_torchs_own_within_the_cores_and_the_quota(monkeypatch: p
 
 
 def learned(folder: Path, **machine: Any) -> Path:
-    recipe = tiny_recipe(data={"cache_dir": folder / "cache"}, machine={"runs_dir": folder / "runs"} | machine)
+    place = {"runs_dir": folder / "runs", "device": "cpu"}
+    recipe = tiny_recipe(data={"cache_dir": folder / "cache"}, machine=place | machine)
     return pretrain(recipe).path
 
 
 def test_auto_is_chosen_once_and_written_into_the_run(tmp_path: Path) -> None:
     run = learned(tmp_path, threads="auto")
     threads = (read_json(run / "environment.json") or {})["threads"]
-    assert threads in {1, default_threads()}
-    assert f"threads: {threads}\n" in (run / "recipe.resolved.yaml").read_text()
+    assert threads in {1, default_threads(), usable_cores()}
+    assert Run(run).recipe.machine.threads == threads == torch.get_num_threads()
     given = learned(tmp_path / "other", threads=2)
     assert (read_json(given / "environment.json") or {})["threads"] == 2
     # What is chosen changes no result key: the run is the same one.
@@ -117,7 +119,7 @@ def test_a_run_goes_on_with_its_own_number_and_another_is_told(
 
 def test_a_dry_run_prints_the_line(tmp_path: Path) -> None:
     found = dry_run(tiny_recipe(data={"cache_dir": tmp_path}, machine={"device": "cpu", "threads": 1}), steps=1)
-    assert set(found.threads) == {1, default_threads()}
+    assert set(found.threads) == {1, usable_cores()}
     assert found.threads_taken == 1
     (line,) = [line for line in found.to_text().splitlines() if line.startswith("threads")]
     assert line.startswith(f"threads        1: {found.threads[1]:,.0f} images/s")
@@ -145,7 +147,4 @@ def test_a_run_of_a_larger_machine_is_measured_on_this_one() -> None:
 
 @pytest.mark.full
 def test_the_doctor_measures_here() -> None:
-    speeds = measured_here()
-    assert set(speeds) <= set(range(1, (os.cpu_count() or 1) + 1))
-    assert 1 in speeds
-    assert min(speeds.values()) > 0
+    assert re.match(r"1: [\d,]+ images/s", measured_here())

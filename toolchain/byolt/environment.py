@@ -67,12 +67,12 @@ def _program() -> str:
     started = Path(sys.argv[0])
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', '1')} -m byolt"
-    if started.name == "__main__.py":
+    if started.name == "__main__.py" and started.parent.name == "byolt":
         found = shutil.which("python")
         same = found is not None and Path(found).samefile(sys.executable)
         return f"{'python' if same else shlex.quote(sys.executable)} -m byolt"
     found = shutil.which("byolt")
-    if started.name != "byolt" or (found is not None and Path(found).samefile(started)) or not started.exists():
+    if started.name != "byolt" or not started.exists() or (found is not None and Path(found).samefile(started)):
         return "byolt"
     return shlex.quote(sys.argv[0])
 

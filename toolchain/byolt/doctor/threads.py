@@ -1,6 +1,6 @@
 """How quick a step is with one thread and with all: two are not always quicker than one on a machine that is shared.
 
-``python -m byolt.doctor.threads`` measures a small convolutional step and prints it as JSON.
+``python -m byolt.doctor.threads`` measures a small convolutional step and prints the line as JSON.
 """
 
 import json
@@ -27,15 +27,15 @@ def default_threads() -> int:
 
 
 def speed_by_threads(step: Callable[[], object], images: int) -> dict[int, float]:
-    """Images a second of a step of ``images``, by the number of threads: one, and as many as torch would take.
+    """Images a second of a step of ``images``, by the number of threads: one, those that torch has now, and all cores.
 
     Each number has its turn in each round, so that other work on the machine meets both; the median of the rounds.
     Torch's number of threads is as before when it is done.
     """
     import torch
 
-    before, most = torch.get_num_threads(), default_threads()
-    spent: dict[int, list[float]] = {number: [] for number in sorted({1, most})}
+    before = torch.get_num_threads()
+    spent: dict[int, list[float]] = {number: [] for number in sorted({1, before, usable_cores()})}
     started_s = time.monotonic()
     try:
         for turn in range(ROUNDS + 1):
@@ -58,25 +58,28 @@ def quickest(speeds: Mapping[int, float]) -> int:
     return next(number for number, speed in sorted(speeds.items()) if speed * _WORTH >= best)
 
 
-def told(speeds: Mapping[int, float], taken: int | None = None) -> str:
+def told(speeds: Mapping[int, float], taken: int) -> str:
     """``1: 111 images/s, 2: 12 images/s``, and the key to set where another number than the one taken is quicker."""
     line = ", ".join(f"{number}: {speed:,.0f} images/s" for number, speed in sorted(speeds.items()))
-    best, taken = quickest(speeds), max(speeds) if taken is None else taken
-    slow = speeds.get(taken, math.inf)
-    return line if slow * _WORTH >= speeds[best] else f"{line}; quicker with --set machine.threads={best}"
+    best = quickest(speeds)
+    return (
+        line
+        if speeds.get(taken, math.inf) * _WORTH >= speeds[best]
+        else f"{line}; quicker with --set machine.threads={best}"
+    )
 
 
-def measured_here() -> dict[int, float]:
-    """``speed_by_threads`` of the doctor's step, in a process of its own; empty where there is no torch to measure."""
+def measured_here() -> str:
+    """The line of the doctor's step, measured in a process of its own; empty where there is no torch to measure."""
     try:
         line = [sys.executable, "-m", "byolt.doctor.threads"]
         done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60)
-        return {int(number): float(speed) for number, speed in json.loads(done.stdout).items()}
+        return str(json.loads(done.stdout))
     except (OSError, subprocess.SubprocessError, ValueError):
-        return {}
+        return ""
 
 
-def _measure() -> dict[int, float]:
+def _measure() -> str:
     import torch
     from torch import nn
 
@@ -91,7 +94,9 @@ def _measure() -> dict[int, float]:
         for _ in range(2):
             network(batch).square().mean().backward()
 
-    return speed_by_threads(step, 2 * images)
+    threads = default_threads()
+    torch.set_num_threads(threads)
+    return told(speed_by_threads(step, 2 * images), threads)
 
 
 if __name__ == "__main__":
