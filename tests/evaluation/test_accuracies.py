@@ -8,8 +8,12 @@ from byolt.evaluation.statistics import (
     accuracy_on_test_set,
     chance_on_test_set,
     difference_on_test_set,
+    differences_over_seeds,
+    mean_over_seeds,
 )
+from byolt.studies.results import ArmResults
 from byolt_export.errors import InputError
+from byolt_export.proof.task import paired_difference
 
 
 def table(both: int, only_a: int, only_b: int, neither: int) -> PairedModels:
@@ -84,7 +88,7 @@ def test_coverage_of_the_paired_interval() -> None:
 def test_intervals_of_accuracies_stay_within_0_and_100_per_cent() -> None:
     def arm(*accuracies: float) -> ArmResults:
         seeds = tuple(range(len(accuracies)))
-        return ArmResults("byol", "", seeds, accuracies, ("finished",) * len(seeds), (), None, "", 1.0, 1, ())
+        return ArmResults("byol", "", seeds, accuracies, ("finished",) * len(seeds))
 
     for accuracies, low, high in (((0.9, 1.0), 0.0, 1.0), ((0.0, 0.1), 0.0, None), ((0.5, 0.6, 0.7), None, None)):
         summary, plain = arm(*accuracies).summary, mean_over_seeds(accuracies)
@@ -95,5 +99,5 @@ def test_intervals_of_accuracies_stay_within_0_and_100_per_cent() -> None:
     every, none = np.ones(3, bool), np.zeros(3, bool)
     assert paired_difference(every, none)[1] == (pytest.approx(0.0186, abs=1e-3), 1.0)
     assert paired_difference(none, every)[1] == (-1.0, pytest.approx(-0.0186, abs=1e-3))
-    (found,) = compare_methods([0.9, 0.1], {"simclr": [0.1, 0.2]}).values()
+    (found,) = differences_over_seeds([0.9, 0.1], {"simclr": [0.1, 0.2]}).values()
     assert (found.low, found.high) == (-1.0, 1.0)

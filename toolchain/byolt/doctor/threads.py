@@ -62,11 +62,8 @@ def told(speeds: Mapping[int, float], taken: int) -> str:
     """``1: 111 images/s, 2: 12 images/s``, and the key to set where another number than the one taken is quicker."""
     line = ", ".join(f"{number}: {speed:,.0f} images/s" for number, speed in sorted(speeds.items()))
     best = quickest(speeds)
-    return (
-        line
-        if speeds.get(taken, math.inf) * _WORTH >= speeds[best]
-        else f"{line}; quicker with --set machine.threads={best}"
-    )
+    slower = speeds.get(taken, math.inf) * _WORTH < speeds[best]
+    return f"{line}; quicker with --set machine.threads={best}" if slower else line
 
 
 def measured_here() -> str:
