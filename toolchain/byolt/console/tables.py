@@ -91,6 +91,8 @@ def _block(columns: Sequence[str], row: Sequence[str], width: int) -> list[str]:
             joined = f"{lines[-1]}; {said}"
             if len(lines) > 1 and cell_len(joined) <= width:
                 lines[-1] = joined
+            elif heading and cell_len(said) + 2 > width:
+                lines += [f"  {heading}:", f"    {cell.strip()}"]
             else:
                 lines.append(f"  {said}")
     wrapped = (
