@@ -53,7 +53,8 @@ def typed_again(*more: object, of: tuple[str, ...], without: str) -> str:
     """
     if not set(of) & set(_typed):  # Called from Python, or within another command.
         return ""
-    kept, words = [], iter(_typed)
+    kept: list[str] = []
+    words = iter(_typed)
     for word in words:
         if word == without:
             next(words, None)

@@ -44,9 +44,13 @@ def quiet_libraries() -> None:
     os.environ["PYTHONWARNINGS"] = "ignore"  # For processes that this one starts.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # To be set before torch is imported.
     warnings.simplefilter("ignore")
-    warnings.showwarning = lambda *_, **__: None  # Some libraries set filters of their own when they are imported.
+    warnings.showwarning = _unheard  # Some libraries set filters of their own when they are imported.
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _unheard(*_: object, **__: object) -> None:
+    """In place of what would print a warning."""
 
 
 def as_ours(error: Exception) -> ByoltError | None:

@@ -59,7 +59,8 @@ def print_summary(run: Run, *, next_command: str) -> None:
         knn = next(iter(kinds.values()))["knn"]
         rows = [(name, _accuracy(metrics["knn"]), _accuracy(metrics["linear"])) for name, metrics in kinds.items()]
         if "chance" in knn:  # Of runs evaluated since it is kept.
-            rows.append((CHANCE, *[f"{knn['chance']:6.1%}"] * 2))
+            chance = f"{knn['chance']:6.1%}"
+            rows.append((CHANCE, chance, chance))
         print_table([f"{knn['n_test']} test images", f"kNN, k = {knn['k']}", "linear probe [95 % interval]"], rows)
     for name, metrics in kinds.items():
         if folds := metrics.get("folds"):

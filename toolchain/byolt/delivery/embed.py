@@ -124,7 +124,8 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
 
     def function(images: ImageStore) -> Vectors:
         order, step = np.arange(len(images)), contract.max_batch
-        progress, parts = ImageProgress("the images", "embedding", live=True), []
+        progress = ImageProgress("the images", "embedding", live=True)
+        parts: list[Vectors] = []
         for k in range(0, len(order), step):
             parts.append(run(images.batch(order[k : k + step])))
             progress(min(k + step, len(order)), len(order))

@@ -111,7 +111,8 @@ def accuracies(run: Run) -> HtmlTable:
         for name, metrics in kinds.items()
     ]
     if "chance" in first:
-        rows.append({name: number(first["chance"], ".1%") for name in rows[0]} | {"features": CHANCE})
+        by_chance: dict[str, str] = dict.fromkeys(rows[0], number(first["chance"], ".1%"))
+        rows.append(by_chance | {"features": CHANCE})
     note = (
         f"Accuracy on {first['n_test']:,} test images, from {first['n_train']:,} labelled training images, with the "
         "95 % interval over the draw of test images (not over seeds)."

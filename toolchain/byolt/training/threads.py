@@ -1,7 +1,7 @@
 """How many CPU threads a run learns with: fixed when it begins, written into it, and the same when it goes on."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
 import torch
@@ -51,7 +51,7 @@ def step_speeds(parts: Parts, learner: Learner | None = None) -> dict[int, float
 
 @contextmanager
 def _views(parts: Parts, recipe: Recipe) -> Iterator[Iterator[tuple[int, tuple[torch.Tensor, ...]]]]:
-    def again() -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+    def again() -> Generator[tuple[int, tuple[torch.Tensor, ...]], None, None]:
         while True:  # A short run has fewer steps than are measured.
             with closing(view_stream(parts.sampler, parts.store, recipe, parts.learner.device)) as stream:
                 yield from stream
