@@ -14,7 +14,7 @@ from byolt.commands.comparing import ablate, study
 from byolt.commands.delivering import bench, build_engine, export, verify
 from byolt.commands.inspecting import data, doctor, recipe
 from byolt.commands.learning import embed, evaluate, finetune, pretrain, report
-from byolt.console.status import show_logs
+from byolt.console.status import print_any_name, show_logs
 from byolt.environment import typed
 from byolt.library_errors import as_ours, quiet_libraries
 
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             quiet_libraries()
     typed(arguments)
     show_logs()
+    print_any_name()
     try:
         cli.main(arguments, prog_name="byolt", standalone_mode=False)
     except click.ClickException as error:

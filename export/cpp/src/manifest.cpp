@@ -114,6 +114,9 @@ OnnxEntry read_onnx(const json& value, const std::string& where) {
   entry.sha256 = fields.sha256("sha256");
   entry.verdict = read_verdict(fields);
   entry.reason = fields.text("reason");
+  if (!entry.is_made() && entry.verdict != "failed") {
+    throw FieldError(where, entry.name + " was not made, and its verdict is `" + entry.verdict + "`");
+  }
   const Fields gates(fields.need("gates"), fields.at("gates"),
                      {"relative_l2_mean_max", "relative_l2_worst_max", "centred_cosine_worst", "overlap_at_1",
                       "overlap_at_10", "top_1_agreement", "unnoticed_perturbation_max"});
@@ -141,8 +144,8 @@ EngineEntry read_engine(const json& value, const std::string& where) {
   entry.onnx = fields.file_name("onnx", ".onnx");
   entry.onnx_sha256 = fields.sha256("onnx_sha256");
   entry.flavour = fields.one_of("flavour", {"tensorrt", "tensorrt_rtx"});
-  entry.version = fields.text("version");
-  entry.target = fields.text("target");
+  entry.version = fields.word("version");
+  entry.target = fields.word("target");
   const std::string where_capabilities = fields.at("compute_capabilities");
   for (const json& one : to_array(fields.need("compute_capabilities"), where_capabilities, 0, kMostCapabilities)) {
     entry.compute_capabilities.push_back(to_integer(one, where_capabilities, 1, kMostPositive));

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import byolt
+from byolt_export.errors import visible
 
 
 def _named_run(context: click.Context, parameter: click.Parameter, path: Path | None) -> "byolt.Run":
@@ -49,7 +50,7 @@ class FiniteRange(click.FloatRange):
 
 def tell(line: str) -> None:
     """A line for people on stderr."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
 
 
 def print_result(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:

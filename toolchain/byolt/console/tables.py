@@ -13,6 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
+from byolt_export.errors import visible
+
 if TYPE_CHECKING:
     from byolt.recipe.explain import KeyRow
 
@@ -35,7 +37,8 @@ def print_table(
         title: A line above.
         numbers: Headings of the columns that stand to the right.
     """
-    cells, width = [list(row) for row in rows], line_width()
+    # They may hold words of somebody else's file: none of them moves the cursor.
+    cells, width = [[visible(cell, keep="") for cell in row] for row in rows], line_width()
     widths = [
         max(_longest_word(heading), *(cell_len(row[place]) for row in cells)) if cells else _longest_word(heading)
         for place, heading in enumerate(columns)

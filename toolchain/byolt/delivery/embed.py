@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data import FolderSource, ImageStore
+from byolt.data.folder import tell_remarks
 from byolt.data.progress import ImageProgress
 from byolt.environment import command
 from byolt.evaluation.evaluate import embed_store, evaluation_store
@@ -94,6 +95,7 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
 
     with working(f"listing {folder}"):
         source = FolderSource(Path(folder))
+    tell_remarks(source, labels_wanted=False)
     images = evaluation_store(source, recipe)
     return Embeddings(function(images), tuple(images.path(i) for i in range(len(images))))
 

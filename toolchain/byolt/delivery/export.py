@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from byolt.data.known_splits import open_run_splits
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
 from byolt.preflight import check_finished, require
@@ -48,6 +49,9 @@ def export(
 
     A file that is not the same function as the encoder is no error here: ``report.verdict`` says so.
 
+    Of an earlier bundle there, files of other precisions and engines stay where they are of the same encoder; a line of
+    ``on_log`` names what stays, another one what does not.
+
     Args:
         run: A finished run, or its folder.
         classifier: Deliver the fine-tuned classifier.
@@ -80,7 +84,11 @@ def export(
     size_px = recipe.data.image_size_px
     say("reading images")
     images = gather_proof_images(
-        recipe, options.input_of(size_px), calibrated="int8" in precisions, labelled=not classifier
+        recipe,
+        options.input_of(size_px),
+        splits=open_run_splits(run, recipe),
+        calibrated="int8" in precisions,
+        labelled=not classifier,
     )
     report = build_bundle(
         module,
@@ -92,19 +100,22 @@ def export(
         options=options,
         on_log=say,
     )
+    passed = [
+        file.precision for file in report.files if file.parity.verdict == "passed" and file.precision in precisions
+    ]
+    if order is not None and passed:
+        say(f"building engines with {order[0]}")
+        timings = recipe.data.cache_dir / "timings"
+        add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
     if missing is not None:
-        return Exported(bundle, report, MissingPart(f"{bundle} is complete but for its engines: {missing}"))
-    if order is None or not any(file.parity.verdict == "passed" for file in report.files):
-        return Exported(bundle, report)
-    say(f"building engines with {order[0]}")
-    return Exported(bundle, _with_engines(bundle, order, report, recipe))
+        missing = MissingPart(f"{bundle} is complete but for its engines: {missing}")
+    return Exported(bundle, _with_engines(bundle, report), missing)
 
 
-def _with_engines(bundle: Path, order: tuple[Flavour, tuple[Target, ...]], report: Report, recipe: Recipe) -> Report:
-    """Build the engines of the files that passed; the report with their verdicts."""
-    passed = [file.precision for file in report.files if file.parity.verdict == "passed"]
-    timings = recipe.data.cache_dir / "timings"
-    add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
+def _with_engines(bundle: Path, report: Report) -> Report:
+    """The report and the page with the verdicts of the bundle's engines, new ones and kept ones."""
+    if not read_manifest(bundle).engines:
+        return report
     report = replace(report, files=(*report.files, *verify_engines(bundle)))
     manifest = read_manifest(bundle)
     write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest), Made.here(bundle.absolute().parent.name))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from byolt.data import ImageStore, Splits, open_splits, store_of
+from byolt.data import ImageStore, Splits, store_of
+from byolt.data.known_splits import open_run_splits
 from byolt.data.progress import ImageProgress
 from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.device import pick_device
@@ -51,7 +52,7 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
     check_finished(run, recipe)
-    splits = open_splits(recipe.data, recipe.seed)
+    splits = open_run_splits(run, recipe)
     encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)

@@ -8,6 +8,7 @@ import click
 
 from byolt.console.tables import print_table
 from byolt.files import write_json, write_text
+from byolt_export.errors import visible
 
 
 def print_speed(found: dict[str, Any]) -> None:
@@ -21,7 +22,7 @@ def print_speed(found: dict[str, Any]) -> None:
     ]
     print_table(["candidate", *columns], rows, numbers=columns)
     for name, reason in {row["name"]: row["reason"] for row in found["rows"] if not row["calls"]}.items():
-        click.echo(f"not run   {name}: {reason}")
+        click.echo(visible(f"not run   {name}: {reason}"))
     machine, threads = found["machine"], found["threads"] or "as each library chooses"
     click.echo(f"machine   {machine['processor']}, {machine['cores']} cores; threads: {threads}")
     click.echo(
