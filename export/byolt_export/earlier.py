@@ -13,6 +13,7 @@ from byolt_export.bundle.golden import GoldenVectors, read_golden
 from byolt_export.bundle.manifest import Engine, Manifest, Onnx, Precision
 from byolt_export.errors import InputError
 from byolt_export.files import dump_json, sha256
+from byolt_export.proof.made import Made
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.task import Gallery
@@ -30,6 +31,8 @@ class Judges:
     golden: GoldenVectors
     gallery: Gallery | None
     export: Export
+    run: str = ""
+    """Name of the run that the encoder is of, for the page that is signed."""
 
 
 def keep_earlier(old: Path, new: Path, report: Report, judges: Judges, on_log: Callable[[str], None]) -> Report:
@@ -122,7 +125,7 @@ class _Keeper:
         changes = {"files": tuple(files), "engines": tuple(engines), "parity_sha256": sha256(self.new / PARITY)}
         write_manifest(self.new, self.manifest.model_copy(update=changes))
         report = replace(report, files=(*report.files, *verify_engines(self.new)))
-        write_page(self.new / PAGE, report, read_manifest(self.new), self.judges.golden)
+        write_page(self.new / PAGE, report, read_manifest(self.new), self.judges.golden, Made.here(self.judges.run))
         return report
 
     def _is_same_encoder(self) -> bool:

@@ -13,6 +13,7 @@ from byolt_export.bundle.manifest import NOT_MADE, OPSET, Calibration, Contract,
 from byolt_export.errors import ByoltError, first_line, quoted
 from byolt_export.files import dump_json, sha256
 from byolt_export.proof.gates import GATES
+from byolt_export.proof.made import Made
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import FileReport, Parity, Report
 from byolt_export.runtime.onnx_runner import CPU, runtime_version
@@ -42,6 +43,7 @@ def write_bundle(
     golden: GoldenVectors,
     *,
     kind: Literal["dataset", "synthetic"],
+    run: str = "",
 ) -> None:
     """All but the ONNX files, which lie there already; the manifest holds the digests of all but the page."""
     write_golden(folder / GOLDEN, golden)
@@ -71,7 +73,7 @@ def write_bundle(
         tools=tools | {"onnxruntime": runtime_version(), "python": platform.python_version()},
     )
     write_manifest(folder, manifest)
-    write_page(folder / PAGE, report, manifest, golden)
+    write_page(folder / PAGE, report, manifest, golden, Made.here(run))
 
 
 def reason_of(error: Exception) -> str:

@@ -54,6 +54,7 @@ class BundleOptions:
         max_batch: Largest batch that the files are stated and proven for.
         normalize: Divide the embedding by its norm inside the graph.
         recipe_hash: Which training the module comes from, for the manifest.
+        run: Name of that training, for the page that is signed.
         metadata: Further properties of the ONNX files.
         bisect: Compare the tensors on the way too, and name the first node whose error jumps.
     """
@@ -66,6 +67,7 @@ class BundleOptions:
     max_batch: int = 64
     normalize: bool = False
     recipe_hash: str = ""
+    run: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     bisect: bool = False
 
@@ -128,8 +130,9 @@ def build_bundle(
     with staged(Path(out_dir)) as folder:
         made = builder.make_all(folder, sorted(set(precisions), key=list(FILES).index))
         report = Report(Path(out_dir), tuple(each.report for each in made))
-        write_bundle(folder, made, report, builder.contract, builder.golden, kind=images.golden_kind)
-        judges = Judges(builder.golden, builder.gallery, builder.export)
+        run = builder.options.run
+        write_bundle(folder, made, report, builder.contract, builder.golden, kind=images.golden_kind, run=run)
+        judges = Judges(builder.golden, builder.gallery, builder.export, run)
         return keep_earlier(Path(out_dir), folder, report, judges, on_log)
 
 

@@ -15,7 +15,8 @@ from byolt.commands.delivering import bench, build_engine, export, verify
 from byolt.commands.inspecting import data, doctor, recipe
 from byolt.commands.learning import embed, evaluate, finetune, pretrain, report
 from byolt.console.status import print_any_name, show_logs
-from byolt.library_errors import as_ours
+from byolt.environment import typed
+from byolt.library_errors import as_ours, quiet_libraries
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,7 +37,11 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; a fault of the user or the machine is one sentence and an exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        if "--debug" not in arguments:
+            quiet_libraries()
+    typed(arguments)
     show_logs()
     print_any_name()
     try:
@@ -57,4 +62,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             sys.stderr.flush()
             os._exit(fault.exit_code)
         sys.exit(fault.exit_code)
+    finally:
+        typed([])
     sys.exit(0)

@@ -1,4 +1,9 @@
-"""What Python, torch and the system raise, as one of ours: one sentence and an exit code."""
+"""What Python, torch and the system raise, as one of ours: one sentence and an exit code; what they warn of, unsaid."""
+
+import logging
+import os
+import sys
+import warnings
 
 from byolt_export.errors import ByoltError, MissingPart
 
@@ -23,6 +28,29 @@ _MEMORY = (
     "lower finetune.batch_size, data.cache_budget_gb, machine.resident_gb or machine.workers, or take a smaller model "
     "or a machine with more"
 )
+
+
+# That log by themselves, of fonts or of kernels that are not there.
+_TALKATIVE = ("huggingface_hub", "matplotlib", "onnx", "onnxscript", "onnx_ir", "PIL", "sklearn", "timm", "torch")
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries warn of from the user of the command line, who can mend none of it; what they raise stays.
+
+    byolt itself logs what it has to say. ``python -W`` or PYTHONWARNINGS asks for warnings, and then they are shown.
+    """
+    if sys.warnoptions:
+        return
+    os.environ["PYTHONWARNINGS"] = "ignore"  # For processes that this one starts.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # To be set before torch is imported.
+    warnings.simplefilter("ignore")
+    warnings.showwarning = _unheard  # Some libraries set filters of their own when they are imported.
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _unheard(*_: object, **__: object) -> None:
+    """In place of what would print a warning."""
 
 
 def as_ours(error: Exception) -> ByoltError | None:

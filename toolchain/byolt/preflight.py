@@ -5,6 +5,7 @@ Every command that takes long asks here first, in this order: the machine, the n
 
 import os
 import tempfile
+import warnings
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -45,22 +46,33 @@ def check_recipe(recipe: "Recipe") -> None:
     check_networks(recipe)
 
 
-def check_machine(machine: "Machine") -> None:
+def check_machine(machine: "Machine", learned_with: "Machine | None" = None) -> None:
     """Refuse a device that is not here, and more threads or workers than this machine can hold.
+
+    Args:
+        machine: As it is wanted now.
+        learned_with: As a run has it that was learned elsewhere: what stands there is not asked of this machine.
 
     Raises:
         InputError: One of them; the sentence names the key.
     """
     from byolt.device import pick_device
 
-    if isinstance(machine.threads, int):
+    if isinstance(machine.threads, int) and (learned_with is None or machine.threads != learned_with.threads):
         refuse_too_many("machine.threads", machine.threads, "threads")
-    refuse_too_many("machine.workers", machine.workers, "processes")
+    if learned_with is None or machine.workers != learned_with.workers:
+        refuse_too_many("machine.workers", machine.workers, "processes")
     pick_device(machine.device)
 
 
-def refuse_too_many(key: str, wanted: int, of_what: str) -> None:
+def refuse_too_many(key: str, wanted: int, of_what: str, way_out: str = "") -> None:
     """Refuse a number of threads or processes that would take a machine of this size down.
+
+    Args:
+        key: What the number was given for.
+        wanted: The number.
+        of_what: Threads, or processes.
+        way_out: What to give in its place, up to the number; left out, the key is given anew.
 
     Raises:
         InputError: More than four a core, and more than 32.
@@ -69,7 +81,8 @@ def refuse_too_many(key: str, wanted: int, of_what: str) -> None:
     most = max(_LEAST_MOST, _A_CORE * cores)
     if wanted > most:
         here = "the one core" if cores == 1 else f"the {cores} cores"
-        raise InputError(f"{key}: {wanted:,} {of_what} are too many for {here} here; take {most} at most, best {cores}")
+        best = f"{way_out}{cores}" if way_out else f"take {most} at most, best {cores}"
+        raise InputError(f"{key}: {wanted:,} {of_what} are too many for {here} here; {best}")
 
 
 def require(*modules: str) -> None:
@@ -117,7 +130,9 @@ def _built(recipe: "Recipe", model: "Model") -> "nn.Module":
 
     try:
         size_px = recipe.data.image_size_px
-        return build_encoder(model, seed=weight_seed(recipe.seed), image_size_px=size_px)[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What is built for good comes later, and may warn then.
+            return build_encoder(model, seed=weight_seed(recipe.seed), image_size_px=size_px)[0]
     except Exception as error:
         if isinstance(error, ByoltError) or is_memory_fault(error):
             raise
@@ -206,7 +221,7 @@ def check_finished(run: "Run", recipe: "Recipe") -> None:
         InputError: Device, threads or workers do not fit.
         ByoltError: The folder cannot be written.
     """
-    check_machine(recipe.machine)
+    check_machine(recipe.machine, run.recipe.machine)
     refuse_unwritable(run.path, f"copy {run.path} to it, and give the copy")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from byolt.environment import environment
+from byolt.environment import command, environment, typed_again
 from byolt.files import append_text, read_json, write_json, write_text
 from byolt.locks import writer
 from byolt.recipe.identity import recipe_hash, result_keys
@@ -90,8 +90,8 @@ class Run:
             )
         if busy := writer(self.path):
             return InputError(f"{self.path} has no encoder yet: it {busy}")
-        resolved = self.path / "recipe.resolved.yaml"
-        return InputError(f"{self.path} has no encoder yet: go on with byolt pretrain {resolved} --resume {self.path}")
+        line = command("pretrain", self.path / "recipe.resolved.yaml", "--resume", self.path)
+        return InputError(f"{self.path} has no encoder yet: go on with {line}")
 
     def summary(self) -> RunMetrics:
         """Every metric of the run that was measured, JSON-able."""
@@ -207,7 +207,7 @@ def learned_for_s(records: list[dict[str, Any]]) -> float | None:
 
 
 @contextmanager
-def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[Run]:
+def create_run(recipe: Recipe, fingerprint: str, recipe_text: str, threads: int | None = None) -> Iterator[Run]:
     """A new run with what it is made of written down; its folder gets its name when the context is left.
 
     So a run's folder that is there has all that the caller wrote into it, its first checkpoint too: what fails or is
@@ -226,6 +226,7 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[R
         write_text(beside.path / "recipe.yaml", recipe_text)
         write_text(beside.path / "recipe.resolved.yaml", dump_recipe(recipe))
         known = {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)}
+        known |= {} if threads is None else {"threads": threads}
         write_json(beside.path / "environment.json", environment() | known)
         yield beside
         beside.path.rename(run.path)
@@ -242,9 +243,14 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[R
 def _started_before(run: Run) -> InputError:
     if busy := writer(run.path):
         return InputError(f"{run.path} {busy}")
-    return InputError(
-        f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
-    )
+    line = command_to_go_on(run.path)
+    return InputError(f"{run.path} was started before and has not ended; go on with {line}, or remove the folder")
+
+
+def command_to_go_on(run: Path) -> str:
+    """The whole command that goes on with a run: the one that was typed, or one of the run's own recipe."""
+    line = typed_again("--resume", run, of=("pretrain",), without="--resume")
+    return line or command("pretrain", run / "recipe.resolved.yaml", "--resume", run)
 
 
 def run_of(recipe: Recipe, fingerprint: str) -> Run:
@@ -264,12 +270,14 @@ def open_run(run: Run | str | Path | None = None, runs_dir: str | Path = "runs")
     if run is not None:
         path = Path(run)
         if not (path / "recipe.resolved.yaml").is_file():
-            raise InputError(f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {runs_dir}`")
+            raise InputError(
+                f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see what lies in {runs_dir}"
+            )
         return Run(path)
     # One with a leading dot was killed while it was made.
     found = [f.parent for f in runs_dir.glob("*/recipe.resolved.yaml") if not f.parent.name.startswith(".")]
     if not found:
-        raise InputError(f"no run in {runs_dir}; start one with: byolt pretrain recipes/quickstart.yaml")
+        raise InputError(f"no run in {runs_dir}; start one with: {command('pretrain', 'recipes/quickstart.yaml')}")
     return Run(max(found, key=_last_touched))
 
 

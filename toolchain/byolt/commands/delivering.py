@@ -1,6 +1,5 @@
 """Commands that deliver and prove: export, verify, build-engine, bench."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import click
 
 import byolt
 from byolt.commands.options import JSON, RUN, RUNS_DIR, SET, FiniteRange, print_result, tell
+from byolt.environment import command
 from byolt_export.errors import InputError, MissingPart, ParityFault
 
 
@@ -50,7 +50,7 @@ def export(
 
     def text() -> None:
         print_parity(report.to_json())
-        print_summary(run, next_command=f"byolt verify {shlex.quote(str(bundle.path))}")
+        print_summary(run, next_command=command("verify", bundle.path))
 
     print_result(report.to_json(), as_json, text)
     _refuse_failed(report.verdict, report.reason, bundle.path)
@@ -67,9 +67,11 @@ def export(
 def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
     from byolt.console.summary import print_parity
+    from byolt.working import working
     from byolt_export import verify as prove
 
-    report = prove(bundle, providers)
+    with working(f"proving {bundle}"):
+        report = prove(bundle, providers)
     print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     _refuse_failed(report.verdict, report.reason, bundle)
 
@@ -132,7 +134,7 @@ def build_engine(
     if report.verdict == "failed":
         raise ParityFault(f"{bundle}: {report.reason}")
     if not as_json:
-        click.echo(f"next     byolt verify {shlex.quote(str(bundle))}")
+        click.echo(f"next     {command('verify', bundle)}")
 
 
 def _precisions(names: str | None) -> tuple[Any, ...]:

@@ -79,6 +79,8 @@ def data_pack(path: Path, out: Path, shard_mb: float, as_json: bool) -> None:
 def doctor(as_json: bool) -> None:
     """What this machine can do, and the line that mends what is missing."""
     from byolt.doctor.findings import to_json, to_text
+    from byolt.working import working
 
-    findings = byolt.examine()
+    with working("looking at this machine, and taking a few steps with one thread and with all"):
+        findings = byolt.examine()
     print_result(to_json(findings), as_json, lambda: click.echo(to_text(findings)))

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, FiniteRange, named, print_result, tell
+from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, FiniteRange, named, print_result, tell, with_sets
+from byolt.environment import command
 
 
 @click.command()
@@ -37,7 +38,7 @@ def pretrain(
     with Progress() as progress:
         run = byolt.pretrain(settings, resume=resume, on_log=progress, source=recipe_path)
     if is_rank_zero():
-        following = f"byolt evaluate{named(run.path)}"
+        following = command("evaluate", *named(run.path))
         print_result(run.summary(), as_json, lambda: print_summary(run, next_command=following))
 
 
@@ -59,7 +60,7 @@ def evaluate(run: "byolt.Run", other: Path | None, overrides: tuple[str, ...], a
         print_result(found, as_json, lambda: print_against(found))
         return
     metrics = byolt.evaluate(run, overrides)
-    following = f"byolt export{named(run.path)} --onnx"
+    following = command("export", *named(run.path), "--onnx", *with_sets(overrides))
     print_result(metrics, as_json, lambda: print_summary(run, next_command=following))
 
 
@@ -101,7 +102,7 @@ def finetune(
         overrides=overrides,
         on_log=tell,
     )
-    following = f"byolt export{named(run.path)} --onnx --classifier"
+    following = command("export", *named(run.path), "--onnx", "--classifier", *with_sets(overrides))
     result = metrics[0] if len(metrics) == 1 else {"shares": metrics}
     print_result(result, as_json, lambda: print_finetune(metrics, following))
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,10 +61,15 @@ def print_result(result: Mapping[str, Any], as_json: bool, text: Callable[[], No
         text()
 
 
-def named(run_path: Path) -> str:
+def with_sets(overrides: tuple[str, ...]) -> list[str]:
+    """``--set`` of each override, for the next command, which reads the same images with the same keys."""
+    return [word for override in overrides for word in ("--set", override)]
+
+
+def named(run_path: Path) -> list[str]:
     """The run as the next command has to name it: not at all where that command would take it anyway."""
     default = Path("runs")
     in_default = run_path.resolve().parent == default.resolve()
     if in_default and byolt.open_run(None, default).path.resolve() == run_path.resolve():
-        return ""
-    return f" {shlex.quote(str(run_path))}"
+        return []
+    return [str(run_path)]

@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from byolt.data.folder import FolderSource
 from byolt.data.folder_listing import shown, some, told_passed_over
+from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource, holds_shards, open_folder
 from byolt.data.source import UnreadableImage
+from byolt.working import working
 
 COMMON_SIZES = 10
 SHOWN = 10
@@ -114,7 +116,8 @@ def check_folder(path: str | Path, test_path: str | Path | None = None) -> Check
 
 def _opened(path: Path) -> FolderSource | ShardSource:
     if not holds_shards(path):
-        return FolderSource(path)
+        with working(f"listing {path}"):
+            return FolderSource(path)
     source = open_folder(path, cache_dir=None)
     source.verify()
     return source
@@ -142,7 +145,9 @@ class _FolderCounts:
         self.unreadable: list[tuple[str, str]] = []
         # Python's integers: 64 bits hold the squares of one image, not those of a million.
         self.sums = np.zeros((2, 3), dtype=object)
+        progress = ImageProgress(source.name, "checking", live=True)
         for index, facts in _all_image_facts(source):
+            progress(index + 1, len(source))
             if isinstance(facts, str):
                 self.unreadable.append((source.path(index), facts))
             else:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shlex
 import shutil
 import tarfile
 from array import array
@@ -19,6 +18,7 @@ from byolt.data.folder import FolderSource
 from byolt.data.order import Order, epoch_order
 from byolt.data.progress import ImageProgress
 from byolt.data.shard_index import INDEX, ShardIndex
+from byolt.environment import command
 from byolt_export.errors import InputError, not_written
 from byolt_export.files import sha256
 
@@ -49,12 +49,12 @@ class Packed:
     def to_text(self) -> str:
         """Lines to print; the last is the next command."""
         classes = f" of {self.classes} classes" if self.classes else ""
-        out = shlex.quote(self.folder)
+        out = f"data.root={self.folder}"
         return (
             f"{self.folder}: {self.images:,} images{classes} in {self.shards:,} shards, "
             f"{self.size_bytes / 1e6:,.1f} MB\n"
             + "".join(f"note     {remark}\n" for remark in self.remarks)
-            + f"next     byolt pretrain RECIPE --set data.name=shards --set data.root={out}"
+            + f"next     {command('pretrain', 'recipes/folder.yaml', '--set', 'data.name=shards', '--set', out)}"
         )
 
 

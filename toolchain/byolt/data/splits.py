@@ -14,6 +14,7 @@ from byolt.data.source import ImageSource, Labels, PartOf
 from byolt.data.subsets import stratified_subset
 from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
 from byolt.log import warn_once
+from byolt.working import working
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def open_sources(data: "Data") -> Sources:
     Raises:
         InputError: The set is missing, or its parts do not fit one another.
     """
-    sources = _all_sources(data)
+    with working("opening the images"):
+        sources = _all_sources(data)
     return sources if data.labels == "auto" else Sources(sources.learn, None, None)
 
 

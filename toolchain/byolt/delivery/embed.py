@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from byolt.data import FolderSource, ImageStore
 from byolt.data.folder import tell_remarks
+from byolt.data.progress import ImageProgress
+from byolt.environment import command
 from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.files import write_bytes
 from byolt.preflight import check_machine, refuse_unwritable
@@ -21,6 +23,7 @@ from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.optim import Schedule
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
+from byolt.working import working
 from byolt_export.bundle.folder import MANIFEST, read_manifest
 from byolt_export.errors import InputError
 from byolt_export.proof.verify import verify_bundle
@@ -84,13 +87,14 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
     else:
         run = open_run(run)
         recipe = with_overrides(run.recipe, overrides)
-        check_machine(recipe.machine)
+        check_machine(recipe.machine, run.recipe.machine)
         encoder = run.encoder()
 
         def function(images: ImageStore) -> Vectors:
             return embed_store(encoder, images, recipe).numpy()
 
-    source = FolderSource(Path(folder))
+    with working(f"listing {folder}"):
+        source = FolderSource(Path(folder))
     tell_remarks(source, labels_wanted=False)
     images = evaluation_store(source, recipe)
     return Embeddings(function(images), tuple(images.path(i) for i in range(len(images))))
@@ -105,9 +109,10 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
             f"{bundle} holds a classifier, whose output are logits and no embeddings; give the encoder's bundle "
             "(byolt export without --classifier) or the run"
         )
-    report = verify_bundle(bundle)
+    with working(f"proving {bundle}"):
+        report = verify_bundle(bundle)
     if report.verdict != "passed":
-        raise InputError(f"{bundle} does not pass here ({report.reason}); see byolt verify {bundle}")
+        raise InputError(f"{bundle} does not pass here ({report.reason}); see {command('verify', bundle)}")
     recipe = Recipe(
         name="bundle",
         data=Data(name="synthetic", image_size_px=contract.size_px, resize=contract.resize),
@@ -121,6 +126,11 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
 
     def function(images: ImageStore) -> Vectors:
         order, step = np.arange(len(images)), contract.max_batch
-        return np.concatenate([run(images.batch(order[k : k + step])) for k in range(0, len(order), step)])
+        progress = ImageProgress("the images", "embedding", live=True)
+        parts: list[Vectors] = []
+        for k in range(0, len(order), step):
+            parts.append(run(images.batch(order[k : k + step])))
+            progress(min(k + step, len(order)), len(order))
+        return np.concatenate(parts)
 
     return recipe, function

@@ -16,6 +16,7 @@ from byolt_export.bundle.folder import PAGE, read_manifest
 from byolt_export.bundle.golden import read_golden
 from byolt_export.bundle.manifest import Precision
 from byolt_export.errors import MissingPart
+from byolt_export.proof.made import Made
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_engines
@@ -76,6 +77,7 @@ def export(
         bundle_options(recipe),
         normalize=recipe.export.normalize and not classifier,
         recipe_hash=run.hash,
+        run=run.path.absolute().name,
         metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
         bisect=bisect,
     )
@@ -120,7 +122,7 @@ def _with_engines(
     onnx = (file for file in report.files if not file.is_engine)
     report = replace(report, files=(*onnx, *verify_engines(bundle)))
     manifest = read_manifest(bundle)
-    write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))
+    write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest), Made.here(bundle.absolute().parent.name))
     return report
 
 

@@ -4,6 +4,7 @@ import re
 from typing import Any, NamedTuple
 
 from byolt.doctor.survey import MachineFacts, survey
+from byolt.doctor.threads import measured_here
 from byolt_export.cuda import Gpu
 
 
@@ -36,9 +37,12 @@ _JETPACK = "sudo apt install python3-libnvinfer"
 
 def examine(machine: MachineFacts | None = None) -> list[Finding]:
     """Every finding on a machine, left out this one, in a person's order: what is here, then what does not fit."""
+    threads = measured_here() if machine is None else ""
     machine = machine or survey()
     here = f"{machine.byolt}, Python {machine.python}, {machine.system}, {machine.cores} cores"
     found = [Finding("byolt", here), _gpu(machine)]
+    if threads:
+        found.append(Finding("threads", threads))
     for part, (names, mend) in _PARTS.items():
         missing = [name for name in names if name not in machine.packages]
         state = machine.installed(*names) or "nothing"

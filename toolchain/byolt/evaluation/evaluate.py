@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from byolt.data import ImageStore, Splits, store_of
 from byolt.data.known_splits import open_run_splits
-from byolt.data.source import ImageSource, Labels
+from byolt.data.progress import ImageProgress
+from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import LabelledImages, embed
@@ -24,6 +25,7 @@ from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, RunMetrics, open_run
+from byolt.working import working
 from byolt_export.errors import InputError
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"
@@ -54,10 +56,11 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)
-    run.write_metrics(
-        "collapse",
-        {name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()},
-    )
+    with working("collapse measures"):
+        measures = {
+            name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()
+        }
+    run.write_metrics("collapse", measures)
     if splits.train is None or splits.test is None:
         return run.summary()
     kinds: dict[str, tuple[str, Callable[[ImageStore], Tensor]]] = {
@@ -107,11 +110,12 @@ def _labelled_metrics(
         "settings": recipe.evaluation,
         "seed": recipe.seed,
     }
-    metrics, answers = evaluate_features(gallery, queries, **how)
-    if splits.folds:
-        # Folds count the images of the source; unreadable ones have left the store.
-        folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
-        metrics["folds"] = evaluate_folds(folds, gallery, queries, **how)
+    with working(f"kNN and linear probe of {what}"):
+        metrics, answers = evaluate_features(gallery, queries, **how)
+        if splits.folds:
+            # Folds count the images of the source; unreadable ones have left the store.
+            folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
+            metrics["folds"] = evaluate_folds(folds, gallery, queries, **how)
     return metrics, answers
 
 
@@ -144,7 +148,22 @@ def labelled(store: ImageStore) -> LabelledImages:
     return LabelledImages(store, store.labels, len(store.classes))
 
 
+class _Watched:
+    """Images that tell a terminal how many of them were asked for, in their order."""
+
+    def __init__(self, images: Any) -> None:
+        self.images, self.progress = images, ImageProgress("the images", "embedding", live=True)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Labels, /) -> Pixels:
+        """Images (B, S, S, 3) at ``indices``."""
+        self.progress(int(indices[-1]) + 1, len(self.images))
+        return np.asarray(self.images.batch(indices))
+
+
 def embed_store(encoder: nn.Module, images: Any, recipe: Recipe) -> Tensor:
     """Features (N, D) on the recipe's device."""
     device = pick_device(recipe.machine.device)
-    return embed(encoder.to(device), images, mean=recipe.data.mean, std=recipe.data.std, device=device)
+    return embed(encoder.to(device), _Watched(images), mean=recipe.data.mean, std=recipe.data.std, device=device)

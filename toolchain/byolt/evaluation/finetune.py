@@ -66,6 +66,8 @@ class FinetuneMetrics(TypedDict, total=False):
     settings: dict[str, Any]
     """The recipe's ``finetune`` section."""
     classes: list[str]
+    chance: float
+    """Accuracy of naming the most frequent class of the test images every time."""
     data: str
     test: str
 

@@ -8,9 +8,11 @@ from typing import cast
 from torch import nn
 
 from byolt.data.known_splits import open_finetune_splits
+from byolt.environment import command
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
+from byolt.evaluation.statistics import chance_on_test_set
 from byolt.locks import sole_writer
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
 from byolt.preflight import check_finished
@@ -63,13 +65,14 @@ def finetune(
     test_images = None if splits.test is None else labelled(evaluation_store(splits.test, recipe))
     tested_on = "no images" if splits.test is None else splits.test.name
     names = {"classes": list(train.classes), "data": train.source.name, "test": tested_on}
+    chance = {} if test_images is None else {"chance": chance_on_test_set(test_images.labels)}
     results: list[FinetuneMetrics] = []
     with sole_writer(run.path, "fine-tuned"):  # The classifier and its metrics are two files.
         for share in sorted(set(shares)):
             result = finetune_encoder(
                 encoder, labelled(train), test_images, recipe, share, others=others, on_log=on_log
             )
-            metrics = result.metrics | names
+            metrics = result.metrics | names | chance
             run.write_metrics(f"finetune-{share:g}", metrics)
             results.append(cast(FinetuneMetrics, metrics))
         save_classifier(run, result.classifier, train.classes)
@@ -117,7 +120,8 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     from safetensors.torch import load_file
 
     if not run.classifier_file.exists():
-        raise InputError(f"{run.path} has no classifier; make one with: byolt finetune {run.path} --data DIR")
+        line = command("finetune", run.path, "--data", "DIR")
+        raise InputError(f"{run.path} has no classifier; make one with: {line}")
     with safe_open(run.classifier_file, "pt") as opened:
         classes = tuple(json.loads(opened.metadata()["classes"]))
     recipe, weights = run.recipe, load_file(run.classifier_file)

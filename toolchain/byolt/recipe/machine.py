@@ -17,8 +17,9 @@ class Machine(Section):
     """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it, else fp32. bf16 rounds more coarsely."""
     workers: Annotated[int, Field(ge=0)] = machine(0)
     """Processes that read and decode images; 0 reads in the main process."""
-    threads: PositiveInt | None = machine(None)
-    """CPU threads of torch; left out, as many as torch itself takes."""
+    threads: PositiveInt | Literal["auto"] | None = machine(None)
+    """CPU threads of torch; left out, as many as torch itself takes, within the cores and the quota of this process.
+    `auto` measures one and all when a run begins. A run keeps its number when it goes on: another gives other bits."""
     channels_last: bool = machine(True)
     """Keep images and convolution weights channels-last."""
     resident_gb: Annotated[float, Field(ge=0)] = machine(8.0)

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from byolt.console.summary import FEATURES, FINETUNED, delivered_files, metrics_of_features
+from byolt.console.summary import CHANCE, FEATURES, FINETUNED, delivered_files, metrics_of_features
 from byolt.data.subsets import spread
 from byolt.evaluation.collapse import Verdict
 from byolt.recipe.schema import Recipe
@@ -74,11 +74,13 @@ def _coloured(word: str) -> Markup:
 def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> list[tuple[str, Number, str]]:
     """(name, metric, small print) of what is known."""
     encoder, finetuned = run.metrics("encoder") or {}, run.metrics("finetune") or {}
+    by_chance = chance_of(run)
+    chance = "" if by_chance is None else f", chance {by_chance:.1%}"
     spent_s = learned_for_s(records)
     unit_s, unit = (3600, "hours") if (spent_s or 0) >= 360 else (60, "minutes")
     rows = [
-        ("linear probe", encoder.get("linear", {}).get("accuracy"), ".1%", "test accuracy"),
-        ("kNN", encoder.get("knn", {}).get("accuracy"), ".1%", "test accuracy"),
+        ("linear probe", encoder.get("linear", {}).get("accuracy"), ".1%", f"test accuracy{chance}"),
+        ("kNN", encoder.get("knn", {}).get("accuracy"), ".1%", f"test accuracy{chance}"),
         ("fine-tuned", finetuned.get("finetuned", {}).get("accuracy"), ".1%", "test accuracy"),
         ("RankMe", last.get("rankme"), ".1f", f"of {last.get('features')} features"),
         ("z-std ratio", last.get("z_std_ratio"), ".2f", "1 is even"),
@@ -86,6 +88,12 @@ def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> 
         ("learning took", spent_s and spent_s / unit_s, ".2f" if unit == "hours" else ".1f", unit),
     ]
     return [(name, number(metric, form), small) for name, metric, form, small in rows if metric is not None]
+
+
+def chance_of(run: Run) -> float | None:
+    """Accuracy of naming the most frequent class of the test images every time; None where it is not known."""
+    chance: float | None = (run.metrics("encoder") or {}).get("knn", {}).get("chance")
+    return chance
 
 
 def accuracies(run: Run) -> HtmlTable:
@@ -102,6 +110,9 @@ def accuracies(run: Run) -> HtmlTable:
         }
         for name, metrics in kinds.items()
     ]
+    if "chance" in first:
+        by_chance: dict[str, str] = dict.fromkeys(rows[0], number(first["chance"], ".1%"))
+        rows.append(by_chance | {"features": CHANCE})
     note = (
         f"Accuracy on {first['n_test']:,} test images, from {first['n_train']:,} labelled training images, with the "
         "95 % interval over the draw of test images (not over seeds)."
@@ -144,6 +155,9 @@ def finetuning(run: Run) -> HtmlTable:
         for key, name in FINETUNED.items()
         if key in metrics
     ]
+    if "chance" in metrics:
+        chance = number(metrics["chance"], ".1%")
+        rows.append(dict(zip(rows[0], (CHANCE, chance), strict=True)))
     return HtmlTable(rows, note)
 
 

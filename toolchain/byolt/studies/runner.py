@@ -11,14 +11,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+from byolt.cores import usable_cores
 from byolt.data import ImageStore, open_splits, store_of
-from byolt.environment import environment
+from byolt.doctor.threads import default_threads
+from byolt.environment import environment, typed_again
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.preflight import check_recipe, check_run_folder, refuse_too_many, refuse_unwritable
 from byolt.recipe.schema import Recipe
-from byolt.run import learned_for_s, run_of
+from byolt.run import Run, learned_for_s, run_of
 from byolt.studies.ledger import Key, Ledger, Row, key_of
 from byolt.studies.plan import Arm, Job
+from byolt.training.prepare import prepare
 from byolt.training.signals import StopSignals
 from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
 
@@ -84,8 +87,9 @@ def _row(future: "Future[Answer]", pool: Executor) -> dict[str, Any]:
     try:
         answered = future.result()
     except BrokenProcessPool as error:
+        line = typed_again("--jobs", 1, of=("study", "ablate"), without="--jobs") or "one of the --jobs at a time"
         raise ByoltError(
-            "the process of a run was killed, by the system if memory ran out; go on with fewer --jobs"
+            f"the process of a run was killed, by the system if memory ran out; go on with {line}"
         ) from error
     if answered.row is not None:
         return answered.row
@@ -214,6 +218,28 @@ def check_study(arms: Sequence[Arm], results: Path, jobs: int | None) -> None:
 
 def at_once_default(recipe: Recipe) -> int:
     """As many runs as fit the cores, where the recipe says how many threads each takes; else one."""
-    if recipe.machine.threads is None or recipe.machine.device == "cuda":
+    threads = recipe.machine.threads
+    if not isinstance(threads, int) or recipe.machine.device == "cuda":
         return 1
-    return max(1, (os.cpu_count() or 1) // recipe.machine.threads)
+    return max(1, usable_cores() // threads)
+
+
+def with_one_number_of_threads(recipe: Recipe, on_log: OnLog) -> Recipe:
+    """The recipe with the number of threads that every run of a study learns with.
+
+    ``auto`` takes that of a run of this recipe that was made on such a processor, else it measures.
+    """
+    from byolt.training.threads import fix_threads, with_threads
+
+    if isinstance(recipe.machine.threads, int):
+        return recipe
+    if recipe.machine.threads == "auto":
+        here = environment()["processor"]
+        ended = recipe.machine.runs_dir.glob(f"{recipe.name}-*/result.json")
+        earlier = [Run(path.parent).environment for path in ended]
+        known = [made["threads"] for made in earlier if made.get("processor") == here and "threads" in made]
+        threads = max(known, key=known.count) if known else fix_threads(prepare(recipe), None)
+    else:
+        threads = default_threads()
+    on_log(f"every run learns with {threads} threads (machine.threads)")
+    return with_threads(recipe, threads)

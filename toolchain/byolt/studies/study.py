@@ -12,7 +12,15 @@ from byolt.studies.ablations import CAVEAT, ablation_arms
 from byolt.studies.ledger import Key, Ledger, Row, key_of
 from byolt.studies.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
 from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words
-from byolt.studies.runner import OnLog, at_once_default, check_study, complete, decode_all, ledger_of
+from byolt.studies.runner import (
+    OnLog,
+    at_once_default,
+    check_study,
+    complete,
+    decode_all,
+    ledger_of,
+    with_one_number_of_threads,
+)
 from byolt_export.errors import InputError
 
 LINEAR = "linear probe on frozen features, test accuracy"
@@ -114,6 +122,8 @@ def study(
     tried = [arm for name in names for arm in tuning_arms(recipe, name)] if tune else []
     check_study([*arms.values(), *tried], Path(results), jobs)
     text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)
+    recipe = with_one_number_of_threads(recipe, context.on_log)
+    arms = {name: method_arm(recipe, name) for name in names}
     tables = _tables(context, arms, recipe, "as set")
     notes = []
     if tune and recipe.study.tuning:
@@ -192,6 +202,8 @@ def ablate(
         recipe_text(recipe, source),
         _context(recipe, results, range(recipe.seed, recipe.seed + seeds), jobs, on_log),
     )
+    recipe = with_one_number_of_threads(recipe, context.on_log)
+    arms = ablation_arms(recipe, name)
     rows = context.rows(arms, "study")
     table = Table(f"Ablation: {name}", LINEAR, tuple(rows.metrics(arm, "linear") for arm in arms))
     notes = [*collapsed_in_words(table.arms), CAVEAT]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from byolt.run import command_to_go_on
 from byolt_export.errors import ByoltError, InputError, first_line
 from byolt_export.files import replacing
 
@@ -34,7 +35,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
                 os.fsync(file.fileno())  # A power cut leaves the old checkpoint or the new one.
             _keep_as(beside, folder / f"step-{state['step']:08d}.pt")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer.
-        before = f"the one before it is whole: make room and go on with --resume {folder.parent}"
+        before = f"the one before it is whole: make room and go on with {command_to_go_on(folder.parent)}"
         raise ByoltError(
             f"checkpoint of step {state['step']} could not be written to {folder} ({_cause(error)}); "
             f"{before if last.exists() else 'make room and give the command again'}"

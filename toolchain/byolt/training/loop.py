@@ -29,7 +29,7 @@ from byolt.preflight import check_run_folder, refuse_unwritable
 from byolt.recipe.identity import result_keys
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
-from byolt.run import Run, create_run, open_run, run_of
+from byolt.run import Run, command_to_go_on, create_run, open_run, run_of
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.loader import batch_stream
 from byolt.training.logger import OnLog, RunLogger, checkpoint_state
@@ -37,6 +37,7 @@ from byolt.training.memory import batch_bound, within_memory
 from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.prepare import Parts, prepare
 from byolt.training.signals import StopSignals
+from byolt.training.threads import fix_threads, with_threads
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"
@@ -101,12 +102,16 @@ def _learned(
     run = named or run_of(recipe, parts.store.fingerprint)
     result, exists = run.result, run.path.exists()
     barrier()  # No process has changed the run's folder before each has looked.
-    if named or (result is None and exists and (auto or was_restarted())):
+    goes_on = bool(named or (result is None and exists and (auto or was_restarted())))
+    threads = fix_threads(parts, run if goes_on else None) if result is None else 0
+    if goes_on:
         if named is None:
             _hold(run, held)
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
-        with create_run(recipe, parts.store.fingerprint, text) as made:
+        written = with_threads(recipe, threads) if recipe.machine.threads == "auto" else recipe
+        known = threads if parts.learner.device.type == "cpu" else None
+        with create_run(written, parts.store.fingerprint, text, threads=known) as made:
             _hold(made, held)
             keep_run_images(made, parts.splits, parts.store.digests)
             evaluator.write_grid(made.path / "plots" / "views.png")
@@ -193,7 +198,7 @@ def learn(parts: Parts, logger: RunLogger) -> None:
             if received:
                 raise Stopped(
                     f"stopped by {signal.Signals(received).name} after step {step} of {sampler.steps}; the checkpoint "
-                    f"is written, go on with --resume {logger.run.path}",
+                    f"is written, go on with {command_to_go_on(logger.run.path)}",
                     signal.Signals(received),
                 )
             waiting_s = time.monotonic()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from byolt.distributed.collectives import world_size
 from byolt.library_errors import is_memory_fault
-from byolt.run import Run
+from byolt.run import Run, command_to_go_on
 from byolt.training.allocator import give_back_freed_memory
 from byolt.training.loader import view_stream
 from byolt.training.prepare import Parts
@@ -123,7 +123,12 @@ def _ways_out(parts: Parts, at_most: int | None, run: Run | None) -> str:
     if not recipe.machine.recompute:
         ways.append("set machine.recompute=true (the same result in about a third more time)")
     where = f"optim.batch_size {batch} with views of {recipe.view_size_px} px on {parts.learner.device}"
-    kept = f"; the last checkpoint in {run.path} is whole, and --resume takes machine keys alone" if run else ""
+    kept = (
+        f"; the last checkpoint in {run.path} is whole, and goes on, other machine keys alone allowed, with "
+        f"{command_to_go_on(run.path)}"
+        if run
+        else ""
+    )
     return f"out of memory in a step at {where}: {', or '.join(ways)}{kept}"
 
 

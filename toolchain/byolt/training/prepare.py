@@ -9,6 +9,7 @@ from byolt.data.sampler import BatchSampler, LabelledImages
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
 from byolt.distributed.process_group import init_distributed, local_rank_zero_first
+from byolt.doctor.threads import default_threads
 from byolt.methods.mean_teacher import refuse_unlabelled
 from byolt.preflight import check_recipe
 from byolt.recipe.schema import Recipe
@@ -91,7 +92,7 @@ def configure_torch(recipe: Recipe) -> None:
     """Threads, arithmetic and memory of the process, by the recipe."""
     if pick_device(recipe.machine.device).type == "cpu":
         keep_freed_memory()
-    if recipe.machine.threads is not None:
-        torch.set_num_threads(recipe.machine.threads)
+    threads = recipe.machine.threads
+    torch.set_num_threads(threads if isinstance(threads, int) else default_threads())
     torch.use_deterministic_algorithms(recipe.machine.deterministic)
     torch.backends.cudnn.benchmark = not recipe.machine.deterministic
