@@ -71,7 +71,9 @@ def test_memory_that_runs_out_is_one_sentence() -> None:
 
 def test_a_run_beyond_the_machines_memory_ends_with_exit_1(tmp_path: Path) -> None:
     write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=32))
-    wide = "model.projector={hidden_dim: 10000000000000, out_dim: 8}"  # 640 TB of weights.
-    said = one_sentence(byolt("pretrain", "tiny.yaml", "--set", wide, folder=tmp_path), 1)
+    settings = ["method={name: moco_v2, queue_size: 1000000000}"]  # A queue of 4 PB.
+    settings += [f"model.{head}={{hidden_dim: 8, out_dim: 1000000}}" for head in ("projector", "predictor")]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    said = one_sentence(byolt("pretrain", "tiny.yaml", *flags, folder=tmp_path), 1)
     assert said.startswith("this machine has too little memory")
     assert "take a smaller model" in said

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from byolt.environment import environment
+from byolt.recipe.evaluation import SUPERVISED
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
 from byolt.run import run_of
 from byolt.studies.ablations import CAVEAT, ablation_arms
 from byolt.studies.ledger import Key, Ledger, Row, key_of
-from byolt.studies.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
+from byolt.studies.plan import WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
 from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words
 from byolt.studies.runner import OnLog, at_once_default, complete, decode_all, ledger_of
 from byolt_export.errors import InputError
@@ -110,8 +111,10 @@ def study(
         raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
-    text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)
     arms = {name: method_arm(recipe, name) for name in names}
+    for name in names:
+        tuning_arms(recipe, name)  # What does not fit is told before images are decoded.
+    text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)
     tables = _tables(context, arms, recipe, "as set")
     notes = []
     if tune and recipe.study.tuning:
