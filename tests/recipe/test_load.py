@@ -72,7 +72,7 @@ def test_a_missing_key_points_at_its_parent(tmp_path: Path) -> None:
         ),
         ("optim.base_lr.x=1", "--set optim.base_lr.x=1: optim.base_lr holds a value, not a mapping"),
         ("optim.base_lr", "--set optim.base_lr: write key=value, for example --set optim.batch_size=128"),
-        ("optim.name=[", "--set optim.name=[: the list that begins with [ lacks a comma or its ]"),
+        ("optim.name=[", "--set optim.name=[: a list or mapping that begins with [ or { is not closed"),
         (
             "views.view_1.crop_area=[0.5, 0.1]",
             "--set views.view_1.crop_area=[0.5, 0.1]: views.view_1: crop_area [0.5, 0.1] must hold two positive "

@@ -69,7 +69,7 @@ def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
     # pydantic names the method between the section and its key.
     key = ("method", *location[2:]) if location[:1] == ("method",) else location
     if kind == "union_tag_invalid":
-        return Fault((*key, "name"), kind, _not_one_of(details["ctx"]["tag"], [*METHODS]))
+        return Fault((*key, "name"), kind, _not_one_of(value["name"], [*METHODS]))
     if kind == "extra_forbidden":
         known = _fields_at(root, location[:-1])
         return Fault(key, kind, f": unknown key{did_you_mean(str(key[-1]), known) or '; known: ' + ', '.join(known)}")
@@ -87,7 +87,7 @@ def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
         return Fault(key, kind, f": {details['ctx']['error']}")
     if kind == "string_pattern_mismatch":
         return Fault(key, kind, f": should be small letters, digits and dashes, such as my-images, got {shown(value)}")
-    should_be = _SHOULD_BE.get(kind, "another value; byolt recipe explain tells which").format(**details.get("ctx", {}))
+    should_be = _SHOULD_BE.get(kind, "another value; byolt recipe explain tells which").format(**_bounds(details))
     colon = isinstance(value, str) and ":" in value and kind in ("model_type", "dict_type")
     hint = "; YAML wants a space after each colon" if colon else ""
     return Fault(key, kind, f": should be {should_be}, got {shown(value)}{hint}")
@@ -108,6 +108,14 @@ def _one_fault_each(faults: list[Fault], root: type[Section]) -> list[Fault]:
 def _not_one_of(value: Any, options: Sequence[str]) -> str:
     near = did_you_mean(value, options) if isinstance(value, str) else ""
     return f": {shown(value)} is not one of {', '.join(options)}{near}"
+
+
+def _bounds(details: ErrorDetails) -> dict[str, Any]:
+    """What a fault's words name, whole numbers as such: 1 for 1.0, but 1e+37 as it stands."""
+    return {
+        name: int(bound) if isinstance(bound, float) and bound.is_integer() and abs(bound) < 1e15 else bound
+        for name, bound in details.get("ctx", {}).items()
+    }
 
 
 def _length(annotation: Any) -> int:

@@ -34,6 +34,8 @@ _WORDS = {
     "that cannot start any token": "a text that starts with this character needs quotes round it",
     "expected ',' or ']'": "the list that begins with [ lacks a comma or its ]",
     "expected ',' or '}'": "the mapping that begins with { lacks a comma or its }",
+    "but found '<stream end>'": "a list or mapping that begins with [ or { is not closed",
+    "expected the node content": "a value is missing here; put quotes round a text that holds a sign of YAML",
     "unexpected end of stream": "the text that begins with a quote lacks its other quote",
     "escape character": "a backslash in double quotes starts an escape; write it in single quotes",
     "undefined alias": "*NAME stands before its &NAME",
