@@ -9,13 +9,23 @@ ByoltError            exit 1   a machine fault: disk, memory
 `-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
 """
 
+import unicodedata
 from pathlib import Path
+
+# Control characters, marks that turn the text beside them round, half characters, and what has no meaning yet.
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 class ByoltError(Exception):
-    """A fault that ends the command with one sentence on stderr and an exit code, never a traceback."""
+    """A fault that ends the command with one sentence on stderr and an exit code, never a traceback.
+
+    A sentence may quote somebody else's file: as a text it moves no terminal's cursor.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class EngineFault(ByoltError):
@@ -26,6 +36,14 @@ def not_written(path: Path, error: Exception) -> ByoltError:
     """The fault of a file that could not be written: the system's own words without its number."""
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return ByoltError(f"{path} could not be written ({why}); make room, and give the command again")
+
+
+def visible(text: str, keep: str = "\n") -> str:
+    """Text in which characters that cannot be seen, or act on a terminal, are spelled out; those of ``keep`` stay."""
+    return "".join(
+        char.encode("unicode_escape").decode() if char not in keep and unicodedata.category(char) in _HIDDEN else char
+        for char in text
+    )
 
 
 def quoted(text: str, limit: int = 300) -> str:

@@ -42,6 +42,7 @@ IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN
 )
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
+IN_STEADY = "tests/export/test_steady_inputs.py"
 IN_PROGRESS = "tests/export/test_engine_progress.py"
 # Of a long file the test alone.
 IN_TIGHTENED = "tests/export/test_bundle.py::test_a_manifest_tightens_gates_and_never_loosens_them"
@@ -103,6 +104,8 @@ EXPORT = [
     Mutation("rounding errors are not taken up", QUANTIZE_ROUNDING, "kernel[:, order[k]] - rounded[:, k] * scales", "0.0 * rounded[:, k]", IN_ROUNDING),
     Mutation("bounds of the last batch alone", QUANTIZE_CALIBRATE, "np.minimum(sample.low, low), np.maximum(sample.high, high)", "low, high", IN_PRECISION),
     Mutation("second moments for the covariance", QUANTIZE_CALIBRATE, "second - mean[:, :, None] * mean[:, None]", "second", IN_PRECISION),
+    Mutation("moments in float32", QUANTIZE_CALIBRATE, "// batches)).astype(np.float64)", "// batches))", IN_STEADY),
+    Mutation("damping whatever the inputs' size", QUANTIZE_INT8, "_INPUT_ERROR * second.mean(axis=-1)", "0 * second.mean(axis=-1)", IN_STEADY),
     Mutation("gain not taken out of the kernel", QUANTIZE_INT8, "kernel /= gain[:, None]", "kernel /= 1.0", IN_PRECISION),
     Mutation("shift not given back", QUANTIZE_INT8, "bias + shifted.sum(axis=-1).ravel()", "bias", IN_PRECISION),
     Mutation("shift not given back under padding", QUANTIZE_INT8, "np.ones((1, 1, *layer.in_shape[2:]), dtype)", "np.zeros((1, 1, *layer.in_shape[2:]), dtype)", IN_PRECISION),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from byolt.environment import environment
 from byolt.files import append_text, read_json, write_json, write_text
+from byolt.locks import writer
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import dump_recipe, load_recipe
 from byolt.recipe.schema import Recipe
@@ -87,6 +88,8 @@ class Run:
                 f"{self.path} collapsed by step {result['step']} and left no encoder; a collapsed run cannot go on: "
                 "change the recipe and learn again"
             )
+        if busy := writer(self.path):
+            return InputError(f"{self.path} has no encoder yet: it {busy}")
         resolved = self.path / "recipe.resolved.yaml"
         return InputError(f"{self.path} has no encoder yet: go on with byolt pretrain {resolved} --resume {self.path}")
 
@@ -110,6 +113,11 @@ class Run:
     def encoder_file(self) -> Path:
         """The learned encoder, ready for the plain torchvision or timm module."""
         return self.path / "encoder.safetensors"
+
+    @property
+    def images_file(self) -> Path:
+        """The names and digests of the images that were learned from and of those that were held out."""
+        return self.path / "images.npz"
 
     @property
     def classifier_file(self) -> Path:
@@ -230,6 +238,8 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[R
 
 
 def _started_before(run: Run) -> InputError:
+    if busy := writer(run.path):
+        return InputError(f"{run.path} {busy}")
     return InputError(
         f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
     )

@@ -7,6 +7,7 @@
 - ``parity.json``, ``parity.html``: what was measured when the bundle was made
 """
 
+import codecs
 import os
 import shutil
 import tempfile
@@ -77,6 +78,8 @@ def read_manifest(folder: Path) -> Manifest:
     if (folder / MANIFEST).is_symlink() or not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} holds no bundle: {MANIFEST} is missing; make one with `byolt export`")
     content = _read(folder / MANIFEST, _JSON_BYTES)
+    if content.startswith(codecs.BOM_UTF8):  # RFC 8259 lets a reader pass over it; byolt writes none, C++ takes none.
+        raise InputError(f"{folder / MANIFEST} does not fit: it starts with a byte order mark; export it again")
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:

@@ -5,7 +5,6 @@ anywhere: every one is escaped, and characters that cannot be seen are spelled o
 """
 
 import hashlib
-import unicodedata
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from byolt_export.bundle.folder import GOLDEN, MANIFEST, PARITY, manifest_bytes
 from byolt_export.bundle.golden import PERTURBATIONS, GoldenVectors
 from byolt_export.bundle.manifest import Gates, Manifest
 from byolt_export.errors import MissingPart
+from byolt_export.errors import visible as spelled_out
 from byolt_export.files import write_whole
 from byolt_export.proof.drawing import HEIGHT_PX, WIDTH_PX, bars, picture, position
 from byolt_export.proof.report import FileReport, Measures, Parity, Report
@@ -258,10 +258,4 @@ def _share(value: float | None) -> _Number | None:
 
 def visible(value: Any) -> Any:
     """Text in which characters that cannot be seen, or turn round what stands beside them, are spelled out."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    hidden = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in hidden else character
-        for character in value
-    )
+    return value if not isinstance(value, str) or hasattr(value, "__html__") else spelled_out(value, keep="")

@@ -32,6 +32,10 @@ class Choice {
 
  private:
   void check_options() const {
+    const auto runtimes = {Runtime::automatic, Runtime::tensorrt, Runtime::cuda, Runtime::cpu};
+    if (std::find(runtimes.begin(), runtimes.end(), options_.runtime) == runtimes.end()) {
+      throw Error(Code::input, "the runtime is not known: it is automatic, tensorrt, cuda or cpu");
+    }
     const std::string& precision = options_.precision;
     const bool known = std::find(kOnCpu.begin(), kOnCpu.end(), precision) != kOnCpu.end();
     if (!precision.empty() && !known) {

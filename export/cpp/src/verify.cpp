@@ -5,11 +5,13 @@
 #include "byolt/error.hpp"
 #include "chooser.hpp"
 #include "device.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {
 
 constexpr const char* kParity = "parity.json";
+constexpr std::size_t kLongestReason = 2000;  // Bytes of somebody else's manifest that are repeated.
 
 Parity not_run(const Gates& gates, const std::string& reason) {
   Parity parity;
@@ -33,7 +35,8 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
     report.parity = not_run(gates, error.what());
   }
   // It failed by more images, perhaps, than those that travel.
-  const std::string made = entry.verdict == "failed" ? "failed when it was made (" + entry.reason + ")" : "";
+  const std::string made =
+      entry.verdict == "failed" ? "failed when it was made (" + quoted(entry.reason, kLongestReason) + ")" : "";
   for (const std::string& reason : {find_precision_fault(entry), made}) {
     if (reason.empty()) continue;
     report.parity.verdict = "failed";

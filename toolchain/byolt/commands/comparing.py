@@ -29,7 +29,7 @@ JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [defa
 @click.option(
     "--methods", default="byol,simclr,simsiam,moco_v2,moco_v3", show_default=True, help="Names with commas between."
 )
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each method.")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Runs of each method.")
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Also with settings chosen by study.tuning.")
 @JOBS
 @RESULTS
@@ -65,7 +65,7 @@ def study(
 @RECIPE
 @click.argument("name", metavar="tau|batch|augment|target|predictor|beta")
 @SET
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each row.")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Runs of each row.")
 @JOBS
 @RESULTS
 @JSON

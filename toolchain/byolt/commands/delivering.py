@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import byolt
-from byolt.commands.options import JSON, RUN, RUNS_DIR, SET, print_result, tell
+from byolt.commands.options import JSON, RUN, RUNS_DIR, SET, FiniteRange, print_result, tell
 from byolt_export.errors import InputError, MissingPart, ParityFault
 
 
@@ -104,6 +104,7 @@ def build_engine(
     """Build a bundle's engines on the device that will run them; needs no torch."""
     from byolt.console.engine_build import build_line
     from byolt.console.summary import print_parity
+    from byolt.preflight import refuse_unwritable
     from byolt_export.proof.report import Report
     from byolt_export.proof.verify import verify_engines
     from byolt_export.tensorrt.add_engines import add_engines, choose_targets, trtexec_lines
@@ -112,6 +113,9 @@ def build_engine(
         lines = trtexec_lines(bundle, precisions=_precisions(precision), workspace_mib=workspace_mib)
         print_result({"trtexec": lines}, as_json, lambda: click.echo("\n".join(lines)))
         return
+    refuse_unwritable(bundle, f"copy {bundle} to it")
+    if cache_dir is not None:
+        refuse_unwritable(cache_dir, "--cache-dir DIR")
     chosen, gpus = choose_targets(targets, flavour)
     with build_line() as progress:
         add_engines(
@@ -161,7 +165,7 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one call.  [default: each library's choice]")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, 3600, min_open=True),
     default=1.0,
     show_default=True,
     help="Timed seconds per candidate and batch size.",
@@ -183,8 +187,11 @@ def bench(
     as_json: bool,
 ) -> None:
     """Speed, memory and size of each backend and precision of a bundle, with its accuracy beside them."""
+    from byolt.preflight import refuse_unwritable
     from byolt.reporting.speed import print_speed, write_speed
 
+    if output is not None:
+        refuse_unwritable(output, "-o DIR")
     found = byolt.bench(
         bundle,
         run_path,

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, SET, print_result
+from byolt.commands.options import JSON, RECIPE, SET, FiniteRange, print_result
 
 
 @click.group()
@@ -62,7 +62,7 @@ def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--shard-mb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=256,
     show_default=True,
     help="Largest size of a tar file, in 10^6 bytes.",

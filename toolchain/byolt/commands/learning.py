@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, named, print_result, tell
+from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, FiniteRange, named, print_result, tell
 
 
 @click.command()
@@ -70,7 +70,7 @@ def evaluate(run: "byolt.Run", other: Path | None, overrides: tuple[str, ...], a
 @click.option(
     "--labels",
     "shares",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     multiple=True,
     default=[1.0],
     show_default=True,

@@ -1,6 +1,7 @@
 """What several commands share: their options, how a result is printed, how a run is named."""
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 import byolt
+from byolt_export.errors import visible
 
 
 def _named_run(context: click.Context, parameter: click.Parameter, path: Path | None) -> "byolt.Run":
@@ -36,9 +38,20 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 RECIPE = click.argument("recipe_path", metavar="RECIPE", type=click.Path(path_type=Path))
 
 
+class FiniteRange(click.FloatRange):
+    """A range of numbers that nan, which is neither above nor below anything, does not slip through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number within the range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 def tell(line: str) -> None:
     """A line for people on stderr."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
 
 
 def print_result(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:

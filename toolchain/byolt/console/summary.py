@@ -9,6 +9,7 @@ from rich.table import Column
 from byolt.console.tables import print_table
 from byolt.files import read_json
 from byolt.run import Run
+from byolt_export.errors import visible
 
 FEATURES = {
     "encoder": "learned encoder",
@@ -65,7 +66,7 @@ def print_summary(run: Run, *, next_command: str) -> None:
             knn, linear = (f"{folds[kind]['mean']:.1%} +/- {folds[kind]['std']:.1%}" for kind in ("knn", "linear"))
             click.echo(f"folds    {name}: kNN {knn}, linear {linear} over {len(folds['images'])} folds")
     for name, file in delivered_files(run).items():
-        click.echo(f"parity   {name} {file['verdict']}")
+        click.echo(visible(f"parity   {name} {file['verdict']}"))
     click.echo(f"next     {next_command}")
 
 
@@ -91,9 +92,9 @@ def print_parity(report: dict[str, Any]) -> None:
         if "bisection" in file:
             bad = file["bisection"]["first_bad"]
             found = f"node `{bad['name']}` ({bad['operator']}), {bad['share']:.0%} of all" if bad else "no node"
-            click.echo(f"bisect   {file['name']}: the error jumps at {found}")
+            click.echo(visible(f"bisect   {file['name']}: the error jumps at {found}"))
     for name, reasons in {file["name"]: file["reasons"] for file in report["files"] if file["reasons"]}.items():
-        click.echo(f"why      {name}: {'; '.join(reasons)}")
+        click.echo(visible(f"why      {name}: {'; '.join(reasons)}"))
 
 
 def _parity_cells(file: dict[str, Any]) -> list[str]:

@@ -10,15 +10,20 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
+from byolt_export.errors import visible
+
 if TYPE_CHECKING:
     from byolt.recipe.explain import KeyRow
 
 
 def print_table(columns: Sequence[str | Column], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """A plain table as wide as the terminal; where there is none, whole, whatever COLUMNS says of another."""
+    """A plain table as wide as the terminal; where there is none, whole, whatever COLUMNS says of another.
+
+    Cells may hold words of somebody else's file: none of them moves the cursor.
+    """
     table = Table(*columns, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible, row))
     Console(width=None if sys.stdout.isatty() else 180, markup=False, highlight=False).print(table)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data.folder import FolderSource
+from byolt.data.folder_listing import some, told_passed_over
 from byolt.data.shards import ShardSource, holds_shards, open_folder
 from byolt.data.source import UnreadableImage
 
@@ -34,6 +35,12 @@ class CheckReport:
     """Readable images."""
     classes: dict[str, int] | None
     """Readable images per class; None where there are no labels."""
+    why_no_labels: str | None
+    """What keeps the sub-folders from being classes; None where nothing does."""
+    empty_folders: list[str]
+    """First sub-folders without an image."""
+    passed_over: dict[str, int]
+    """Files that are no image here, by suffix."""
     width_px: tuple[int, float, int] | None
     """Smallest, median and largest width; None where no image can be read, as in the four metrics below."""
     height_px: tuple[int, float, int] | None
@@ -88,6 +95,9 @@ def check_folder(path: str | Path, test_path: str | Path | None = None) -> Check
         folder=str(path),
         images=survey.images,
         classes=survey.per_class(),
+        why_no_labels=getattr(survey.source, "why_no_labels", None) or None,
+        empty_folders=list(getattr(survey.source, "empty_folders", ())),
+        passed_over=dict(survey.source.passed_over),
         width_px=_range([width for width, _ in survey.sizes.elements()]),
         height_px=_range([height for _, height in survey.sizes.elements()]),
         common_sizes=[(*size, count) for size, count in survey.sizes.most_common(COMMON_SIZES)],
@@ -199,10 +209,13 @@ def _rgb(values: list[float]) -> tuple[float, float, float]:
 def _lines(report: CheckReport) -> Iterator[str]:
     yield f"{report.folder}: {report.images} images"
     if report.classes is None:
-        yield "labels      none"
+        yield "labels      none" + (f": {report.why_no_labels}" if report.why_no_labels else "")
     else:
         yield f"labels      {len(report.classes)} classes"
         yield from (f"  {count:>8} {name}" for name, count in report.classes.items())
+    if report.empty_folders:
+        yield f"empty       {some(report.empty_folders)}"
+    yield f"passed over {told_passed_over(report.passed_over) or 'none'}"
     if report.width_px and report.height_px and report.mean and report.std:
         yield "width       {} to {} px, median {:g}".format(*_ends_first(report.width_px))
         yield "height      {} to {} px, median {:g}".format(*_ends_first(report.height_px))

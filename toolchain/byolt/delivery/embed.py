@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data import FolderSource, ImageStore
+from byolt.data.folder import tell_remarks
 from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.files import write_bytes
+from byolt.preflight import check_machine, refuse_unwritable
 from byolt.recipe.data import Data
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.optim import Schedule
@@ -60,6 +62,9 @@ def refuse_output(path: Path) -> None:
         raise InputError(f"{path}: embeddings are written as .npz; name a file that ends in .npz")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; make it first, or name another file")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it")
+    refuse_unwritable(path.absolute().parent, "-o DIR/FILE.npz")
 
 
 def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) -> Embeddings:
@@ -79,12 +84,15 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
     else:
         run = open_run(run)
         recipe = with_overrides(run.recipe, overrides)
+        check_machine(recipe.machine)
         encoder = run.encoder()
 
         def function(images: ImageStore) -> Vectors:
             return embed_store(encoder, images, recipe).numpy()
 
-    images = evaluation_store(FolderSource(Path(folder)), recipe)
+    source = FolderSource(Path(folder))
+    tell_remarks(source, labels_wanted=False)
+    images = evaluation_store(source, recipe)
     return Embeddings(function(images), tuple(images.path(i) for i in range(len(images))))
 
 
@@ -107,10 +115,12 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
     )
     if contract.camera_px is not None:
         raise InputError(f"{bundle} takes whole frames of one camera: embed with the run itself")
+    recipe = with_overrides(recipe, overrides)
+    check_machine(recipe.machine)
     run = OnnxRunner(bundle / manifest.files[0].name)
 
     def function(images: ImageStore) -> Vectors:
         order, step = np.arange(len(images)), contract.max_batch
         return np.concatenate([run(images.batch(order[k : k + step])) for k in range(0, len(order), step)])
 
-    return with_overrides(recipe, overrides), function
+    return recipe, function

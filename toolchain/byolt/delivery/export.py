@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from byolt.data.known_splits import open_run_splits
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
+from byolt.preflight import check_finished, require
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -62,6 +64,8 @@ def export(
     """
     run, say = open_run(run), on_log or (lambda line: None)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
+    require("onnx", "onnxscript", "onnxruntime")
     order, missing = _order(targets, precisions)
     module, classes = load_classifier(run) if classifier else (run.encoder(), ())
     bundle = run.classifier_bundle if classifier else run.bundle
@@ -75,7 +79,11 @@ def export(
     size_px = recipe.data.image_size_px
     say("reading images")
     images = gather_proof_images(
-        recipe, options.input_of(size_px), calibrated="int8" in precisions, labelled=not classifier
+        recipe,
+        options.input_of(size_px),
+        splits=open_run_splits(run, recipe),
+        calibrated="int8" in precisions,
+        labelled=not classifier,
     )
     report = build_bundle(
         module,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from byolt.data import ImageStore, Splits, open_splits, store_of
+from byolt.data import ImageStore, Splits, store_of
+from byolt.data.known_splits import open_run_splits
 from byolt.data.source import ImageSource, Labels
 from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
@@ -18,6 +19,7 @@ from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.statistics import difference_on_test_set
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed
+from byolt.preflight import check_finished
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
@@ -47,7 +49,8 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
-    splits = open_splits(recipe.data, recipe.seed)
+    check_finished(run, recipe)
+    splits = open_run_splits(run, recipe)
     encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)

@@ -7,11 +7,13 @@ from typing import cast
 
 from torch import nn
 
-from byolt.data import open_splits
+from byolt.data.known_splits import open_finetune_splits
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
+from byolt.locks import sole_writer
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
+from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -42,32 +44,35 @@ def finetune(
         on_log: Called with a line after each epoch.
 
     Raises:
-        InputError: The folder has no labels, or too few images, or there are no ImageNet weights of this encoder.
+        InputError: The folder has no labels, or too few images, or there are no ImageNet weights of this encoder, or
+            another process writes in the run's folder now.
         TrainingFault: The loss is not finite.
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
     encoder = run.encoder()
     test_root = None if test is None else Path(test)
     folder = recipe.data.model_copy(
         update={"name": "folder", "root": Path(data), "test_root": test_root, "labels": "auto"}
     )
-    splits = open_splits(folder, recipe.seed)
-    if splits.train is None or splits.test is None:
-        raise InputError(f"{data} has no labels: put the images of each class into a sub-folder named after it")
+    splits = open_finetune_splits(run, folder, recipe.seed)
+    assert splits.train is not None
+    assert splits.test is not None
     others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
     train, held_out = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     names = {"classes": list(train.classes), "data": train.source.name, "test": held_out.source.name}
     results: list[FinetuneMetrics] = []
-    for share in sorted(set(shares)):
-        result = finetune_encoder(
-            encoder, labelled(train), labelled(held_out), recipe, share, others=others, on_log=on_log
-        )
-        metrics = result.metrics | names
-        run.write_metrics(f"finetune-{share:g}", metrics)
-        results.append(cast(FinetuneMetrics, metrics))
-    save_classifier(run, result.classifier, train.classes)
-    run.write_metrics("finetune", metrics)
+    with sole_writer(run.path, "fine-tuned"):  # The classifier and its metrics are two files.
+        for share in sorted(set(shares)):
+            result = finetune_encoder(
+                encoder, labelled(train), labelled(held_out), recipe, share, others=others, on_log=on_log
+            )
+            metrics = result.metrics | names
+            run.write_metrics(f"finetune-{share:g}", metrics)
+            results.append(cast(FinetuneMetrics, metrics))
+        save_classifier(run, result.classifier, train.classes)
+        run.write_metrics("finetune", metrics)
     return results
 
 

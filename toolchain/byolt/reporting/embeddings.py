@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from byolt.data import Splits, open_splits
+from byolt.data import Splits
+from byolt.data.known_splits import open_run_splits
 from byolt.data.source import Labels
 from byolt.data.subsets import spread
 from byolt.evaluation.dynamics import spectrum
@@ -67,7 +68,7 @@ def open_gallery(run: Run, recipe: Recipe) -> Gallery:
         InputError: The run has no encoder, its images are gone, or there are too few.
     """
     encoder = run.encoder()
-    splits = open_splits(recipe.data, recipe.seed)
+    splits = open_run_splits(run, recipe)
     store = evaluation_store(splits.learn, recipe)
     chosen = spread(len(store), GALLERY_IMAGES)
     if len(chosen) < 4:

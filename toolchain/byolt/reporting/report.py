@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from byolt.files import write_text
+from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.reporting import embeddings, tables
 from byolt.reporting.curves import DYNAMICS, LEARNING, RunCurves, read_band
@@ -33,6 +34,7 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
     records = run.log_records()
     probed = (run.metrics("collapse") or {}).get("encoder", {}).get("images", recipe.evaluation.probe_images)
     curves = RunCurves(records, recipe.schedule.epochs, probed, read_band(recipe.name))

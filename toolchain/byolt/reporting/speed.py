@@ -9,6 +9,7 @@ from rich.table import Column
 
 from byolt.console.tables import print_table
 from byolt.files import write_json, write_text
+from byolt_export.errors import visible
 
 
 def print_speed(found: dict[str, Any]) -> None:
@@ -22,7 +23,7 @@ def print_speed(found: dict[str, Any]) -> None:
     ]
     print_table([Column("candidate", no_wrap=True), *columns], rows)
     for name, reason in {row["name"]: row["reason"] for row in found["rows"] if not row["calls"]}.items():
-        click.echo(f"not run   {name}: {reason}")
+        click.echo(visible(f"not run   {name}: {reason}"))
     machine, threads = found["machine"], found["threads"] or "as each library chooses"
     click.echo(f"machine   {machine['processor']}, {machine['cores']} cores; threads: {threads}")
     click.echo(

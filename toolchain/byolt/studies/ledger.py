@@ -5,13 +5,13 @@ measure, and byolt's version: what differs in any of them is another row.
 """
 
 import csv
-import fcntl
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from byolt import __version__
+from byolt.locks import lock
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.schema import Recipe
 from byolt.studies.plan import Job
@@ -84,7 +84,7 @@ class Ledger:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", newline="", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # Until it is closed.
+                lock(file)  # Until it is closed.
                 writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
                 if file.tell() == 0:
                     writer.writeheader()

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from byolt.data import ImageStore, open_splits, store_of
 from byolt.environment import environment
 from byolt.evaluation.evaluate import evaluation_store
+from byolt.preflight import check_recipe, check_run_folder, refuse_too_many, refuse_unwritable
 from byolt.recipe.schema import Recipe
 from byolt.run import learned_for_s, run_of
 from byolt.studies.ledger import Key, Ledger, Row, key_of
-from byolt.studies.plan import Job
+from byolt.studies.plan import Arm, Job
 from byolt.training.signals import StopSignals
 from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
 
@@ -186,6 +187,29 @@ def decode_all(recipe: Recipe) -> ImageStore:
     for source in (splits.train, splits.test):
         evaluation_store(source, recipe)
     return learning_store(recipe)
+
+
+def check_study(arms: Sequence[Arm], results: Path, jobs: int | None) -> None:
+    """What can be known of every run before an image is opened.
+
+    Args:
+        arms: Of the whole study, those that validation chooses from too.
+        results: Folder of the CSV.
+        jobs: Runs at a time, where it was said.
+
+    Raises:
+        InputError: Networks, threads, workers or runs at a time do not fit this machine; the CSV has other columns.
+        ByoltError: A folder cannot be written.
+    """
+    refuse_too_many("--jobs", jobs or 1, "runs")
+    refuse_unwritable(results, "--results DIR")
+    alike: dict[str, Recipe] = {}
+    for recipe in (arm.recipe for arm in arms):
+        alike.setdefault(repr((recipe.model, recipe.views, recipe.data.image_size_px)), recipe)
+    for recipe in alike.values():
+        check_run_folder(recipe)
+        check_recipe(recipe)
+    ledger_of(results, arms[0].recipe).rows()
 
 
 def at_once_default(recipe: Recipe) -> int:

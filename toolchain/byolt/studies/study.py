@@ -13,7 +13,7 @@ from byolt.studies.ablations import CAVEAT, ablation_arms
 from byolt.studies.ledger import Key, Ledger, Row, key_of
 from byolt.studies.plan import WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
 from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words
-from byolt.studies.runner import OnLog, at_once_default, complete, decode_all, ledger_of
+from byolt.studies.runner import OnLog, at_once_default, check_study, complete, decode_all, ledger_of
 from byolt_export.errors import InputError
 
 LINEAR = "linear probe on frozen features, test accuracy"
@@ -112,8 +112,8 @@ def study(
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
     arms = {name: method_arm(recipe, name) for name in names}
-    for name in names:
-        tuning_arms(recipe, name)  # What does not fit is told before images are decoded.
+    tried = [arm for name in names for arm in tuning_arms(recipe, name)] if tune else []
+    check_study([*arms.values(), *tried], Path(results), jobs)
     text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)
     tables = _tables(context, arms, recipe, "as set")
     notes = []
@@ -188,6 +188,7 @@ def ablate(
         InputError: No such ablation, or a recipe of another method.
     """
     arms = ablation_arms(recipe, name)
+    check_study(arms, Path(results), jobs)
     text, context = (
         recipe_text(recipe, source),
         _context(recipe, results, range(recipe.seed, recipe.seed + seeds), jobs, on_log),

@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from byolt.data.known_splits import keep_run_images
 from byolt.distributed.process_group import (
     all_reduce_max,
     barrier,
@@ -22,7 +23,9 @@ from byolt.distributed.process_group import (
 )
 from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.files import read_json, write_json
+from byolt.locks import sole_writer
 from byolt.networks.encoders import load_snippet, save_weights
+from byolt.preflight import check_run_folder, refuse_unwritable
 from byolt.recipe.identity import result_keys
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
@@ -59,23 +62,53 @@ def pretrain(
         source: The file that the recipe was read from: the run keeps a copy. Left out, it keeps the recipe in full.
 
     Raises:
-        InputError: The recipe, the images or the run to resume do not fit.
+        InputError: The recipe, the images or the run to resume do not fit, or another process learns that run now.
         TrainingFault: The representation collapsed, or the loss is not finite.
         Stopped: A signal came; the checkpoint of that step is written.
     """
     text = recipe_text(recipe, source)
     named = None if resume is None or str(resume) == "auto" else open_run(resume)
+    keys = result_keys(recipe)
+    if named is None:
+        check_run_folder(recipe)
+    with ExitStack() as held:
+        if named is not None and named.result is None:
+            _hold(named, held)
+            _check_resumed(named, keys)
+        return _learned(recipe, text, named, keys, auto=resume is not None, on_log=on_log, held=held)
+
+
+def _hold(run: Run, held: ExitStack) -> None:
+    """Take the run's lock, for all processes of the run, until ``held`` is left."""
+    if is_rank_zero():
+        held.enter_context(sole_writer(run.path, "learned"))
+
+
+def _learned(
+    recipe: Recipe,
+    text: str,
+    named: Run | None,
+    keys: dict[str, Any],
+    *,
+    auto: bool,
+    on_log: OnLog | None,
+    held: ExitStack,
+) -> Run:
     parts = prepare(recipe)
-    identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
+    identity: dict[str, Any] = {"result_keys": keys, "images": parts.store.fingerprint}
     with local_rank_zero_first():
         evaluator = OnlineEvaluator(recipe, parts.splits, parts.store)
     run = named or run_of(recipe, parts.store.fingerprint)
     result, exists = run.result, run.path.exists()
     barrier()  # No process has changed the run's folder before each has looked.
-    if named or (result is None and exists and (resume is not None or was_restarted())):
+    if named or (result is None and exists and (auto or was_restarted())):
+        if named is None:
+            _hold(run, held)
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
         with create_run(recipe, parts.store.fingerprint, text) as made:
+            _hold(made, held)
+            keep_run_images(made, parts.splits, parts.store.digests)
             evaluator.write_grid(made.path / "plots" / "views.png")
             save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, evaluator, step=0), keep=1)
     if result is None:
@@ -86,6 +119,18 @@ def pretrain(
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
     destroy_distributed()
     return run
+
+
+def _check_resumed(run: Run, keys: dict[str, Any]) -> None:
+    """What is known of a run to go on with before its images are opened.
+
+    Raises:
+        InputError: There is no checkpoint, or it is of another recipe.
+        ByoltError: Its folder cannot be written.
+    """
+    state = load_checkpoint(run.checkpoints)
+    refuse_other_recipe(state, keys, state["images"], run.path)
+    refuse_unwritable(run.path, f"copy {run.path} to it, and --resume the copy")
 
 
 def _go_on(run: Run, parts: Parts, evaluator: OnlineEvaluator, identity: dict[str, Any]) -> Parts:
@@ -105,6 +150,8 @@ def _go_on(run: Run, parts: Parts, evaluator: OnlineEvaluator, identity: dict[st
     barrier()  # Each has read before the first one writes.
     if is_rank_zero():
         run.forget_after(state["step"])
+        if not run.images_file.exists():  # Of an older byolt; the images were just found to be the run's.
+            keep_run_images(run, parts.splits, parts.store.digests)
     return replace(parts, sampler=replace(parts.sampler, start_step=state["step"]))
 
 

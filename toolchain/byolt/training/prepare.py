@@ -9,10 +9,12 @@ from byolt.data.sampler import BatchSampler, LabelledImages
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
 from byolt.distributed.process_group import init_distributed, local_rank_zero_first
+from byolt.methods.mean_teacher import refuse_unlabelled
+from byolt.preflight import check_recipe
 from byolt.recipe.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.cuda_graph import Stepper, captures
-from byolt.training.step import Learner
+from byolt.training.step import Learner, refuse_uneven_norms
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ def prepare(recipe: Recipe) -> Parts:
     Raises:
         InputError: Images, model or batch size do not fit; one sentence says where and what.
     """
+    check_recipe(recipe)
     init_distributed(recipe.machine.device)
     configure_torch(recipe)
     data, optim = recipe.data, recipe.optim
     with local_rank_zero_first():
         splits = open_splits(data, recipe.seed)
+        _check_images(splits, recipe)
         store = store_of(splits.learn, data, data.learn_size_px)
     sampler = BatchSampler(
         len(store),
@@ -59,6 +63,19 @@ def prepare(recipe: Recipe) -> Parts:
         device_rates=captured,
     )
     return Parts(recipe, splits, store, sampler, learner, Stepper(learner, recipe, captured=captured))
+
+
+def _check_images(splits: Splits, recipe: Recipe) -> None:
+    """What follows from the number of images and classes, before one is decoded; what cannot be read comes off it.
+
+    Raises:
+        InputError: Fewer images than a batch, shares of it that are not equal, or no labels that the method needs.
+    """
+    optim = recipe.optim
+    BatchSampler(len(splits.learn), optim.batch_size, recipe.schedule.epochs, recipe.seed, parts=optim.accumulate)
+    refuse_uneven_norms(recipe.method)
+    if recipe.method.share_of_labels is not None:
+        refuse_unlabelled(len(splits.learn.classes))
 
 
 def labelled_part(store: ImageStore, recipe: Recipe) -> LabelledImages | None:
