@@ -1,5 +1,7 @@
 """What Python, torch and the system raise, as one of ours: one sentence and an exit code."""
 
+import re
+
 from byolt_export.errors import ByoltError, MissingPart
 
 # The extra that brings a module, by the name it is imported under.
@@ -33,7 +35,7 @@ def as_ours(error: Exception) -> ByoltError | None:
         return _missing(error)
     if is_memory_fault(error):
         where = "the GPU" if "CUDA" in str(error) else "this machine"
-        return ByoltError(f"{where} has too little memory ({_first_line(error)}); {_MEMORY}")
+        return ByoltError(f"{where} has too little memory {_asked_for(error)}; {_MEMORY}")
     if isinstance(error, OSError):
         return ByoltError(f"{error.filename or 'this machine'}: {error.strerror or error}")
     return None
@@ -56,6 +58,16 @@ def is_memory_fault(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _asked_for(error: BaseException) -> str:
+    """`` for the 1.5 GB that it asked for``, where the library says how much; its own words are of no use to a user."""
+    said = str(error)
+    if found := re.search(r"tried to allocate (\d+) bytes", said):
+        return f" for the {int(found[1]) / 1e9:,.1f} GB that it asked for"
+    if found := re.search(r"(?:[Tt]ried|Unable) to allocate ([\d.]+ [KMGTPE]iB)", said):
+        return f" for the {found[1]} that it asked for"
+    return ""
 
 
 def _first_line(error: Exception) -> str:

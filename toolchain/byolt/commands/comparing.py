@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, SET, print_result, tell
+from byolt.commands.options import JSON, PATH, RECIPE, SET, print_result, tell
 
 if TYPE_CHECKING:
     from byolt.studies.results import StudyResults
 
 RESULTS = click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("docs/results"),
     show_default=True,
     help="Folder of the CSV, the page and the plot.",

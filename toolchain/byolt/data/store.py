@@ -19,6 +19,7 @@ from byolt.data.order import Order, epoch_order, sharded_order
 from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
 from byolt.data.source import DIGEST_BYTES, Digests, FileImages, ImageSource, Labels, Pixels, UnreadableImage
+from byolt.files import read_json
 from byolt_export.errors import ByoltError, InputError
 from byolt_export.files import replacing, write_whole
 from byolt_export.runtime.resize import to_square
@@ -173,7 +174,9 @@ def open_store(
             write_whole(description, json.dumps(_decode(source, size_px, resize, pixels)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
-    known = json.loads(description.read_text(encoding="utf-8"))
+    mend = "remove it and give the command again: the images are decoded once more"
+    known = read_json(description, needs=("unreadable", "content"), mend=mend)
+    assert known is not None  # It was written above, or was there.
     # Keys are the numbers of the unreadable images; JSON makes them strings.
     faults = {int(index): fault for index, fault in known["unreadable"].items()}
     for fault in faults.values():

@@ -112,14 +112,20 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
         InputError: Nothing was fine-tuned.
     """
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     if not run.classifier_file.exists():
         raise InputError(f"{run.path} has no classifier; make one with: byolt finetune {run.path} --data DIR")
-    with safe_open(run.classifier_file, "pt") as opened:
-        classes = tuple(json.loads(opened.metadata()["classes"]))
-    recipe, weights = run.recipe, load_file(run.classifier_file)
+    try:
+        with safe_open(run.classifier_file, "pt") as opened:
+            classes = tuple(json.loads(opened.metadata()["classes"]))
+        weights = load_file(run.classifier_file)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{run.classifier_file} is damaged; make it again with: byolt finetune {run.path} --data DIR"
+        ) from error
+    recipe = run.recipe
     encoder, width = build_encoder(
         without_initial_weights(recipe.model), seed=0, image_size_px=recipe.data.image_size_px
     )

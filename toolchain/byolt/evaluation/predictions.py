@@ -56,7 +56,7 @@ def read_predictions(run: Run) -> Predictions:
     except FileNotFoundError as error:
         raise InputError(f"{run.path} has no predictions; make them with: byolt evaluate {run.path}") from error
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged ({error}); make it again with: byolt evaluate {run.path}") from error
+        raise InputError(f"{path} is damaged; make it again with: byolt evaluate {run.path}") from error
 
 
 def compare(run: Run | str | Path, other: Run | str | Path) -> dict[str, Any]:

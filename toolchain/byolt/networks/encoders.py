@@ -5,7 +5,7 @@ into that module again (``load_snippet`` gives the lines).
 """
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,14 +95,28 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
         encoder.load_state_dict(weights, strict=True)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"encoder weights {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"encoder weights {path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise InputError(f"encoder weights {path} are damaged, or no safetensors file; copy them again") from error
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise InputError(f"encoder weights {path} are of another backbone: {first}") from error
+        raise InputError(
+            f"encoder weights {path} are of another backbone: {_other_weights(encoder, weights)}"
+        ) from error
     odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
     if odd is not None:
         raise InputError(f"encoder weights {path} hold numbers that are not finite, in {odd}; take another file")
+
+
+def _other_weights(encoder: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """The first tensor in which a file differs from what an encoder has."""
+    ours = encoder.state_dict()
+    for name, value in ours.items():
+        if name not in weights:
+            return f"{name} is not in them"
+        if weights[name].shape != value.shape:
+            return f"{name} has shape {tuple(weights[name].shape)} there, and {tuple(value.shape)} here"
+    return f"{next(iter(weights.keys() - ours.keys()))} is not in the backbone"
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
