@@ -2,7 +2,7 @@
 
 import re
 
-from byolt_export.errors import ByoltError, MissingPart
+from byolt_export.errors import ByoltError, MissingPart, first_line
 
 # The extra that brings a module, by the name it is imported under.
 _EXTRAS = {
@@ -68,6 +68,13 @@ def _asked_for(error: BaseException) -> str:
     if found := re.search(r"(?:[Tt]ried|Unable) to allocate ([\d.]+ [KMGTPE]iB)", said):
         return f" for the {found[1]} that it asked for"
     return ""
+
+
+def why_not_fetched(error: BaseException) -> str:
+    """Why something did not come over the network, without the wrapping and the number."""
+    reason = getattr(error, "reason", None)
+    error = reason if isinstance(reason, Exception) else error
+    return str(getattr(error, "strerror", None) or first_line(error))
 
 
 def _first_line(error: Exception) -> str:

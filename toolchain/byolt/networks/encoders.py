@@ -5,6 +5,7 @@ into that module again (``load_snippet`` gives the lines).
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from byolt_export.errors import InputError, not_written
+from byolt.library_errors import why_not_fetched
+from byolt_export.errors import InputError, first_line, not_written
 from byolt_export.files import replacing
 
 if TYPE_CHECKING:
@@ -208,15 +210,24 @@ def _construct(build: Callable[[], Any], model: "Model") -> nn.Module:
     try:
         encoder: nn.Module = build()
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"model.args do not fit {model.backbone}: {error}") from error
+        raise InputError(f"model.args do not fit {model.backbone}: {_about_arguments(error)}") from error
     except (OSError, RuntimeError) as error:
         if model.init != "imagenet":
             raise
         raise InputError(
-            f"ImageNet weights of {model.backbone} could not be fetched ({error}); "
+            f"ImageNet weights of {model.backbone} could not be fetched ({why_not_fetched(error)}); "
             "use init: random, or init: file with weights from a machine that has the network"
         ) from error
     return encoder
+
+
+def _about_arguments(error: Exception) -> str:
+    """Python's refusal of an argument as a user would say it; what else a constructor says as it stands."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    twice = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", str(error))
+    if unknown:
+        return f"it takes no {unknown[1]!r}"
+    return f"{twice[1]!r} is byolt's to set" if twice else first_line(error)
 
 
 def _classifier_of(encoder: nn.Module) -> str:

@@ -17,8 +17,8 @@ from byolt.recipe.section import (
     Temperature,
     machine,
     plain,
-    shown,
 )
+from byolt_export.wording import shown
 
 SUPERVISED = "supervised"
 """Mean Teacher's batches and labels without its consistency loss: an arm of a study, and no method."""

@@ -9,31 +9,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from byolt.recipe.method_settings import METHODS
-from byolt.recipe.section import Section, is_section, shown
+from byolt.recipe.section import Section, is_section
 from byolt.recipe.yaml_text import Key
 from byolt_export.errors import InputError, quoted
+from byolt_export.wording import fault_in_words, shown
 
 _MOST = 100
 """Faults that are put into words; a file with more of them is another file."""
-# What a value should be, by pydantic's name of the fault; in braces what its bound is called.
-_SHOULD_BE = {
-    "bool_type": "true or false",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "greater_than_equal": "at least {ge:,}",
-    "greater_than": "above {gt:,}",
-    "less_than_equal": "at most {le:,}",
-    "less_than": "below {lt:,}",
-    "string_type": "a text",
-    "string_too_long": "at most {max_length} characters",
-    "path_type": "a path",
-    "dict_type": "a mapping of keys",
-    "model_type": "a mapping of keys",
-    "model_attributes_type": "a mapping of keys",
-    "tuple_type": "a list",
-}
 
 
 class Fault(NamedTuple):
@@ -83,14 +65,11 @@ def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
         return Fault(key[:-2], kind, f": has a key that is no text: {shown(value)}")
     if kind == "literal_error":
         return Fault(key, kind, _not_one_of(value, get_args(_field_at(root, location).annotation)))
-    if kind == "value_error":
-        return Fault(key, kind, f": {details['ctx']['error']}")
     if kind == "string_pattern_mismatch":
         return Fault(key, kind, f": should be small letters, digits and dashes, such as my-images, got {shown(value)}")
-    should_be = _SHOULD_BE.get(kind, "another value; byolt recipe explain tells which").format(**_bounds(details))
     colon = isinstance(value, str) and ":" in value and kind in ("model_type", "dict_type")
     hint = "; YAML wants a space after each colon" if colon else ""
-    return Fault(key, kind, f": should be {should_be}, got {shown(value)}{hint}")
+    return Fault(key, kind, f": {fault_in_words(details)}{hint}")
 
 
 def _one_fault_each(faults: list[Fault], root: type[Section]) -> list[Fault]:
@@ -108,14 +87,6 @@ def _one_fault_each(faults: list[Fault], root: type[Section]) -> list[Fault]:
 def _not_one_of(value: Any, options: Sequence[str]) -> str:
     near = did_you_mean(value, options) if isinstance(value, str) else ""
     return f": {shown(value)} is not one of {', '.join(options)}{near}"
-
-
-def _bounds(details: ErrorDetails) -> dict[str, Any]:
-    """What a fault's words name, whole numbers as such: 1 for 1.0, but 1e+37 as it stands."""
-    return {
-        name: int(bound) if isinstance(bound, float) and bound.is_integer() and abs(bound) < 1e15 else bound
-        for name, bound in details.get("ctx", {}).items()
-    }
 
 
 def _length(annotation: Any) -> int:

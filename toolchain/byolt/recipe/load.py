@@ -14,9 +14,10 @@ from ruamel.yaml import YAML
 
 from byolt.recipe.faults import Fault, RecipeFault
 from byolt.recipe.schema import NAME, Recipe
-from byolt.recipe.section import MACHINE, leaves, shown
+from byolt.recipe.section import MACHINE, leaves
 from byolt.recipe.yaml_text import MOST_BYTES, Document, Key, read_yaml
 from byolt_export.errors import InputError, quoted
+from byolt_export.wording import shown
 
 RESOLVED = "recipe.resolved.yaml"
 """Every key of a run's recipe, in the run's folder."""

@@ -8,6 +8,8 @@ from typing import Annotated, Any, TypeGuard
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict
 from pydantic.fields import FieldInfo
 
+from byolt_export.wording import shown
+
 MACHINE: dict[str, JsonValue] = {"machine": True}
 
 # Every number of a recipe has both bounds (a test looks). Those of no unit are float32's, in which they are computed.
@@ -57,25 +59,6 @@ def _text(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_text)]
-
-
-def shown(value: Any, limit: int = 80) -> str:
-    """A value as part of a sentence: one line, cut at ``limit``; a section as the mapping that it is."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, BaseModel):
-        return "a mapping"
-    if isinstance(value, dict | list | tuple) and len(value) > limit:
-        return f"{len(value)} values"
-    if isinstance(value, str):
-        value = value[: limit + 1]
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integer of more than 4,300 digits.
-        return "a number of thousands of digits"
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def plain(value: Any) -> Any:

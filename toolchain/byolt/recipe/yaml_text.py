@@ -14,8 +14,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.reader import ReaderError
 
-from byolt.recipe.section import MOST_DEEP, MOST_VALUES, is_text, shown
+from byolt.recipe.section import MOST_DEEP, MOST_VALUES, is_text
 from byolt_export.errors import InputError
+from byolt_export.wording import shown
 
 MOST_BYTES = 64 * 1024
 """Size of a recipe; the largest shipped one has 4 kB."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Discriminator, Tag
 
 from byolt.recipe.method_settings.base import MethodSettings
-from byolt.recipe.section import shown
+from byolt_export.wording import shown
 
 
 def _settings_of(name: str) -> type[MethodSettings]:
