@@ -72,9 +72,8 @@ def _asked_for(error: BaseException) -> str:
 
 def why_not_fetched(error: BaseException) -> str:
     """Why something did not come over the network, without the wrapping and the number."""
-    reason = getattr(error, "reason", None)
-    error = reason if isinstance(reason, Exception) else error
-    return str(getattr(error, "strerror", None) or first_line(error))
+    reason = getattr(error, "reason", error)  # urllib's own error holds the system's.
+    return str(getattr(reason, "strerror", None) or (reason if isinstance(reason, str) else first_line(reason)))
 
 
 def _first_line(error: Exception) -> str:
