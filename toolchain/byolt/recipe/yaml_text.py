@@ -113,11 +113,11 @@ class _Reader:
             raise
         except ReaderError as error:
             line += self.text.count("\n", 0, error.position)
-            raise _Fault(line, f"a character that is no text (U+{ord(self.text[error.position]):04X})") from error
+            raise _Fault(line, f"a character that is no text (U+{error.character:04X})") from error
         except MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else line
             raise _Fault(line, _in_words(error.problem or "")) from error
-        except (YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (YAMLError, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
             # The parser's own slips over a damaged text, such as an escape beyond the last character there is.
             raise _Fault(line, _OTHERWISE) from error
 
