@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,16 @@ def read_predictions(run: Run) -> Predictions:
             return Predictions(str(kept["images"]), kept["labels"], answers)
     except FileNotFoundError as error:
         raise InputError(f"{run.path} has no predictions; make them with: byolt evaluate {run.path}") from error
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path} is damaged; make it again with: byolt evaluate {run.path}") from error
 
 

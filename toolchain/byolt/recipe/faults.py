@@ -97,7 +97,7 @@ def _length(annotation: Any) -> int:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """``; did you mean 'x'?``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word.lower(), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
