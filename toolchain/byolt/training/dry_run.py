@@ -15,7 +15,7 @@ from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
 from byolt.data.sampler import Batch
-from byolt.distributed.collectives import all_reduce_max
+from byolt.distributed.process_group import all_reduce_max
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.loader import batch_stream
