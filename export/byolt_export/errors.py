@@ -9,6 +9,7 @@ ByoltError            exit 1   a machine fault: disk, memory
 `-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
 """
 
+import errno
 import unicodedata
 from pathlib import Path
 
@@ -33,8 +34,13 @@ class EngineFault(ByoltError):
 
 
 def not_written(path: Path, error: Exception) -> ByoltError:
-    """The fault of a file that could not be written: the system's own words without its number."""
+    """The fault of a file that could not be written: the system's own words without its number, and the way out."""
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ByoltError(
+            f"{path} could not be written ({why}); take a folder that may be written: --set machine.runs_dir=DIR keeps "
+            "new runs there, and a run that is there already can be copied"
+        )
     return ByoltError(f"{path} could not be written ({why}); make room, and give the command again")
 
 

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,11 @@ from PIL import Image
 from byolt.data import ImageSource, Splits, open_splits, store_of
 from byolt.data.known_splits import keep_run_images, open_finetune_splits, open_run_splits
 from byolt.data.packing import pack
+from byolt.files import write_text
 from byolt.recipe.data import Data
+from byolt.recipe.load import dump_recipe
+from byolt.recipe.optim import Schedule
+from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt_export.errors import InputError
 
@@ -39,6 +42,7 @@ class Begun:
         self.data, self.run = Data.model_validate(keys), Run(folder / "run")
         self.then = open_splits(self.data, 0)
         keep_run_images(self.run, self.then, store_of(self.then.learn, self.data, 8).digests)
+        write_text(self.run.path / "recipe.resolved.yaml", dump_recipe(recipe(self.data)))
         self.learned, self.held_out = paths(self.then.learn), paths(self.then.test)
 
     def now(self, **data: Any) -> Splits:
@@ -46,12 +50,11 @@ class Begun:
 
     def finetuned(self, root: Path, test: Path | None = None) -> Splits:
         data = self.data.model_copy(update={"root": root, "test_root": test, "labels": "auto", "name": "folder"})
-        run: Any = SimpleNamespace(path=self.run.path, images_file=self.run.images_file, recipe=recipe(self.data))
-        return open_finetune_splits(run, data, 0)
+        return open_finetune_splits(self.run, data, 0)
 
 
-def recipe(data: Data) -> Any:
-    return SimpleNamespace(data=data, seed=0)
+def recipe(data: Data) -> Recipe:
+    return Recipe(name="tiny", data=data, schedule=Schedule(epochs=1, warmup_epochs=0))
 
 
 def paths(source: ImageSource | None) -> set[str]:
@@ -99,6 +102,16 @@ def test_files_that_are_gone_or_were_changed_are_told_and_in_no_part(tmp_path: P
     assert paths(now.test) == set(held_out[2:])
     assert paths(now.learn) == {learned[0], *learned[2:]}
     assert "2 changed, 1 gone (files)" in caplog.text
+
+
+def test_without_its_test_images_a_run_has_no_metrics_by_labels(tmp_path: Path, caplog: Remarks) -> None:
+    begun = Begun(tmp_path)
+    for path in begun.held_out:
+        Path(path).unlink()
+    now = begun.now()
+    assert (paths(now.learn), now.train, now.test) == (begun.learned, None, None)
+    assert "12 gone (files)" in caplog.text
+    assert f"images holds no image that {begun.run.path} held out, so there are no metrics by labels" in caplog.text
 
 
 def test_a_renamed_or_relabelled_file_keeps_its_part(tmp_path: Path, caplog: Remarks) -> None:
@@ -179,6 +192,17 @@ def test_of_a_folder_that_was_learned_from_whole_the_metrics_say_so(tmp_path: Pa
     assert len(tuned.test) == 12
     assert tuned.test.name.endswith("test part of seed 0, learned from")
     assert "the run learned from every image of folder" in caplog.text
+
+
+def test_one_image_a_class_is_trained_on_and_none_is_tested(tmp_path: Path, caplog: Remarks) -> None:
+    begun, few = Begun(tmp_path), tmp_path / "few"
+    for k, name in enumerate(CLASSES):
+        draw(few / name / "1.png", 100 + k)
+    tuned = begun.finetuned(few)
+    assert (len(paths(tuned.train)), tuned.test) == (3, None)
+    assert "few holds one image a class, so none is left to test on" in caplog.text
+    tuned = begun.finetuned(few, begun.root)  # Of which the run's test images are left.
+    assert paths(tuned.test) == begun.held_out
 
 
 def test_twins_of_learned_images_are_told(tmp_path: Path, caplog: Remarks) -> None:

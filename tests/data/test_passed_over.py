@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from byolt.data.decode import decode_image, readable_formats, unreadable_because
+from byolt.data.decode import decode_image, readable_formats, readable_suffixes, unreadable_because
 from byolt.data.folder import FolderSource, tell_remarks
 from byolt.data.folder_check import check_folder
 from byolt.data.folder_listing import told_passed_over
@@ -105,15 +105,15 @@ def test_without_it_the_extra_is_named(tmp_path: Path) -> None:
 
 def test_a_format_that_pillow_was_built_without_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "check", lambda name: name != "avif")
-    for cached in (readable_formats, __import__("byolt.data.decode", fromlist=["_"]).readable_suffixes):
-        cached.cache_clear()
+    cached = readable_formats, readable_suffixes
+    for function in cached:
+        function.cache_clear()
     try:
         assert "here reads no AVIF" in unreadable_because(".avif")
         assert unreadable_because(".jpg") == unreadable_because(".txt") == ""
     finally:
-        monkeypatch.undo()
-        readable_formats.cache_clear()
-        __import__("byolt.data.decode", fromlist=["_"]).readable_suffixes.cache_clear()
+        for function in cached:
+            function.cache_clear()
 
 
 def labelled(root: Path) -> Path:

@@ -19,7 +19,7 @@ from byolt_export.proof.report import read_report
 from byolt_export.proof.verify import verify_bundle
 
 # Clears the screen; renames the window; the same in one character; goes back a line; turns what follows round.
-ESCAPES = "\x1b[2J\x1b]0;passed\x07\x9b31m\r\x08\u202e\u2066\ufeff\u2028\udcff"
+ESCAPES = "\x1b[2J\x1b]0;passed\x07\x9b31m\r\x08\u202e\u2066\ufeff\u2028"
 ACTING = set(ESCAPES) - set("[2J]0;passed31m")
 
 
@@ -35,7 +35,7 @@ def test_what_is_plain_stays_and_what_acts_is_spelled_out() -> None:
     assert visible("a\nb\x1b[2J") == "a\nb\\x1b[2J"
     assert visible("a\nb", keep="") == "a\\nb"
     assert str(ByoltError("a\x9b31m\u202eb\nc")) == "a\\x9b31m\\u202eb\nc"
-    assert not ACTING.intersection(str(InputError(ESCAPES)))
+    assert not (ACTING | {"\udcff"}).intersection(str(InputError(f"{ESCAPES}\udcff")))  # Of a name that is no UTF-8.
 
 
 def test_a_reason_in_a_manifest_does_not_act_on_the_terminal(copy: Path) -> None:

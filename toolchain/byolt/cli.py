@@ -14,7 +14,7 @@ from byolt.commands.comparing import ablate, study
 from byolt.commands.delivering import bench, build_engine, export, verify
 from byolt.commands.inspecting import data, doctor, recipe
 from byolt.commands.learning import embed, evaluate, finetune, pretrain, report
-from byolt.console.status import show_logs
+from byolt.console.status import print_any_name, show_logs
 from byolt.library_errors import as_ours
 
 
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; a fault of the user or the machine is one sentence and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     show_logs()
+    print_any_name()
     try:
         cli.main(arguments, prog_name="byolt", standalone_mode=False)
     except click.ClickException as error:

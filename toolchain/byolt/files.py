@@ -40,8 +40,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """``write_bytes`` of a text as UTF-8."""
-    write_bytes(path, text.encode())
+    """``write_bytes`` of a text as UTF-8; bytes of a file's name that are none are written by number."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -58,13 +58,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a file.
+    """Append to a file, as ``write_text`` writes.
 
     Raises:
         ByoltError: The disk is full or cannot be written.
     """
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:
         raise not_written(path, error) from error

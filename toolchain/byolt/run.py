@@ -237,7 +237,9 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[R
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # Another process was quicker.
             raise _started_before(run) from error
-        raise ByoltError(f"{run.path} cannot be made: {error.strerror}") from error
+        raise ByoltError(
+            f"{run.path} cannot be made: {error.strerror}; --set machine.runs_dir=DIR keeps runs where that may be done"
+        ) from error
     finally:
         shutil.rmtree(beside.path, ignore_errors=True)
 

@@ -10,6 +10,8 @@ from byolt_export.errors import quoted
 from byolt_export.wording import fault_in_words
 
 CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
+OPSET = 18  # Of fp32 and fp16: the lowest that torch's exporter really writes, and one that TensorRT 8.6 to 11 read.
+NOT_MADE = "0" * 64  # In place of the digest of a file that could not be made: its entry says why.
 _LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 _BATCH_BYTES = 2**30  # A bundle is somebody else's file: nothing larger is run in one batch.
 
@@ -135,6 +137,17 @@ class Onnx(ManifestSection):
     gates: dict[str, float]
     calibration: Calibration | None = None
     shares: dict[Precision, Share] | None = None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is such a file at all."""
+        return self.sha256 != NOT_MADE
+
+    @model_validator(mode="after")
+    def _failed_if_not_made(self) -> "Onnx":
+        if not self.is_made and self.verdict != "failed":
+            raise ValueError(f"{self.name} was not made, and its verdict is `{self.verdict}`")
+        return self
 
     @model_validator(mode="after")
     def _gates_are_known(self) -> "Onnx":

@@ -57,7 +57,7 @@ def torch_function(
 
     It computes in float32, and with ``compiled`` through ``torch.compile``, anew for each batch size.
     """
-    model = FromPixels(plain_copy(module), pixels, normalize, torch.float32).eval().to(device)
+    model = FromPixels(plain_copy(module), pixels, normalize).eval().to(device)
     function = torch.compile(model, dynamic=False) if compiled else model
 
     def run(images: Images) -> Outputs:
@@ -88,8 +88,17 @@ def _resized(x: Tensor, pixels: Input) -> Tensor:
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
-    """A copy in eval mode, float32 and contiguous memory, so that the caller's module stays as it is."""
-    return copy.deepcopy(module).eval().float().to(memory_format=torch.contiguous_format)
+    """A copy in eval mode, float32 and contiguous memory, so that the caller's module stays as it is.
+
+    A part in double precision within one of another stays so: it is the module that turns its inputs to double there.
+    """
+    copied = copy.deepcopy(module).eval()
+    kinds = {tensor.dtype for tensor in (*copied.parameters(), *copied.buffers()) if tensor.is_floating_point()}
+    if torch.float64 in kinds and len(kinds) > 1:
+        copied = copied._apply(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
+    else:
+        copied = copied.float()
+    return copied.to(memory_format=torch.contiguous_format)
 
 
 @contextmanager

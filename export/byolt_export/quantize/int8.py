@@ -135,7 +135,9 @@ def _parts(
         else:
             kernels = [reader.as_matrices() for reader in readers]
             # What a shift takes away at the edge of an image depends on its size: see `_layer_part`.
-            may_shift = all(not any(reader.pads) or all(reader.in_shape[2:]) for reader in readers)
+            may_shift = all(
+                not reader.is_transposed and (not any(reader.pads) or all(reader.in_shape[2:])) for reader in readers
+            )
             levels = best_levels(rows, sample.low, sample.high, kernels, dtype, may_shift=may_shift)
         parts[_back(name)] = _tensor_part(name, levels, readers[0])
         moved = (levels.restored(rows) - rows * levels.gain).mean(axis=0)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {
@@ -98,6 +99,10 @@ class Choice {
     if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
     const Tensors tensors = tensors_of(bundle_.manifest().contract);
     for (const OnnxEntry* entry : entries) {
+      if (!entry->is_made()) {
+        refusals_.push_back(entry->name + " could not be made (" + quoted(entry->reason) + ")");
+        continue;
+      }
       if (!proven(*entry, find_precision_fault(*entry))) continue;
       const std::string path = bundle_.open_onnx(*entry);
       try {

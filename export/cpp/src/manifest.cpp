@@ -114,6 +114,9 @@ OnnxEntry read_onnx(const json& value, const std::string& where) {
   entry.sha256 = fields.sha256("sha256");
   entry.verdict = read_verdict(fields);
   entry.reason = fields.text("reason");
+  if (!entry.is_made() && entry.verdict != "failed") {
+    throw FieldError(where, entry.name + " was not made, and its verdict is `" + entry.verdict + "`");
+  }
   const Fields gates(fields.need("gates"), fields.at("gates"),
                      {"relative_l2_mean_max", "relative_l2_worst_max", "centred_cosine_worst", "overlap_at_1",
                       "overlap_at_10", "top_1_agreement", "unnoticed_perturbation_max"});

@@ -1,8 +1,11 @@
 """What the library logs, as the command line shows it."""
 
+import io
 import logging
 import sys
 import time
+
+from byolt.log import forget_warnings
 
 PLAIN_EVERY_S = 15.0
 """Where there is no terminal, the time between two lines of progress."""
@@ -32,6 +35,13 @@ _HANDLER = StatusHandler()
 
 def show_logs() -> None:
     """Show on stderr what ``byolt`` logs from now on."""
+    forget_warnings()
     logger = logging.getLogger("byolt")
     logger.setLevel(logging.INFO)
     logger.addHandler(_HANDLER)
+
+
+def print_any_name() -> None:
+    """Let stdout take a file's name that its encoding has not, as stderr does: by number."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

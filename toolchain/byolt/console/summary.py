@@ -83,7 +83,10 @@ def print_finetune(shares: Sequence[Mapping[str, Any]], next_command: str) -> No
             for key, name in FINETUNED.items()
             if key in metrics
         ]
-        print_table(columns, rows)
+        if rows:
+            print_table(columns, rows)
+        else:
+            click.echo(f"{labels}; no test images, so no accuracy is known")
     click.echo(f"next     {next_command}")
 
 

@@ -7,7 +7,7 @@ import zlib
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -103,7 +103,7 @@ def unreadable_because(suffix: str) -> str:
     return "" if name is None else f"Pillow {PIL.__version__} here reads no {name}"
 
 
-def holds_image(file: Path | BinaryIO) -> bool:
+def holds_image(file: Path | io.BufferedReader) -> bool:
     """Whether a file of any name starts as an image does; nothing is decoded."""
     marked = [name for name in readable_formats() if name not in _BY_SUFFIX_ALONE]
     try:

@@ -1,11 +1,9 @@
 """Any folder of images: nested, mixed sizes and modes, labelled by sub-folder or not at all."""
 
 import hashlib
-import logging
 import os
-from functools import cache
 from pathlib import Path
-from typing import Protocol, SupportsIndex
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
@@ -15,14 +13,14 @@ from byolt.data.folder_listing import (
     class_name,
     classes_as,
     classes_by_folder,
+    shown,
     some,
     told_passed_over,
     why_no_labels,
 )
 from byolt.data.source import Files, ImageSource, Pixels, UnreadableImage
+from byolt.log import warn_once
 from byolt_export.errors import InputError
-
-_log = logging.getLogger("byolt")
 
 
 class FolderSource:
@@ -41,7 +39,7 @@ class FolderSource:
         """
         if not root.is_dir():
             raise InputError(f"image folder {root} not found; give a folder of images, for example --set data.root=DIR")
-        self.root, self.name = root, f"folder {root}"
+        self.root, self.name = root, f"folder {shown(str(root))}"
         suffixes = readable_suffixes()  # It loads Pillow's formats.
         try:
             listing = Listing(root)
@@ -56,7 +54,7 @@ class FolderSource:
         self._paths, self._ends = bytes(listing.paths), np.array(listing.ends)
         self._sizes, self._modified_ns = np.array(listing.sizes), np.array(listing.modified_ns)
         self.fingerprint, self.cache_key = listing.fingerprint.hexdigest(), listing.cache_key.hexdigest()
-        of = classes_by_folder(listing) if like is None else classes_as(listing, like.classes, root, like.name)
+        of = classes_by_folder(listing) if like is None else classes_as(listing, like, root)
         self.classes, self.labels = of
         self.empty_folders = tuple(class_name(name) for name in listing.folders if name not in listing.images_below)
         """First sub-folders without an image."""
@@ -114,6 +112,7 @@ class FolderSource:
         return tuple(told)
 
 
+@runtime_checkable
 class Remarkable(Protocol):
     """A set that knows what is not in it."""
 
@@ -128,9 +127,3 @@ def tell_remarks(source: Remarkable, *, labels_wanted: bool = True) -> None:
     """Warn of what is not in a set, once in this process."""
     for remark in source.remarks(labels_wanted=labels_wanted):
         warn_once(f"{source.name}: {remark}")
-
-
-@cache
-def warn_once(text: str) -> None:
-    """A warning the first time that this process meets its cause."""
-    _log.warning("%s", text)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data.folder import FolderSource
-from byolt.data.folder_listing import some, told_passed_over
+from byolt.data.folder_listing import shown, some, told_passed_over
 from byolt.data.shards import ShardSource, holds_shards, open_folder
 from byolt.data.source import UnreadableImage
 
@@ -207,7 +207,7 @@ def _rgb(values: list[float]) -> tuple[float, float, float]:
 
 
 def _lines(report: CheckReport) -> Iterator[str]:
-    yield f"{report.folder}: {report.images} images"
+    yield f"{shown(report.folder)}: {report.images} images"
     if report.classes is None:
         yield "labels      none" + (f": {report.why_no_labels}" if report.why_no_labels else "")
     else:
@@ -236,6 +236,6 @@ def _ends_first(span: tuple[int, float, int]) -> tuple[int, int, float]:
 
 def _listed(what: str, rows: list[str]) -> Iterator[str]:
     yield f"{what:<11} {len(rows) or 'none'}"
-    yield from (f"  {row}" for row in rows[:SHOWN])
+    yield from (f"  {shown(row)}" for row in rows[:SHOWN])
     if len(rows) > SHOWN:
         yield f"  and {len(rows) - SHOWN} more; --json lists all"

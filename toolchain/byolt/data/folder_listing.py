@@ -1,6 +1,7 @@
 """What lies below a folder: its images, the files that are none, and the classes that its sub-folders say."""
 
 import os
+import re
 import unicodedata
 from array import array
 from collections import Counter
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data.decode import holds_image, readable_suffixes, unreadable_because
+from byolt.data.source import ImageSource
 from byolt_export.errors import InputError
 
 # Files that are never looked into: beside a million images may lie a million of them. Copies of an image under a name
@@ -128,8 +130,9 @@ def suffix_of(name: str) -> str:
 
 
 def shown(name: str | bytes) -> str:
-    """A name of the file system as text that every file and terminal takes: bytes that are no UTF-8 by number."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A name of the file system as one line of text; bytes that are no UTF-8, and control characters, by number."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def class_name(folder: bytes) -> str:
@@ -167,24 +170,26 @@ def classes_by_folder(listing: Listing) -> Classes:
     return Classes(names, _labels(listing, {name: k for k, name in enumerate(names)}))
 
 
-def classes_as(listing: Listing, names: tuple[str, ...], root: Path, theirs: str) -> Classes:
-    """The classes ``names`` of the images ``theirs``, of which some may have no image here.
+def classes_as(listing: Listing, like: ImageSource, root: Path) -> Classes:
+    """The classes of ``like``, of which some may have no image in the folder ``root``.
 
     Raises:
         InputError: An image lies in no sub-folder, or in one of another name.
     """
-    known = {unicodedata.normalize("NFC", name): k for k, name in enumerate(names)}
+    known = {unicodedata.normalize("NFC", name): k for k, name in enumerate(like.classes)}
     if listing.loose:
         raise InputError(
             f"{root} needs one sub-folder per class, but {shown(listing.loose)} lies in none: move it into one, or away"
         )
     odd = [class_name(folder) for folder in listing.images_below if class_name(folder) not in known]
     if odd:
+        empty = set(odd) & set(getattr(like, "empty_folders", ()))
+        why = f"the sub-folder of {some(sorted(empty))} is empty" if empty else "it has no such sub-folder"
         raise InputError(
-            f"{root} holds images of {some(odd)}, but {theirs} has none of that class to learn it from: name its "
-            "sub-folders as there, or move them away"
+            f"{root} holds images of {some(odd)}, but {like.name} has none of that class to learn it from: {why}; name "
+            "the sub-folders alike, or move those images away"
         )
-    return Classes(names, _labels(listing, known))
+    return Classes(like.classes, _labels(listing, known))
 
 
 def _labels(listing: Listing, number: Mapping[str, int]) -> npt.NDArray[np.int64]:

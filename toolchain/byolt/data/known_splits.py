@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from byolt.data.folder import warn_once
 from byolt.data.run_images import Found, RunImages, images_of_run, read_run_images
 from byolt.data.source import Digests, FileImages, ImageSource, Labels, PartOf
 from byolt.data.splits import Sources, Splits, hold_out, open_sources, open_splits, parts_of
+from byolt.log import warn_once
 from byolt.run import Run
 from byolt_export.errors import InputError
 
@@ -76,8 +76,8 @@ def _share_of_run(run: Run, whole: FileImages, learned: Labels, held_out: Labels
     """The run's own parts of a set of which it held out a share."""
     if len(held_out) == 0:
         warn_once(
-            f"{run.path} held out none of the images in {whole.name}: there are no metrics by labels; name others by "
-            "--set data.test_root=DIR"
+            f"{whole.name} holds no image that {run.path} held out, so there are no metrics by labels; put them back, "
+            "or name a folder of images that it did not learn from by --set data.test_root=DIR"
         )
         return Splits(_some_of(whole, learned), None, None)
     return _without_odd_classes(parts_of(whole, learned, held_out, seed))
@@ -139,10 +139,10 @@ def _without_odd_classes(splits: Splits) -> Splits:
 def open_finetune_splits(run: Run, data: "Data", seed: int) -> Splits:
     """Train and test images for a classifier from a labelled folder, which need not be the run's own.
 
-    No test image was learned from, unless all of the folder's were: that is told.
+    No test image was learned from, unless all of the folder's were: that is told. Of one image a class there are none.
 
     Raises:
-        InputError: The folder has no labels, or none is left to test on.
+        InputError: The folder has no labels, or the run learned from all of its test folder.
     """
     sources = open_sources(data)
     if sources.train is None:
@@ -151,16 +151,26 @@ def open_finetune_splits(run: Run, data: "Data", seed: int) -> Splits:
             f"{data.root} has no labels ({why}): put the images of each class into a sub-folder named after it"
         )
     known = read_run_images(run.images_file)
+    whole, test = sources.train, sources.test
+    assert isinstance(whole, FileImages)
+    if test is None and _has_one_image_a_class(whole):
+        warn_once(
+            f"{whole.name} holds one image a class, so none is left to test on: the classifier is trained, and no "
+            "accuracy is known; name test images with --test"
+        )
+        return Splits(whole, whole, None)
     if known is None:
         if run.recipe.data.name in ("folder", "shards", "imagenette"):
             warn_once(f"{run.path} {_NO_LIST}")
         return open_splits(data, seed)
-    whole, test = sources.train, sources.test
-    assert isinstance(whole, FileImages)
     if test is not None:
         assert isinstance(test, FileImages)
         return Splits(whole, whole, _unseen(test, known.find(test, elsewhere=None)))
     return _share_to_finetune(whole, known.find(whole, elsewhere=None), sources, seed)
+
+
+def _has_one_image_a_class(whole: FileImages) -> bool:
+    return whole.labels is not None and len(whole.labels) == len(set(whole.labels.tolist()))
 
 
 def _share_to_finetune(whole: FileImages, found: Found, sources: Sources, seed: int) -> Splits:

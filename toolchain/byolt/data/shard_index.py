@@ -23,7 +23,6 @@ from byolt_export.errors import InputError, first_line
 INDEX = "index.npz"
 _FORMAT = 1
 _MOST_LABEL_BYTES = 32
-_MOST_HEADER_BYTES = 1 << 20  # Of an image: its metadata may come first.
 
 
 @dataclass(frozen=True)
@@ -175,8 +174,8 @@ def _is_image(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
     if by_name is not None:
         return by_name
     file = tar.extractfile(member)
-    assert file is not None
-    return holds_image(io.BytesIO(file.read(_MOST_HEADER_BYTES)))
+    assert isinstance(file, io.BufferedReader)
+    return holds_image(file)
 
 
 def _key(name: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data.decode import Decoded, decode_image, readable_formats, readable_suffixes
-from byolt.data.folder_listing import told_passed_over
+from byolt.data.folder_listing import class_name, shown, told_passed_over
 from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
 from byolt.data.source import Files, Labels, Pixels
@@ -41,7 +41,8 @@ class ShardSource:
         """``mtimes``: when the files were written on this machine, where that is known."""
         readable_formats()  # As in FolderSource.
         self.index, self.files = index, files
-        self.name, self.classes, self.labels = f"shards {files.location}", index.classes, index.labels
+        self.name, self.labels = f"shards {shown(files.location)}", index.labels
+        self.classes = tuple(class_name(os.fsencode(name)) for name in index.classes)
         self.fingerprint = index.fingerprint()
         self.cache_key = hashlib.sha256(f"{self.fingerprint} {mtimes}".encode()).hexdigest()
         self.passed_over = index.passed_over

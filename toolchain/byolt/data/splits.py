@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from byolt.data.folder import FolderSource, tell_remarks, warn_once
+from byolt.data.folder import FolderSource, tell_remarks
 from byolt.data.folder_listing import some
 from byolt.data.shards import ShardSource, holds_shards, open_folder, open_url
 from byolt.data.source import ImageSource, Labels, PartOf
 from byolt.data.subsets import stratified_subset
 from byolt.data.synthetic import TEST_IMAGES, SyntheticSource
+from byolt.log import warn_once
 from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,7 +125,10 @@ def hold_out(whole: ImageSource, test_share: float, seed: int, among: Labels) ->
             "on; give another share, or a folder of test images (data.test_root, or --test of finetune), or learn "
             "without labels with --set data.labels=none"
         )
-    return parts_of(whole, rest, held_out, seed)
+    splits = parts_of(whole, rest, held_out, seed)
+    assert splits.test is not None
+    _tell_absent(splits.test)
+    return splits
 
 
 def parts_of(whole: ImageSource, rest: Labels, held_out: Labels, seed: int) -> Splits:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
 from byolt.data.decode import readable_formats
-from byolt.data.folder import warn_once
 from byolt.data.order import Order, epoch_order, sharded_order
 from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
 from byolt.data.source import DIGEST_BYTES, Digests, FileImages, ImageSource, Labels, Pixels, UnreadableImage
 from byolt.files import read_json
+from byolt.log import warn_once
 from byolt_export.errors import ByoltError, InputError
 from byolt_export.files import replacing, write_whole
 from byolt_export.runtime.resize import to_square

@@ -48,6 +48,9 @@ def export(
 
     A file that is not the same function as the encoder is no error here: ``report.verdict`` says so.
 
+    Of an earlier bundle there, files of other precisions and engines stay where they are of the same encoder; a line of
+    ``on_log`` names what stays, another one what does not.
+
     Args:
         run: A finished run, or its folder.
         classifier: Deliver the fine-tuned classifier.
@@ -95,19 +98,22 @@ def export(
         options=options,
         on_log=say,
     )
+    passed = [
+        file.precision for file in report.files if file.parity.verdict == "passed" and file.precision in precisions
+    ]
+    if order is not None and passed:
+        say(f"building engines with {order[0]}")
+        timings = recipe.data.cache_dir / "timings"
+        add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
     if missing is not None:
-        return Exported(bundle, report, MissingPart(f"{bundle} is complete but for its engines: {missing}"))
-    if order is None or not any(file.parity.verdict == "passed" for file in report.files):
-        return Exported(bundle, report)
-    say(f"building engines with {order[0]}")
-    return Exported(bundle, _with_engines(bundle, order, report, recipe))
+        missing = MissingPart(f"{bundle} is complete but for its engines: {missing}")
+    return Exported(bundle, _with_engines(bundle, report), missing)
 
 
-def _with_engines(bundle: Path, order: tuple[Flavour, tuple[Target, ...]], report: Report, recipe: Recipe) -> Report:
-    """Build the engines of the files that passed; the report with their verdicts."""
-    passed = [file.precision for file in report.files if file.parity.verdict == "passed"]
-    timings = recipe.data.cache_dir / "timings"
-    add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
+def _with_engines(bundle: Path, report: Report) -> Report:
+    """The report and the page with the verdicts of the bundle's engines, new ones and kept ones."""
+    if not read_manifest(bundle).engines:
+        return report
     report = replace(report, files=(*report.files, *verify_engines(bundle)))
     manifest = read_manifest(bundle)
     write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))

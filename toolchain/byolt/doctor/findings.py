@@ -98,6 +98,13 @@ def _tensorrt(machine: MachineFacts) -> list[Finding]:
     return [Finding("TensorRT", words, 'pip install "byolt[rtx]"')]
 
 
+def _has_gpu_wheel(machine: MachineFacts) -> bool:
+    """Whether onnxruntime-gpu has a wheel: for aarch64 since 1.29, for Python 3.11 and later and CUDA 13."""
+    if machine.system == "Linux aarch64":
+        return not _older(machine.python, "3.11") and (machine.driver_cuda or (0, 0)) >= (13, 0)
+    return machine.system == "Linux x86_64"
+
+
 def _rules(machine: MachineFacts) -> list[Rule]:
     """Every rule for this machine; the sentence of one that is kept is not read."""
     packages = machine.packages
@@ -120,7 +127,7 @@ def _rules(machine: MachineFacts) -> list[Rule]:
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
         ),
         (
-            runtime == "onnxruntime" and gpu != "" and machine.system == "Linux x86_64",
+            runtime == "onnxruntime" and gpu != "" and _has_gpu_wheel(machine),
             f"onnxruntime {version} runs on the CPU alone, and {gpu} is here",
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
         ),

@@ -119,7 +119,7 @@ def train_classifiers(
     encoder: nn.Module,
     untrained: nn.Module,
     train: LabelledImages,
-    test: LabelledImages,
+    test: LabelledImages | None,
     recipe: "Recipe",
     share: float,
     *,
@@ -134,7 +134,8 @@ def train_classifiers(
     Args:
         encoder: The learned encoder; its weights are left as they are.
         untrained: The same architecture before learning; left likewise.
-        train, test: Labelled images of the same classes.
+        train, test: Labelled images of the same classes. Without test images nothing is measured, so nothing is trained
+            but the classifier.
         recipe: Its ``finetune`` section is the budget of every training; its seed draws the share, the validation
             split, the data order, the augmentation and scratch's head.
         share: Share of the training labels that is used, stratified by class, in (0, 1].
@@ -149,6 +150,17 @@ def train_classifiers(
     trainer = _Trainer(train.subset(chosen), recipe, pick_device(recipe.machine.device), on_log)
     start, l2 = trainer.probed(encoder)
     finetuned = copy.deepcopy(start)
+    about = {
+        "protocol": PROTOCOL,
+        "train_share": share,
+        "n_train": len(chosen),
+        "train_indices": chosen.tolist(),
+        "seed": recipe.seed,
+        "settings": recipe.finetune.model_dump(),
+    }
+    if test is None:
+        trainer.train(finetuned, "fine-tune")
+        return Finetuned(finetuned, {"against": {}} | about)
     scratch = Classifier.from_scratch(untrained, start.head.in_features, train.classes, recipe.seed)
     trainer.train(finetuned, "fine-tune")
     trainer.train(scratch, "from scratch")
@@ -158,14 +170,6 @@ def train_classifiers(
         trainer.train(beside[name], f"fine-tune from {name}")
     metrics = _tested({"finetuned": finetuned, **beside}, test, recipe)
     metrics["probe"]["l2"] = l2
-    about = {
-        "protocol": PROTOCOL,
-        "train_share": share,
-        "n_train": len(chosen),
-        "train_indices": chosen.tolist(),
-        "seed": recipe.seed,
-        "settings": recipe.finetune.model_dump(),
-    }
     return Finetuned(finetuned, metrics | about)
 
 

@@ -58,15 +58,16 @@ def finetune(
     )
     splits = open_finetune_splits(run, folder, recipe.seed)
     assert splits.train is not None
-    assert splits.test is not None
     others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
-    train, held_out = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
-    names = {"classes": list(train.classes), "data": train.source.name, "test": held_out.source.name}
+    train = evaluation_store(splits.train, recipe)
+    test_images = None if splits.test is None else labelled(evaluation_store(splits.test, recipe))
+    tested_on = "no images" if splits.test is None else splits.test.name
+    names = {"classes": list(train.classes), "data": train.source.name, "test": tested_on}
     results: list[FinetuneMetrics] = []
     with sole_writer(run.path, "fine-tuned"):  # The classifier and its metrics are two files.
         for share in sorted(set(shares)):
             result = finetune_encoder(
-                encoder, labelled(train), labelled(held_out), recipe, share, others=others, on_log=on_log
+                encoder, labelled(train), test_images, recipe, share, others=others, on_log=on_log
             )
             metrics = result.metrics | names
             run.write_metrics(f"finetune-{share:g}", metrics)
@@ -79,7 +80,7 @@ def finetune(
 def finetune_encoder(
     encoder: nn.Module,
     train: LabelledImages,
-    test: LabelledImages,
+    test: LabelledImages | None,
     recipe: Recipe,
     share: float,
     *,

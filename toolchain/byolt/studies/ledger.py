@@ -91,7 +91,7 @@ class Ledger:
         assert set(row) <= set(COLUMNS), set(row) - set(COLUMNS)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
+            with open(self.path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 lock(file)  # Until it is closed.
                 writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
                 if file.tell() == 0:

@@ -68,7 +68,7 @@ def _validation_accuracy(encoder: nn.Module, train: LabelledImages, recipe: Reci
     """Best accuracy of the probe on its validation split of the training images."""
     features, share = embed_store(encoder, train.images, recipe), recipe.evaluation.validation_share
     probe = linear_probe(features, train.labels, classes=train.classes, validation_share=share, seed=recipe.seed)
-    return round(max(probe.validation_accuracies.values()), 5)
+    return round(max(probe.validation_accuracies.values(), default=float("nan")), 5)
 
 
 def _unlabelled_accuracy(classifier: nn.Module, train: LabelledImages, recipe: Recipe) -> float:
@@ -95,7 +95,7 @@ def _frozen(encoder: nn.Module, train: LabelledImages, test: LabelledImages, rec
     )
     tried = [row["accuracy"] for row in metrics["linear"]["validation_accuracies"]]
     return {
-        "validation": round(max(tried), 5),
+        "validation": round(max(tried, default=float("nan")), 5),
         "knn": round(metrics["knn"]["accuracy"], 5),
         "linear": round(metrics["linear"]["accuracy"], 5),
         "n_test": len(test.labels),
