@@ -78,7 +78,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_in_the_systems_words(tmp_pa
     said = str(fault.value)
     assert "enforce fail" not in said
     assert "inline_container" not in said
-    assert re.search(r"could not be written to \S+ \([A-Z][a-z ]+\); make .* and give the command again$", said), said
+    assert re.search(
+        r"could not be written to \S+ \([A-Z][a-z ]+\); see that the folder can be written and give the", said
+    ), said
 
 
 def test_a_damaged_checkpoint_names_the_one_to_take(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
             _keep_as(beside, folder / f"step-{state['step']:08d}.pt")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer.
         cause = _of_the_system(error)
-        closed = cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS) if cause else False
-        mend = "make the folder writable" if closed else "make room"
+        is_full = cause is None or cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        mend = "make room" if is_full else "see that the folder can be written"
         before = f"the one before it is whole: {mend} and go on with --resume {folder.parent}"
         raise ByoltError(
             f"checkpoint of step {state['step']} could not be written to {folder} "
