@@ -85,6 +85,17 @@ def test_a_file_of_other_columns_is_refused(tmp_path: Path) -> None:
         Ledger(tmp_path / "rows.csv").rows()
 
 
+@pytest.mark.parametrize("tail", ["0123abcd,", "0123abcd,p,0.1.0,study,byol,by", "\0\0\0\0"])
+def test_half_a_row_is_told_with_its_line_and_an_empty_file_has_none(tmp_path: Path, tail: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.touch()
+    assert Ledger(path).rows() == {}
+    Ledger(path).append({"run": "a", "protocol": "b", "byolt": "c"})
+    path.write_text(path.read_text() + tail)
+    with pytest.raises(InputError, match=r"rows\.csv:3: half a row; remove that line, and its run is learned again$"):
+        Ledger(path).rows()
+
+
 @pytest.mark.parametrize("name", ["byol", "moco_v2", "mean_teacher"])
 def test_a_run_is_learned_and_measured(tmp_path: Path, name: str) -> None:
     arm = method_arm(recipe_in(tmp_path), name)

@@ -2,10 +2,11 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 
-from byolt_export.errors import ByoltError, MissingPart
+from byolt_export.errors import ByoltError, MissingPart, first_line
 
 # The extra that brings a module, by the name it is imported under.
 _EXTRAS = {
@@ -61,7 +62,7 @@ def as_ours(error: Exception) -> ByoltError | None:
         return _missing(error)
     if is_memory_fault(error):
         where = "the GPU" if "CUDA" in str(error) else "this machine"
-        return ByoltError(f"{where} has too little memory ({_first_line(error)}); {_MEMORY}")
+        return ByoltError(f"{where} has too little memory {_asked_for(error)}; {_MEMORY}")
     if isinstance(error, OSError):
         return ByoltError(f"{error.filename or 'this machine'}: {error.strerror or error}")
     return None
@@ -84,6 +85,22 @@ def is_memory_fault(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _asked_for(error: BaseException) -> str:
+    """`` for the 1.5 GB that it asked for``, where the library says how much; its own words are of no use to a user."""
+    said = str(error)
+    if found := re.search(r"tried to allocate (\d+) bytes", said):
+        return f" for the {int(found[1]) / 1e9:,.1f} GB that it asked for"
+    if found := re.search(r"(?:[Tt]ried|Unable) to allocate ([\d.]+ [KMGTPE]iB)", said):
+        return f" for the {found[1]} that it asked for"
+    return ""
+
+
+def why_not_fetched(error: BaseException) -> str:
+    """Why something did not come over the network, without the wrapping and the number."""
+    reason = getattr(error, "reason", error)  # urllib's own error holds the system's.
+    return str(getattr(reason, "strerror", None) or (reason if isinstance(reason, str) else first_line(reason)))
 
 
 def _first_line(error: Exception) -> str:

@@ -18,13 +18,14 @@ from byolt.environment import command, environment, typed_again
 from byolt.files import append_text, read_json, write_json, write_text
 from byolt.locks import writer
 from byolt.recipe.identity import recipe_hash, result_keys
-from byolt.recipe.load import dump_recipe, load_recipe
+from byolt.recipe.load import RESOLVED, dump_recipe, load_recipe
 from byolt.recipe.schema import Recipe
 from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
+_EXPORT_AGAIN = "export the run again"
 _MEASURED = ("collapse", "encoder", "untrained", "start", "pixels", "colours", "finetune")
 
 
@@ -98,8 +99,8 @@ class Run:
         parts = {
             "learning": self.result,
             **{name: self.metrics(name) for name in _MEASURED},
-            "parity": read_json(self.bundle / "parity.json"),
-            "classifier_parity": read_json(self.classifier_bundle / "parity.json"),
+            "parity": read_json(self.bundle / "parity.json", mend=_EXPORT_AGAIN),
+            "classifier_parity": read_json(self.classifier_bundle / "parity.json", mend=_EXPORT_AGAIN),
         }
         known = {name: part for name, part in parts.items() if part is not None}
         return cast(RunMetrics, {"run": str(self.path)} | known)
@@ -137,7 +138,7 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """What the run was made by and of, as written when it was created."""
-        return read_json(self.path / "environment.json") or {}
+        return read_json(self.path / "environment.json", mend="copy the whole run again") or {}
 
     @property
     def hash(self) -> str:
@@ -158,11 +159,15 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """State and last metrics of a run that ended, or None while it is unfinished."""
-        return read_json(self.path / "result.json")
+        resolved = self.path / RESOLVED
+        mend = f"remove it, and go on with byolt pretrain {resolved} --resume {self.path}, which writes it again"
+        return read_json(self.path / "result.json", needs=("state", "step"), mend=mend)
 
     def metrics(self, name: str) -> dict[str, Any] | None:
         """Metrics of ``evaluation/<name>.json``, or None where they were not measured."""
-        return read_json(self.path / "evaluation" / f"{name}.json")
+        again = "finetune" if name.startswith("finetune") else "evaluate"
+        mend = f"remove it, and make it again with byolt {again} {self.path}"
+        return read_json(self.path / "evaluation" / f"{name}.json", mend=mend)
 
     def write_metrics(self, name: str, metrics: dict[str, Any]) -> None:
         """Keep metrics as ``evaluation/<name>.json``."""
@@ -180,7 +185,7 @@ class Run:
         """Every whole line of ``metrics.jsonl``; a kill or a full disk can leave half a last one.
 
         Raises:
-            InputError: A line before the last is no JSON.
+            InputError: A line before the last is no record.
         """
         path = self.path / "metrics.jsonl"
         if not path.exists():
@@ -288,9 +293,11 @@ def _last_touched(folder: Path) -> float:
 
 def _record(line: str, where: str, *, last: bool) -> dict[str, Any] | None:
     try:
-        record: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError as error:
-        if last:
-            return None
-        raise InputError(f"{where}: {error.msg}; remove that line") from error
-    return record
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if isinstance(record, dict) and isinstance(record.get("step"), int):
+        return record
+    if last:
+        return None
+    raise InputError(f"{where}: half a line, or none that byolt wrote; remove that line")

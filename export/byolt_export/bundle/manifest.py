@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from byolt_export.errors import quoted
+from byolt_export.wording import fault_in_words
 
 CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
 OPSET = 18  # Of fp32 and fp16: the lowest that torch's exporter really writes, and one that TensorRT 8.6 to 11 read.
@@ -223,4 +224,4 @@ def first_fault(error: ValidationError) -> str:
     # Another schema version explains every other fault.
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["loc"] != ("schema_version",))
     where = ".".join(map(str, faults[0]["loc"])) or "the file"
-    return quoted(f"{where}: {faults[0]['msg'].removeprefix('Value error, ')}")
+    return quoted(f"{where}: {fault_in_words(faults[0])}")

@@ -219,5 +219,5 @@ def read_report(folder: Path, manifest: Manifest) -> Report:
         return Report(folder, tuple(map(FileReport.from_json, json.loads(path.read_text("utf-8"))["files"])))
     except ValidationError as error:
         raise InputError(f"{path} does not fit: {first_fault(error)}; export it again") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} does not fit: it lists no files; export it again") from error

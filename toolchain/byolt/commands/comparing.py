@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, SET, print_result, tell, with_sets
+from byolt.commands.options import JSON, PATH, RECIPE, SET, print_result, tell, with_sets
 from byolt.environment import command
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _RESULTS = Path("docs/results")
 RESULTS = click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=_RESULTS,
     show_default=True,
     help="Folder of the CSV, the page and the plot.",

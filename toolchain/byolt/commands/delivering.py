@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import byolt
-from byolt.commands.options import JSON, RUN, RUNS_DIR, SET, FiniteRange, print_result, tell
+from byolt.commands.options import JSON, PATH, RUN, RUNS_DIR, SET, FiniteRange, print_result, tell
 from byolt.environment import command
 from byolt_export.errors import InputError, MissingPart, ParityFault
 
@@ -59,7 +59,7 @@ def export(
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option(
     "--provider", "providers", multiple=True, help="ONNX Runtime's provider.  [default: each that this machine can use]"
 )
@@ -77,7 +77,7 @@ def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command("build-engine")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option(
     "--target",
     "targets",
@@ -88,7 +88,7 @@ def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
 @click.option("--precision", metavar="fp32,fp16,int8", help="Which of the bundle's files.  [default: all]")
 @click.option("--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Which TensorRT, where both are here.")
 @click.option("--workspace-mib", type=click.IntRange(1), default=1024, show_default=True, help="Most scratch memory.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where timings are kept for the next build.")
+@click.option("--cache-dir", type=PATH, help="Where timings are kept for the next build.")
 @click.option(
     "--print-trtexec", is_flag=True, help="Build nothing; print the same build as lines for NVIDIA's trtexec."
 )
@@ -159,7 +159,7 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
     "bundle",
     metavar="[BUNDLE]",
     required=False,
-    type=click.Path(path_type=Path),
+    type=PATH,
     callback=lambda context, _, path: path or byolt.open_run(None, context.meta["runs_dir"]).bundle,
 )
 @RUNS_DIR
@@ -172,11 +172,9 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
     show_default=True,
     help="Timed seconds per candidate and batch size.",
 )
-@click.option(
-    "--run", "run_path", type=click.Path(path_type=Path), help="Run of the PyTorch rows.  [default: BUNDLE's]"
-)
+@click.option("--run", "run_path", type=PATH, help="Run of the PyTorch rows.  [default: BUNDLE's]")
 @click.option("--compile", "compiled", is_flag=True, help="Time PyTorch through torch.compile too.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for bench.json and bench.svg.")
+@click.option("-o", "--output", type=PATH, help="Folder for bench.json and bench.svg.")
 @JSON
 def bench(
     bundle: Path,

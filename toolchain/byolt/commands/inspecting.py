@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, SET, FiniteRange, print_result
+from byolt.commands.options import JSON, PATH, RECIPE, SET, FiniteRange, print_result
 
 
 @click.group()
@@ -48,8 +48,8 @@ def data() -> None:
 
 
 @data.command("check")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--test", "test_path", type=click.Path(path_type=Path), help="Held-out folder to compare with.")
+@click.argument("path", type=PATH)
+@click.option("--test", "test_path", type=PATH, help="Held-out folder to compare with.")
 @JSON
 def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
     """Counts, sizes, modes, mean and std, corrupt files, duplicates, leakage into a test folder."""
@@ -58,8 +58,8 @@ def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
 
 
 @data.command("pack")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
+@click.argument("out", type=PATH)
 @click.option(
     "--shard-mb",
     type=FiniteRange(min=0, min_open=True),

@@ -5,7 +5,19 @@ from pathlib import Path
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, FiniteRange, named, print_result, tell, with_sets
+from byolt.commands.options import (
+    JSON,
+    PATH,
+    RECIPE,
+    RUN,
+    RUNS_DIR,
+    SET,
+    FiniteRange,
+    named,
+    print_result,
+    tell,
+    with_sets,
+)
 from byolt.environment import command
 
 
@@ -15,7 +27,7 @@ from byolt.environment import command
 @click.option(
     "--resume",
     metavar="RUN|auto",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Go on with an unfinished run's folder; auto: with that of this very recipe, if there is one.",
 )
 @click.option("--dry-run", is_flag=True, help="Take a few steps; print images/s, memory and time to finish.")
@@ -44,7 +56,7 @@ def pretrain(
 
 @click.command()
 @RUN
-@click.option("--against", "other", type=click.Path(path_type=Path), help="Evaluate nothing; compare with this run.")
+@click.option("--against", "other", type=PATH, help="Evaluate nothing; compare with this run.")
 @SET
 @RUNS_DIR
 @JSON
@@ -66,8 +78,8 @@ def evaluate(run: "byolt.Run", other: Path | None, overrides: tuple[str, ...], a
 
 @click.command()
 @RUN
-@click.option("--data", "data_root", required=True, type=click.Path(path_type=Path), help="Labelled folder.")
-@click.option("--test", "test_root", type=click.Path(path_type=Path), help="Labelled folder held out.")
+@click.option("--data", "data_root", required=True, type=PATH, help="Labelled folder.")
+@click.option("--test", "test_root", type=PATH, help="Labelled folder held out.")
 @click.option(
     "--labels",
     "shares",
@@ -108,9 +120,9 @@ def finetune(
 
 
 @click.command()
-@click.argument("source", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .npz file to write.")
+@click.argument("source", metavar="RUN|BUNDLE", type=PATH)
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="A .npz file to write.")
 @SET
 @JSON
 def embed(source: Path, folder: Path, output: Path, overrides: tuple[str, ...], as_json: bool) -> None:

@@ -20,11 +20,22 @@ def _keep_runs_dir(context: click.Context, parameter: click.Parameter, path: Pat
     context.meta["runs_dir"] = path
 
 
-_FOLDER = click.Path(path_type=Path)
-RUN = click.argument("run", metavar="[RUN]", required=False, type=_FOLDER, callback=_named_run)
+class UserPath(click.Path):
+    """A path in which a leading ``~`` is the home folder: no shell expands it in ``--data=~/images``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path in full."""
+        try:
+            return super().convert(Path(value).expanduser(), param, ctx)
+        except RuntimeError:
+            self.fail(f"no home folder is known for {value}; write the path in full", param, ctx)
+
+
+PATH = UserPath(path_type=Path)
+RUN = click.argument("run", metavar="[RUN]", required=False, type=PATH, callback=_named_run)
 RUNS_DIR = click.option(  # Read before the others: it says where the latest run lies.
     "--runs-dir",
-    type=_FOLDER,
+    type=PATH,
     default=Path("runs"),
     show_default=True,
     is_eager=True,
@@ -34,7 +45,7 @@ RUNS_DIR = click.option(  # Read before the others: it says where the latest run
 )
 SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-RECIPE = click.argument("recipe_path", metavar="RECIPE", type=click.Path(path_type=Path))
+RECIPE = click.argument("recipe_path", metavar="RECIPE", type=PATH)
 
 
 class FiniteRange(click.FloatRange):

@@ -29,7 +29,10 @@ FINETUNED = {
 
 def delivered_files(run: Run) -> dict[str, dict[str, Any]]:
     """Each file of the run's bundles as its manifest has it, by the bundle's folder and the file's name."""
-    manifests = {bundle.name: read_json(bundle / "manifest.json") for bundle in (run.bundle, run.classifier_bundle)}
+    manifests = {
+        bundle.name: read_json(bundle / "manifest.json", needs=("files", "engines"), mend="export the run again")
+        for bundle in (run.bundle, run.classifier_bundle)
+    }
     return {
         f"{bundle}/{file['name']}": file
         for bundle, manifest in manifests.items()

@@ -18,6 +18,7 @@ from byolt.data.order import Order, epoch_order, sharded_order
 from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
 from byolt.data.source import DIGEST_BYTES, Digests, FileImages, ImageSource, Labels, Pixels, UnreadableImage
+from byolt.files import read_json
 from byolt.log import warn_once
 from byolt_export.errors import ByoltError, InputError
 from byolt_export.files import replacing, write_whole
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT = 4  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
 _WAITING_BYTES = 64e6  # Decoded squares that wait to be written, in order, at a time.
+_DECODE_AGAIN = "remove it and give the command again: the images are decoded once more"
 _log = logging.getLogger("byolt")
 
 
@@ -173,7 +175,8 @@ def open_store(
             write_whole(description, json.dumps(_decode(source, size_px, resize, pixels)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
-    known = json.loads(description.read_text(encoding="utf-8"))
+    known = read_json(description, needs=("unreadable", "content"), mend=_DECODE_AGAIN)
+    assert known is not None  # It was written above, or was there.
     # Keys are the numbers of the unreadable images; JSON makes them strings.
     faults = {int(index): fault for index, fault in known["unreadable"].items()}
     for fault in faults.values():
@@ -266,7 +269,10 @@ def _write_header(file: BinaryIO, images: int, size_px: int) -> None:
 
 
 def _mapped(cache: Path | None) -> Pixels | None:
-    return None if cache is None else np.load(cache, mmap_mode="r")
+    try:
+        return None if cache is None else np.load(cache, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{cache} is damaged; {_DECODE_AGAIN}") from error
 
 
 def _check_room(cache_dir: Path, wanted_bytes: int) -> None:

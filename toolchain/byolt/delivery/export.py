@@ -149,6 +149,6 @@ def bundle_options(recipe: Recipe) -> BundleOptions:
         std=data.std,
         resize=data.resize,
         camera_px=export.camera_px,
-        opt_batch=export.opt_batch,
+        opt_batch=export.tuned_batch,
         max_batch=export.max_batch,
     )

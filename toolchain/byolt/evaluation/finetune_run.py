@@ -116,15 +116,19 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
         InputError: Nothing was fine-tuned.
     """
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
+    line = command("finetune", run.path, "--data", "DIR")
     if not run.classifier_file.exists():
-        line = command("finetune", run.path, "--data", "DIR")
         raise InputError(f"{run.path} has no classifier; make one with: {line}")
-    with safe_open(run.classifier_file, "pt") as opened:
-        classes = tuple(json.loads(opened.metadata()["classes"]))
-    recipe, weights = run.recipe, load_file(run.classifier_file)
+    try:
+        with safe_open(run.classifier_file, "pt") as opened:
+            classes = tuple(json.loads(opened.metadata()["classes"]))
+        weights = load_file(run.classifier_file)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run.classifier_file} is damaged; make it again with: {line}") from error
+    recipe = run.recipe
     encoder, width = build_encoder(
         without_initial_weights(recipe.model), seed=0, image_size_px=recipe.data.image_size_px
     )

@@ -61,18 +61,26 @@ class Ledger:
         """Every row by its key; of two with one key the first.
 
         Raises:
-            InputError: The file has other columns.
+            InputError: The file has other columns, or a row that is cut off.
         """
-        if not self.path.exists():
+        if not self.path.exists() or self.path.stat().st_size == 0:
             return {}
         with open(self.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise InputError(f"{self.path}: its columns are not those of a study; name another --results folder")
             found: dict[Key, Row] = {}
-            for row in reader:
-                found.setdefault(Key(row["run"], row["protocol"], row["byolt"]), row)
+            try:
+                for row in reader:
+                    if len(row) != len(COLUMNS) or None in row.values():
+                        raise self._cut_off(reader.line_num)
+                    found.setdefault(Key(row["run"], row["protocol"], row["byolt"]), row)
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise self._cut_off(reader.line_num + 1) from error
         return found
+
+    def _cut_off(self, line: int) -> InputError:
+        return InputError(f"{self.path}:{line}: half a row; remove that line, and its run is learned again")
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row.

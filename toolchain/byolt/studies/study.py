@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from byolt.environment import environment
+from byolt.recipe.evaluation import SUPERVISED
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
 from byolt.run import run_of
 from byolt.studies.ablations import CAVEAT, ablation_arms
 from byolt.studies.ledger import Key, Ledger, Row, key_of
-from byolt.studies.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
+from byolt.studies.plan import WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
 from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words
 from byolt.studies.runner import (
     OnLog,
@@ -111,14 +112,14 @@ def study(
         InputError: A method is unknown, BYOL is not among them, or the tuning seed is one of the study's.
         ByoltError: A run could not be made; the rows of the others are kept.
     """
-    if "byol" not in methods:
-        raise InputError("--methods: byol is what the others are tested against; name it too")
     numbers = range(recipe.seed, recipe.seed + seeds)
     if recipe.study.tuning_seed in numbers:
         raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
     arms = {name: method_arm(recipe, name) for name in names}
+    if "byol" not in arms:
+        raise InputError("--methods: byol is what the others are tested against; name it too")
     tried = [arm for name in names for arm in tuning_arms(recipe, name)] if tune else []
     check_study([*arms.values(), *tried], Path(results), jobs)
     text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from byolt.cores import usable_cores
 from byolt.data.sampler import Batch
+from byolt.distributed.process_group import all_reduce_max
 from byolt.doctor.threads import told
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
@@ -24,6 +25,7 @@ from byolt.training.prepare import Parts, prepare
 from byolt.training.rate_and_eta import duration
 from byolt.training.threads import step_speeds
 from byolt.working import working
+from byolt_export.errors import TrainingFault
 
 WARMUP_STEPS, STEPS = 4, 20
 _WAITING, _VIEWS = 0.10, 0.25  # Shares of a step above which another setting is worth a try.
@@ -106,6 +108,7 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
 
     Raises:
         InputError: Images, model or batch size do not fit.
+        TrainingFault: A loss, or what a step left of the weights, is not finite.
         ByoltError: A step needs more memory than there is.
     """
     parts = prepare(recipe)
@@ -170,16 +173,28 @@ def _measure_stage(
 
 
 def _take(stepper: Stepper, stream: Iterator[Batch], start: int, steps: int) -> float:
-    """Seconds that ``steps`` steps from ``start`` on took, the device's work included."""
+    """Seconds that ``steps`` steps from ``start`` on took, the device's work included.
+
+    Raises:
+        TrainingFault: A loss is not finite, or the weights are not after them.
+    """
     device = stepper.learner.device
+    finite = torch.ones((), dtype=torch.bool, device=device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started_s = time.monotonic()
     for step in range(start, start + steps):
-        stepper.step(step, next(stream))
+        finite &= torch.isfinite(stepper.step(step, next(stream)).loss)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.monotonic() - started_s
+    elapsed_s = time.monotonic() - started_s
+    loss, weights = all_reduce_max(not bool(finite), not stepper.learner.is_finite())
+    if loss or weights:
+        raise TrainingFault(
+            f"{'the loss is' if loss else 'the weights are'} not finite by step {start + steps}; lower optim.base_lr "
+            f"(now {stepper.recipe.optim.base_lr:g}) or lengthen schedule.warmup_epochs"
+        )
+    return elapsed_s
 
 
 def _shares(events: EventList, elapsed_s: float, device: torch.device) -> dict[str, float]:
