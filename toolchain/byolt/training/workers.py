@@ -132,8 +132,8 @@ def next_batch(batches: Iterator[Any], patience_s: float = _PATIENCE_S) -> Any:
     while (batch := _next(batches)) is _LATE:
         if time.monotonic() >= until_s:
             raise ByoltError(
-                f"no batch came from the workers in {patience_s / 60:,.0f} minutes; look whether the images can be read, "
-                "give --set machine.workers=0, and go on with --resume auto"
+                f"no batch came from the workers in {patience_s / 60:,.0f} minutes; look whether the images can be "
+                "read, give --set machine.workers=0, and go on with --resume auto"
             )
     return batch
 
