@@ -163,7 +163,7 @@ def worker_faults() -> Iterator[None]:
             raise
         said = str(error).strip().splitlines()[0]
         how = said.rpartition(") ")[2].partition(". ")[0].rstrip(" .").removeprefix("is ")
-        how = "ulimit -n allows no more open files" if "ancdata" in said else how
+        how = "ulimit -n allows no more open files" if "ancdata" in str(error) else how
         raise ByoltError(
             f"a worker that reads images was lost ({how}): memory or shared memory ran out, or it was killed; lower "
             "machine.workers or start the container with a larger --shm-size, and go on with --resume auto"
