@@ -1,6 +1,5 @@
 """What the library logs, as the command line shows it."""
 
-import io
 import logging
 import shutil
 import sys
@@ -55,9 +54,3 @@ def show_logs() -> None:
     logger = logging.getLogger("byolt")
     logger.setLevel(logging.INFO)
     logger.addHandler(_HANDLER)
-
-
-def print_any_name() -> None:
-    """Let stdout take a file's name that its encoding has not, as stderr does: by number."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")

@@ -15,7 +15,9 @@ from byolt.preflight import check_recipe
 from byolt.recipe.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.cuda_graph import Stepper, captures
+from byolt.training.loader import is_resident
 from byolt.training.step import Learner, refuse_uneven_norms
+from byolt.training.workers import refuse_little_shared_memory
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,21 @@ def prepare(recipe: Recipe) -> Parts:
 
     Raises:
         InputError: Images, model or batch size do not fit; one sentence says where and what.
+        ByoltError: The machine has too little shared memory for the recipe's workers.
     """
     check_recipe(recipe)
     init_distributed(recipe.machine.device)
     configure_torch(recipe)
+    device = pick_device(recipe.machine.device)
+    if device.type == "cpu":  # Before anything is decoded; on a GPU the decoded set may need no worker.
+        refuse_little_shared_memory(recipe)
     data, optim = recipe.data, recipe.optim
     with local_rank_zero_first():
         splits = open_splits(data, recipe.seed)
         _check_images(splits, recipe)
         store = store_of(splits.learn, data, data.learn_size_px)
+    if device.type == "cuda" and not is_resident(store, recipe, device):
+        refuse_little_shared_memory(recipe)
     sampler = BatchSampler(
         len(store),
         optim.batch_size,
@@ -53,7 +61,6 @@ def prepare(recipe: Recipe) -> Parts:
         parts=optim.accumulate,
         order=store.order,
     )
-    device = pick_device(recipe.machine.device)
     captured = captures(recipe, device)
     learner = Learner(
         recipe,
