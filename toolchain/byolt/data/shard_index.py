@@ -61,7 +61,7 @@ class ShardIndex:
     def write(self, file: BinaryIO) -> None:
         """Write it as ``index.npz``: arrays of numbers and bytes, no pickles."""
         labels = np.full(len(self.shard), -1) if self.labels is None else self.labels
-        over = {} if not self.passed_over else {"passed_over": _as_bytes(list(self.passed_over))}
+        over: dict[str, Any] = {} if not self.passed_over else {"passed_over": _as_bytes(list(self.passed_over))}
         if over:
             over["passed_over_count"] = np.array(list(self.passed_over.values()), np.int64)
         np.savez_compressed(
