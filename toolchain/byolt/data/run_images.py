@@ -177,7 +177,7 @@ def read_run_images(path: Path) -> RunImages | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             columns: dict[str, Any] = {name: stored[name] for name in stored.files}
         files = Files(columns["names"], columns["sizes"], columns["versions"])
         return RunImages(files, columns["digests"], columns["held_out"], columns["elsewhere"])
