@@ -133,8 +133,8 @@ class _Keeper:
 
         The contract stands in those bytes too. Where both bundles hold no file in common, one is written to compare.
         """
-        digests: dict[Precision, str] = {file.precision: file.sha256 for file in self.earlier.files}
-        made: dict[Precision, str] = {file.precision: file.sha256 for file in self.manifest.files}
+        digests: dict[Precision, str] = {file.precision: file.sha256 for file in self.earlier.files if file.is_made}
+        made: dict[Precision, str] = {file.precision: file.sha256 for file in self.manifest.files if file.is_made}
         plain: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
         for precision in plain:
             if precision in digests and precision in made:
