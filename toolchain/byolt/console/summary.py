@@ -7,6 +7,7 @@ import click
 from rich.table import Column
 
 from byolt.console.tables import print_table
+from byolt.evaluation.outcome import outcome_of
 from byolt.files import read_json
 from byolt.run import Run
 
@@ -47,6 +48,8 @@ def print_summary(run: Run, *, next_command: str) -> None:
     if result := run.result:
         measures = f"z-std {result['z_std_ratio']:.2f}, RankMe {result['rankme']:.1f} of {result['features']}"
         click.echo(f"verdict  {result['verdict']}  ({measures})")
+    if outcome := outcome_of(run):
+        click.echo(f"outcome  {outcome.sentence}")
     for name, measures in (run.metrics("collapse") or {}).items():
         click.echo(
             f"frozen   {FEATURES[name]}: RankMe {measures['rankme']:.1f} of "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
+from byolt.evaluation.outcome import outcome_of
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -73,6 +74,9 @@ def export(
         bisect=bisect,
     )
     size_px = recipe.data.image_size_px
+    outcome = outcome_of(run)
+    if outcome is not None and not outcome.good and not classifier:
+        say(f"warning: {run.path}: {outcome.sentence}")
     say("reading images")
     images = gather_proof_images(
         recipe, options.input_of(size_px), calibrated="int8" in precisions, labelled=not classifier

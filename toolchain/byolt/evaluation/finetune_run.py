@@ -30,8 +30,8 @@ def finetune(
 ) -> list[FinetuneMetrics]:
     """Fine-tune on the labelled folder ``data`` with each share of its labels; metrics, the smallest share first.
 
-    Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors`` and
-    ``evaluation/finetune.json``.
+    Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors``,
+    ``evaluation/finetune.json``, and how its BatchNorm statistics were taken.
 
     Args:
         run: A finished run, or its folder.
@@ -67,6 +67,7 @@ def finetune(
         run.write_metrics(f"finetune-{share:g}", metrics)
         results.append(cast(FinetuneMetrics, metrics))
     save_classifier(run, result.classifier, train.classes)
+    run.write_metrics("norm_statistics-classifier", result.statistics)
     run.write_metrics("finetune", metrics)
     return results
 

@@ -15,10 +15,11 @@ from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
 from byolt.data.sampler import Batch
+from byolt.device import peak_bytes
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.loader import batch_stream
-from byolt.training.memory import largest_batch, peak_bytes, within_memory
+from byolt.training.memory import largest_batch, within_memory
 from byolt.training.prepare import Parts, prepare
 from byolt.training.rate_and_eta import duration
 

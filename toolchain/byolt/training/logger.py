@@ -198,6 +198,27 @@ class RunLogger:
             save_checkpoint(self.run.checkpoints, state, keep=self.recipe.machine.keep_checkpoints)
         self.saved_s = time.monotonic()
 
+    def finish(self, step: int, write_encoder: Callable[[], None]) -> None:
+        """Judge the last reading, write the encoder with BatchNorm statistics of the learning images, end the run.
+
+        ``evaluation/norm_statistics.json`` says how they were taken.
+
+        Raises:
+            TrainingFault: A feature is not finite; nothing is written.
+        """
+        finite = True
+        if self.writes:
+            try:
+                with self.evaluator.reestimated(self.learner) as done:
+                    self.evaluator.conclude(self.learner)
+                    write_encoder()
+                self.run.write_metrics("norm_statistics", done)
+                self.end("finished", step)
+            except NonFiniteFeatures:
+                finite = False
+        if not broadcast_object(finite):
+            raise self._not_finite("the encoder's features are", step)
+
     def end(self, state: str, step: int) -> None:
         """Write down that the run has ended and how; the same command again prints it."""
         if self.writes:
