@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import load_file
 from tests.conftest import tiny_recipe
@@ -22,9 +21,7 @@ from byolt.training.step import Learner
 
 
 def learned(folder: Path, every_epochs: int) -> Run:
-    # Warm-up as long as the run but for half an epoch: no reading before the end is judged.
-    schedule = {"epochs": 3, "warmup_epochs": 2.5}
-    return pretrain(recipe_in(folder, schedule=schedule, evaluation={"every_epochs": every_epochs}))
+    return pretrain(recipe_in(folder, evaluation={"every_epochs": every_epochs}))
 
 
 def test_a_run_is_the_same_however_often_it_is_evaluated_and_what_it_delivers_has_new_statistics(
@@ -53,7 +50,6 @@ def test_a_run_is_the_same_however_often_it_is_evaluated_and_what_it_delivers_ha
 
     result, outcome = once.result, outcome_of(once)
     assert result is not None
-    assert [line["verdict"] for line in once.log_records() if "verdict" in line] == ["none"]  # Warm-up, on the way.
     assert result["verdict"] in ("healthy", "dimensional")
     assert outcome is not None
     assert result["beside"]["knn"].keys() == {"encoder", "untrained", "pixels", "colours"}
@@ -82,5 +78,4 @@ def test_statistics_that_lag_or_are_wild_change_no_metric(tmp_path: Path) -> Non
         for name, value in learner.method.state_dict().items():
             assert torch.equal(value, before[name]), name
     assert found[0] == found[1]
-    assert found[1]["rankme"] > 2
-    assert found[1]["rankme"] != pytest.approx(1, abs=0.5)
+    assert found[1]["rankme"] > 2  # With the averages that lag it is 1.

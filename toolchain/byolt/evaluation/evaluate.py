@@ -14,6 +14,7 @@ from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import LabelledImages, embed
 from byolt.evaluation.frozen_collapse import frozen_collapse
+from byolt.evaluation.norm_statistics import warn_of_lag
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.statistics import difference_on_test_set
@@ -47,6 +48,7 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
+    warn_of_lag(run)
     splits = open_splits(recipe.data, recipe.seed)
     encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)

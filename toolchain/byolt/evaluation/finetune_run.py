@@ -11,6 +11,7 @@ from byolt.data import open_splits
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
+from byolt.evaluation.norm_statistics import warn_of_lag
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
@@ -48,6 +49,7 @@ def finetune(
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
     encoder = run.encoder()
+    warn_of_lag(run)
     test_root = None if test is None else Path(test)
     folder = recipe.data.model_copy(
         update={"name": "folder", "root": Path(data), "test_root": test_root, "labels": "auto"}

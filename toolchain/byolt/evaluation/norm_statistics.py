@@ -5,6 +5,7 @@ a fifth of its initial ones after 75 steps, its MnasNet (0.0003) nearly all afte
 (arXiv:2105.07576), sec. 3: "PreciseBN". See decision 0018. Axes: B images of a batch, D channels.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,12 +20,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from byolt.data.subsets import spread
 from byolt.device import peak_bytes
 from byolt.evaluation.features import Images, Rgb, evaluating
+from byolt.run import Run
 from byolt.views import normalise
 
 IMAGES = 2048
 """Images that the statistics are of: all, or so many evenly spread over them."""
 BATCH = 256
 """Images a forward pass at most; the parts are of near-equal size."""
+_log = logging.getLogger("byolt")
 VIEWS = "none: squares of image_size_px, as evaluation and the device see them"
 
 
@@ -125,6 +128,29 @@ def reestimated(
         with torch.no_grad():
             for buffer, before in kept:
                 buffer.copy_(before)
+
+
+def lag(run: Run) -> bool:
+    """Whether a run's encoder was written with the moving averages of learning, as versions before this one did."""
+    from safetensors import SafetensorError, safe_open
+
+    if run.metrics("norm_statistics") is not None:
+        return False
+    try:
+        with safe_open(run.encoder_file, "pt") as weights:
+            return any(name.endswith("running_var") for name in weights.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):  # Whoever loads it says what is wrong with it.
+        return False
+
+
+def warn_of_lag(run: Run) -> None:
+    """A line in the log of what ``lag`` finds."""
+    if lag(run):
+        _log.warning(
+            "%s was learned by an earlier byolt: its encoder has BatchNorm's moving averages, which may lag behind its "
+            "weights; learn it again for statistics of its images",
+            run.path,
+        )
 
 
 def _keeps(module: nn.Module) -> bool:
