@@ -32,7 +32,7 @@ def spread(outputs: Outputs) -> float:
     """
     rows = outputs.astype(np.float64)
     apart = np.linalg.norm(rows - rows.mean(axis=0))
-    return float(apart / max(np.linalg.norm(rows), TINY))
+    return float(apart / np.maximum(np.linalg.norm(rows), TINY))
 
 
 def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:

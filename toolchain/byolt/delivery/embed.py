@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from byolt.data import FolderSource, ImageStore
 from byolt.evaluation.evaluate import embed_store, evaluation_store
+from byolt.evaluation.features import refuse_non_finite
 from byolt.files import write_bytes
 from byolt.recipe.data import Data
 from byolt.recipe.load import Overrides, with_overrides
@@ -73,6 +75,7 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
 
     Raises:
         InputError: Run, folder or an override do not fit, the bundle does not pass, or it holds a classifier.
+        NonFiniteFeatures: An embedding is NaN or infinite.
     """
     if not isinstance(run, Run) and (Path(run) / MANIFEST).is_file():
         recipe, function = _of_bundle(Path(run), overrides)
@@ -85,7 +88,9 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
             return embed_store(encoder, images, recipe).numpy()
 
     images = evaluation_store(FolderSource(Path(folder)), recipe)
-    return Embeddings(function(images), tuple(images.path(i) for i in range(len(images))))
+    vectors = function(images)
+    refuse_non_finite(torch.from_numpy(vectors), f"{folder} by {run.path if isinstance(run, Run) else run}")
+    return Embeddings(vectors, tuple(images.path(i) for i in range(len(images))))
 
 
 def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[ImageStore], Vectors]]:

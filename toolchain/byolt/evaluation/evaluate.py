@@ -45,6 +45,7 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
 
     Raises:
         InputError: The run has no encoder, its images are gone, or an override does not fit.
+        NonFiniteFeatures: The encoder gives NaN or infinity for an image; nothing is written.
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
@@ -53,11 +54,11 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)
-    run.write_metrics(
-        "collapse",
-        {name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()},
-    )
+    collapse = {
+        name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()
+    }
     if splits.train is None or splits.test is None:
+        run.write_metrics("collapse", collapse)
         return run.summary()
     kinds: dict[str, tuple[str, Callable[[ImageStore], Tensor]]] = {
         name: (what, lambda images, encoder=encoder: embed_store(encoder, images, recipe))  # type: ignore[misc]
@@ -71,6 +72,7 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     }
     answers = {name: predicted for name, (_, predicted) in measured.items()}
     measured["encoder"][0]["against"] = _against_others(answers, labelled(test).labels)
+    run.write_metrics("collapse", collapse)
     for name, (metrics, _) in measured.items():
         run.write_metrics(name, metrics)
     write_predictions(run, answers, test)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
 from byolt.evaluation.evaluate import embed_store
-from byolt.evaluation.features import LabelledImages
+from byolt.evaluation.features import LabelledImages, NonFiniteFeatures
 from byolt.evaluation.linear import LinearProbe, linear_probe
 from byolt.evaluation.norm_statistics import reestimate
 from byolt.evaluation.statistics import accuracy_on_test_set, difference_on_test_set
@@ -147,7 +147,7 @@ def train_classifiers(
 
     Raises:
         InputError: too few labels.
-        TrainingFault: the loss is not finite.
+        TrainingFault: the loss is not finite, or a trained classifier's outputs are not.
     """
     chosen = stratified_subset(train.labels, share, recipe.seed)
     trainer = _Trainer(train.subset(chosen), recipe, pick_device(recipe.machine.device), on_log)
@@ -175,13 +175,21 @@ def train_classifiers(
 
 def _tested(classifiers: Mapping[str, Classifier], test: LabelledImages, recipe: "Recipe") -> dict[str, Any]:
     """Accuracy of each on the test images, and ``against``: the fine-tuned one against each other."""
-    answers = {name: embed_store(one, test.images, recipe).argmax(1).numpy() for name, one in classifiers.items()}
+    answers = {name: _answers(name, one, test, recipe) for name, one in classifiers.items()}
     metrics: dict[str, Any] = {name: accuracy_on_test_set(answer, test.labels) for name, answer in answers.items()}
     right = answers.pop("finetuned") == test.labels
     metrics["against"] = {
         name: difference_on_test_set(right, answer == test.labels)._asdict() for name, answer in answers.items()
     }
     return metrics
+
+
+def _answers(name: str, classifier: Classifier, test: LabelledImages, recipe: "Recipe") -> Labels:
+    try:
+        answers: Labels = embed_store(classifier, test.images, recipe).argmax(1).numpy()
+    except NonFiniteFeatures as error:
+        raise NonFiniteFeatures(f"{name}: {error}") from error
+    return answers
 
 
 @dataclass(frozen=True)

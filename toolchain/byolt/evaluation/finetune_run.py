@@ -107,7 +107,7 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     """The run's fine-tuned classifier and the names of its classes.
 
     Raises:
-        InputError: Nothing was fine-tuned.
+        InputError: Nothing was fine-tuned, or the file holds NaN or infinity.
     """
     import torch
     from safetensors import safe_open
@@ -123,4 +123,7 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     )
     classifier = Classifier(encoder, torch.nn.Linear(width, len(classes)))
     classifier.load_state_dict(weights, strict=True)
+    odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
+    if odd is not None:
+        raise InputError(f"{run.classifier_file} holds numbers that are not finite, in {odd}; fine-tune again")
     return classifier.eval(), classes

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from byolt.data.subsets import stratified_subset
+from byolt.evaluation.features import refuse_non_finite
 from byolt_export.errors import InputError
 
 L2_PATH = tuple(10.0**-exponent for exponent in range(7))
@@ -42,7 +43,8 @@ class LinearProbe:
     """Accuracy on the validation split for each l2 tried."""
 
     def predict(self, features: Float[Tensor, "N D"]) -> npt.NDArray[np.int64]:
-        """Class of each row, (N,)."""
+        """Class of each row, (N,); rows with NaN or infinity are refused."""
+        refuse_non_finite(features, "the linear probe's features")
         return F.linear(features, self.weight, self.bias).argmax(1).numpy()
 
 
@@ -68,7 +70,9 @@ def linear_probe(
 
     Raises:
         InputError: too few images to hold any out.
+        NonFiniteFeatures: A feature is NaN or infinite.
     """
+    refuse_non_finite(features, "the linear probe's features")
     held_out = stratified_subset(labels, validation_share, seed)
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
     if len(kept) == 0:

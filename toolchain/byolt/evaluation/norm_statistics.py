@@ -100,7 +100,7 @@ def reestimate(
         for part in parts:
             seen += len(part)
             for module in others:  # A cumulative average, by the module's own formula.
-                module.train().momentum = len(part) / seen
+                setattr(module.train(), "momentum", len(part) / seen)  # noqa: B010 - typed as a tensor.
             network(normalise(torch.from_numpy(images.batch(part)).to(device), mean, std))
         for each in moments:
             each.finish()

@@ -55,7 +55,7 @@ def heading(run: Run, recipe: Recipe, records: Records) -> dict[str, Any]:
         banner.append("Verdict: " + _coloured(verdict) + " \u2013 " + _IN_WORDS[verdict])
     outcome = outcome_of(run)
     if outcome is not None:
-        banner.append(outcome.sentence)
+        banner.append(Markup("{}").format(outcome.sentence))
     return {
         "hash": run.environment.get("hash", run.path.name.rpartition("-")[2]),
         "date": str(run.environment.get("started", "")).replace("T", " ").replace("Z", " UTC"),

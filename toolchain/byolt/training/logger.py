@@ -14,12 +14,13 @@ import torch
 
 from byolt.data.sampler import BatchSampler
 from byolt.distributed.process_group import all_reduce_max, broadcast_object, is_rank_zero
+from byolt.evaluation.features import NonFiniteFeatures
 from byolt.files import write_json
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt.training.checkpoint import save_checkpoint
-from byolt.training.online_eval import NonFiniteFeatures, OnlineEvaluator
+from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.rate_and_eta import Throughput, duration
 from byolt.training.step import Learner, gathered
 from byolt.training.tensorboard import EventWriter

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,6 @@ GALLERY_IMAGES = 10_000
 QUERY_IMAGES = 1_000
 
 Encoding = Callable[[Images], torch.Tensor]
-
-
-class NonFiniteFeatures(Exception):
-    """The encoder gives NaN or infinity for an image."""
 
 
 class OnlineEvaluator:
@@ -153,15 +150,7 @@ class OnlineEvaluator:
 
     def _encoding(self, encoder: nn.Module, device: torch.device) -> Encoding:
         """The features of images by an encoder that lies on ``device``."""
-        data = self.recipe.data
-
-        def features(images: Images) -> torch.Tensor:
-            embedded = embed(encoder, images, mean=data.mean, std=data.std, device=device)
-            if not bool(torch.isfinite(embedded).all()):
-                raise NonFiniteFeatures
-            return embedded
-
-        return features
+        return partial(embed, encoder, mean=self.recipe.data.mean, std=self.recipe.data.std, device=device)
 
     def _right(self, encode: Encoding) -> npt.NDArray[np.bool_]:
         """Which queries the gallery's nearest neighbours answer right."""
