@@ -75,7 +75,7 @@ def test_without_labels_the_verdict_and_the_ranks_are_said(tmp_path: Path, verdi
     outcome = outcome_of(run_with(tmp_path, verdict, rankme={"encoder": 13.6, "untrained": 5.2}))
     assert outcome is not None
     assert outcome.good == good
-    assert "RankMe 13.6, untrained 5.2; without labels no accuracy says how good it is" in outcome.sentence
+    assert "RankMe 13.6, untrained 5.2; without labels nothing more can be told" in outcome.sentence
     assert ("all images fall onto one point" in outcome.sentence) == (verdict == "complete")
 
 

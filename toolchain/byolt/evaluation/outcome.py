@@ -43,7 +43,7 @@ def outcome_of(run: Run) -> Outcome | None:
     ranks = beside.get("rankme")
     told = f"RankMe {ranks['encoder']:.1f}, untrained {ranks['untrained']:.1f}; " if ranks else ""
     healthy = "" if said else "spread and effective rank are above the limits of collapse; "
-    return Outcome("; ".join([*said, f"{healthy}{told}without labels no accuracy says how good it is"]), good=not said)
+    return Outcome("; ".join([*said, f"{healthy}{told}without labels nothing more can be told"]), good=not said)
 
 
 def _compared(accuracies: Mapping[str, float], against: Mapping[str, Any], images: str) -> tuple[str, bool]:
