@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from byolt.views import normalise
@@ -70,7 +70,7 @@ class NonFiniteFeatures(TrainingFault):
     """A network gives NaN or infinity for an image: nothing can be measured by it."""
 
 
-def refuse_non_finite(features: Float32[Tensor, "N D"], what: str) -> None:
+def refuse_non_finite(features: Float[Tensor, "N D"], what: str) -> None:
     """Refuse outputs of which no accuracy, neighbour or embedding would mean anything: argmax of NaN is a class too.
 
     Args:
