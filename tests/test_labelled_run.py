@@ -5,10 +5,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from byolt.evaluation.outcome import outcome_of
+from byolt.run import Run
 from tests.test_command_line import Done, byolt, draw_folder, one_sentence, only_run, write_recipe
+
+
+def metrics_of(run: Path, name: str) -> dict[str, Any]:
+    """One file of a run's ``evaluation`` folder."""
+    found: dict[str, Any] = json.loads((run / "evaluation" / f"{name}.json").read_text())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +35,25 @@ def test_labelled_folder_to_a_proven_classifier(labelled_run: Path) -> None:
     done = byolt("evaluate", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "raw pixels" in done.stdout
+    outcome = outcome_of(Run(run))
+    assert outcome is not None
+    assert f"outcome  {outcome.sentence}" in done.stdout
+    assert "test images" in outcome.sentence
     knn = json.loads((run / "evaluation" / "encoder.json").read_text())["knn"]
     assert knn["n_test"] + knn["n_train"] == 96
     done = byolt("finetune", "--data", folder / "images", "--labels", "0.5", folder=folder)
     assert done.returncode == 0, done.stderr
+    learned = (run / "result.json").read_text()
+    (run / "result.json").write_text(learned.replace('"healthy"', '"dimensional"'))
     done = byolt("export", folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
+    assert f"warning: {run.relative_to(folder)}: few directions carry the representation; " in done.stderr
+    (run / "result.json").write_text(learned)
     done = byolt("export", "--classifier", folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
+    assert "warning" not in done.stderr
+    norms = json.loads((run / "evaluation" / "norm_statistics-classifier.json").read_text())
+    assert norms["images"] == metrics_of(run, "finetune")["n_train"]
     classifier = run / "export-classifier"
     assert f"next     byolt verify {classifier.relative_to(folder)}" in done.stdout
     manifest = json.loads((classifier / "manifest.json").read_text())

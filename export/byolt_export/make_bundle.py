@@ -169,7 +169,16 @@ class _Builder:
         absent = not_applicable(images.golden, pixels)
         controls = {name: None if name in absent else outputs for name, outputs in wrong.items()}
         self.golden = GoldenVectors(images.golden, reference, controls, images.golden_labels)
-        self.gallery = _gallery(images, lambda some: torch_outputs(module, some, **self.how), on_log)
+
+        def outputs_of(some: Images) -> Outputs:
+            outputs = torch_outputs(module, some, **self.how)
+            if not np.isfinite(outputs).all():  # NaN is above no limit: it would pass every gate.
+                raise InputError(
+                    f"{type(module).__name__} gives outputs that are not finite: nothing can be proven of it"
+                )
+            return outputs
+
+        self.gallery = _gallery(images, outputs_of, on_log)
 
     def make_all(self, folder: Path, precisions: Sequence[Precision]) -> list[MadeFile]:
         """Each file, or why it could not be made: one precision's failure never costs the others.

@@ -16,6 +16,7 @@ from tests.reporting.pages import Page
 from byolt.cli import cli
 from byolt.console.summary import CHANCE
 from byolt.evaluation.evaluate import evaluate
+from byolt.evaluation.outcome import outcome_of
 from byolt.files import read_json, write_json
 from byolt.reporting.charts import PALETTE
 from byolt.reporting.embeddings import nearest
@@ -191,6 +192,14 @@ def without_curves(run: Run, folder: Path) -> Run:
     copy = Run(Path(shutil.copytree(run.path, folder / run.path.name)))
     (copy.path / "metrics.jsonl").unlink()
     return copy
+
+
+def test_the_banner_says_what_came_out(labelled: Run, unlabelled: Run) -> None:
+    for run, words in ((labelled, "(kNN on 12 test images: "), (unlabelled, "without labels nothing more can be told")):
+        outcome = outcome_of(run)
+        assert outcome is not None
+        assert words in outcome.sentence
+        assert outcome.sentence in " ".join(page_of(run).text.split())
 
 
 def test_a_collapsed_run_says_so_with_advice(labelled: Run, tmp_path: Path) -> None:

@@ -31,6 +31,16 @@ def relative_l2(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float6
     return error
 
 
+def spread(outputs: Outputs) -> float:
+    """How far the outputs of different images lie apart: root mean square distance from their mean, over their length.
+
+    1 where they share no mean, 0 where all are one point.
+    """
+    rows = outputs.astype(np.float64)
+    apart = np.linalg.norm(rows - rows.mean(axis=0))
+    return float(apart / np.maximum(np.linalg.norm(rows), TINY))
+
+
 def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:
     """How many of the errors (N,) lie in each bin of ``HISTOGRAM_EDGES``, the lower edge in the bin; they sum to N."""
     bins = np.searchsorted(HISTOGRAM_EDGES[1:-1], error, side="right")

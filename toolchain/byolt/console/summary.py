@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from byolt.console.tables import print_table
+from byolt.evaluation.outcome import outcome_of
 from byolt.files import read_json
 from byolt.run import Run
 from byolt_export.errors import visible
@@ -52,6 +53,8 @@ def print_summary(run: Run, *, next_command: str) -> None:
     if result := run.result:
         measures = f"z-std {result['z_std_ratio']:.2f}, RankMe {result['rankme']:.1f} of {result['features']}"
         click.echo(f"verdict  {result['verdict']}  ({measures})")
+    if outcome := outcome_of(run):
+        click.echo(f"outcome  {outcome.sentence}")
     for name, measures in (run.metrics("collapse") or {}).items():
         click.echo(
             f"frozen   {FEATURES[name]}: RankMe {measures['rankme']:.1f} of "

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from byolt.data import FolderSource, ImageStore
 from byolt.data.folder import tell_remarks
 from byolt.data.progress import ImageProgress
 from byolt.environment import command
 from byolt.evaluation.evaluate import embed_store, evaluation_store
+from byolt.evaluation.features import refuse_non_finite
 from byolt.files import write_bytes
 from byolt.preflight import check_machine, refuse_unwritable
 from byolt.recipe.data import Data
@@ -81,6 +83,7 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
 
     Raises:
         InputError: Run, folder or an override do not fit, the bundle does not pass, or it holds a classifier.
+        NonFiniteFeatures: An embedding is NaN or infinite.
     """
     if not isinstance(run, Run) and (Path(run) / MANIFEST).is_file():
         recipe, function = _of_bundle(Path(run), overrides)
@@ -97,7 +100,9 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
         source = FolderSource(Path(folder))
     tell_remarks(source, labels_wanted=False)
     images = evaluation_store(source, recipe)
-    return Embeddings(function(images), tuple(images.path(i) for i in range(len(images))))
+    vectors = function(images)
+    refuse_non_finite(torch.from_numpy(vectors), f"{folder} by {run.path if isinstance(run, Run) else run}")
+    return Embeddings(vectors, tuple(images.path(i) for i in range(len(images))))
 
 
 def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[ImageStore], Vectors]]:

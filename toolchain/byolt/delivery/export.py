@@ -7,6 +7,8 @@ from pathlib import Path
 from byolt.data.known_splits import open_run_splits
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
+from byolt.evaluation.norm_statistics import warn_of_lag
+from byolt.evaluation.outcome import outcome_of
 from byolt.preflight import check_finished, require
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
@@ -82,6 +84,10 @@ def export(
         bisect=bisect,
     )
     size_px = recipe.data.image_size_px
+    warn_of_lag(run)
+    outcome = outcome_of(run)
+    if outcome is not None and not outcome.good and not classifier:
+        say(f"warning: {run.path}: {outcome.sentence}")
     say("reading images")
     images = gather_proof_images(
         recipe,

@@ -16,6 +16,7 @@ from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import LabelledImages, embed
 from byolt.evaluation.frozen_collapse import frozen_collapse
+from byolt.evaluation.norm_statistics import warn_of_lag
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.statistics import difference_on_test_set
@@ -48,20 +49,22 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
 
     Raises:
         InputError: The run has no encoder, its images are gone, or an override does not fit.
+        NonFiniteFeatures: The encoder gives NaN or infinity for an image; nothing is written.
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
     check_finished(run, recipe)
+    warn_of_lag(run)
     splits = open_run_splits(run, recipe)
     encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)
     with working("collapse measures"):
-        measures = {
+        collapse = {
             name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()
         }
-    run.write_metrics("collapse", measures)
     if splits.train is None or splits.test is None:
+        run.write_metrics("collapse", collapse)
         return run.summary()
     kinds: dict[str, tuple[str, Callable[[ImageStore], Tensor]]] = {
         name: (what, lambda images, encoder=encoder: embed_store(encoder, images, recipe))  # type: ignore[misc]
@@ -75,6 +78,7 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     }
     answers = {name: predicted for name, (_, predicted) in measured.items()}
     measured["encoder"][0]["against"] = _against_others(answers, labelled(test).labels)
+    run.write_metrics("collapse", collapse)
     for name, (metrics, _) in measured.items():
         run.write_metrics(name, metrics)
     write_predictions(run, answers, test)

@@ -12,6 +12,7 @@ from byolt.environment import command
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
+from byolt.evaluation.norm_statistics import warn_of_lag
 from byolt.evaluation.statistics import chance_on_test_set
 from byolt.locks import sole_writer
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
@@ -34,8 +35,8 @@ def finetune(
 ) -> list[FinetuneMetrics]:
     """Fine-tune on the labelled folder ``data`` with each share of its labels; metrics, the smallest share first.
 
-    Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors`` and
-    ``evaluation/finetune.json``.
+    Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors``,
+    ``evaluation/finetune.json``, and how its BatchNorm statistics were taken.
 
     Args:
         run: A finished run, or its folder.
@@ -54,6 +55,7 @@ def finetune(
     recipe = with_overrides(run.recipe, overrides)
     check_finished(run, recipe)
     encoder = run.encoder()
+    warn_of_lag(run)
     test_root = None if test is None else Path(test)
     folder = recipe.data.model_copy(
         update={"name": "folder", "root": Path(data), "test_root": test_root, "labels": "auto"}
@@ -76,6 +78,7 @@ def finetune(
             run.write_metrics(f"finetune-{share:g}", metrics)
             results.append(cast(FinetuneMetrics, metrics))
         save_classifier(run, result.classifier, train.classes)
+        run.write_metrics("norm_statistics-classifier", result.statistics)
         run.write_metrics("finetune", metrics)
     return results
 
@@ -113,7 +116,7 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     """The run's fine-tuned classifier and the names of its classes.
 
     Raises:
-        InputError: Nothing was fine-tuned.
+        InputError: Nothing was fine-tuned, or the file holds NaN or infinity.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -134,4 +137,7 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     )
     classifier = Classifier(encoder, torch.nn.Linear(width, len(classes)))
     classifier.load_state_dict(weights, strict=True)
+    odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
+    if odd is not None:
+        raise InputError(f"{run.classifier_file} holds numbers that are not finite, in {odd}; fine-tune again")
     return classifier.eval(), classes

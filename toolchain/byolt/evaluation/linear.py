@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from byolt.data.subsets import stratified_subset
+from byolt.evaluation.features import refuse_non_finite
 
 L2_PATH = tuple(10.0**-exponent for exponent in range(7))
 """Regularisation tried, from 1 to 1e-6: strong first, so that each fit starts near its end."""
@@ -41,7 +42,8 @@ class LinearProbe:
     """Accuracy on the validation split for each l2 tried."""
 
     def predict(self, features: Float[Tensor, "N D"]) -> npt.NDArray[np.int64]:
-        """Class of each row, (N,)."""
+        """Class of each row, (N,); rows with NaN or infinity are refused."""
+        refuse_non_finite(features, "the linear probe's features")
         return F.linear(features, self.weight, self.bias).argmax(1).numpy()
 
 
@@ -65,7 +67,11 @@ def linear_probe(
     Returns:
         The probe fitted on all N images with the l2 of the best validation accuracy, the stronger of equals. With one
         image a class none can be held out: l2 is then the strongest, and there is no validation accuracy.
+
+    Raises:
+        NonFiniteFeatures: A feature is NaN or infinite.
     """
+    refuse_non_finite(features, "the linear probe's features")
     held_out = stratified_subset(labels, validation_share, seed)
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
     accuracies: dict[float, float] = {}

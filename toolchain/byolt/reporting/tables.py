@@ -8,6 +8,7 @@ from markupsafe import Markup
 from byolt.console.summary import CHANCE, FEATURES, FINETUNED, delivered_files, metrics_of_features
 from byolt.data.subsets import spread
 from byolt.evaluation.collapse import Verdict
+from byolt.evaluation.outcome import outcome_of
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import MACHINE, leaves
 from byolt.reporting.page import HtmlTable, Number, number
@@ -52,11 +53,14 @@ def heading(run: Run, recipe: Recipe, records: Records) -> dict[str, Any]:
         banner.append(_coloured(state))
     if verdict:
         banner.append("Verdict: " + _coloured(verdict) + " \u2013 " + _IN_WORDS[verdict])
+    outcome = outcome_of(run)
+    if outcome is not None:
+        banner.append(Markup("{}").format(outcome.sentence))
     return {
         "hash": run.environment.get("hash", run.path.name.rpartition("-")[2]),
         "date": str(run.environment.get("started", "")).replace("T", " ").replace("Z", " UTC"),
         "state": verdict or state,
-        "colour": _colour(verdict or state),
+        "colour": _colour(verdict or state) if outcome is None or outcome.good or verdict != "healthy" else "open",
         "banner": Markup("; ").join(banner),
         "advice": Verdict(verdict).advice if verdict else "",
         "tiles": _tiles(run, recipe, records, last),

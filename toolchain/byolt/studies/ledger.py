@@ -1,7 +1,7 @@
 """The rows of a study: one CSV line per finished run, keyed by what was learned and how it was measured.
 
 A run is the hash of its result keys (seed, tau, views and all) and its images, its protocol the hash of the keys that
-measure, and byolt's version: what differs in any of them is another row.
+measure and of ``PROTOCOL``, and byolt's version: what differs in any of them is another row.
 """
 
 import csv
@@ -24,6 +24,11 @@ COLUMNS = (
 )
 Row = dict[str, str]
 
+PROTOCOL = 2
+"""How runs are measured: with BatchNorm statistics taken anew from learning images; by 1 with the moving averages of
+learning. A study's rows are all of one protocol."""
+PROTOCOLS = {1: "BatchNorm by the moving averages of learning", 2: "BatchNorm statistics taken anew"}
+
 
 class Key(NamedTuple):
     """What a row is found by."""
@@ -33,8 +38,8 @@ class Key(NamedTuple):
     byolt: str
 
 
-def key_of(job: Job, fingerprint: str) -> Key:
-    """The key of a job on images of that fingerprint."""
+def key_of(job: Job, fingerprint: str, protocol: int = PROTOCOL) -> Key:
+    """The key of a job on images of that fingerprint, measured by a protocol of ``PROTOCOLS``."""
     recipe = job.recipe
     measured: dict[str, Any] = {
         "role": job.role,
@@ -42,8 +47,10 @@ def key_of(job: Job, fingerprint: str) -> Key:
     }
     if job.role == "finetune":
         measured |= {"finetune": recipe.finetune.model_dump(mode="json"), "share": recipe.study.labelled_share}
-    protocol = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
-    return Key(run_hash(job.recipe, fingerprint), protocol, __version__)
+    if protocol > 1:  # The hashes of rows that were there stay.
+        measured["protocol"] = protocol
+    digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
+    return Key(run_hash(job.recipe, fingerprint), digest, __version__)
 
 
 def run_hash(recipe: Recipe, fingerprint: str) -> str:

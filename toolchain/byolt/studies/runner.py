@@ -19,7 +19,7 @@ from byolt.evaluation.evaluate import evaluation_store
 from byolt.preflight import check_recipe, check_run_folder, refuse_too_many, refuse_unwritable
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, learned_for_s, run_of
-from byolt.studies.ledger import Key, Ledger, Row, key_of
+from byolt.studies.ledger import PROTOCOL, Key, Ledger, Row, key_of
 from byolt.studies.plan import Arm, Job
 from byolt.training.prepare import prepare
 from byolt.training.signals import StopSignals
@@ -38,7 +38,20 @@ class Answer(NamedTuple):
     fault: str = ""
 
 
-def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: int, on_log: OnLog) -> dict[Key, Row]:
+class RowsMissing(Exception):
+    """Not all rows of a protocol are there, and they are only read."""
+
+
+def complete(
+    jobs: Sequence[Job],
+    fingerprint: str,
+    ledger: Ledger,
+    *,
+    at_once: int,
+    on_log: OnLog,
+    protocol: int = PROTOCOL,
+    only_read: bool = False,
+) -> dict[Key, Row]:
     """The rows of all jobs: those that the ledger has, and the rest learned, measured and appended.
 
     A collapsed run is a result like any other. An unfinished run goes on from its checkpoint.
@@ -49,14 +62,19 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
         ledger: Where rows are kept.
         at_once: Processes.
         on_log: Called with a line for each run.
+        protocol: Of the ledger's rows; those of an earlier one can only be read.
+        only_read: Learn and measure nothing.
 
     Raises:
+        RowsMissing: They are only read, and not all of them are there.
         ByoltError: A run could not be made; the rows of the others are kept.
         Stopped: A signal came; the runs at hand have written their checkpoints.
     """
     rows = ledger.rows()
-    wanted = {key_of(job, fingerprint): job for job in jobs}
+    wanted = {key_of(job, fingerprint, protocol): job for job in jobs}
     missing = {key: job for key, job in wanted.items() if key not in rows}
+    if missing and only_read:
+        raise RowsMissing
     if missing:
         known = len(wanted) - len(missing)
         on_log(f"{len(wanted)} runs, {known} of them known; learning {len(missing)}, {at_once} at once")

@@ -15,12 +15,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from byolt.cores import usable_cores
 from byolt.data.sampler import Batch
+from byolt.device import peak_bytes
 from byolt.distributed.process_group import all_reduce_max
 from byolt.doctor.threads import told
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.loader import batch_stream
-from byolt.training.memory import largest_batch, peak_bytes, within_memory
+from byolt.training.memory import largest_batch, within_memory
 from byolt.training.prepare import Parts, prepare
 from byolt.training.rate_and_eta import duration
 from byolt.training.threads import step_speeds

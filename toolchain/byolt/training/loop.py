@@ -204,9 +204,7 @@ def learn(parts: Parts, logger: RunLogger) -> None:
                     signal.Signals(received),
                 )
             waiting_s = time.monotonic()
-        if is_rank_zero():
-            write_encoder(logger.run, parts)
-        logger.end("finished", step)
+        logger.finish(step, lambda: write_encoder(logger.run, parts))
 
 
 def end_if_collapsed(logger: RunLogger, step: int) -> None:
