@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import byolt as api
+from byolt.locks import sole_writer
 from byolt_export import Encoder
 from byolt_export.errors import InputError
 from tests.studies.test_study import _Inline
@@ -135,6 +136,10 @@ def test_a_run_is_refused_in_the_command_s_sentence_or_returned(session: Session
     assert one_sentence(said, refused.value.exit_code) == str(refused.value)
     with pytest.raises(InputError, match="has no encoder yet: go on with byolt pretrain"):
         api.open_run(tmp_path / run.path.name).encoder()
+    with sole_writer(session.folder / run.path, "fine-tuned"), chdir(session.folder):
+        with pytest.raises(InputError, match="is being fine-tuned now by process"):
+            api.finetune(run, "images")
+        assert api.pretrain(recipe, resume=run.path) == run  # It has ended: nothing is written.
     with pytest.raises(InputError, match=r"images is not a run's folder \(it holds no recipe.resolved.yaml\)"):
         api.pretrain(recipe, resume=session.folder / "images")
     with pytest.raises(InputError, match="recipe gone.yaml not found"):

@@ -82,6 +82,17 @@ def one_sentence(done: Done, code: int) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("words", [("data", "check", "~/images"), ("recipe", "show", "~/tiny.yaml")])
+def test_a_tilde_that_no_shell_expanded_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=3))
+    assert byolt(*words, folder=tmp_path).returncode == 0
+    said = one_sentence(byolt(*words[:-1], "~nobody-here/x", folder=tmp_path), 2)
+    assert said.endswith("no home folder is known for ~nobody-here/x; write the path in full")
+
+
 def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=80))
     done = byolt("pretrain", recipe, folder=tmp_path)

@@ -87,6 +87,9 @@ def test_the_recipe_that_a_run_holds_has_the_runs_hash() -> None:
     ids=["study", "finetune", "tuning", "ablation"],
 )
 def test_a_job_of_the_study_has_the_hashes_of_its_row(arm: Arm, seed: int, role: Role, run: str, protocol: str) -> None:
-    assert key_of(Job(arm.name, arm.with_seed(seed), role), CIFAR10_JPEG)[:2] == (run, protocol)
+    job = Job(arm.name, arm.with_seed(seed), role)
+    assert key_of(job, CIFAR10_JPEG, protocol=1)[:2] == (run, protocol)
+    assert key_of(job, CIFAR10_JPEG).run == run
+    assert key_of(job, CIFAR10_JPEG).protocol != protocol  # Now measured with BatchNorm statistics taken anew.
     row = Ledger(ROOT / "docs" / "results" / "cifar10-study.csv").rows()[Key(run, protocol, "0.1.0")]
     assert (row["arm"], row["role"], row["seed"]) == (arm.name, role, str(seed))

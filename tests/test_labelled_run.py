@@ -5,10 +5,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from byolt.evaluation.outcome import outcome_of
+from byolt.run import Run
 from tests.test_command_line import Done, byolt, draw_folder, one_sentence, only_run, write_recipe
+
+
+def metrics_of(run: Path, name: str) -> dict[str, Any]:
+    """One file of a run's ``evaluation`` folder."""
+    found: dict[str, Any] = json.loads((run / "evaluation" / f"{name}.json").read_text())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +35,25 @@ def test_labelled_folder_to_a_proven_classifier(labelled_run: Path) -> None:
     done = byolt("evaluate", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "raw pixels" in done.stdout
+    outcome = outcome_of(Run(run))
+    assert outcome is not None
+    assert f"outcome  {outcome.sentence}" in done.stdout
+    assert "test images" in outcome.sentence
     knn = json.loads((run / "evaluation" / "encoder.json").read_text())["knn"]
     assert knn["n_test"] + knn["n_train"] == 96
     done = byolt("finetune", "--data", folder / "images", "--labels", "0.5", folder=folder)
     assert done.returncode == 0, done.stderr
+    learned = (run / "result.json").read_text()
+    (run / "result.json").write_text(learned.replace('"healthy"', '"dimensional"'))
     done = byolt("export", folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
+    assert f"warning: {run.relative_to(folder)}: few directions carry the representation; " in done.stderr
+    (run / "result.json").write_text(learned)
     done = byolt("export", "--classifier", folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
+    assert "warning" not in done.stderr
+    norms = json.loads((run / "evaluation" / "norm_statistics-classifier.json").read_text())
+    assert norms["images"] == metrics_of(run, "finetune")["n_train"]
     classifier = run / "export-classifier"
     assert f"next     byolt verify {classifier.relative_to(folder)}" in done.stdout
     manifest = json.loads((classifier / "manifest.json").read_text())
@@ -48,6 +68,7 @@ def test_labelled_folder_to_a_proven_classifier(labelled_run: Path) -> None:
         "recipe.yaml",
         "recipe.resolved.yaml",
         "environment.json",
+        "images.npz",
         "metrics.jsonl",
         "train.log",
         "plots/views.png",
@@ -87,6 +108,54 @@ def test_machine_keys_are_followed_after_learning(labelled_run: Path) -> None:
     assert list(elsewhere.glob("*.npy"))
     done = byolt("evaluate", run, "--set", "evaluation.knn_k=3", "--json", folder=labelled_run)
     assert json.loads(done.stdout)["encoder"]["knn"]["k"] == 3
+
+
+def test_what_was_held_out_stays_held_out(labelled_run: Path, tmp_path: Path) -> None:
+    """One file more would draw another test part, most of it learned from."""
+    run, root = only_run(labelled_run), tmp_path / "images"
+    shutil.copytree(labelled_run / "images", root)
+    kept = run / "images.npz"
+    assert byolt("evaluate", folder=labelled_run).returncode == 0
+    before = (run / "evaluation" / "encoder.json").read_text()
+    more = draw_folder(tmp_path / "more", classes=0, images=1, size_px=22)
+    shutil.copy(more / "0000.png", root / "class-0" / "0000-new.png")
+    elsewhere = ("--set", f"data.root={root}")
+    done = byolt("evaluate", *elsewhere, folder=labelled_run)
+    assert done.returncode == 0, done.stderr
+    assert "is not as it was when the run learned from it: 1 added (files)" in done.stderr
+    now = (run / "evaluation" / "encoder.json").read_text()
+    assert now.replace(f"folder {root}", f"folder {labelled_run / 'images'}") == before
+    for command in (("export", *elsewhere), ("finetune", "--data", root)):
+        assert byolt(*command, folder=labelled_run).returncode == 0
+    tuned = json.loads((run / "evaluation" / "finetune.json").read_text())
+    assert (tuned["finetuned"]["n_test"], tuned["n_train"]) == (json.loads(before)["knn"]["n_test"], 77)
+    aside = kept.rename(tmp_path / kept.name)
+    try:
+        done = byolt("evaluate", folder=labelled_run)
+        assert (done.returncode, done.stderr.count("keeps no list of its images")) == (0, 1)
+    finally:
+        aside.rename(kept)
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_a_classifier_of_one_image_a_class(labelled_run: Path, tmp_path: Path, tested: bool) -> None:
+    for k in range(3):
+        (tmp_path / "few" / f"class-{k}").mkdir(parents=True)
+        shutil.copy(labelled_run / "images" / f"class-{k}" / f"000{k}.png", tmp_path / "few" / f"class-{k}")
+    run = shutil.copytree(only_run(labelled_run), tmp_path / "runs" / "tiny-few")
+    test = ("--test", draw_folder(tmp_path / "test", classes=2, images=8, size_px=18)) if tested else ()
+    done = byolt("finetune", run, "--data", tmp_path / "few", *test, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run / "evaluation" / "finetune.json").read_text())
+    assert (metrics["n_train"], metrics["classes"]) == (3, ["class-0", "class-1", "class-2"])
+    if tested:
+        assert "test has no test images of class-2: the metrics are of the other classes" in done.stderr
+        assert metrics["finetuned"]["n_test"] == 8
+    else:
+        assert "finetuned" not in metrics
+        assert "3 labels, 3 classes; no test images, so no accuracy is known" in done.stdout
+        assert byolt("report", run, "--json", folder=tmp_path).returncode == 0
+    assert (run / "classifier.safetensors").stat().st_size > 0
 
 
 def test_the_next_command_names_the_run_unless_it_is_the_latest(labelled_run: Path, tmp_path: Path) -> None:

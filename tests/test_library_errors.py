@@ -3,10 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from socket import gaierror
+from urllib.error import URLError
 
+import numpy as np
 import pytest
 
-from byolt.library_errors import as_ours
+from byolt.library_errors import as_ours, why_not_fetched
 from tests.test_command_line import byolt, draw_folder, one_sentence, write_recipe
 
 # Runs a command in a process in which the named modules cannot be found.
@@ -66,12 +69,31 @@ def test_memory_that_runs_out_is_one_sentence() -> None:
         torch.empty(2**60, dtype=torch.uint8)
     fault = as_ours(caught.value)
     assert fault is not None
-    assert "this machine has too little memory" in str(fault)
+    # Not `[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: ...`.
+    assert str(fault).startswith(
+        "this machine has too little memory for the 1,152,921,504.6 GB that it asked for; lower "
+    )
+    with pytest.raises(MemoryError) as wide:
+        np.empty(2**59, np.float64)
+    assert str(as_ours(wide.value)).startswith(
+        "this machine has too little memory for the 4.00 EiB that it asked for; "
+    )
+    of_gpu = RuntimeError("CUDA error: out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+    assert str(as_ours(of_gpu)).startswith("the GPU has too little memory for the 2.00 GiB that it asked for; ")
+
+
+def test_why_something_was_not_fetched_is_told_without_its_wrapping() -> None:
+    unknown = URLError(gaierror(-3, "Temporary failure in name resolution"))
+    assert why_not_fetched(unknown) == "Temporary failure in name resolution"
+    assert why_not_fetched(URLError("no host given")) == "no host given"
+    assert why_not_fetched(TimeoutError("The read operation timed out\nmore")) == "The read operation timed out"
 
 
 def test_a_run_beyond_the_machines_memory_ends_with_exit_1(tmp_path: Path) -> None:
     write_recipe(tmp_path, draw_folder(tmp_path / "images", classes=0, images=32))
-    wide = "model.projector={hidden_dim: 10000000000000, out_dim: 8}"  # 640 TB of weights.
-    said = one_sentence(byolt("pretrain", "tiny.yaml", "--set", wide, folder=tmp_path), 1)
+    settings = ["method={name: moco_v2, queue_size: 1000000000}"]  # A queue of 4 PB.
+    settings += [f"model.{head}={{hidden_dim: 8, out_dim: 1000000}}" for head in ("projector", "predictor")]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    said = one_sentence(byolt("pretrain", "tiny.yaml", *flags, folder=tmp_path), 1)
     assert said.startswith("this machine has too little memory")
     assert "take a smaller model" in said

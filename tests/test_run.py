@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from byolt.console.summary import delivered_files
 from byolt.files import write_json
 from byolt.networks.encoders import save_weights
 from byolt.run import Run
@@ -50,6 +51,42 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl:2: .*; remove that line"):
         Run(tmp_path).log_records()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"state": "fin', b"null", b"[1]", b"{}", b"\xff\xfe", b"[" * 9999, b"9" * 9999]
+)
+def test_an_empty_or_cut_file_of_a_run_is_one_sentence_wherever_it_is_read(tmp_path: Path, text: bytes) -> None:
+    run = Run(tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "export").mkdir()
+    for name, read in {
+        "result.json": lambda: run.result,
+        "environment.json": lambda: run.hash,
+        "evaluation/collapse.json": run.summary,
+        "export/manifest.json": lambda: delivered_files(run),
+    }.items():
+        (tmp_path / name).write_bytes(text)
+        if text == b"{}" and name.startswith("evaluation"):
+            assert run.metrics("collapse") == {}
+            continue
+        with pytest.raises(InputError) as fault:
+            read()
+        said = str(fault.value)
+        assert said.startswith(f"{tmp_path / name} "), said
+        assert any(words in said for words in ("is damaged; ", "is empty; ", "does not name the run's hash; ")), said
+        assert "\n" not in said
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("line", ["5", "null", "[1]", "{}", '{"step": "x"}', "\0\0\0", "[" * 9999])
+def test_a_line_that_is_no_record_is_named_and_at_the_end_dropped(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(f'{{"step": 1}}\n{line}\n')
+    assert Run(tmp_path).log_records() == [{"step": 1}]
+    file.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl:2: half a line, or none that byolt wrote; remove that line$"):
+        Run(tmp_path).forget_after(1)
 
 
 def test_a_result_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:

@@ -6,19 +6,29 @@ ByoltError            exit 1   a machine fault: disk, memory
 |-- TrainingFault     exit 3   collapse, or a loss that is not finite
 |-- ParityFault       exit 4   an export that does not compute what the model computes
 |-- MissingPart       exit 5   an optional part is not installed; the message holds the install line
-`-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
+`-- Stopped           exit 130, 143, 129   Ctrl-C, SIGTERM or SIGHUP, after the checkpoint was written
 """
 
+import errno
 import re
+import unicodedata
 from pathlib import Path
 
+# Control characters, marks that turn the text beside them round, half characters, and what has no meaning yet.
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _TERMINAL = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07?|.)")
 
 
 class ByoltError(Exception):
-    """A fault that ends the command with one sentence on stderr and an exit code, never a traceback."""
+    """A fault that ends the command with one sentence on stderr and an exit code, never a traceback.
+
+    A sentence may quote somebody else's file: as a text it moves no terminal's cursor.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class EngineFault(ByoltError):
@@ -26,9 +36,22 @@ class EngineFault(ByoltError):
 
 
 def not_written(path: Path, error: Exception) -> ByoltError:
-    """The fault of a file that could not be written: the system's own words without its number."""
+    """The fault of a file that could not be written: the system's own words without its number, and the way out."""
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ByoltError(
+            f"{path} could not be written ({why}); take a folder that may be written: --set machine.runs_dir=DIR keeps "
+            "new runs there, and a run that is there already can be copied"
+        )
     return ByoltError(f"{path} could not be written ({why}); make room, and give the command again")
+
+
+def visible(text: str, keep: str = "\n") -> str:
+    """Text in which characters that cannot be seen, or act on a terminal, are spelled out; those of ``keep`` stay."""
+    return "".join(
+        char.encode("unicode_escape").decode() if char not in keep and unicodedata.category(char) in _HIDDEN else char
+        for char in text
+    )
 
 
 def quoted(text: str, limit: int = 300) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,19 @@ def replacing(path: Path) -> Iterator[Path]:
     """The name of a file beside ``path`` to write, which takes its place when the block ends without an error.
 
     An error, or a signal that raises, leaves what ``path`` held before and nothing beside it. Two processes that write
-    the same path write two files, and the later rename wins.
+    the same path write two files, and the later rename wins. The file has the mode that the umask gives a new one,
+    whatever the library that wrote it would have: safetensors closes its files to everybody else.
 
     Args:
         path: What to write; its folder must exist.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        beside.touch()
+        mode = stat.S_IMODE(beside.stat().st_mode)
         yield beside
+        if stat.S_IMODE(beside.stat().st_mode) != mode:
+            beside.chmod(mode)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

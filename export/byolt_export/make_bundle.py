@@ -3,10 +3,7 @@
 Axes: B batch, N images, H W pixels, D output features.
 """
 
-import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,27 +11,24 @@ import numpy as np
 from pydantic import ValidationError
 
 from byolt_export.arrays import Frames, Images, Maps, Outputs
-from byolt_export.bundle.folder import FILES, GOLDEN, PAGE, PARITY, staged, write_manifest
-from byolt_export.bundle.golden import GoldenVectors, count_with_maps, not_applicable, write_golden
+from byolt_export.bundle.folder import FILES, staged
+from byolt_export.bundle.golden import GoldenVectors, count_with_maps, not_applicable
 from byolt_export.bundle.manifest import (
     CONTRACT_KEY,
     Calibration,
     Contract,
     Features,
-    Golden,
     Input,
-    Manifest,
-    Onnx,
     Output,
     Precision,
     first_fault,
 )
-from byolt_export.errors import InputError
-from byolt_export.files import dump_json, sha256
+from byolt_export.earlier import Judges, keep_earlier
+from byolt_export.errors import ByoltError, InputError, MissingPart, Stopped
+from byolt_export.made_files import MadeFile, reason_of, write_bundle
 from byolt_export.options import BundleOptions
 from byolt_export.proof.bisect import bisect
 from byolt_export.proof.images import ProofImages, check_images, choose_images
-from byolt_export.proof.page import write_page
 from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.task import Gallery
 from byolt_export.proof.verify import judge_export
@@ -66,7 +60,8 @@ def build_bundle(
 
     Args:
         module: Maps normalised images (B, 3, S, S) to an embedding (B, D), or with ``classes`` to logits.
-        out_dir: The bundle's folder; an earlier bundle there is replaced.
+        out_dir: The bundle's folder. Of an earlier bundle there, files of other precisions and engines are kept where
+            they are of the same encoder, see ``keep_earlier``; the rest is replaced.
         images: What the bundle is proven on: uint8 frames of any size, of which ``choose_images`` makes disjoint sets,
             or the sets themselves. Some of them travel in the bundle.
         size_px: S.
@@ -91,10 +86,12 @@ def build_bundle(
         raise InputError("int8 needs calibration images, which are none of those that it is measured on")
     builder = _Builder(module, pixels, images, classes, options, on_log)
     with staged(Path(out_dir)) as folder:
-        made = [builder.make(folder, name) for name in precisions]
+        made = builder.make_all(folder, precisions)
         report = Report(Path(out_dir), tuple(each.report for each in made))
-        builder.write(folder, made, report)
-    return report
+        run = builder.options.run
+        write_bundle(folder, made, report, builder.contract, builder.golden, kind=images.golden_kind, run=run)
+        judges = Judges(builder.golden, builder.gallery, builder.export, run)
+        return keep_earlier(Path(out_dir), folder, report, judges, on_log)
 
 
 def _check_precisions(precisions: Sequence[str]) -> tuple[Precision, ...]:
@@ -104,16 +101,6 @@ def _check_precisions(precisions: Sequence[str]) -> tuple[Precision, ...]:
     if not asked:
         raise InputError(f"no precision is named: ask for {', '.join(FILES)}")
     return tuple(name for name in get_args(Precision) if name in asked)
-
-
-@dataclass(frozen=True)
-class _MadeFile:
-    """One ONNX file in the staged folder, with how it was judged."""
-
-    report: FileReport
-    opset: int
-    shares: dict[Precision, float]
-    calibration: Calibration | None
 
 
 class _Builder:
@@ -152,9 +139,43 @@ class _Builder:
         absent = not_applicable(images.golden, pixels)
         controls = {name: None if name in absent else outputs for name, outputs in wrong.items()}
         self.golden = GoldenVectors(images.golden, reference, controls, images.golden_labels, maps)
-        self.gallery = _gallery(images, lambda some: torch_outputs(module, some, **self.how), on_log)
 
-    def make(self, folder: Path, precision: Precision) -> _MadeFile:
+        def outputs_of(some: Images) -> Outputs:
+            outputs = torch_outputs(module, some, **self.how)
+            if not np.isfinite(outputs).all():  # NaN is above no limit: it would pass every gate.
+                raise InputError(f"{name_of(module)} gives outputs that are not finite: nothing can be proven of it")
+            return outputs
+
+        self.gallery = _gallery(images, outputs_of, on_log)
+
+    def make_all(self, folder: Path, precisions: Sequence[Precision]) -> list[MadeFile]:
+        """Each file, or why it could not be made: one precision's failure never costs the others.
+
+        Raises:
+            InputError: None could be made.
+            ByoltError: The machine's fault: memory, disk, or an optional part that is not installed.
+        """
+        made = [self._made_or_why(folder, precision) for precision in precisions]
+        errors = [error for error in made if isinstance(error, Exception)]
+        if len(errors) == len(made):
+            raise errors[0] if isinstance(errors[0], ByoltError) else InputError(reason_of(errors[0])) from errors[0]
+        return [
+            MadeFile.failed(precision, each) if isinstance(each, Exception) else each
+            for precision, each in zip(precisions, made, strict=True)
+        ]
+
+    def _made_or_why(self, folder: Path, precision: Precision) -> MadeFile | Exception:
+        """One file, or why there is none: whatever torch, ONNX, ONNX Runtime or NumPy say of a module's own graph."""
+        try:
+            return self.make(folder, precision)
+        except (OSError, MemoryError, MissingPart, Stopped):
+            raise
+        except Exception as error:  # noqa: BLE001  # It is told, and becomes a verdict or is raised.
+            self.on_log(f"{FILES[precision]}: it could not be made: {reason_of(error)}")
+            (folder / FILES[precision]).unlink(missing_ok=True)
+            return error
+
+    def make(self, folder: Path, precision: Precision) -> MadeFile:
         """Export one file into the folder, and judge it."""
         import onnx
 
@@ -163,7 +184,7 @@ class _Builder:
         if precision == "int8":
             calibration = self._quantize(path)
         else:
-            self._export(path, precision)
+            self.export(path, precision)
         self.on_log(f"{path.name}: proving")
         model = onnx.load(path)
         (opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -176,9 +197,9 @@ class _Builder:
             shown = self.images.golden[:_BISECTED]
             tensors = torch_tensors(self.module, shown, pixels=self.contract.input)
             found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
-        return _MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration)
+        return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration)
 
-    def _export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
+    def export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
         from byolt_export.onnx.export import export_onnx
 
         metadata = {**self.options.properties(), CONTRACT_KEY: self.contract.model_dump_json()}
@@ -190,44 +211,13 @@ class _Builder:
         half = path.with_name(FILES["fp16"])
         borrowed = not half.exists()
         if borrowed:
-            self._export(half, "fp16")
+            self.export(half, "fp16")
         assert self.images.calibration is not None
         try:
             return quantize(half, path, images=self.images.calibration, source=self.images.calibration_source)
         finally:
             if borrowed:
                 half.unlink()
-
-    def write(self, folder: Path, made: Sequence[_MadeFile], report: Report) -> None:
-        """All but the ONNX files, which lie there already; the manifest holds the digests of all but the page."""
-        write_golden(folder / GOLDEN, self.golden)
-        (folder / PARITY).write_bytes(dump_json(report.to_json()))
-        files = tuple(
-            Onnx(
-                name=each.report.name,
-                precision=each.report.precision,
-                opset=each.opset,
-                sha256=sha256(folder / each.report.name),
-                verdict=each.report.parity.verdict,
-                reason="; ".join(each.report.parity.reasons),
-                gates=asdict(each.report.parity.gates),
-                calibration=each.calibration,
-                shares=each.shares,
-            )
-            for each in made
-        )
-        tools = {name: version(name) for name in ("numpy", "onnx", "onnxscript", "torch")}
-        kind, count = self.images.golden_kind, len(self.golden.images)
-        manifest = Manifest(
-            schema_version=2,
-            contract=self.contract,
-            files=files,
-            golden=Golden(kind=kind, images=count, sha256=sha256(folder / GOLDEN)),
-            parity_sha256=sha256(folder / PARITY),
-            tools=tools | {"onnxruntime": runtime_version(), "python": platform.python_version()},
-        )
-        write_manifest(folder, manifest)
-        write_page(folder / PAGE, report, manifest, self.golden)
 
 
 def _output(options: BundleOptions, classes: Sequence[str], dim: int, maps: Maps) -> Output:

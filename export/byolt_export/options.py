@@ -22,6 +22,7 @@ class BundleOptions:
         max_batch: Largest batch that the files are stated and proven for.
         normalize: Divide the embedding by its norm inside the graph.
         recipe_hash: Which training the module comes from, for the manifest.
+        run: Name of that training, for the page that is signed.
         metadata: Further properties of the ONNX files: text or numbers.
         bisect: Compare the tensors on the way too, and name the first node whose error jumps.
         output: ``features`` delivers what the module gives as it is: a map (B, C, H, W), tokens (B, tokens, C), or
@@ -36,6 +37,7 @@ class BundleOptions:
     max_batch: int = 64
     normalize: bool = False
     recipe_hash: str = ""
+    run: str = ""
     metadata: Mapping[str, str | float] = field(default_factory=dict)
     bisect: bool = False
     output: Literal["embedding", "features"] = "embedding"

@@ -49,7 +49,7 @@ hostile_documents: list[Document] = [
     _told(lambda text: text.rstrip()[:-1] + b',"a":1e999999999}'),
     _told(lambda text: text.rstrip()[:-1] + b',"a":' + b"9" * 10_000 + b"}"),
     _told(lambda text: text.rstrip()[:-1] + b',"a":0x10}'),
-    _quiet(lambda text: b"\xef\xbb\xbf" + text),
+    _told(lambda text: b"\xef\xbb\xbf" + text),
     _quiet(lambda text: b" " * 100_000 + text),
     _quiet(lambda text: b"{" + text.rstrip()[1:-1] + b"," + text.strip()[1:-1] + b"}"),  # Every key twice.
 ]

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tests.cpp.conftest import ROOT, Bundles
 
 from byolt_export.bundle.folder import GOLDEN, read_manifest, write_manifest
+from byolt_export.bundle.manifest import NOT_MADE
 from byolt_export.files import sha256
 from byolt_export.proof.verify import verify_bundle
 from byolt_export.runtime.resize import to_square
@@ -157,6 +158,41 @@ def test_what_fails_in_python_fails_in_words_and_code(builds: Path, bundles: Bun
     assert expected.verdict == "failed"
     assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
     assert failed.stderr.decode() == f"{bundle}: parity failed: {expected.reason}\n"
+
+
+def test_short_outputs_are_measured_as_python_does(builds: Path, bundles: Bundles, tmp_path: Path) -> None:
+    # Shorter than the median, or nearer to the mean: both divisors have their floors, over filled-up rows too.
+    bundle = Path(shutil.copytree(bundles.classes, tmp_path / "bundle"))
+    golden = load_file(bundle / GOLDEN)
+    reference = golden["outputs.reference"]
+    reference[3] *= 1e-3
+    reference[::4] = reference.mean(axis=0) + 1e-4 * reference[::4]
+    save_file(golden, bundle / GOLDEN)
+    manifest = read_manifest(bundle)
+    sealed = manifest.golden.model_copy(update={"sha256": sha256(bundle / GOLDEN)})
+    write_manifest(bundle, manifest.model_copy(update={"golden": sealed}))
+    words = ("--json", "--provider", "CPU", "--threads", "1")
+    failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
+    expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
+    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+
+
+def test_a_file_that_could_not_be_made_is_told_and_the_others_run(
+    builds: Path, bundles: Bundles, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    manifest = read_manifest(bundle)
+    *others, int8 = manifest.files
+    absent = int8.model_copy(update={"sha256": NOT_MADE, "verdict": "failed", "reason": "no layer fits", "shares": {}})
+    write_manifest(bundle, manifest.model_copy(update={"files": (*others, absent)}))
+    (bundle / int8.name).unlink()
+    words = ("--json", "--provider", "CPU", "--threads", "1")
+    failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
+    expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
+    assert expected.reason == "encoder.int8.onnx (CPUExecutionProvider): failed when it was made (no layer fits)"
+    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    refused = run(builds / "plain/programs/byolt-bench", bundle, "--runtime", "cpu", "--precision", "int8", code=5)
+    assert b"encoder.int8.onnx could not be made (no layer fits)" in refused.stderr
 
 
 def test_a_file_named_for_another_precision_is_refused_in_pythons_words(

@@ -1,5 +1,6 @@
 """The C++ lines of docs/cpp.md, and the examples, on files and frames."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -95,6 +96,10 @@ def test_the_guides_program_in_doubt(embed: Path, bundles: Bundles, tmp_path: Pa
     assert b"cannot be read: name a JPEG" in run(embed, bundles.embedding, tmp_path / "none.png", code=2).stderr
     assert b"cannot be read as JPEG or PNG" in run(embed, bundles.embedding, tmp_path / "text.png", code=2).stderr
     assert b"holds no bundle" in run(embed, tmp_path, tmp_path / "text.png", code=2).stderr
+    os.mkfifo(tmp_path / "pipe.png")  # Nobody writes into it.
+    for name, why in {".": "Is a directory", "pipe.png": "it is no plain file"}.items():
+        refused = run(embed, bundles.embedding, tmp_path / name, code=2, timeout=60).stderr.decode()
+        assert refused == f"{tmp_path / name} cannot be read: name a JPEG or PNG file ({why})\n"
 
 
 def test_installed_programs_find_their_libraries(embed: Path, bundles: Bundles) -> None:
@@ -112,6 +117,23 @@ def test_a_folder_is_classified_and_embedded(builds: Path, bundles: Bundles, tmp
     found = np.array([row[1:] for row in rows], dtype=np.float64)
     want = np.stack([outputs_of(bundles.embedding, pixels) for pixels in photos])
     np.testing.assert_allclose(found, want, rtol=SAME, atol=SAME)
+
+
+def test_a_row_is_a_line_whatever_a_file_is_called(builds: Path, bundles: Bundles, tmp_path: Path) -> None:
+    """Of a newline, a quote, a tab, an escape and line ends that only some readers know; a folder is no picture."""
+    names = ["a\nb.png", 'c"d,e.png', "f\tg.png", "h\x1b[2J.png", "i\\n.png", "j\x85\u2028k.png", "lä€.png"]
+    shown = [r"a\nb", r"c\"d,e", r"f\tg", r"h\x1b[2J", r"i\\n", r"j\xc2\x85\xe2\x80\xa8k", "lä€"]
+    for name in names:
+        Image.fromarray(photo(1, (50, 40))).save(tmp_path / name)
+    (tmp_path / "m.png").mkdir()
+    os.mkfifo(tmp_path / "n.jpg")
+    expected = [f"{tmp_path}/{name}.png" for name in shown]
+    rows = rows_of(run(builds / "plain/examples/byolt-example-folder", bundles.classes, tmp_path, timeout=60).stdout)
+    assert rows == [[name, class_of(bundles.classes, photo(1, (50, 40)))] for name in expected]
+    words = (bundles.embedding, tmp_path, tmp_path / names[0])
+    rows = rows_of(run(builds / "plain/examples/byolt-example-search", *words, timeout=60).stdout)
+    assert len(rows) == 5
+    assert {name for _, name in rows} <= set(expected)
 
 
 def test_a_gallery_is_searched(builds: Path, bundles: Bundles, tmp_path: Path) -> None:

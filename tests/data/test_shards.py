@@ -212,9 +212,16 @@ def test_a_test_root_of_shards_or_images_is_the_test_split(shards: Path, tmp_pat
         test = open_splits(Data.model_validate(keys | {"test_root": test_root}), seed=0).test
         assert test is not None
         assert (len(test), test.classes) == (6, splits.learn.classes)
-    test_root = image_folder(tmp_path / "two", 6, classes=2)
-    with pytest.raises(InputError, match="must hold the same classes as shards .*; only one of them has: class 2"):
-        open_splits(Data.model_validate(keys | {"test_root": test_root}), seed=0)
+    pack(image_folder(tmp_path / "two", 6, classes=2), tmp_path / "fewer", SHARD_BYTES)
+    for test_root in (tmp_path / "two", tmp_path / "fewer"):
+        fewer = open_splits(Data.model_validate(keys | {"test_root": test_root}), seed=0).test
+        assert fewer is not None
+        assert fewer.labels is not None
+        assert (fewer.classes, fewer.labels.max()) == (splits.learn.classes, 1)
+    pack(image_folder(tmp_path / "four", 8, classes=4), tmp_path / "more", SHARD_BYTES)
+    for test_root in (tmp_path / "four", tmp_path / "more"):
+        with pytest.raises(InputError, match="holds images of class 3, but shards .* none of that class to learn it"):
+            open_splits(Data.model_validate(keys | {"test_root": test_root}), seed=0)
     with pytest.raises(InputError, match="is data.root; name separate folders"):
         open_splits(Data.model_validate(keys | {"test_root": shards}), seed=0)
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +93,8 @@ def test_a_test_root_is_the_test_split(tmp_path: Path) -> None:
         (
             {"good": 3, "crack": 2},
             {"good": 1, "dent": 2},
-            "must hold the same sub-folders.*only one of them has: crack, dent",
+            "test holds images of dent, but folder .*train has none of that class to learn it from",
         ),
-        ({"good": 3, "crack": 2}, {"good": 1}, "must hold the same sub-folders"),
         ({"good": 3}, {"good": 1, "crack": 2}, "goes with labels, but .*train has no sub-folder per class"),
     ],
 )
@@ -104,6 +104,61 @@ def test_a_test_root_of_other_classes_is_refused(
     data = section(folder(tmp_path / "train", **train), test_root=folder(tmp_path / "test", **test))
     with pytest.raises(InputError, match=fault):
         open_splits(data, seed=0)
+
+
+def test_a_class_may_have_no_test_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = folder(tmp_path / "train", ant=2, bee=2, cat=2)
+    for name, held_out in {"empty": {"bee": 2, "cat": 0}, "absent": {"bee": 2}, "two": {"ant": 1, "cat": 1}}.items():
+        test = open_splits(section(train, test_root=folder(tmp_path / name, **held_out)), seed=0).test
+        assert test is not None
+        assert test.labels is not None
+        assert test.classes == ("ant", "bee", "cat")
+        assert [test.classes[k] for k in test.labels] == [Path(path).parent.name for path in names(test)]
+    for name, absent in {"empty": "ant, cat", "absent": "ant, cat", "two": "bee"}.items():
+        assert f"{name} has no test images of {absent}: the metrics are of the other classes" in caplog.text
+    assert f"folder {tmp_path}/empty: no images in the sub-folders cat" in caplog.text
+
+
+def test_a_class_of_one_image_has_no_test_image_and_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_splits(section(folder(tmp_path / "parts", good=10, odd=1)), seed=0)
+    assert "test part of seed 0 has no test images of odd: the metrics are of the other classes" in caplog.text
+
+
+def test_a_class_that_is_only_tested_says_which_folder_is_empty(tmp_path: Path) -> None:
+    train = folder(tmp_path / "train", ant=2, bee=2, cat=0)
+    test = folder(tmp_path / "test", ant=1, cat=1)
+    with pytest.raises(InputError, match="test holds images of cat, but .*: the sub-folder of cat is empty; name"):
+        open_splits(section(train, test_root=test), seed=0)
+
+
+def test_a_stray_image_in_a_test_folder_is_named(tmp_path: Path) -> None:
+    train, test = folder(tmp_path / "train", ant=2, bee=2), folder(tmp_path / "test", ant=1, bee=1)
+    Image.new("RGB", (8, 8)).save(test / "cover.jpg")
+    with pytest.raises(InputError, match="test needs one sub-folder per class, but cover.jpg lies in none"):
+        open_splits(section(train, test_root=test), seed=0)
+
+
+def test_an_accent_may_be_a_letter_of_its_own(tmp_path: Path) -> None:
+    """As macOS writes names (NFD), against those of Linux and Windows (NFC); in Hangul too."""
+    whole, apart = ("caf\u00e9", "\ud55c", "z"), ("cafe\u0301", "\u1112\u1161\u11ab", "z")
+    for ours, theirs in ((whole, apart), (apart, whole)):
+        train = folder(tmp_path / "train", **dict.fromkeys(ours, 2))
+        test = folder(tmp_path / "test", **dict(zip(theirs, (1, 2, 3), strict=True)))
+        splits = open_splits(section(train, test_root=test), seed=0)
+        assert splits.test is not None
+        assert splits.test.labels is not None
+        assert splits.learn.classes == splits.test.classes
+        assert set(splits.test.classes) == set(whole)
+        counts = {splits.test.classes[k]: int(n) for k, n in enumerate(np.bincount(splits.test.labels))}
+        assert counts == dict(zip(whole, (1, 2, 3), strict=True))
+        for root in (train, test):
+            shutil.rmtree(root)
+    both = folder(tmp_path / "both", **{whole[0]: 2, apart[0]: 3, "z": 4})
+    source = open_splits(section(both, test_root=folder(tmp_path / "one", z=1)), seed=0).learn
+    assert source.labels is not None
+    assert (set(source.classes), sorted(np.bincount(source.labels).tolist())) == ({whole[0], "z"}, [4, 5])
 
 
 @pytest.mark.parametrize("test_root", [".", "good", ".."])

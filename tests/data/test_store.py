@@ -178,6 +178,18 @@ def test_a_cache_larger_than_the_disk_is_refused_before_anything_is_decoded(tmp_
     assert fault.value.exit_code == 1
 
 
+@pytest.mark.parametrize(("suffix", "left"), [(".json", 0), (".json", 9), (".npy", 0), (".npy", 60), (".npy", 5000)])
+def test_a_cache_that_was_cut_is_named_with_its_way_out(tmp_path: Path, suffix: str, left: int) -> None:
+    source = ArraySource("some", np.zeros((4, 32, 32, 3), np.uint8), None, (), "some")
+    opened(source, tmp_path, size_px=32)
+    (cut,) = (tmp_path / "cache").glob(f"*{suffix}")
+    os.truncate(cut, left)
+    with pytest.raises(InputError, match=rf"{cut} is (empty|damaged); remove it and give the command again"):
+        opened(source, tmp_path, size_px=32)
+    cut.unlink()
+    assert len(opened(source, tmp_path, size_px=32)) == 4
+
+
 def test_a_write_that_fails_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     source = ArraySource("some", np.zeros((100, 32, 32, 3), np.uint8), None, (), "some")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.test_command_line import draw_folder
 
+from byolt.data import open_splits
 from byolt.delivery.export import bundle_options
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.recipe.data import Data
@@ -27,7 +28,11 @@ def recipe(root: Path, cache: Path, **export: object) -> Recipe:
 
 def gather(given: Recipe, *, calibrated: bool = True, labelled: bool = True) -> ProofImages:
     return gather_proof_images(
-        given, bundle_options(given).input_of(given.data.image_size_px), calibrated=calibrated, labelled=labelled
+        given,
+        bundle_options(given).input_of(given.data.image_size_px),
+        splits=open_splits(given.data, given.seed),
+        calibrated=calibrated,
+        labelled=labelled,
     )
 
 

@@ -44,6 +44,9 @@ def machine(*, without: tuple[str, ...] = (), packages: dict[str, str] | None = 
     return replace(HEALTHY, packages=kept | (packages or {}), **changes)
 
 
+CPU_RUNTIME: Any = {"without": ("onnxruntime-gpu",), "packages": {"onnxruntime": "1.27.0"}}
+
+
 def misfits(described: MachineFacts) -> list[Finding]:
     return [finding for finding in examine(described) if finding.what == "misfit"]
 
@@ -69,8 +72,13 @@ MISFITS = (
         "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
     ),
     (
-        machine(without=("onnxruntime-gpu",), packages={"onnxruntime": "1.27.0"}),
+        machine(**CPU_RUNTIME),
         "onnxruntime 1.27.0 runs on the CPU alone, and NVIDIA RTX A4000 (compute capability 8.6) is here",
+        "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
+    ),
+    (  # JetPack 7, or a server: wheels for aarch64 are there since 1.29.
+        machine(**CPU_RUNTIME, system="Linux aarch64", python="3.12.3"),
+        "onnxruntime 1.27.0 runs on the CPU alone",
         "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
     ),
     (
@@ -116,7 +124,10 @@ def test_a_pair_that_does_not_fit(described: MachineFacts, said: str, mend: str)
         machine(driver_cuda=(13, 2), onnxruntime_cuda=12, torch_cuda=12),  # A later driver serves earlier builds.
         machine(driver_cuda=None, gpus=()),  # Without a driver nothing has to fit one.
         machine(packages={"onnxruntime-gpu": "1.20.0", "tensorrt": "10.3.0", "tensorrt-cu13": "10.3.0"}),
-        machine(without=("onnxruntime-gpu",), packages={"onnxruntime": "1.27.0"}, system="Linux aarch64"),
+        # onnxruntime-gpu has no wheel for JetPack 6, whose Python is 3.10 and whose CUDA is 12, nor for a Mac.
+        machine(**CPU_RUNTIME, system="Linux aarch64", python="3.10.12"),
+        machine(**CPU_RUNTIME, system="Linux aarch64", driver_cuda=(12, 6), torch_cuda=12),
+        machine(**CPU_RUNTIME, system="Darwin arm64"),
         machine(packages={"torch": "2.9.0"}),
         machine(torch_cuda=None, onnxruntime_cuda=None, driver_cuda=(11, 4)),
     ],

@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from byolt.evaluation.statistics import PairedModels, accuracy_on_test_set, difference_on_test_set
+from byolt.evaluation.statistics import (
+    PairedModels,
+    accuracy_on_test_set,
+    chance_on_test_set,
+    difference_on_test_set,
+    differences_over_seeds,
+    mean_over_seeds,
+)
+from byolt.studies.results import ArmResults
 from byolt_export.errors import InputError
+from byolt_export.proof.task import paired_difference
 
 
 def table(both: int, only_a: int, only_b: int, neither: int) -> PairedModels:
@@ -20,6 +29,11 @@ def test_wilson_of_80_in_100_by_hand() -> None:
     labels = np.arange(100) % 7
     found = accuracy_on_test_set(np.where(np.arange(100) < 80, labels, 7), labels)
     assert found == {"accuracy": 0.8, "interval_95": pytest.approx([0.7111708, 0.8666330], abs=1e-6), "n_test": 100}
+
+
+def test_chance_is_the_most_frequent_class() -> None:
+    assert chance_on_test_set(np.array([0, 1, 2, 3])) == 0.25
+    assert chance_on_test_set(np.array([5, 5, 5, 0])) == 0.75
 
 
 @pytest.mark.parametrize("n", [1, 2, 199])
@@ -69,3 +83,21 @@ def test_coverage_of_the_paired_interval() -> None:
     counts = np.random.default_rng(11).multinomial(200, [0.70, 0.08, 0.05, 0.17], 1_000)
     found = [table(*row) for row in counts.tolist()]
     assert 0.94 <= np.mean([one.low <= 0.03 <= one.high for one in found]) <= 0.97
+
+
+def test_intervals_of_accuracies_stay_within_0_and_100_per_cent() -> None:
+    def arm(*accuracies: float) -> ArmResults:
+        seeds = tuple(range(len(accuracies)))
+        return ArmResults("byol", "", seeds, accuracies, ("finished",) * len(seeds))
+
+    for accuracies, low, high in (((0.9, 1.0), 0.0, 1.0), ((0.0, 0.1), 0.0, None), ((0.5, 0.6, 0.7), None, None)):
+        summary, plain = arm(*accuracies).summary, mean_over_seeds(accuracies)
+        assert summary is not None
+        assert summary.low == (plain.low if low is None else low)
+        assert summary.high == (plain.high if high is None else high)
+    # Of 3 images all are right in one alone: (3.5 - 0.5) / 5 = 0.6; 1.96 sqrt(4 - 9 / 5) / 5 = 0.58 ends at 1.18.
+    every, none = np.ones(3, bool), np.zeros(3, bool)
+    assert paired_difference(every, none)[1] == (pytest.approx(0.0186, abs=1e-3), 1.0)
+    assert paired_difference(none, every)[1] == (-1.0, pytest.approx(-0.0186, abs=1e-3))
+    (found,) = differences_over_seeds([0.9, 0.1], {"simclr": [0.1, 0.2]}).values()
+    assert (found.low, found.high) == (-1.0, 1.0)

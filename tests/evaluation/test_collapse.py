@@ -83,13 +83,43 @@ def test_dimensional_needs_two_readings_in_a_row() -> None:
         ((0.249, 12.8), "dimensional"),
         ((0.25, 12.79), "dimensional"),
         ((0.1, 2.0), "dimensional"),
-        ((0.099, 40.0), "complete"),
-        ((0.8, 1.99), "complete"),
-        ((math.nan, 40.0), "complete"),
+        ((0.099, 1.99), "complete"),
+        ((0.1, 1.99), "dimensional"),
+        ((0.099, 2.0), "dimensional"),
+        ((math.nan, math.nan), "complete"),
+        # A rank of 1 from stale BatchNorm statistics, beside projections that spread: learning goes on.
+        ((0.68, 1.0), "dimensional"),
     ],
 )
 def test_thresholds(reading: tuple[float, float], state: str) -> None:
     assert after(CollapseMonitor(0), reading, reading, reading)[-1] == state
+
+
+@pytest.mark.parametrize(
+    ("spread", "rankme", "projection_rank", "state"),
+    [
+        (0.014, 39.0, 1.01, "complete"),  # Without predictor, where BatchNorm keeps the encoder's rank.
+        (0.014, 39.0, 2.0, "dimensional"),
+        (0.014, 1.9, 2.0, "complete"),
+        (0.68, 1.0, 13.6, "dimensional"),
+        (0.9, 40.0, 1.0, "healthy"),  # A teacher's logits of two classes spread along one direction.
+    ],
+)
+def test_complete_needs_spread_and_a_rank_to_agree(
+    spread: float, rankme: float, projection_rank: float, state: str
+) -> None:
+    monitor = CollapseMonitor(0)
+    states = [monitor.update(epoch, spread, rankme, 2048, 256, projection_rank).state for epoch in (1, 2, 3)]
+    assert states[-1] == state
+    assert CollapseMonitor(9).judge_last(spread, rankme, 2048, 256, projection_rank).state == state
+
+
+def test_the_last_reading_is_judged_at_the_end_within_warm_up_too() -> None:
+    monitor = CollapseMonitor(10)
+    assert after(monitor, GOOD, GOOD) == ["none", "none"]
+    assert monitor.judge_last(*GOOD, 2048, 256).state == "healthy"
+    assert monitor.judge_last(*LOW, 2048, 256).state == "dimensional"
+    assert monitor.judge_last(*POINT, 2048, 256).state == "complete"
 
 
 def test_rank_is_judged_by_the_smaller_of_images_and_features() -> None:

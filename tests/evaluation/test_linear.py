@@ -6,7 +6,6 @@ from sklearn.linear_model import LogisticRegression
 
 from byolt.data.subsets import stratified_subset
 from byolt.evaluation.linear import L2_PATH, LinearProbe, linear_probe
-from byolt_export.errors import InputError
 
 CLASSES = 3
 
@@ -105,6 +104,11 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert other.validation_accuracies != one.validation_accuracies
 
 
-def test_one_image_a_class_is_refused() -> None:
-    with pytest.raises(InputError, match="linear probe: 3 labelled images leave none to train on; label more of them"):
-        fitted(torch.eye(3), np.arange(3))
+def test_one_image_a_class_is_fitted_with_the_strongest_l2() -> None:
+    features = torch.tensor([[2.0, 0.0], [0.0, 2.0], [-2.0, -2.0]])
+    probe = fitted(features, np.arange(3))
+    assert (probe.l2, probe.validation_accuracies) == (1.0, {})
+    assert probe.predict(features).tolist() == [0, 1, 2]
+    # With two images of one class there is one to choose l2 by.
+    more = fitted(torch.cat([features, torch.tensor([[3.0, 0.0]])]), np.array([0, 1, 2, 0]))
+    assert len(more.validation_accuracies) > 0

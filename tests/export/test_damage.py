@@ -99,7 +99,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no shares": (set_key("files", 0, "shares", value=None), "every file has `shares` in schema version 2"),
     "a share above one": (set_key("files", 0, "shares", "fp32", value=1.5), "files.0.shares.fp32"),
     "a share of another type": (set_key("files", 0, "shares", "bf16", value=0.5), "files.0.shares.bf16"),
-    "unknown key": (set_key("surprise", value=1), "surprise: Extra inputs are not permitted"),
+    "unknown key": (set_key("surprise", value=1), "surprise: unknown key"),
     "lines in a key": (set_key("one\ntwo\x1b[31m", value=1), r"does not fit: one\ntwo\x1b[31m: Extra inputs"),
     "a long key": (set_key("k" * 200_000, value=1), f"does not fit: {'k' * 300}...; export"),
     "a linked manifest": (lambda folder: linked(folder, "manifest.json"), "manifest.json is missing"),

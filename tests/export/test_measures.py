@@ -18,9 +18,43 @@ def on_circle(*degrees: float) -> Outputs:
 
 
 def test_relative_l2_is_the_distance_over_the_reference_norm() -> None:
-    # |(3, 4.5) - (3, 4)| / |(3, 4)| = 0.5 / 5; |(0, 2) - (2, 0)| / |(2, 0)| = sqrt(8) / 2.
-    error = relative_l2(array((3, 4), (2, 0)), array((3, 4.5), (0, 2)))
+    # |(3, 4.5) - (3, 4)| / |(3, 4)| = 0.5 / 5; |(0, 5) - (5, 0)| / |(5, 0)| = sqrt(2).
+    error = relative_l2(array((3, 4), (5, 0)), array((3, 4.5), (0, 5)))
     assert error == pytest.approx([0.1, np.sqrt(2)], rel=1e-7)
+
+
+def test_relative_l2_of_a_short_row_is_over_the_median_length() -> None:
+    # Lengths 5, 0.01, 3 and 2: the median is 2.5, which the second and the last row are shorter than.
+    reference = array((3, 4), (0.01, 0), (0, 3), (2, 0))
+    error = relative_l2(reference, reference + array((0, 0.5), (0, 0.5), (0.6, 0), (0, 0.5)))
+    assert error == pytest.approx([0.1, 0.2, 0.2, 0.2], rel=1e-6)
+    # Of more rows than images, each is of image n modulo N, and the median that of the images.
+    filled = relative_l2(reference, array((3, 4), (0.01, 0), (0, 3), (2, 0), (3, 4.5), (0.51, 0)))
+    assert filled == pytest.approx([0, 0, 0, 0, 0.1, 0.2], rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_weak_classifier_of_two_classes_is_not_failed_for_logits_that_are_nearly_0(precision: str) -> None:
+    # Its logits lie along one line through 0, some of them on 0; the errors are a fifth of what the gates allow.
+    rng = np.random.default_rng(0)
+    margin = np.concatenate([rng.normal(size=500), np.geomspace(1e-6, 1e-3, 12)])
+    reference = (margin[:, None] * np.array([1, -1])).astype(np.float32)
+    noise = {"fp32": 1e-5, "fp16": 5e-4}[precision] * rng.normal(size=reference.shape)
+    found = measure(reference, (reference + noise).astype(np.float32), logits=True)
+    assert faults(found, GATES[precision]) == []
+    # Ten times the noise is too much, and so is a candidate whose every output is the mean.
+    loud = measure(reference, (reference + 20 * noise).astype(np.float32), logits=True)
+    assert any("relative L2" in fault for fault in faults(loud, GATES[precision]))
+    mean = np.broadcast_to(reference.mean(axis=0), reference.shape).astype(np.float32)
+    assert measure(reference, mean, logits=True).centred_cosine_worst < 0.8
+
+
+def test_centred_cosine_of_a_row_near_the_mean() -> None:
+    # Lengths about the mean (0, 0): 1, 1, 0.1, 0.1; the median is 0.55. The third row is off by 0.1 at a right angle:
+    # its cosine is 1 / sqrt(2), and 0.55 / sqrt(0.55^2 + 0.1^2) at the median length.
+    reference = array((1, 0), (-1, 0), (0.1, 0), (-0.1, 0))
+    cosine = centred_cosine(reference, array((1, 1), (-1, 0), (0.1, 0.1), (-0.1, 0)))
+    assert cosine == pytest.approx([np.sqrt(0.5), 1, 0.55 / np.hypot(0.55, 0.1), 1], rel=1e-6)
 
 
 def test_relative_l2_of_a_zero_reference() -> None:
@@ -95,6 +129,7 @@ def test_top_1_agreement() -> None:
 
 def test_measures_name_the_worst_image_and_survive_not_a_number() -> None:
     reference = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    reference[5] *= 3  # Longer than most.
     candidate = reference.copy()
     candidate[5] *= 1.5
     measures = measure(reference, candidate)

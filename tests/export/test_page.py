@@ -2,9 +2,11 @@
 
 import base64
 import io
+import platform
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from byolt_export.bundle.golden import GoldenVectors, read_golden
 from byolt_export.bundle.manifest import Calibration, Contract, Engine, Manifest, Output, Profile
 from byolt_export.files import sha256
 from byolt_export.proof.gates import GATES
+from byolt_export.proof.made import Made
 from byolt_export.proof.measures import HISTOGRAM_EDGES, error_histogram
 from byolt_export.proof.page import render_page, write_page
 from byolt_export.proof.report import Control, FileReport, Parity, Report, Task
@@ -102,9 +105,10 @@ def test_the_page_is_whole_in_itself(parts: tuple[Report, Manifest, GoldenVector
 
 
 def test_the_same_content_gives_the_same_bytes(parts: tuple[Report, Manifest, GoldenVectors], tmp_path: Path) -> None:
-    write_page(tmp_path / "a.html", *parts)
+    made = Made("2026-11-28 21:00 UTC", "a processor", "tiny-01234567")
+    write_page(tmp_path / "a.html", *parts, made)
     report, manifest, golden = parts
-    write_page(tmp_path / "b.html", replace(report, path=Path("elsewhere")), manifest, golden)
+    write_page(tmp_path / "b.html", replace(report, path=Path("elsewhere")), manifest, golden, made)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -244,3 +248,43 @@ def test_the_histogram_counts_each_error_once() -> None:
     assert len(counts) == len(HISTOGRAM_EDGES) - 1 == 36
     # 1e-3 is the lower edge of bin 20 (five decades of four); 0.5 lies between 10 ** -0.5 and 10 ** -0.25.
     assert {k: count for k, count in enumerate(counts) if count} == {0: 3, 20: 2, 30: 1, 35: 2}
+
+
+def test_who_signs_reads_when_where_and_of_what_run(parts: tuple[Report, Manifest, GoldenVectors]) -> None:
+    said = " ".join(text for _, text in Page(render_page(*parts, Made("2026-11-28 21:00 UTC", "a chip", "t-1"))).texts)
+    head = said.partition("Overall verdict")[0]
+    for row in ("proven 2026-11-28 21:00 UTC", "run t-1", "processor a chip", f"torch {metadata.version('torch')}"):
+        assert row in head
+    here = Made.here("t-2")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", here.date)
+    assert here.run == "t-2"
+    assert here.processor.endswith(f"; {platform.system()}")
+    assert platform.node() not in here.processor
+    assert "of no run" in render_page(*parts)
+
+
+def test_every_figure_says_what_it_is(parts: tuple[Report, Manifest, GoldenVectors]) -> None:
+    report, manifest, golden = parts
+    said = " ".join(text for _, text in Page(render_page(*parts)).texts)
+    measured = report.files[0].parity.golden
+    assert measured is not None
+    furthest = f"Furthest from PyTorch of the {len(golden.images)} golden images: image {measured.worst_image}, counted"
+    assert furthest in said
+    assert "that went unnoticed none" in said
+    assert "has to be none" in said
+    assert "0.00% \u2013 at most 0.00%" not in said
+    labelled = replace(golden, labels=np.full(len(golden.images), 3))
+    assert "counted from 0, of class number 3. Its relative L2 is" in render_page(report, manifest, labelled)
+
+
+def test_on_a_phone_tables_scroll_and_no_name_or_number_is_broken(
+    parts: tuple[Report, Manifest, GoldenVectors],
+) -> None:
+    html = render_page(*parts)
+    assert html.count("<table>") == html.count('<div class="wide"><table>') > 5
+    rules = dict(re.findall(r"([^{}]+?) \{ ([^{}]*) \}", html.partition("<style>")[2].partition("@media")[0]))
+    rules = {name.strip(): text for name, text in rules.items()}
+    assert rules[".wide"] == "overflow-x: auto"
+    assert rules["td code, h2 code, td.number, data"] == "white-space: nowrap"
+    assert rules["img, svg"] == "max-width: 100%; height: auto"
+    assert "width=device-width, initial-scale=1" in html

@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
 def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.ModelProto) -> None:
     layers, _ = find_layers(model)
     shown = images(40)
-    parts = _parts(layers, *collect_statistics(model, layers, shown), "least error")
+    parts, _ = _parts(layers, *collect_statistics(model, layers, shown), "least error")
 
     def outputs(of: onnx.ModelProto) -> np.ndarray:
         return np.concatenate(

@@ -41,18 +41,21 @@ def main() -> int:
     _PROCESSES.set_forkserver_preload(_LIBRARIES)
     chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
     print(f"{'wrong formula':<48}{'file':<26}{'verdict':<10}first test that fails: why")
-    missed, named = 0, set[str]()
+    missed, named = list[str](), set[str]()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Each waits for a process of its own.
         for mutation, outcome in zip(chosen, pool.map(try_out, chosen), strict=True):
-            missed += outcome.verdict != CAUGHT
-            named |= {outcome.test} if outcome.verdict == CAUGHT else set()
             said = f"{outcome.test}: {outcome.why}"
-            print(f"{mutation.name:<48}{Path(mutation.file).name:<26}{outcome.verdict:<10}{said[:220]}", flush=True)
+            row = f"{mutation.name:<48}{Path(mutation.file).name:<26}{outcome.verdict:<10}{said[:220]}"
+            print(row, flush=True)
+            if outcome.verdict == CAUGHT:
+                named.add(outcome.test)
+            else:
+                missed.append(row)
         parts = [sorted(named)[k :: os.cpu_count()] for k in range(os.cpu_count() or 1)]
         controls = [outcome for outcome in pool.map(control, filter(None, parts)) if outcome.verdict != SURVIVED]
     for outcome in controls:
         print(f"without any mutation too: {outcome.test}: {outcome.why}")
-    print(f"{len(chosen)} mutations, {missed} not caught by an assertion on a value")
+    print(f"{len(chosen)} mutations, {len(missed)} not caught by an assertion on a value", *missed, sep="\n")
     return 1 if missed or controls else 0
 
 

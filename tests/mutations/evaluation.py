@@ -6,8 +6,10 @@ KNN = "toolchain/byolt/evaluation/knn.py"
 LINEAR = "toolchain/byolt/evaluation/linear.py"
 COLLAPSE = "toolchain/byolt/evaluation/collapse.py"
 DYNAMICS = "toolchain/byolt/evaluation/dynamics.py"
+NORMS = "toolchain/byolt/evaluation/norm_statistics.py"
 STUDY = "toolchain/byolt/studies"
 IN_EVALUATION, IN_STUDY = "tests/evaluation", "tests/studies"
+IN_NORMS = f"{IN_EVALUATION}/test_norm_statistics.py"
 IN_DYNAMICS = f"{IN_EVALUATION}/test_dynamics.py"
 
 EVALUATION = [
@@ -33,6 +35,22 @@ EVALUATION = [
         "weight, bias = part.fit(best)",
         IN_EVALUATION + "/test_linear.py",
     ),
+    Mutation(
+        "variance between batches left out",
+        NORMS,
+        "+ shift.square() * (count * part / whole)",
+        "",
+        IN_NORMS,
+    ),
+    Mutation(
+        "statistics in the order of the files",
+        NORMS,
+        "np.random.default_rng([seed, 0]).permutation(spread(len(images), IMAGES))",
+        "spread(len(images), IMAGES)",
+        IN_NORMS,
+    ),
+    Mutation("variance of the batch with the wrong divisor", NORMS, "max(self.count - 1, 1)", "self.count", IN_NORMS),
+    Mutation("a rank alone ends a run", COLLAPSE, "agreed=True,", "agreed=False,", IN_EVALUATION + "/test_collapse.py"),
     Mutation(
         "RankMe of centred features",
         COLLAPSE,

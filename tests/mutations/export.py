@@ -8,6 +8,7 @@ BENCH_TIMING = f"{FOLDER}/bench/timing.py"
 BUNDLE_MANIFEST = f"{FOLDER}/bundle/manifest.py"
 ONNX_CONTROLS = f"{FOLDER}/onnx/controls.py"
 ONNX_EXPORT = f"{FOLDER}/onnx/export.py"
+ONNX_FOLDING = f"{FOLDER}/onnx/folding.py"
 ONNX_HALF_PRECISION = f"{FOLDER}/onnx/half_precision.py"
 ONNX_PREPROCESSING = f"{FOLDER}/onnx/preprocessing.py"
 PROOF_BISECT = f"{FOLDER}/proof/bisect.py"
@@ -42,6 +43,8 @@ IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN
 )
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
+IN_TRANSPOSED = "tests/export/test_folding.py::test_windows_times_matrices_are_the_transposed_convolution"
+IN_STEADY = "tests/export/test_steady_inputs.py"
 IN_PROGRESS = "tests/export/test_engine_progress.py"
 # Of a long file the test alone.
 IN_TIGHTENED = "tests/export/test_bundle.py::test_a_manifest_tightens_gates_and_never_loosens_them"
@@ -57,7 +60,9 @@ IN_ATTENTION = f"{IN_HALF_PRECISION}::test_attention_in_half_precision"
 
 EXPORT = [
     # The measures of parity and of the task.
-    Mutation("error over the candidate's length", PROOF_MEASURES, "np.maximum(np.linalg.norm(r, axis=1)", "np.maximum(np.linalg.norm(c, axis=1)", IN_MEASURES),
+    Mutation("error over the candidate's length", PROOF_MEASURES, "length, rows = np.linalg.norm(r, axis=1)", "length, rows = np.linalg.norm(c[: len(r)], axis=1)", IN_MEASURES),
+    Mutation("a short row by its own length", PROOF_MEASURES, "max(float(np.median(length)), TINY)", "TINY", IN_MEASURES),
+    Mutation("a row near the mean by its direction alone", PROOF_MEASURES, "np.maximum(cosine, at_median), cosine)", "cosine, cosine)", IN_MEASURES),
     Mutation("cosine of uncentred outputs", PROOF_MEASURES, "r, c = reference - mean, candidate - mean", "r, c = reference - 0 * mean, candidate - 0 * mean", IN_MEASURES),
     Mutation("cosine of each about its own mean", PROOF_MEASURES, "r, c = reference - mean, candidate - mean", "r, c = reference - mean, candidate - candidate.mean(axis=0)", IN_MEASURES),
     Mutation("an image is its own neighbour", PROOF_MEASURES, "[np.arange(len(queries)), queries] = -np.inf", "[np.arange(len(queries)), queries] += 0.0", IN_MEASURES),
@@ -103,6 +108,8 @@ EXPORT = [
     Mutation("rounding errors are not taken up", QUANTIZE_ROUNDING, "kernel[:, order[k]] - rounded[:, k] * scales", "0.0 * rounded[:, k]", IN_ROUNDING),
     Mutation("bounds of the last batch alone", QUANTIZE_CALIBRATE, "np.minimum(sample.low, low), np.maximum(sample.high, high)", "low, high", IN_PRECISION),
     Mutation("second moments for the covariance", QUANTIZE_CALIBRATE, "second - mean[:, :, None] * mean[:, None]", "second", IN_PRECISION),
+    Mutation("moments in float32", QUANTIZE_CALIBRATE, "// batches)).astype(np.float64)", "// batches))", IN_STEADY),
+    Mutation("damping whatever the inputs' size", QUANTIZE_INT8, "_INPUT_ERROR * second.mean(axis=-1)", "0 * second.mean(axis=-1)", IN_STEADY),
     Mutation("gain not taken out of the kernel", QUANTIZE_INT8, "kernel /= gain[:, None]", "kernel /= 1.0", IN_PRECISION),
     Mutation("shift not given back", QUANTIZE_INT8, "bias + shifted.sum(axis=-1).ravel()", "bias", IN_PRECISION),
     Mutation("shift not given back under padding", QUANTIZE_INT8, "np.ones((1, 1, *layer.in_shape[2:]), dtype)", "np.zeros((1, 1, *layer.in_shape[2:]), dtype)", IN_PRECISION),
@@ -111,6 +118,7 @@ EXPORT = [
     Mutation("least share of int8 reversed", QUANTIZE_INT8, "- least_share * total", "- (1 - least_share) * total", IN_PRECISION),
     Mutation("multiply-adds without the map", QUANTIZE_MULTIPLY_ADDS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),
     Mutation("windows one pixel apart", QUANTIZE_LAYERS, "// across * strides[0]", "// across", IN_PRECISION),
+    Mutation("a transposed kernel not turned around", QUANTIZE_LAYERS, "kernel[..., ::-1, ::-1] if self.is_transposed else kernel", "kernel", IN_TRANSPOSED),
     Mutation("damage of the mean image", QUANTIZE_SENSITIVITY, "np.median(np.concatenate(distances))", "np.mean(np.concatenate(distances))", IN_SENSITIVITY),
     Mutation("damage whatever the work", QUANTIZE_SENSITIVITY, "-errors[layer.name] / layer.multiply_adds", "-errors[layer.name]", IN_SENSITIVITY),
     # The graph: preprocessing, resize, BatchNorm, half precision; and the wrong models.
@@ -120,11 +128,11 @@ EXPORT = [
     Mutation("frames shrunk without antialiasing", ONNX_PREPROCESSING, '(identity, (size_px, kept), mode="bilinear", antialias=True)', '(identity, (size_px, kept), mode="bilinear")', IN_RESIZE),
     Mutation("crop from the corner", ONNX_PREPROCESSING, "first = (length - kept) // 2", "first = 0", IN_RESIZE),
     Mutation("crop squashes the width", ONNX_PREPROCESSING, "width, side if crop else width", "width, width", IN_RESIZE),
-    Mutation("BatchNorm folded by the variance", ONNX_EXPORT, "torch.sqrt(value(var) + eps)", "(value(var) + eps)", IN_FOLDING),
-    Mutation("BatchNorm folded without the old bias", ONNX_EXPORT, "(0.0 if old_bias is None else value(old_bias))", "0.0", IN_FOLDING),
+    Mutation("BatchNorm folded by the variance", ONNX_FOLDING, "torch.sqrt(v + eps)", "(v + eps)", IN_FOLDING),
+    Mutation("BatchNorm folded without the old bias", ONNX_FOLDING, "0.0 if old_bias is None else _value(traced, old_bias).double()", "0.0", IN_FOLDING),
     Mutation("errors of a half kernel stay", ONNX_HALF_PRECISION, "wanted = exact[..., k] + carried", "wanted = exact[..., k]", IN_KERNEL_SUMS),
-    Mutation("sums in half precision", ONNX_HALF_PRECISION, "a.float() if isinstance(a, Tensor)", "a.half() if isinstance(a, Tensor)", IN_HALF),
-    Mutation("attention without its scale", ONNX_HALF_PRECISION, "(scale or q.shape[-1] ** -0.5)", "(scale or 1.0)", IN_ATTENTION),
+    Mutation("sums in half precision", ONNX_HALF_PRECISION, "if adds_up or not floats", "if not floats", IN_HALF),
+    Mutation("attention without its scale", ONNX_FOLDING, "(scale or q.shape[-1] ** -0.5)", "(scale or 1.0)", IN_ATTENTION),
     Mutation("swapped channels are the image", ONNX_CONTROLS, "images[..., ::-1], **right", "images, **right", IN_WRONG_MODELS),
     Mutation("the wrong model keeps the mean", ONNX_CONTROLS, '"mean": (0.0, 0.0, 0.0)', '"mean": pixels.mean', IN_WRONG_MODELS),
     Mutation("features shuffled for rows", ONNX_CONTROLS, "np.roll(reference, 1, axis=0)", "np.roll(reference, 1, axis=1)", IN_WRONG_MODELS),

@@ -65,8 +65,8 @@ MEMORY = [
     Mutation(
         "resident memory not counted as there",
         MEMORY_FILE,
-        'in_use_bytes(device) + _kib("/proc/meminfo"',
-        '_kib("/proc/meminfo"',
+        'in_use_bytes(device) + kib_of("/proc/meminfo"',
+        'kib_of("/proc/meminfo"',
         IN_MEMORY,
     ),
     Mutation("the group's limit ignored", MEMORY_FILE, "* 1024, *limits])", "* 1024])", IN_MEMORY),

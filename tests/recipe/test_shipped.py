@@ -1,5 +1,7 @@
 """Every shipped recipe is read, says what it must, and takes two steps on images of its kind."""
 
+import itertools
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,18 @@ def test_a_recipe_opens_with_what_a_reader_needs(path: Path) -> None:
     assert any(said in expected for said in ("docs/results.md", "not yet measured", "docs/why-no-collapse.md"))
     if "docs/results.md" in expected:
         assert f"| {path.stem}" in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_the_line_for_cpus_is_one_that_the_recipe_takes() -> None:
+    lines = (ROOT / "recipes" / "folder.yaml").read_text().splitlines()
+    head = "\n".join(line.removeprefix("#") for line in lines if line.startswith("#"))
+    words = shlex.split(head.partition("On a CPU")[2].partition("Expected:")[0])
+    settings = [value for word, value in itertools.pairwise(words) if word == "--set"]
+    assert len(settings) == words.count("--set") > 15
+    recipe = load_recipe(ROOT / "recipes" / "folder.yaml", settings)
+    assert recipe.model.backbone == "mobilenet_v3_small"
+    assert recipe.views.view_1.crop_area == recipe.views.view_2.crop_area == (0.3, 1)
+    assert recipe.schedule.epochs * 240 // recipe.optim.batch_size >= 900  # Steps on the 240 images of docs/results.md.
 
 
 # Sections 3.2 and 3.3 and Table 6 of the paper; the trust coefficient is that of the published code.

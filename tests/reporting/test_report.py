@@ -14,8 +14,11 @@ from tests.conftest import tiny_recipe
 from tests.reporting.pages import Page
 
 from byolt.cli import cli
+from byolt.console.summary import CHANCE
 from byolt.evaluation.evaluate import evaluate
+from byolt.evaluation.outcome import outcome_of
 from byolt.files import read_json, write_json
+from byolt.reporting.charts import PALETTE
 from byolt.reporting.embeddings import nearest
 from byolt.reporting.report import report
 from byolt.run import Run
@@ -123,6 +126,32 @@ def test_its_numbers_are_those_of_the_run(labelled: Run) -> None:
     assert f"Verdict: {result['verdict']}" in page.text
 
 
+def test_chance_stands_beside_what_was_learned(labelled: Run) -> None:
+    page, encoder = page_of(labelled), labelled.metrics("encoder") or {}
+    chance = encoder["knn"]["chance"]
+    assert chance == pytest.approx(1 / 3)  # Three classes with as many test images each.
+    assert CHANCE in page.text
+    assert (repr(chance), "33.3%") in page.values
+    assert "test accuracy, chance 33.3%" in page.text
+    assert "chance" in page.charts["kNN accuracy while learning, drawn"]
+
+
+def test_eight_colours_are_told_apart() -> None:
+    assert len(PALETTE) == 8
+    lab = np.array([_lab(colour) for colour in PALETTE])
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(8, 1)]
+    assert apart.min() > 30  # CIE 1976; 2.3 is just seen.
+
+
+def _lab(colour: str) -> np.ndarray:
+    """CIE L*a*b* of an sRGB colour, white D65."""
+    values = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    xyz = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]) @ linear
+    x, y, z = np.cbrt(xyz / np.array([0.9505, 1.0, 1.0888]))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
 def test_the_command_writes_the_same_bytes_again_and_prints_the_path(labelled: Run) -> None:
     path = labelled.path / "report.html"
     first = path.read_bytes()
@@ -163,6 +192,14 @@ def without_curves(run: Run, folder: Path) -> Run:
     copy = Run(Path(shutil.copytree(run.path, folder / run.path.name)))
     (copy.path / "metrics.jsonl").unlink()
     return copy
+
+
+def test_the_banner_says_what_came_out(labelled: Run, unlabelled: Run) -> None:
+    for run, words in ((labelled, "(kNN on 12 test images: "), (unlabelled, "without labels nothing more can be told")):
+        outcome = outcome_of(run)
+        assert outcome is not None
+        assert words in outcome.sentence
+        assert outcome.sentence in " ".join(page_of(run).text.split())
 
 
 def test_a_collapsed_run_says_so_with_advice(labelled: Run, tmp_path: Path) -> None:

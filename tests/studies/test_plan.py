@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import tiny_recipe
 from tests.studies.test_study import recipe_in
 
 from byolt.recipe.load import with_changes
 from byolt.run import run_of
 from byolt.studies.ledger import key_of
 from byolt.studies.plan import Job, jobs_of, method_arm
+from byolt.studies.study import study
 from byolt_export.errors import InputError
 
 
@@ -82,3 +84,11 @@ def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
     assert [(job.recipe.seed, job.arm) for job in jobs_of(arms, [3, 4], "study")] == [
         (3, "byol"), (3, "simclr"), (4, "byol"), (4, "simclr"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("named", "near"), [("simclrr", "simclr"), ("moco_v4", "moco_v"), ("supervise", "supervised")])
+def test_an_unknown_method_of_a_study_is_told_before_anything_is_decoded(tmp_path: Path, named: str, near: str) -> None:
+    recipe = tiny_recipe(data={"name": "folder", "root": tmp_path / "no-such-folder"})
+    with pytest.raises(InputError, match=rf"^--methods {named}: known are byol, .*; did you mean '{near}"):
+        study(recipe, ["byol", named], results=tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from tests.conftest import tiny_recipe
 
 from byolt.cli import cli
+from byolt.locks import sole_writer
 from byolt.recipe.load import dump_recipe, with_changes
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, run_of
 from byolt.studies.ledger import COLUMNS, Ledger, key_of
 from byolt.studies.plan import Job, jobs_of, method_arm, tuning_arms
 from byolt.studies.results import ArmResults, Table
-from byolt.studies.runner import complete, learn_and_measure, learning_fingerprint
+from byolt.studies.runner import answer, complete, learn_and_measure, learning_fingerprint
 from byolt.studies.study import StudyContext, _chosen, ablate
 from byolt_export.errors import ByoltError, InputError, Stopped
 
@@ -82,6 +83,17 @@ def test_a_file_of_other_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="its columns are not those of a study"):
         Ledger(tmp_path / "rows.csv").rows()
+
+
+@pytest.mark.parametrize("tail", ["0123abcd,", "0123abcd,p,0.1.0,study,byol,by", "\0\0\0\0"])
+def test_half_a_row_is_told_with_its_line_and_an_empty_file_has_none(tmp_path: Path, tail: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.touch()
+    assert Ledger(path).rows() == {}
+    Ledger(path).append({"run": "a", "protocol": "b", "byolt": "c"})
+    path.write_text(path.read_text() + tail)
+    with pytest.raises(InputError, match=r"rows\.csv:3: half a row; remove that line, and its run is learned again$"):
+        Ledger(path).rows()
 
 
 @pytest.mark.parametrize("name", ["byol", "moco_v2", "mean_teacher"])
@@ -228,6 +240,17 @@ def test_a_fault_of_a_run_is_one_sentence_and_names_it(tmp_path: Path, monkeypat
     with pytest.raises(ByoltError, match="byol, seed 0: .*gone"):
         complete(jobs_of([method_arm(recipe, "byol")], [0], "study"), "x", Ledger(tmp_path / "r.csv"), at_once=1,
                  on_log=silent)  # fmt: skip
+
+
+def test_a_run_that_another_study_learns_now_is_left_to_it(tmp_path: Path) -> None:
+    job = Job("byol", recipe_in(tmp_path), "tuning")
+    run = run_of(job.recipe, learning_fingerprint(job.recipe))
+    run.path.mkdir(parents=True)
+    with sole_writer(run.path, "learned"):
+        answered = answer(job)
+    assert answered.row is None
+    assert answered.fault.startswith(f"byol, seed 0: {run.path} is being learned now by process {os.getpid()} since ")
+    assert [path.name for path in run.path.iterdir()] == ["run.lock"]
 
 
 def test_an_arm_with_a_lost_seed_is_not_compared() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,22 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path) -> None:
     assert str(fault.value).endswith(f"make room and go on with --resume {folder.parent}")
     assert names(folder) == ["last.pt", "step-00000001.pt"]
     assert load_checkpoint(folder)["step"] == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_in_the_systems_words(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        folder = Path("/proc/self/checkpoints")  # root may write to any other.
+    else:
+        folder = tmp_path / "run"
+        folder.mkdir(mode=0o500)
+    with pytest.raises(ByoltError) as fault:
+        save_checkpoint(folder, state_of(1), keep=2)
+    said = str(fault.value)
+    assert "enforce fail" not in said
+    assert "inline_container" not in said
+    assert re.search(
+        r"could not be written to \S+ \([A-Z][a-z ]+\); see that the folder can be written and give the", said
+    ), said
 
 
 def test_a_damaged_checkpoint_names_the_one_to_take(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.dry_run import PHASES, advice, dry_run
 from byolt.training.prepare import prepare
+from byolt_export.errors import TrainingFault
 
 
 def growing(folder: Path, **machine: Any) -> Recipe:
@@ -49,6 +50,17 @@ def test_each_stage_takes_steps_of_its_own_size_and_number(tmp_path: Path, monke
     monkeypatch.setattr(Stepper, "step", noted)
     dry_run(growing(tmp_path))
     assert seen == [(k, 8) for k in range(24)] + [(28 + k, 32) for k in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("optim", "what"),
+    [({"base_lr": 1e30}, "the loss is"), ({"base_lr": 1e36}, "the loss is"), ({"weight_decay": 1e37}, "the loss is")],
+)
+def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path, optim: dict[str, float], what: str) -> None:
+    recipe = growing(tmp_path).model_copy(update={"optim": growing(tmp_path).optim.model_copy(update=optim)})
+    with pytest.raises(TrainingFault, match=f"^{what} not finite by step [0-9]+; lower optim.base_lr") as fault:
+        dry_run(recipe, steps=4, warmup_steps=1)
+    assert fault.value.exit_code == 3
 
 
 def test_memory_is_that_of_the_runs_device_on_a_machine_with_a_gpu(

@@ -135,7 +135,7 @@ def test_free_memory_comes_on_top_of_what_is_resident_within_the_groups_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kib = {"VmRSS": 100, "MemAvailable": 900}
-    monkeypatch.setattr(memory, "_kib", lambda _, name: kib[name])
+    monkeypatch.setattr(memory, "kib_of", lambda _, name: kib[name])
     limits = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
     monkeypatch.setattr(memory, "_LIMITS", tuple(map(str, limits)))
     assert memory_bytes(CPU) == 1000 * 1024

@@ -1,4 +1,6 @@
-"""The device that a recipe runs on, and the precision that it computes in there."""
+"""The device that a recipe runs on, the precision that it computes in there, and its memory."""
+
+from pathlib import Path
 
 import torch
 
@@ -23,3 +25,16 @@ def computes_in_bf16(precision: str, device: torch.device) -> bool:
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bf16"
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that was in use since the peak began anew."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return kib_of("/proc/self/status", "VmHWM") * 1024
+
+
+def kib_of(file: str, name: str) -> int:
+    """A number of kB, which are KiB, from a file of ``Name:  number kB``; 0 where the system has no such file."""
+    lines = Path(file).read_text().splitlines() if Path(file).exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,54 @@ def environment() -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+_typed: list[str] = []
+
+
+def typed(arguments: list[str]) -> None:
+    """Remember what byolt was asked on its command line: what it says to type next is made of that."""
+    _typed[:] = arguments
+
+
+def command(*words: object) -> str:
+    """A whole line to paste: byolt as it was started here, then ``words``, each quoted where a shell needs it."""
+    return " ".join([_program(), shlex.join(map(str, words))])
+
+
+def typed_again(*more: object, of: tuple[str, ...], without: str) -> str:
+    """The command that was typed as a line to paste, with other words at its end; empty where it was another one.
+
+    Args:
+        more: Those words.
+        of: Commands that it may be.
+        without: An option to leave out, with its value.
+    """
+    if not set(of) & set(_typed):  # Called from Python, or within another command.
+        return ""
+    kept: list[str] = []
+    words = iter(_typed)
+    for word in words:
+        if word == without:
+            next(words, None)
+        elif not word.startswith(f"{without}="):
+            kept.append(word)
+    return command(*kept, *more)
+
+
+def _program() -> str:
+    """``byolt`` where a shell finds this one by that name, else its path as it was typed."""
+    started = Path(sys.argv[0])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', '1')} -m byolt"
+    if started.name == "__main__.py" and started.parent.name == "byolt":
+        found = shutil.which("python")
+        same = found is not None and Path(found).samefile(sys.executable)
+        return f"{'python' if same else shlex.quote(sys.executable)} -m byolt"
+    found = shutil.which("byolt")
+    if started.name != "byolt" or not started.exists() or (found is not None and Path(found).samefile(started)):
+        return "byolt"
+    return shlex.quote(sys.argv[0])
 
 
 def package_version(name: str) -> str | None:

@@ -1,18 +1,36 @@
 """Files that are written whole or not at all, and JSON."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from byolt_export.errors import not_written
+from byolt_export.errors import InputError, not_written
 from byolt_export.files import write_whole
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file's mapping, or None where there is no file."""
+def read_json(
+    path: Path, *, needs: Sequence[str] = (), mend: str = "remove it, and give the command that writes it again"
+) -> dict[str, Any] | None:
+    """A JSON file's mapping, or None where there is no file.
+
+    Args:
+        path: The file.
+        needs: Keys without which it is of no use.
+        mend: What to do with a damaged one, for the fault.
+
+    Raises:
+        InputError: It is empty, cut off, no mapping, or lacks a key.
+    """
     if not path.exists():
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_bytes()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):  # Half a file, bytes that are no text, or a hostile one.
+        content = None
+    if not isinstance(content, dict) or not all(key in content for key in needs):
+        raise InputError(f"{path} is {'damaged' if text.strip() else 'empty'}; {mend}")
     return content
 
 
@@ -22,8 +40,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """``write_bytes`` of a text as UTF-8."""
-    write_bytes(path, text.encode())
+    """``write_bytes`` of a text as UTF-8; bytes of a file's name that are none are written by number."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -40,13 +58,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a file.
+    """Append to a file, as ``write_text`` writes.
 
     Raises:
         ByoltError: The disk is full or cannot be written.
     """
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:
         raise not_written(path, error) from error

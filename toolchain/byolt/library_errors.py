@@ -1,6 +1,12 @@
-"""What Python, torch and the system raise, as one of ours: one sentence and an exit code."""
+"""What Python, torch and the system raise, as one of ours: one sentence and an exit code; what they warn of, unsaid."""
 
-from byolt_export.errors import ByoltError, MissingPart
+import logging
+import os
+import re
+import sys
+import warnings
+
+from byolt_export.errors import ByoltError, MissingPart, first_line
 
 # The extra that brings a module, by the name it is imported under.
 _EXTRAS = {
@@ -19,10 +25,43 @@ _OUT_OF_MEMORY = (
     *("could not create a primitive", "could not execute a primitive"),  # oneDNN's code and scratch found no place.
     *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
 )
+# gloo's, NCCL's and the store's, where a process at the other end has gone; and what they raise for all else.
+_PEER_GONE = (
+    *("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+    *("ncclRemoteError", "remote process exited"),
+)
+_EXCHANGE = ("DistBackendError", "DistNetworkError", "DistStoreError")
 _MEMORY = (
     "lower finetune.batch_size, data.cache_budget_gb, machine.resident_gb or machine.workers, or take a smaller model "
     "or a machine with more"
 )
+
+
+# That log by themselves, of fonts or of kernels that are not there.
+_TALKATIVE = ("huggingface_hub", "matplotlib", "onnx", "onnxscript", "onnx_ir", "PIL", "sklearn", "timm", "torch")
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries warn of from the user of the command line, who can mend none of it; what they raise stays.
+
+    byolt itself logs what it has to say. ``python -W`` or PYTHONWARNINGS asks for warnings, and then they are shown.
+    """
+    if sys.warnoptions:
+        return
+    os.environ["PYTHONWARNINGS"] = "ignore"  # For processes that this one starts.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # To be set before torch is imported.
+    warnings.simplefilter("ignore")
+    warnings.showwarning = _unheard  # Some libraries set filters of their own when they are imported.
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _unheard(*_: object, **__: object) -> None:
+    """In place of what would print a warning."""
+
+
+class LostProcess(ByoltError):
+    """Another process of the run has ended; what ended it is its own to tell."""
 
 
 def as_ours(error: Exception) -> ByoltError | None:
@@ -33,7 +72,15 @@ def as_ours(error: Exception) -> ByoltError | None:
         return _missing(error)
     if is_memory_fault(error):
         where = "the GPU" if "CUDA" in str(error) else "this machine"
-        return ByoltError(f"{where} has too little memory ({_first_line(error)}); {_MEMORY}")
+        return ByoltError(f"{where} has too little memory{_asked_for(error)}; {_MEMORY}")
+    is_exchange = type(error).__name__ in _EXCHANGE
+    if (is_exchange or type(error) is RuntimeError) and any(words in str(error) for words in _PEER_GONE):
+        return LostProcess(
+            "another process of the run ended without a word, killed by the system if memory ran out; the last "
+            "checkpoint is whole, go on with --resume"
+        )
+    if is_exchange:
+        return ByoltError(f"the processes of the run cannot exchange data: {first_line(error)}")
     if isinstance(error, OSError):
         return ByoltError(f"{error.filename or 'this machine'}: {error.strerror or error}")
     return None
@@ -58,5 +105,17 @@ def is_memory_fault(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no more is known"])[0]
+def _asked_for(error: BaseException) -> str:
+    """`` for the 1.5 GB that it asked for``, where the library says how much; its own words are of no use to a user."""
+    said = str(error)
+    if found := re.search(r"tried to allocate (\d+) bytes", said):
+        return f" for the {int(found[1]) / 1e9:,.1f} GB that it asked for"
+    if found := re.search(r"(?:[Tt]ried|Unable) to allocate ([\d.]+ [KMGTPE]iB)", said):
+        return f" for the {found[1]} that it asked for"
+    return ""
+
+
+def why_not_fetched(error: BaseException) -> str:
+    """Why something did not come over the network, without the wrapping and the number."""
+    reason = getattr(error, "reason", error)  # urllib's own error holds the system's.
+    return str(getattr(reason, "strerror", None) or (reason if isinstance(reason, str) else first_line(reason)))

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from byolt.environment import environment
+from byolt.environment import command, environment, typed_again
 from byolt.files import append_text, read_json, write_json, write_text
+from byolt.locks import writer
 from byolt.recipe.identity import recipe_hash, result_keys
-from byolt.recipe.load import dump_recipe, load_recipe
+from byolt.recipe.load import RESOLVED, dump_recipe, load_recipe
 from byolt.recipe.schema import Recipe
 from byolt_export.errors import ByoltError, InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
+_EXPORT_AGAIN = "export the run again"
 _MEASURED = ("collapse", "encoder", "untrained", "start", "pixels", "colours", "finetune")
 
 
@@ -87,16 +89,18 @@ class Run:
                 f"{self.path} collapsed by step {result['step']} and left no encoder; a collapsed run cannot go on: "
                 "change the recipe and learn again"
             )
-        resolved = self.path / "recipe.resolved.yaml"
-        return InputError(f"{self.path} has no encoder yet: go on with byolt pretrain {resolved} --resume {self.path}")
+        if busy := writer(self.path):
+            return InputError(f"{self.path} has no encoder yet: it {busy}")
+        line = command("pretrain", self.path / "recipe.resolved.yaml", "--resume", self.path)
+        return InputError(f"{self.path} has no encoder yet: go on with {line}")
 
     def summary(self) -> RunMetrics:
         """Every metric of the run that was measured, JSON-able."""
         parts = {
             "learning": self.result,
             **{name: self.metrics(name) for name in _MEASURED},
-            "parity": read_json(self.bundle / "parity.json"),
-            "classifier_parity": read_json(self.classifier_bundle / "parity.json"),
+            "parity": read_json(self.bundle / "parity.json", mend=_EXPORT_AGAIN),
+            "classifier_parity": read_json(self.classifier_bundle / "parity.json", mend=_EXPORT_AGAIN),
         }
         known = {name: part for name, part in parts.items() if part is not None}
         return cast(RunMetrics, {"run": str(self.path)} | known)
@@ -110,6 +114,11 @@ class Run:
     def encoder_file(self) -> Path:
         """The learned encoder, ready for the plain torchvision or timm module."""
         return self.path / "encoder.safetensors"
+
+    @property
+    def images_file(self) -> Path:
+        """The names and digests of the images that were learned from and of those that were held out."""
+        return self.path / "images.npz"
 
     @property
     def classifier_file(self) -> Path:
@@ -129,7 +138,7 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """What the run was made by and of, as written when it was created."""
-        return read_json(self.path / "environment.json") or {}
+        return read_json(self.path / "environment.json", mend="copy the whole run again") or {}
 
     @property
     def hash(self) -> str:
@@ -150,11 +159,15 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """State and last metrics of a run that ended, or None while it is unfinished."""
-        return read_json(self.path / "result.json")
+        resolved = self.path / RESOLVED
+        mend = f"remove it, and go on with byolt pretrain {resolved} --resume {self.path}, which writes it again"
+        return read_json(self.path / "result.json", needs=("state", "step"), mend=mend)
 
     def metrics(self, name: str) -> dict[str, Any] | None:
         """Metrics of ``evaluation/<name>.json``, or None where they were not measured."""
-        return read_json(self.path / "evaluation" / f"{name}.json")
+        again = "finetune" if name.startswith("finetune") else "evaluate"
+        mend = f"remove it, and make it again with byolt {again} {self.path}"
+        return read_json(self.path / "evaluation" / f"{name}.json", mend=mend)
 
     def write_metrics(self, name: str, metrics: dict[str, Any]) -> None:
         """Keep metrics as ``evaluation/<name>.json``."""
@@ -172,7 +185,7 @@ class Run:
         """Every whole line of ``metrics.jsonl``; a kill or a full disk can leave half a last one.
 
         Raises:
-            InputError: A line before the last is no JSON.
+            InputError: A line before the last is no record.
         """
         path = self.path / "metrics.jsonl"
         if not path.exists():
@@ -199,7 +212,7 @@ def learned_for_s(records: list[dict[str, Any]]) -> float | None:
 
 
 @contextmanager
-def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[Run]:
+def create_run(recipe: Recipe, fingerprint: str, recipe_text: str, threads: int | None = None) -> Iterator[Run]:
     """A new run with what it is made of written down; its folder gets its name when the context is left.
 
     So a run's folder that is there has all that the caller wrote into it, its first checkpoint too: what fails or is
@@ -217,22 +230,32 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str) -> Iterator[R
         beside.checkpoints.mkdir(parents=True)
         write_text(beside.path / "recipe.yaml", recipe_text)
         write_text(beside.path / "recipe.resolved.yaml", dump_recipe(recipe))
-        known = {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)}
+        known: dict[str, Any] = {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)}
+        known |= {} if threads is None else {"threads": threads}
         write_json(beside.path / "environment.json", environment() | known)
         yield beside
         beside.path.rename(run.path)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # Another process was quicker.
             raise _started_before(run) from error
-        raise ByoltError(f"{run.path} cannot be made: {error.strerror}") from error
+        raise ByoltError(
+            f"{run.path} cannot be made: {error.strerror}; --set machine.runs_dir=DIR keeps runs where that may be done"
+        ) from error
     finally:
         shutil.rmtree(beside.path, ignore_errors=True)
 
 
 def _started_before(run: Run) -> InputError:
-    return InputError(
-        f"{run.path} was started before and has not ended; go on with --resume {run.path}, or remove the folder"
-    )
+    if busy := writer(run.path):
+        return InputError(f"{run.path} {busy}")
+    line = command_to_go_on(run.path)
+    return InputError(f"{run.path} was started before and has not ended; go on with {line}, or remove the folder")
+
+
+def command_to_go_on(run: Path) -> str:
+    """The whole command that goes on with a run: the one that was typed, or one of the run's own recipe."""
+    line = typed_again("--resume", run, of=("pretrain",), without="--resume")
+    return line or command("pretrain", run / "recipe.resolved.yaml", "--resume", run)
 
 
 def run_of(recipe: Recipe, fingerprint: str) -> Run:
@@ -252,12 +275,14 @@ def open_run(run: Run | str | Path | None = None, runs_dir: str | Path = "runs")
     if run is not None:
         path = Path(run)
         if not (path / "recipe.resolved.yaml").is_file():
-            raise InputError(f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see `ls {runs_dir}`")
+            raise InputError(
+                f"{path} is not a run's folder (it holds no recipe.resolved.yaml); see what lies in {runs_dir}"
+            )
         return Run(path)
     # One with a leading dot was killed while it was made.
     found = [f.parent for f in runs_dir.glob("*/recipe.resolved.yaml") if not f.parent.name.startswith(".")]
     if not found:
-        raise InputError(f"no run in {runs_dir}; start one with: byolt pretrain recipes/quickstart.yaml")
+        raise InputError(f"no run in {runs_dir}; start one with: {command('pretrain', 'recipes/quickstart.yaml')}")
     return Run(max(found, key=_last_touched))
 
 
@@ -268,9 +293,11 @@ def _last_touched(folder: Path) -> float:
 
 def _record(line: str, where: str, *, last: bool) -> dict[str, Any] | None:
     try:
-        record: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError as error:
-        if last:
-            return None
-        raise InputError(f"{where}: {error.msg}; remove that line") from error
-    return record
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if isinstance(record, dict) and isinstance(record.get("step"), int):
+        return record
+    if last:
+        return None
+    raise InputError(f"{where}: half a line, or none that byolt wrote; remove that line")

@@ -7,22 +7,25 @@
 - ``parity.json``, ``parity.html``: what was measured when the bundle was made
 """
 
+import codecs
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from byolt_export.bundle.manifest import Manifest, first_fault
-from byolt_export.errors import InputError
+from byolt_export.errors import ByoltError, InputError, not_written
 from byolt_export.files import dump_json, sha256, write_whole
 
 MANIFEST, GOLDEN, PARITY, PAGE = "manifest.json", "golden.safetensors", "parity.json", "parity.html"
 FILES = {"fp32": "encoder.onnx", "fp16": "encoder.fp16.onnx", "int8": "encoder.int8.onnx"}
 
+_TURNS = 1000  # Of a race for one folder's name: each is lost to a process that has won.
 _JSON_BYTES, _FILE_BYTES = 4 * 2**20, 2 * 2**30  # A bundle is somebody else's file: nothing larger is read.
 
 
@@ -35,26 +38,51 @@ def staged(folder: Path) -> Iterator[Path]:
 
     Raises:
         InputError: ``folder`` exists and is not a bundle.
+        ByoltError: It cannot be written.
     """
     folder = folder.absolute()
-    if folder.exists() and not (folder.is_dir() and ((folder / MANIFEST).exists() or not any(folder.iterdir()))):
-        raise InputError(f"{folder} exists and is not a bundle: name another folder to export to")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    new, old = scratch / "new", scratch / "old"
+    try:
+        if not _is_replaceable(folder):
+            raise InputError(f"{folder} exists and is not a bundle: name another folder to export to")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise not_written(folder, error) from error
+    new = scratch / "new"
     try:
         new.mkdir()  # Not the temporary folder itself, which is closed to other users.
         yield new
-        if folder.exists():
+        _take_place(new, folder, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether there is nothing, an empty folder or a bundle; asked once, since other processes may export to it too."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return not folder.exists()
+    return not names or MANIFEST in names
+
+
+def _take_place(new: Path, folder: Path, scratch: Path) -> None:
+    """Put ``new`` where ``folder`` is. Of several processes that do so at once, the last one's is there, whole."""
+    for turn in range(_TURNS):
+        old = scratch / f"old-{turn}"
+        with suppress(FileNotFoundError):  # There is none, or another process has just moved it away.
             folder.rename(old)
         try:
             new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # Else another process has just put its own there.
+                if old.exists():
+                    old.rename(folder)
+                raise not_written(folder, error) from error
+    raise ByoltError(f"{folder} is being exported to by other processes without end: name another folder")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -78,6 +106,8 @@ def read_manifest(folder: str | Path) -> Manifest:
     if (folder / MANIFEST).is_symlink() or not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} holds no bundle: {MANIFEST} is missing; make one with `byolt export`")
     content = _read(folder / MANIFEST, _JSON_BYTES)
+    if content.startswith(codecs.BOM_UTF8):  # RFC 8259 lets a reader pass over it; byolt writes none, C++ takes none.
+        raise InputError(f"{folder / MANIFEST} does not fit: it starts with a byte order mark; export it again")
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:

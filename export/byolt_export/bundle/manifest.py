@@ -17,8 +17,11 @@ from pydantic import (
 )
 
 from byolt_export.errors import quoted
+from byolt_export.wording import fault_in_words
 
 CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
+OPSET = 18  # Of fp32 and fp16: the lowest that torch's exporter really writes, and one that TensorRT 8.6 to 11 read.
+NOT_MADE = "0" * 64  # In place of the digest of a file that could not be made: its entry says why.
 _LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 _BATCH_BYTES = 2**30  # A bundle is somebody else's file: nothing larger is run in one batch.
 
@@ -186,6 +189,11 @@ class Onnx(ManifestSection):
     calibration: Calibration | None = None
     shares: dict[Precision, Share] | None = None
 
+    @property
+    def is_made(self) -> bool:
+        """Whether there is such a file at all."""
+        return self.sha256 != NOT_MADE or self.verdict != "failed"
+
     @model_validator(mode="after")
     def _gates_are_known(self) -> "Onnx":
         if unknown := set(self.gates) - {field.name for field in fields(Gates)}:
@@ -267,4 +275,4 @@ def first_fault(error: ValidationError) -> str:
     # Another schema version explains every other fault.
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["loc"] != ("schema_version",))
     where = ".".join(map(str, faults[0]["loc"])) or "the file"
-    return quoted(f"{where}: {faults[0]['msg'].removeprefix('Value error, ')}")
+    return quoted(f"{where}: {fault_in_words(faults[0])}")

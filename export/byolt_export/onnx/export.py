@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from byolt_export.arrays import Images, Outputs
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.manifest import OPSET, Input
 from byolt_export.errors import ByoltError, MissingPart
 from byolt_export.onnx.faults import export_faults
-from byolt_export.onnx.half_precision import CONVOLUTIONS, HalfPrecision
+from byolt_export.onnx.folding import fold
 from byolt_export.onnx.plain import plain_copy
-from byolt_export.onnx.preprocessing import FromPixels
+from byolt_export.onnx.preprocessing import RESIZING, FromPixels
 from byolt_export.onnx.reference import full_float32, quiet
 
-_OPSET = 18  # The lowest that the exporter really writes, and one that TensorRT 8.6 to 11 read.
+_OUTPUT = "byolt_output"  # While it is traced: a layer of the module may be called as the output will be.
 
 
 def export_onnx(
@@ -54,15 +54,19 @@ def export_onnx(
     try:
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter needs it, and would say so in a page of text.
+
+        from byolt_export.onnx.graph import name_outputs, to_single
+        from byolt_export.onnx.half_precision import to_half
     except ImportError as error:
         raise MissingPart(f'{error.name} is not installed: pip install "byolt[export]"') from error
-    program, shapes = _trace(module, pixels, normalize, precision)
+    names = [output_name] if isinstance(output_name, str) else list(output_name)
+    program, shapes = _trace(module, pixels, normalize)
     with quiet(), torch.no_grad(), export_faults(module, pixels.size_px):
         exported = torch.onnx.export(
             program,
-            opset_version=_OPSET,
+            opset_version=OPSET,
             input_names=["images"],
-            output_names=[output_name] if isinstance(output_name, str) else list(output_name),
+            output_names=[f"{_OUTPUT}_{k}" for k in range(len(names))],
             dynamic_shapes=shapes,
             external_data=False,
             verbose=False,
@@ -71,15 +75,20 @@ def export_onnx(
         raise ByoltError("torch.onnx.export gave no program: use its dynamo exporter (torch 2.9 or later)")
     proto = exported.model_proto
     _strip(proto)
-    for key, value in sorted((metadata or {}).items()):
-        proto.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(proto, full_check=True)
+    name_outputs(proto, names)
+    with export_faults(module, pixels.size_px):
+        to_single(proto)
+        if precision == "fp16":
+            proto = to_half(proto, full=RESIZING)
+        for key, value in sorted((metadata or {}).items()):
+            proto.metadata_props.add(key=key, value=value)
+        onnx.checker.check_model(proto, full_check=True)
     Path(path).write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def torch_tensors(module: nn.Module, images: Images, *, pixels: Input) -> dict[str, Outputs]:
     """What PyTorch computes on the way, by the names that the ONNX file gives the same tensors: float32 arrays."""
-    program, _ = _trace(module, pixels, False, "fp32")
+    program, _ = _trace(module, pixels, False)
     found: dict[str, Outputs] = {}
 
     class Recorder(torch.fx.Interpreter):
@@ -94,53 +103,17 @@ def torch_tensors(module: nn.Module, images: Images, *, pixels: Input) -> dict[s
     return found
 
 
-def _trace(
-    module: nn.Module, pixels: Input, normalize: bool, precision: str
-) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
+def _trace(module: nn.Module, pixels: Input, normalize: bool) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
     """The whole graph from raw images, BatchNorm folded, and its dynamic shapes."""
     batch = {0: torch.export.Dim("batch", min=1, max=max(2, pixels.max_batch))}
     square = torch.zeros(2, 3, pixels.size_px, pixels.size_px)
     frames = torch.zeros(2, *pixels.shape, dtype=torch.uint8)
     with quiet(), torch.no_grad(), export_faults(module, pixels.size_px):
         inner = torch.export.export(plain_copy(module).cpu(), (square,), dynamic_shapes=(batch,))
-        _fold_batchnorm(inner)
-        traced: nn.Module = inner.module(check_guards=False)
-        if precision == "fp16":
-            traced = HalfPrecision(traced)  # type: ignore[arg-type]
-        dtype = torch.float16 if precision == "fp16" else torch.float32
-        whole = FromPixels(traced, pixels, normalize, dtype)
+        traced: Any = inner.module(check_guards=False)
+        fold(traced)
+        whole = FromPixels(traced, pixels, normalize)
         return torch.export.export(whole, (frames,), dynamic_shapes={"images": batch}), {"images": batch}
-
-
-def _fold_batchnorm(program: torch.export.ExportedProgram) -> None:
-    """Fold each BatchNorm into the convolution before it, in float64, inside an exported program.
-
-    On the traced program, not on the modules: there it is plain which convolution feeds which norm and nothing
-    else, whatever classes they are of. The norm's bias parameter becomes the convolution's.
-    """
-    names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
-    state = program.state_dict
-
-    def value(node: Any) -> Tensor:
-        tensor: Tensor = state[names[node.name]]
-        return tensor.double()
-
-    for norm in program.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default):
-        conv, weight, bias, mean, var, _training, _momentum, eps, _cudnn = norm.args
-        if conv.target not in CONVOLUTIONS or weight is None or bias is None or mean is None:
-            continue
-        kernel, old_bias = conv.args[1], (*conv.args, None)[2]
-        if any(len(node.users) != 1 for node in (conv, kernel, bias)):
-            continue  # Shared with another layer, which must not change.
-        scale = value(weight) / torch.sqrt(value(var) + eps)
-        offset = value(bias) + ((0.0 if old_bias is None else value(old_bias)) - value(mean)) * scale
-        folded = (value(kernel) * scale.view(-1, 1, 1, 1)).float()
-        state[names[kernel.name]] = nn.Parameter(folded, requires_grad=False)
-        state[names[bias.name]] = nn.Parameter(offset.float(), requires_grad=False)
-        conv.args = (*conv.args[:2], bias, *conv.args[3:])
-        norm.replace_all_uses_with(conv)
-        program.graph.erase_node(norm)
-    program.graph_module.recompile()
 
 
 def _strip(message: Any) -> None:

@@ -41,7 +41,17 @@ def plain_copy(module: nn.Module) -> nn.Module:
         _unwrap_children(copied)
     except Exception as error:  # Whatever a module of somebody else's holds: locks, files, generators.
         raise InputError(f"{name_of(module)} cannot be copied ({first_line(error)}): export one that can") from error
-    return copied.eval().float().to(memory_format=torch.contiguous_format)
+    return _in_float32(copied.eval()).to(memory_format=torch.contiguous_format)
+
+
+def _in_float32(copied: nn.Module) -> nn.Module:
+    """A part in double precision within one of another stays so: it is the module that turns its inputs to double."""
+    kinds = {tensor.dtype for tensor in (*copied.parameters(), *copied.buffers()) if tensor.is_floating_point()}
+    if torch.float64 not in kinds or len(kinds) == 1:
+        return copied.float()
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        tensor.data = tensor.data.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.data
+    return copied
 
 
 def name_of(module: nn.Module) -> str:

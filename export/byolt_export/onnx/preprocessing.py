@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from byolt_export.bundle.manifest import Input
 from byolt_export.onnx.outputs import in_float32
 
+RESIZING = ("rows", "columns")  # Names of the constants whose products resize, which stay fp32 in every file.
+
 
 class FromPixels(nn.Module):
     """Raw uint8 images (B, H, W, 3) to the module's outputs (B, D): what the device runs."""
@@ -20,9 +22,9 @@ class FromPixels(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, module: nn.Module, pixels: Input, normalize: bool, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, pixels: Input, normalize: bool) -> None:
         super().__init__()
-        self.module, self.normalize, self.dtype = module, normalize, dtype
+        self.module, self.normalize = module, normalize
         # (x / 255 - mean) / std as one Mul and one Add, their constants rounded once.
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (pixels.mean, pixels.std))
         self.register_buffer("scale", (1 / (255 * std)).float().view(1, 3, 1, 1))
@@ -40,8 +42,7 @@ class FromPixels(nn.Module):
         x = images.to(torch.float32).permute(0, 3, 1, 2).contiguous()
         if self.resizes:
             x = self.rows @ x @ self.columns
-        x = (x * self.scale + self.shift).to(self.dtype)
-        outputs = in_float32(self.module(x))
+        outputs = in_float32(self.module(x * self.scale + self.shift))
         return nn.functional.normalize(outputs, dim=1) if self.normalize else outputs
 
 

@@ -92,7 +92,7 @@ def torch_function(
 
     It computes in float32, and with ``compiled`` through ``torch.compile``, anew for each batch size.
     """
-    model = FromPixels(plain_copy(module), pixels, normalize, torch.float32).eval().to(device)
+    model = FromPixels(plain_copy(module), pixels, normalize).eval().to(device)
     function = torch.compile(model, dynamic=False) if compiled else model
 
     def run(images: Images) -> Outputs:

@@ -18,6 +18,16 @@ GATES: Mapping[str, Gates] = {
 
 def faults(measures: Measures, gates: Gates) -> list[str]:
     """What in the measures breaks the gates, one phrase each; empty when all is kept."""
+    found = distances(measures, gates)
+    for name in ("centred_cosine_worst", "overlap_at_1", "overlap_at_10", "top_1_agreement"):
+        value, limit = getattr(measures, name), getattr(gates, name)
+        if value is not None and value < limit:
+            found.append(f"{name.replace('_', ' ')} {value:.6g} is below {limit:.6g}")
+    return found
+
+
+def distances(measures: Measures, gates: Gates) -> list[str]:
+    """The same of the error as a share of an output's length, whatever lies between different images."""
     found = [] if measures.finite else ["outputs are not finite"]
     if measures.relative_l2_worst > gates.relative_l2_worst_max:
         found.append(
@@ -26,10 +36,6 @@ def faults(measures: Measures, gates: Gates) -> list[str]:
         )
     if measures.relative_l2_mean > gates.relative_l2_mean_max:
         found.append(f"mean relative L2 {measures.relative_l2_mean:.2g} is above {gates.relative_l2_mean_max:.2g}")
-    for name in ("centred_cosine_worst", "overlap_at_1", "overlap_at_10", "top_1_agreement"):
-        value, limit = getattr(measures, name), getattr(gates, name)
-        if value is not None and value < limit:
-            found.append(f"{name.replace('_', ' ')} {value:.6g} is below {limit:.6g}")
     return found
 
 

@@ -19,10 +19,26 @@ HISTOGRAM_EDGES: tuple[float, ...] = tuple(10 ** (exponent / 4) for exponent in 
 
 
 def relative_l2(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float64]:
-    """``|c - r| / |r|`` of each row, (N,), in float64."""
+    """``|c - r| / |r|`` of each row of the candidate, in float64; its row n is of image n modulo N.
+
+    No row is divided by less than the median length of the reference's rows: logits that are nearly 0 have no accuracy
+    of their own.
+    """
     r, c = reference.astype(np.float64), candidate.astype(np.float64)
-    error: npt.NDArray[np.float64] = np.linalg.norm(c - r, axis=1) / np.maximum(np.linalg.norm(r, axis=1), TINY)
+    length, rows = np.linalg.norm(r, axis=1), np.arange(len(c)) % len(r)
+    least = np.maximum(length, max(float(np.median(length)), TINY))
+    error: npt.NDArray[np.float64] = np.linalg.norm(c - r[rows], axis=1) / least[rows]
     return error
+
+
+def spread(outputs: Outputs) -> float:
+    """How far the outputs of different images lie apart: root mean square distance from their mean, over their length.
+
+    1 where they share no mean, 0 where all are one point.
+    """
+    rows = outputs.astype(np.float64)
+    apart = np.linalg.norm(rows - rows.mean(axis=0))
+    return float(apart / np.maximum(np.linalg.norm(rows), TINY))
 
 
 def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:
@@ -34,14 +50,17 @@ def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:
 def centred_cosine(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float64]:
     """Cosine of each row, (N,), after the reference's mean over N was taken off both.
 
-    Embeddings share a large mean, so the plain cosine of two different images is already high.
-    Two rows that are both the mean agree: 1.
+    Embeddings share a large mean, so the plain cosine of two different images is already high. A row nearer to the mean
+    than the median one has hardly a direction: it counts no worse than its distance from the candidate's would at the
+    median length. Two rows that are both the mean agree: 1.
     """
     mean = reference.mean(axis=0, dtype=np.float64)
     r, c = reference - mean, candidate - mean
     r_norm, c_norm = np.linalg.norm(r, axis=1), np.linalg.norm(c, axis=1)
     cosine: npt.NDArray[np.float64] = (r * c).sum(axis=1) / np.maximum(r_norm * c_norm, TINY)
-    return np.where((r_norm == 0) & (c_norm == 0), 1.0, cosine)
+    median = max(float(np.median(r_norm)), TINY)
+    at_median = median / np.hypot(median, np.linalg.norm(c - r, axis=1))
+    return np.where(r_norm < median, np.maximum(cosine, at_median), cosine)
 
 
 def neighbour_overlap(reference: Outputs, candidate: Outputs, k: int) -> float | None:

@@ -5,7 +5,6 @@ anywhere: every one is escaped, and characters that cannot be seen are spelled o
 """
 
 import hashlib
-import unicodedata
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -15,8 +14,10 @@ from byolt_export.bundle.folder import GOLDEN, MANIFEST, PARITY, manifest_bytes
 from byolt_export.bundle.golden import PERTURBATIONS, GoldenVectors
 from byolt_export.bundle.manifest import Gates, Manifest
 from byolt_export.errors import MissingPart
+from byolt_export.errors import visible as spelled_out
 from byolt_export.files import write_whole
 from byolt_export.proof.drawing import HEIGHT_PX, WIDTH_PX, bars, picture, position
+from byolt_export.proof.made import Made
 from byolt_export.proof.report import FileReport, Measures, Parity, Report
 
 # What has not run is neither good nor bad, and must look like neither.
@@ -28,7 +29,7 @@ _LABELS = {
     "overlap_at_1": "neighbour overlap@1",
     "overlap_at_10": "neighbour overlap@10",
     "top_1_agreement": "top-1 agreement",
-    "unnoticed_perturbation_max": "largest unnoticed noise on the largest kernel",
+    "unnoticed_perturbation_max": "noise on the largest kernel, in parts of its spread, that went unnoticed",
 }
 _CONTROLS = {
     "swapped_channels": "red and blue swapped",
@@ -45,22 +46,23 @@ _STATES = {
 _UNNOTICED = ("below the limit", "not noticed")
 
 
-def write_page(path: Path, report: Report, manifest: Manifest, golden: GoldenVectors) -> None:
+def write_page(path: Path, report: Report, manifest: Manifest, golden: GoldenVectors, made: Made | None = None) -> None:
     """Write the page whole, or leave what was there.
 
     Raises:
         MissingPart: jinja2 or Pillow is not installed.
     """
-    write_whole(path, render_page(report, manifest, golden))
+    write_whole(path, render_page(report, manifest, golden, made))
 
 
-def render_page(report: Report, manifest: Manifest, golden: GoldenVectors) -> str:
+def render_page(report: Report, manifest: Manifest, golden: GoldenVectors, made: Made | None = None) -> str:
     """The page as HTML.
 
     Args:
         report: The verdicts, from the export or from ``verify_bundle``.
         manifest: As it stands in the bundle: the page holds its digest and those in it.
         golden: The bundle's golden vectors, for the images shown.
+        made: When and where it was proven; left out, now and here.
 
     Raises:
         MissingPart: jinja2 or Pillow is not installed.
@@ -82,6 +84,7 @@ def render_page(report: Report, manifest: Manifest, golden: GoldenVectors) -> st
     return template.render(
         report=report,
         manifest=manifest,
+        made=(made or Made.here()).rows(manifest),
         files=shown,
         absent=absent,
         colours=_COLOURS,
@@ -171,14 +174,12 @@ def _gates(parity: Parity) -> list[_Gate]:
         if not known:
             continue
         read = _l2 if name.startswith("relative_l2") else _cosine if "cosine" in name else _share
+        read = _noise if name == "unnoticed_perturbation_max" else read
         exact_limit = read(limit)
         assert exact_limit is not None
+        relation = "has to be" if exact_limit.text == "none" else "at most" if upper else "at least"
         kept = all(value <= limit if upper else value >= limit for value in known)
-        found.append(
-            _Gate(
-                _LABELS[name], read(values[0]), read(values[1]), "at most" if upper else "at least", exact_limit, kept
-            )
-        )
+        found.append(_Gate(_LABELS[name], read(values[0]), read(values[1]), relation, exact_limit, kept))
     return found
 
 
@@ -232,8 +233,9 @@ def _worst(parity: Parity, manifest: Manifest, golden: GoldenVectors) -> dict[st
     source, width, height = picture(golden.images[index])
     return {
         "index": index,
+        "of": len(golden.images),
         "error": _l2(parity.golden.relative_l2_worst),
-        "name": classes[label] if known and label is not None else label,
+        "name": classes[label] if known and label is not None else None if label is None else f"number {label}",
         "source": source,
         "width": width,
         "height": height,
@@ -256,12 +258,10 @@ def _share(value: float | None) -> _Number | None:
     return _number(value, ".2%")
 
 
+def _noise(value: float | None) -> _Number | None:
+    return _Number("none", repr(value)) if value == 0 else _share(value)
+
+
 def visible(value: Any) -> Any:
     """Text in which characters that cannot be seen, or turn round what stands beside them, are spelled out."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    hidden = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in hidden else character
-        for character in value
-    )
+    return value if not isinstance(value, str) or hasattr(value, "__html__") else spelled_out(value, keep="")

@@ -228,8 +228,8 @@ def read_report(folder: Path, manifest: Manifest) -> Report:
     if path.stat().st_size > _PARITY_BYTES:
         raise InputError(f"{path} is larger than it may be ({_PARITY_BYTES // 2**20} MiB): export it again")
     try:
-        return Report(folder, tuple(map(FileReport.from_json, json.loads(path.read_bytes())["files"])))
+        return Report(folder, tuple(map(FileReport.from_json, json.loads(path.read_text("utf-8"))["files"])))
     except ValidationError as error:
         raise InputError(f"{path} does not fit: {first_fault(error)}; export it again") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} does not fit: it lists no files; export it again") from error

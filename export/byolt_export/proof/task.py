@@ -72,7 +72,7 @@ def paired_difference(
     gained, lost = int((candidate & ~reference).sum()), int((~candidate & reference).sum())
     n, b, c = len(reference) + 2, gained + 0.5, lost + 0.5
     centre, half = (b - c) / n, _Z_95 * np.sqrt((b + c) - (b - c) ** 2 / n) / n
-    return (gained - lost) / len(reference), (float(centre - half), float(centre + half))
+    return (gained - lost) / len(reference), (max(-1.0, float(centre - half)), min(1.0, float(centre + half)))
 
 
 def judge_difference(

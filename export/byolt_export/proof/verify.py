@@ -9,7 +9,7 @@ from byolt_export.arrays import Function
 from byolt_export.bundle.folder import PARITY, open_file, read_manifest, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, read_golden
 from byolt_export.bundle.manifest import Contract, Engine, Gates, Manifest, Precision, precision_fault
-from byolt_export.errors import EngineFault, InputError, MissingPart
+from byolt_export.errors import EngineFault, InputError, MissingPart, quoted
 from byolt_export.proof.gates import GATES, tighten
 from byolt_export.proof.parity import batch_sizes, control_faults, judge_maps, prove
 from byolt_export.proof.report import FileReport, Parity, Report
@@ -19,6 +19,7 @@ from byolt_export.tensorrt.runner import open_engine
 
 # INT8 has no tolerance of its own: what this file showed here, with room for another backend's order of summation.
 _MEAN_ROOM, _WORST_ROOM = 1.5, 2.0
+_LONGEST_REASON = 2000  # Characters of somebody else's manifest that are repeated.
 
 
 def verify(bundle: str | Path, providers: Sequence[str] = ()) -> Report:
@@ -63,10 +64,13 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
     open_file(path, PARITY, manifest.parity_sha256)
     reports = []
     for file in manifest.files:
-        onnx = open_file(path, file.name, file.sha256)
         gates, stated = tighten(GATES[file.precision], file.gates), precision_fault(file.precision, file.shares)
         # It failed by more images, perhaps, than those that travel.
-        made = f"failed when it was made ({file.reason})" if file.verdict == "failed" else ""
+        made = f"failed when it was made ({quoted(file.reason, _LONGEST_REASON)})" if file.verdict == "failed" else ""
+        if not file.is_made:
+            reports.append(FileReport(file.name, file.precision, CPU, Parity("failed", (made,), gates)))
+            continue
+        onnx = open_file(path, file.name, file.sha256)
         for provider in providers or usable_providers():
             parity = prove_onnx(onnx, provider, manifest.contract, golden, gates=gates, threads=threads)
             reports.append(FileReport(file.name, file.precision, provider, _failed_by(parity, made, stated)))

@@ -104,8 +104,9 @@ def _add_activations(tensors: dict[str, ActivationSample], name: str, rows: Rows
 
 def _add_moments(moments: dict[str, Moments], layer: Layer, x: npt.NDArray[Any], batches: int) -> None:
     groups, inputs = layer.groups, layer.kernel.size // layer.outputs
-    windows = layer.windows(x, max(1, _WINDOWS // (groups * inputs) // batches))
+    # In float64: inputs that hardly depend on the image lose their covariance in float32 where the mean is taken off.
+    windows = layer.windows(x, max(1, _WINDOWS // (groups * inputs) // batches)).astype(np.float64)
     sums = moments.setdefault(layer.name, Moments(0, np.zeros((groups, inputs)), np.zeros((groups, inputs, inputs))))
     sums.count += windows.shape[1]
-    sums.total += windows.sum(axis=1, dtype=np.float64)
+    sums.total += windows.sum(axis=1)
     sums.gram += windows.transpose(0, 2, 1) @ windows

@@ -33,6 +33,7 @@ from byolt_export.quantize.sensitivity import most_sensitive, output_errors
 Rule = Literal["least error", "min-max"]
 
 LEAST_IMAGES = 32
+_INPUT_ERROR = 2.0**-22  # Of the mean square of a layer's inputs: fp16 tells none of them apart that are nearer.
 LEAST_SHARE = 0.8  # Of the multiply-adds that become int8, whatever the measured sensitivity says.
 _OPSET, _IR = 19, 9  # The first whose Q/DQ take fp16 scales, and the file version that goes with it.
 # Images that the sensitivity of each layer is measured on, fewer of large ones, 24 at 224 px.
@@ -87,7 +88,7 @@ def quantize(
     if not layers:
         raise InputError(f"{fp16_path} has no layer with a constant kernel that INT8 fits: deliver it as fp16")
     _raise_opset(model)
-    parts = _parts(layers, *collect_statistics(model, layers, images), rule)
+    parts, plain = _parts(layers, *collect_statistics(model, layers, images), rule)
     kept: set[str] = set()
     if rule == "least error":
         wanted = np.clip(_JUDGED_PIXELS // (images.shape[1] * images.shape[2]), _FEWEST_JUDGES, _JUDGES)
@@ -102,7 +103,7 @@ def quantize(
         images=len(images),
         source=source,
         sha256=hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest(),
-        rule=rule,
+        rule="; ".join([rule, *(f"{name} to nearest" for name in plain if name not in kept)]),
         int8_share=sum(layer.multiply_adds for layer in int8) / total,
         fp16_layers=tuple(layer.name for layer in layers if layer.name in kept),
     )
@@ -119,9 +120,13 @@ def _raise_opset(model: Any) -> None:
 
 def _parts(
     layers: Sequence[Layer], tensors: Mapping[str, ActivationSample], moments: Mapping[str, Moments], rule: Rule
-) -> dict[str, GraphFragment]:
-    """By name of what comes out: each tensor after int8, and each layer computed from it."""
+) -> tuple[dict[str, GraphFragment], list[str]]:
+    """By name of what comes out: each tensor after int8, and each layer computed from it.
+
+    And the layers whose moments tell nothing, which are rounded to nearest whatever the rule.
+    """
     parts: dict[str, GraphFragment] = {}
+    plain = []
     for name, sample in tensors.items():
         readers = [layer for layer in layers if layer.input == name]
         rows, dtype = sample.rows, readers[0].kernel.dtype
@@ -130,14 +135,20 @@ def _parts(
         else:
             kernels = [reader.as_matrices() for reader in readers]
             # What a shift takes away at the edge of an image depends on its size: see `_layer_part`.
-            may_shift = all(not any(reader.pads) or all(reader.in_shape[2:]) for reader in readers)
+            may_shift = all(
+                not reader.is_transposed and (not any(reader.pads) or all(reader.in_shape[2:])) for reader in readers
+            )
             levels = best_levels(rows, sample.low, sample.high, kernels, dtype, may_shift=may_shift)
         parts[_back(name)] = _tensor_part(name, levels, readers[0])
         moved = (levels.restored(rows) - rows * levels.gain).mean(axis=0)
         for reader in readers:
-            whole, scales, correction = _rounded(reader, levels, moved, moments[reader.name], rule)
-            parts[reader.name] = _layer_part(reader, levels, whole, scales, correction)
-    return parts
+            try:
+                rounded = _rounded(reader, levels, moved, moments[reader.name], rule)
+            except np.linalg.LinAlgError:
+                rounded = _rounded(reader, levels, moved, moments[reader.name], "min-max")
+                plain.append(reader.name)
+            parts[reader.name] = _layer_part(reader, levels, *rounded)
+    return parts, plain
 
 
 def _rounded(
@@ -154,6 +165,8 @@ def _rounded(
         scales = widest_kernel_scales(kernel, dtype)
         return nearest(kernel, scales), scales, np.zeros(scales.shape)
     mean, covariance = moments.times(gain)  # The covariance: the bias takes up what the mean carries.
+    second = np.einsum("gkk->gk", covariance) + mean**2
+    covariance += _INPUT_ERROR * second.mean(axis=-1)[:, None, None] * np.eye(kernel.shape[-1])
     scales = kernel_scales(kernel, np.einsum("gkk->gk", covariance), dtype)
     whole = round_kernel(kernel, scales, covariance)
     rounded = whole * scales[..., None]

@@ -1,9 +1,10 @@
-"""Layers with a constant kernel in an ONNX graph - Conv, Gemm, MatMul - as products of matrices.
+"""Layers with a constant kernel in an ONNX graph - Conv, ConvTranspose, Gemm, MatMul - as products of matrices.
 
 Axes: B images, C channels, G groups of a convolution, O outputs of a group, K inputs of one output (C / G channels by
 the taps of the window, the channel first), S places where the kernel is applied.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,12 @@ class Layer:
     @property
     def is_conv(self) -> bool:
         """A convolution, with the channels on axis 1; else they are on the last axis."""
-        return bool(self.node.op_type == "Conv")
+        return self.node.op_type in ("Conv", "ConvTranspose")
+
+    @property
+    def is_transposed(self) -> bool:
+        """A convolution of the input with ``stride - 1`` zeros after each pixel, its kernel turned around."""
+        return bool(self.node.op_type == "ConvTranspose")
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -63,7 +69,7 @@ class Layer:
     @property
     def output_axis(self) -> int:
         """Axis of the kernel that counts the outputs."""
-        return 0 if self.is_conv or self.attributes.get("transB") else 1
+        return 0 if self.node.op_type == "Conv" or self.attributes.get("transB") else 1
 
     def bias(self) -> npt.NDArray[np.float64]:
         """What is added to the outputs, one value an output channel."""
@@ -72,13 +78,17 @@ class Layer:
 
     def as_matrices(self) -> npt.NDArray[np.float64]:
         """The kernel (G, O, K)."""
-        kernel = self.kernel if self.output_axis == 0 else self.kernel.T
+        kernel = self.kernel if self.output_axis == 0 else self.kernel.swapaxes(0, 1)
+        kernel = kernel[..., ::-1, ::-1] if self.is_transposed else kernel
         return kernel.reshape(self.groups, len(kernel) // self.groups, -1).astype(np.float64)
 
     def from_matrices(self, matrices: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Matrices (G, O, K) in the shape of the kernel."""
         if self.output_axis == 0:
             return matrices.reshape(self.kernel.shape)
+        if self.is_transposed:
+            into, out, height, width = self.kernel.shape
+            return matrices.reshape(out, into, height, width).swapaxes(0, 1)[..., ::-1, ::-1]
         return matrices.reshape(self.kernel.shape[::-1]).T
 
     def rows(self, x: Array) -> npt.NDArray[np.float32]:
@@ -95,6 +105,12 @@ class Layer:
         how, (height, width) = self.attributes, self.kernel.shape[2:]
         strides, dilations = how.get("strides", [1, 1]), how.get("dilations", [1, 1])
         top, left, bottom, right = self.pads
+        if self.is_transposed:
+            x = _spaced(x, strides)
+            down, across = how.get("output_padding", [0, 0])
+            top, bottom = (dilations[0] * (height - 1) - pad for pad in (top, bottom))
+            left, right = (dilations[1] * (width - 1) - pad for pad in (left, right))
+            bottom, right, strides = bottom + down, right + across, [1, 1]
         x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
         down = (x.shape[2] - dilations[0] * (height - 1) - 1) // strides[0] + 1
         across = (x.shape[3] - dilations[1] * (width - 1) - 1) // strides[1] + 1
@@ -105,6 +121,14 @@ class Layer:
         found = found.reshape(len(image), height * width, self.groups, -1).transpose(2, 0, 3, 1)
         windows: npt.NDArray[np.float32] = found.reshape(self.groups, len(image), -1).astype(np.float32)
         return windows
+
+
+def _spaced(x: Array, strides: list[int]) -> Array:
+    """Images (B, C, H, W) with zeros between their pixels, as many as the strides less one."""
+    batch, channels, height, width = x.shape
+    spaced = np.zeros((batch, channels, (height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1), x.dtype)
+    spaced[..., :: strides[0], :: strides[1]] = x
+    return spaced
 
 
 def spread(count: int, most: int) -> npt.NDArray[np.int64]:
@@ -138,7 +162,16 @@ def _fits(node: Any, constants: dict[str, Any]) -> bool:
     kernel = constants[node.input[1]]
     if kernel.data_type not in (TensorProto.FLOAT16, TensorProto.FLOAT):
         return False
-    if node.op_type == "Conv":
-        return len(kernel.dims) == 4 and how.get("auto_pad", b"NOTSET") == b"NOTSET"
+    if node.op_type in ("Conv", "ConvTranspose"):
+        plain = len(kernel.dims) == 4 and how.get("auto_pad", b"NOTSET") == b"NOTSET"
+        return plain and (node.op_type == "Conv" or _is_plain_transposed(how, kernel.dims[2:]))
     plain = how.get("alpha", 1.0) == how.get("beta", 1.0) == 1.0 and not how.get("transA", 0)
     return len(kernel.dims) == 2 and plain
+
+
+def _is_plain_transposed(how: dict[str, Any], taps: Sequence[int]) -> bool:
+    """One group, whose scales an output channel can have of its own, and pads that are pads of the convolution too."""
+    dilations = how.get("dilations", [1, 1])
+    reach = [dilation * (size - 1) for dilation, size in zip(dilations, taps, strict=True)] * 2
+    fits = all(pad <= most for pad, most in zip(how.get("pads", [0] * 4), reach, strict=True))
+    return fits and how.get("group", 1) == 1 and "output_shape" not in how

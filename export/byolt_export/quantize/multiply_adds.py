@@ -1,7 +1,7 @@
 """Multiply-adds of an ONNX graph: of each node, and their shares by the type that they are computed in."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from byolt_export.bundle.manifest import Precision
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "GRU", "LSTM", "RNN")
 _SHAPE_ALONE = ("Transpose", "Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze")  # The values stay as they are.
 
 
@@ -48,7 +48,24 @@ def multiply_adds(node: Any, shapes: Shapes) -> int:
         return int(np.prod(shapes[node.input[0]])) * int(np.prod(shapes[node.input[1]][1:]))
     if node.op_type in ("MatMul", "Gemm"):
         return out * (shapes.get(node.input[0]) or (0,))[0 if attributes(node).get("transA") else -1]
+    if node.op_type == "Einsum":
+        return _einsum(str(attributes(node)["equation"], "ascii"), [shapes.get(name, ()) for name in node.input])
+    if node.op_type in ("GRU", "LSTM", "RNN"):  # Both kernels, once a step.
+        return shapes.get(node.input[0], (0,))[0] * sum(int(np.prod(shapes.get(k, (0,)))) for k in node.input[1:3])
     return 0
+
+
+def _einsum(equation: str, shapes: Sequence[tuple[int, ...]]) -> int:
+    """The product of the sizes of all of an equation's letters; of a single operand nothing is multiplied."""
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(equation.replace(" ", "").split("->")[0].split(","), shapes, strict=True):
+        start, dots, end = letters.partition("...")
+        named = [*start, *end]
+        kept = [*shape[: len(start)], *shape[len(shape) - len(end) :]]
+        sizes |= dict(zip(named, kept, strict=False))
+        if dots:
+            sizes["..."] = max(sizes.get("...", 1), int(np.prod(shape[len(start) : len(shape) - len(end)])))
+    return int(np.prod(list(sizes.values()))) if len(shapes) > 1 else 0
 
 
 def precision_shares(model: Any) -> dict[Precision, float]:

@@ -10,7 +10,7 @@ from byolt_export.arrays import Frames, Images, Outputs
 from byolt_export.bundle.folder import FILES, open_file, read_manifest
 from byolt_export.bundle.manifest import Engine, Manifest, Onnx, Precision, precision_fault
 from byolt_export.cuda import find_gpu
-from byolt_export.errors import InputError, MissingPart
+from byolt_export.errors import InputError, MissingPart, quoted
 from byolt_export.runtime.onnx_runner import OnnxRunner, open_onnx
 from byolt_export.runtime.resize import to_inputs
 from byolt_export.tensorrt.runner import EngineRunner, open_engine
@@ -68,6 +68,9 @@ class Encoder:
         self.classes, self.dim = manifest.contract.classes, manifest.contract.output.dim
         refusals: dict[str, None] = {}  # In order, each once.
         for kind, entry in _ranked(manifest, runtime, precision):
+            if isinstance(entry, Onnx) and not entry.is_made:
+                refusals[f"{entry.name} could not be made ({quoted(entry.reason)})"] = None
+                continue
             doubt = "" if allow_unproven else _why_unproven(entry)
             if doubt:
                 refusals[f"{entry.name} is not proven ({doubt}): run byolt verify {folder} here"] = None

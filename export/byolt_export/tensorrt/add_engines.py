@@ -74,7 +74,8 @@ def add_engines(
     )
     now = read_manifest(path)
     if now.model_copy(update={"engines": manifest.engines}) != manifest:
-        raise InputError(f"{path} was exported again while its engines were built: byolt build-engine {path}")
+        line = f"byolt build-engine {shlex.quote(str(path))}"
+        raise InputError(f"{path} was exported again while its engines were built: {line}")
     entries = {engine.name: engine for engine in (*now.engines, *built)}
     write_manifest(path, now.model_copy(update={"engines": tuple(entries.values())}))
 

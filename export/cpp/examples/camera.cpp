@@ -50,7 +50,7 @@ void run(const std::string& bundle, const std::string& size, Format format) {
     if (first.empty()) first.assign(outputs[0].begin(), outputs[0].end());
     std::cout << elapsed.count() << " ms\t";
     if (encoder.description().logits) {
-      std::cout << best_class(encoder.description(), outputs[0]) << std::endl;
+      std::cout << cell(best_class(encoder.description(), outputs[0])) << std::endl;
     } else {
       std::cout << cosine_distance({first.data(), first.size()}, outputs[0]) << std::endl;
     }

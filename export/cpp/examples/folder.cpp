@@ -1,4 +1,5 @@
-// byolt-example-folder BUNDLE FOLDER: a line for each JPEG and PNG file: its class, or its embedding; tabs between.
+// byolt-example-folder BUNDLE FOLDER: a line for each JPEG and PNG file: its class, or its embedding; tabs between,
+// and names as `cell` writes them.
 
 #include <byolt/encoder.hpp>
 #include <byolt/image_file.hpp>
@@ -16,9 +17,9 @@ void run(const std::string& bundle, const std::string& folder) {
     const byolt::ImageFile file(path);
     const byolt::Image image = file.image();
     const byolt::Outputs outputs = context.run({&image, 1});
-    std::cout << path;
+    std::cout << cell(path);
     if (about.logits) {
-      std::cout << '\t' << best_class(about, outputs[0]);
+      std::cout << '\t' << cell(best_class(about, outputs[0]));
     } else {
       for (const float value : outputs[0]) std::cout << '\t' << value;
     }

@@ -34,7 +34,7 @@ void run(const std::string& bundle, const std::string& gallery, const std::strin
   }
   std::sort(found.rbegin(), found.rend());
   found.resize(std::min<std::size_t>(found.size(), 5));
-  for (const auto& [cosine, path] : found) std::cout << cosine << '\t' << path << '\n';
+  for (const auto& [cosine, path] : found) std::cout << cosine << '\t' << cell(path) << '\n';
 }
 
 }  // namespace

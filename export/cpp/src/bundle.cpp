@@ -1,12 +1,6 @@
 #include "bundle.hpp"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "byolt/error.hpp"
@@ -24,39 +18,8 @@ constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
 
 constexpr const char* kGolden = "golden.safetensors";
 
-/// An open file that closes itself.
-class File {
- public:
-  /// A link is not followed, and a pipe does not block: only plain files are read.
-  explicit File(const std::string& path)
-      : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)) {}
-  ~File() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  /// Size of a plain file; nothing where it is none.
-  [[nodiscard]] std::optional<std::size_t> size() const {
-    struct stat status{};
-    if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) return std::nullopt;
-    return static_cast<std::size_t>(status.st_size);
-  }
-
-  std::size_t read(char* to, std::size_t bytes, const std::string& path) const {
-    for (;;) {
-      const ssize_t got = ::read(descriptor_, to, bytes);
-      if (got >= 0) return static_cast<std::size_t>(got);
-      if (errno != EINTR) throw Error(Code::input, path + " cannot be read: " + std::strerror(errno));
-    }
-  }
-
- private:
-  int descriptor_;
-};
-
 std::string read_manifest_text(const std::string& folder, const std::string& path) {
-  const File file(path);
+  const File file(path, File::Links::refuse);
   const auto size = file.size();
   if (!size) {
     throw Error(Code::input, folder + " holds no bundle: " + kManifest + " is missing; make one with `byolt export`");
@@ -67,7 +30,7 @@ std::string read_manifest_text(const std::string& folder, const std::string& pat
   std::string text(kJsonBytes + 1, '\0');
   std::size_t filled = 0;
   while (filled < text.size()) {
-    const std::size_t got = file.read(text.data() + filled, text.size() - filled, path);
+    const std::size_t got = file.read(text.data() + filled, text.size() - filled);
     if (got == 0) break;
     filled += got;
   }
@@ -88,7 +51,7 @@ Bundle::Bundle(std::string folder) : folder_(std::move(folder)) {
 
 std::string Bundle::open_file(const std::string& name, const std::string& digest, std::string* content) const {
   const std::string where = path(name);
-  const File file(where);
+  const File file(where, File::Links::refuse);
   const auto size = file.size();
   if (!size) throw Error(Code::input, where + " is missing from the bundle: copy the whole folder again");
   if (*size > kFileBytes) {
@@ -98,7 +61,7 @@ std::string Bundle::open_file(const std::string& name, const std::string& digest
   if (content != nullptr) content->reserve(*size);
   Sha256 found;
   std::size_t read = 0;
-  while (const std::size_t got = file.read(block.data(), block.size(), where)) {
+  while (const std::size_t got = file.read(block.data(), block.size())) {
     read += got;
     if (read > *size) break;  // It grows while it is read, and the digest of what was announced cannot fit.
     found.update(block.data(), got);

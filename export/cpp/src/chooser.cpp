@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {
@@ -32,6 +33,10 @@ class Choice {
 
  private:
   void check_options() const {
+    const auto runtimes = {Runtime::automatic, Runtime::tensorrt, Runtime::cuda, Runtime::cpu};
+    if (std::find(runtimes.begin(), runtimes.end(), options_.runtime) == runtimes.end()) {
+      throw Error(Code::input, "the runtime is not known: it is automatic, tensorrt, cuda or cpu");
+    }
     const std::string& precision = options_.precision;
     const bool known = std::find(kOnCpu.begin(), kOnCpu.end(), precision) != kOnCpu.end();
     if (!precision.empty() && !known) {
@@ -94,6 +99,10 @@ class Choice {
     if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
     const Tensors tensors = tensors_of(bundle_.manifest().contract);
     for (const OnnxEntry* entry : entries) {
+      if (!entry->is_made()) {
+        refusals_.push_back(entry->name + " could not be made (" + quoted(entry->reason) + ")");
+        continue;
+      }
       if (!proven(*entry, find_precision_fault(*entry))) continue;
       const std::string path = bundle_.open_onnx(*entry);
       try {

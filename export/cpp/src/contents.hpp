@@ -12,7 +12,8 @@ struct OnnxContents {
   std::vector<std::string> outputs;
 };
 
-/// @throws Error(input) the bytes are damaged, hold more than one graph, or name a file outside of themselves
+/// @throws Error(input) the bytes are damaged, hold more than one graph, run an operator that byolt never writes, or
+/// name a file outside of themselves
 OnnxContents read_onnx_contents(const std::string& content, const std::string& where);
 
 }  // namespace byolt

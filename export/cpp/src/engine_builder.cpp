@@ -18,6 +18,12 @@ namespace {
 
 using Selector = nvinfer1::OptProfileSelector;
 
+#if NV_TENSORRT_MAJOR >= 11
+constexpr std::uint32_t kStronglyTyped = 0;  // Every network is, and the flag is deprecated.
+#else
+constexpr auto kStronglyTyped =
+    1U << static_cast<std::uint32_t>(nvinfer1::NetworkDefinitionCreationFlag::kSTRONGLY_TYPED);
+#endif
 constexpr std::size_t kCacheBytes = std::size_t{256} << 20;
 constexpr const char* kAgain = "free memory, or install TensorRT again";
 
@@ -46,8 +52,7 @@ class Build {
     log_.clear();
     builder_.reset(nvinfer1::createInferBuilder(log_));
     if (builder_ == nullptr) refuse("TensorRT gives no builder", kAgain);
-    const auto typed = 1U << static_cast<std::uint32_t>(nvinfer1::NetworkDefinitionCreationFlag::kSTRONGLY_TYPED);
-    network_.reset(builder_->createNetworkV2(typed));
+    network_.reset(builder_->createNetworkV2(kStronglyTyped));
     if (network_ == nullptr) refuse("TensorRT gives no network", kAgain);
     parser_.reset(nvonnxparser::createParser(*network_, log_));
     if (parser_ == nullptr) refuse("TensorRT gives no ONNX parser", kAgain);

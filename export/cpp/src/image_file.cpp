@@ -1,10 +1,10 @@
 #include "byolt/image_file.hpp"
 
 #include <climits>
-#include <fstream>
-#include <iterator>
 #include <memory>
+#include <new>
 
+#include "files.hpp"
 #include "orientation.hpp"
 
 #pragma GCC diagnostic push
@@ -21,13 +21,20 @@ namespace {
 
 constexpr int kMostPixels = 100'000'000;  // A file of a few kilobytes can announce gigabytes.
 
+std::string read_bytes(const std::string& path) {
+  const File file(path, File::Links::follow);
+  const std::string fault = !file.size()             ? file.fault()
+                            : *file.size() == 0      ? "it is empty"
+                            : *file.size() > INT_MAX ? "it is larger than 2 GiB"
+                                                     : "";
+  if (!fault.empty()) throw Error(Code::input, path + " cannot be read: name a JPEG or PNG file (" + fault + ")");
+  return file.content();
+}
+
 }  // namespace
 
-ImageFile::ImageFile(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  const std::string file((std::istreambuf_iterator<char>(stream)), {});
-  if (file.empty() || file.size() > INT_MAX)
-    throw Error(Code::input, path + " cannot be read: name a JPEG or PNG file");
+ImageFile::ImageFile(const std::string& path) try {
+  const std::string file = read_bytes(path);
   const auto* bytes = reinterpret_cast<const stbi_uc*>(file.data());
   const int size = static_cast<int>(file.size());
   int width = 0, height = 0, channels = 0;
@@ -43,6 +50,8 @@ ImageFile::ImageFile(const std::string& path) {
   width_ = static_cast<std::size_t>(width);
   height_ = static_cast<std::size_t>(height);
   pixels_ = turned_upright(pixels.get(), width_, height_, exif_orientation(file));
+} catch (const std::bad_alloc&) {
+  throw Error(Code::machine, path + " needs more memory than this machine has left: make it smaller");
 }
 
 }  // namespace byolt

@@ -11,6 +11,7 @@ using nlohmann::json;
 
 constexpr int kDeepest = 16;
 constexpr std::size_t kLongestName = 91;  // Before the suffix.
+constexpr std::size_t kLongestWord = 61;
 
 bool is_alphanumeric(char letter) {
   return (letter >= '0' && letter <= '9') || (letter >= 'A' && letter <= 'Z') || (letter >= 'a' && letter <= 'z');
@@ -83,6 +84,15 @@ std::string Fields::file_name(const std::string& key, const std::string& suffix)
   return value;
 }
 
+std::string Fields::word(const std::string& key) const {
+  const std::string value = text(key);
+  const auto allowed = [](char c) { return is_alphanumeric(c) || c == '.' || c == '_' || c == '+' || c == '-'; };
+  const bool fits = !value.empty() && value.size() <= kLongestWord && is_alphanumeric(value[0]) &&
+                    std::all_of(value.begin(), value.end(), allowed);
+  if (!fits) throw FieldError(at(key), "it must be a plain word");
+  return value;
+}
+
 std::int64_t Fields::integer(const std::string& key, std::int64_t least, std::int64_t most) const {
   return to_integer(need(key), at(key), least, most);
 }
@@ -136,6 +146,8 @@ json parse_json(const std::string& text) {
     if (depth > kDeepest) throw FieldError("the file", "it is nested too deeply");
     return true;
   };
+  // RFC 8259 lets a reader pass over it; byolt writes none, and Python's reader refuses it too.
+  if (text.rfind("\xef\xbb\xbf", 0) == 0) throw FieldError("the file", "it starts with a byte order mark");
   try {
     return json::parse(text, watch);
   } catch (const json::exception&) {  // Its own words quote the file, which may hold anything.

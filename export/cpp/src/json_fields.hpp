@@ -35,6 +35,7 @@ class Fields {
   [[nodiscard]] std::string one_of(const std::string& key, std::initializer_list<const char*> allowed) const;
   [[nodiscard]] std::string sha256(const std::string& key) const;
   [[nodiscard]] std::string file_name(const std::string& key, const std::string& suffix) const;
+  [[nodiscard]] std::string word(const std::string& key) const;
   [[nodiscard]] std::int64_t integer(const std::string& key, std::int64_t least, std::int64_t most) const;
   [[nodiscard]] bool boolean(const std::string& key) const;
   [[nodiscard]] std::vector<std::string> texts(const std::string& key) const;

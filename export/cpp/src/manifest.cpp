@@ -147,8 +147,8 @@ EngineEntry read_engine(const json& value, const std::string& where) {
   entry.onnx = fields.file_name("onnx", ".onnx");
   entry.onnx_sha256 = fields.sha256("onnx_sha256");
   entry.flavour = fields.one_of("flavour", {"tensorrt", "tensorrt_rtx"});
-  entry.version = fields.text("version");
-  entry.target = fields.text("target");
+  entry.version = fields.word("version");
+  entry.target = fields.word("target");
   const std::string where_capabilities = fields.at("compute_capabilities");
   for (const json& one : to_array(fields.need("compute_capabilities"), where_capabilities, 0, kMostCapabilities)) {
     entry.compute_capabilities.push_back(to_integer(one, where_capabilities, 1, kMostPositive));

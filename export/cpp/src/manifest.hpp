@@ -43,6 +43,11 @@ struct Contract {
 };
 
 struct OnnxEntry {
+  /// Whether there is such a file at all: zeros stand in place of the digest of one that could not be made.
+  [[nodiscard]] bool is_made() const {
+    return sha256.find_first_not_of('0') != std::string::npos || verdict != "failed";
+  }
+
   std::string name, precision, sha256, verdict, reason;
   std::map<std::string, double> gates;
   std::optional<std::map<std::string, double>> shares;  ///< of its multiply-adds by type; none in schema version 1

@@ -22,6 +22,14 @@ double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
+/// As NumPy has it: between the two in the middle of an even number. 0 of none.
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const std::size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
 /// A bin of four a decade; what lies beyond the ends is counted in the first or last.
 std::size_t bin_of(double error, std::size_t bins) {
   std::size_t bin = 0;
@@ -29,10 +37,13 @@ std::size_t bin_of(double error, std::size_t bins) {
   return bin;
 }
 
-/// Cosine of each row after the reference's mean was taken off both; two rows that are both the mean agree.
+/// Cosine of each row after the reference's mean was taken off both. A row nearer to the mean than the median one
+/// counts no worse than its distance from the candidate's would at the median length; two rows that are both the mean
+/// agree.
 std::vector<double> centred_cosine(const Rows& reference, const Rows& candidate) {
   const std::size_t dim = reference.dim;
-  std::vector<double> centre(dim), r(dim), c(dim), cosines(reference.count);
+  std::vector<double> centre(dim), r(dim), c(dim), cosines(reference.count), lengths(reference.count);
+  std::vector<double> distances(reference.count);
   for (std::size_t n = 0; n < reference.count; ++n) {
     for (std::size_t d = 0; d < dim; ++d) centre[d] += reference[n][d];
   }
@@ -44,7 +55,14 @@ std::vector<double> centred_cosine(const Rows& reference, const Rows& candidate)
     }
     const double r_length = length(r), c_length = length(c);
     const double product = std::inner_product(r.begin(), r.end(), c.begin(), 0.0);
-    cosines[n] = r_length == 0 && c_length == 0 ? 1 : product / std::max(r_length * c_length, kTiny);
+    cosines[n] = product / std::max(r_length * c_length, kTiny);
+    lengths[n] = r_length;
+    for (std::size_t d = 0; d < dim; ++d) c[d] -= r[d];
+    distances[n] = length(c);
+  }
+  const double middle = std::max(median(lengths), kTiny);
+  for (std::size_t n = 0; n < reference.count; ++n) {
+    if (lengths[n] < middle) cosines[n] = std::max(cosines[n], middle / std::hypot(middle, distances[n]));
   }
   return cosines;
 }
@@ -82,15 +100,19 @@ double top_1_agreement(const Rows& reference, const Rows& candidate) {
 }  // namespace
 
 std::vector<double> relative_l2(const Rows& reference, const Rows& candidate) {
-  std::vector<double> errors(reference.count);
+  std::vector<double> errors(candidate.count), lengths(reference.count);
   for (std::size_t n = 0; n < reference.count; ++n) {
-    double distance = 0, norm = 0;
+    lengths[n] = length(std::vector<double>(reference[n], reference[n] + reference.dim));
+  }
+  const double least = std::max(median(lengths), kTiny);
+  for (std::size_t n = 0; n < candidate.count; ++n) {
+    const std::size_t image = n % reference.count;
+    double distance = 0;
     for (std::size_t d = 0; d < reference.dim; ++d) {
-      const double r = reference[n][d], difference = candidate[n][d] - r;
+      const double difference = candidate[n][d] - static_cast<double>(reference[image][d]);
       distance += difference * difference;
-      norm += r * r;
     }
-    errors[n] = std::sqrt(distance) / std::max(std::sqrt(norm), kTiny);
+    errors[n] = std::sqrt(distance) / std::max(lengths[image], least);
   }
   return errors;
 }

@@ -35,7 +35,8 @@ struct Gates {
       top_1_agreement, unnoticed_perturbation_max;
 };
 
-/// |c - r| / |r| of each row.
+/// |c - r| / |r| of each row of the candidate, whose row n is of image n modulo N. No row is divided by less than the
+/// median length of the reference's rows.
 std::vector<double> relative_l2(const Rows& reference, const Rows& candidate);
 
 /// Share of the candidate's k nearest neighbours that are the reference's too; absent for k + 1 rows or fewer.

@@ -10,7 +10,8 @@
 namespace byolt {
 namespace {
 
-constexpr std::size_t kLongestSide = 32768;  // Keeps every product of sides and strides far from overflow.
+constexpr std::size_t kLongestSide = 32768;        // Keeps every product of sides and strides far from overflow.
+constexpr std::size_t kLongestStride = INT32_MAX;  // A negative one, of a frame that goes upwards, lies above.
 
 /// The window as RGB without a gap, in its own size.
 void copy_window(const FrameWindow& frame, std::uint8_t* rgb) {
@@ -27,6 +28,10 @@ void copy_window(const FrameWindow& frame, std::uint8_t* rgb) {
 }  // namespace
 
 FrameWindow frame_of(const Image& image, Rule rule) {
+  if (image.format != Format::rgb && image.format != Format::bgr && image.format != Format::nv12) {
+    throw Error(Code::input, "the format " + std::to_string(static_cast<int>(image.format)) +
+                                 " of an image is not known: it is rgb, bgr or nv12");
+  }
   const std::size_t bytes = image.format == Format::nv12 ? 1 : 3;
   const std::string size = std::to_string(image.width) + " x " + std::to_string(image.height);
   if (image.pixels == nullptr || image.width == 0 || image.height == 0) {
@@ -34,6 +39,11 @@ FrameWindow frame_of(const Image& image, Rule rule) {
   }
   if (image.width > kLongestSide || image.height > kLongestSide) {
     throw Error(Code::input, "an image of " + size + " px is too large: no side may be above 32768 px");
+  }
+  if (image.stride_bytes > kLongestStride) {
+    throw Error(Code::input,
+                "a stride of " + std::to_string(image.stride_bytes) +
+                    " bytes goes up or too far: rows follow each other downwards; turn a bottom-up frame over");
   }
   const std::size_t stride = image.stride_bytes == 0 ? image.width * bytes : image.stride_bytes;
   if (stride < image.width * bytes) {

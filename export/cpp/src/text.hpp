@@ -11,14 +11,12 @@ inline std::string format_number(const char* format, double value) {
   return text;
 }
 
-/// Untrusted text as part of a sentence: printable ASCII in one line, of at most 300 characters.
-inline std::string quoted(const std::string& text) {
-  constexpr std::size_t kLongest = 300;
-  std::string kept = text.substr(0, kLongest);
-  for (char& letter : kept) {
-    if (letter < ' ' || letter > '~') letter = '?';
-  }
-  return text.size() > kLongest ? kept + "..." : kept;
+/// UTF-8 in one line: a space for each byte of what cannot be seen, acts on a terminal, or is no UTF-8.
+std::string visible(std::string text);
+
+/// Untrusted text as part of a sentence: visible, and of at most `limit` bytes.
+inline std::string quoted(const std::string& text, std::size_t limit = 300) {
+  return visible(text.size() > limit ? text.substr(0, limit) + "..." : text);
 }
 
 /// Two digits, as a verdict writes errors.

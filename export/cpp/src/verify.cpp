@@ -5,11 +5,13 @@
 #include "byolt/error.hpp"
 #include "chooser.hpp"
 #include "device.hpp"
+#include "text.hpp"
 
 namespace byolt {
 namespace {
 
 constexpr const char* kParity = "parity.json";
+constexpr std::size_t kLongestReason = 2000;  // Bytes of somebody else's manifest that are repeated.
 
 Parity not_run(const Gates& gates, const std::string& reason) {
   Parity parity;
@@ -23,8 +25,14 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
                       int threads) {
   const Contract& contract = bundle.manifest().contract;
   const Gates gates = gates_of(entry.precision, entry.gates);
-  const std::string path = bundle.open_onnx(entry);
   FileReport report{entry.name, entry.precision, provider + "ExecutionProvider", false, {}};
+  if (!entry.is_made()) {
+    report.provider = "CPUExecutionProvider";
+    report.parity = not_run(gates, "failed when it was made (" + quoted(entry.reason, kLongestReason) + ")");
+    report.parity.verdict = "failed";
+    return report;
+  }
+  const std::string path = bundle.open_onnx(entry);
   try {
     const auto backend = open_onnxruntime(path, tensors_of(contract), provider, threads);
     report.parity = prove(*backend->session(), golden, contract, gates);
@@ -33,7 +41,8 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
     report.parity = not_run(gates, error.what());
   }
   // It failed by more images, perhaps, than those that travel.
-  const std::string made = entry.verdict == "failed" ? "failed when it was made (" + entry.reason + ")" : "";
+  const std::string made =
+      entry.verdict == "failed" ? "failed when it was made (" + quoted(entry.reason, kLongestReason) + ")" : "";
   for (const std::string& reason : {find_precision_fault(entry), made}) {
     if (reason.empty()) continue;
     report.parity.verdict = "failed";
@@ -100,6 +109,7 @@ Report verify(const Bundle& bundle, std::vector<std::string> providers, int thre
   Report report;
   for (const OnnxEntry& entry : bundle.manifest().files) {
     for (const std::string& provider : providers) {
+      if (!entry.is_made() && provider != providers.front()) continue;
       report.files.push_back(prove_onnx(bundle, entry, provider, golden, threads));
     }
   }

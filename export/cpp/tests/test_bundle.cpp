@@ -121,17 +121,42 @@ TEST(data_outside_of_an_onnx_file) {
                                            field(15, field(1, outside)),
                                            node_with(field(5, outside)),
                                            node_with(field(10, outside)),
-                                           node_with(field(22, field(2, outside))),
-                                           node_with(field(6, field(5, outside))),
-                                           node_with(field(11, node_with(field(5, outside))))};
+                                           node_with(field(22, field(2, outside)))};
   for (const std::string& extra : hidden) {
     CHECK_ERROR(Code::input, "outside of itself", byolt::read_onnx_contents(sample::onnx("{}", extra), "m"));
   }
   CHECK_ERROR(Code::input, "more than a graph",
               byolt::read_onnx_contents(sample::onnx("{}") + field(25, outside), "m"));
-  std::string nested;
-  for (int depth = 0; depth < 40; ++depth) nested = node_with(field(6, nested));
-  CHECK_ERROR(Code::input, "too deep in one another", byolt::read_onnx_contents(sample::onnx("{}", nested), "m"));
+}
+
+// A loop of 2^62 turns ends no sooner than the patience of whoever asked for a verdict.
+TEST(operators_that_no_bundle_runs) {
+  const auto node = [](const std::string& operation, const std::string& domain = "", const std::string& more = "") {
+    return field(1, field(4, operation) + (domain.empty() ? "" : field(7, domain)) + more);
+  };
+  const auto refused = [](const std::string& extra, const std::string& name) {
+    CHECK_ERROR(
+        Code::input,
+        "m cannot be read as ONNX: it runs the operator `" + name + "`, which byolt never writes; export it again",
+        byolt::read_onnx_contents(sample::onnx("{}", extra), "m"));
+  };
+  for (const char* name : {"Loop", "If", "Scan", "SequenceMap", "RandomNormal", "Bernoulli", "StringConcat", "conv", "",
+                           "NoSuchOperator", "Conv Relu"}) {
+    refused(node(name), name);
+  }
+  for (const char* domain : {"com.microsoft", "ai.onnx.ml", "AI.ONNX", " "}) {
+    refused(node("Conv", domain), std::string(domain) + ".Conv");
+  }
+  refused(field(1, field(4, std::string("Conv")) + field(4, std::string("Loop"))), "Loop");  // The last one holds.
+  refused(node("a\n\x1b[2J"), "a  [2J");
+  for (const std::string& graph : {field(6, std::string()), field(11, node("Conv")), field(6, 0)}) {
+    CHECK_ERROR(Code::input, "a graph in a node",
+                byolt::read_onnx_contents(sample::onnx("{}", node("Conv", "", field(5, graph))), "m"));
+  }
+  for (const char* name :
+       {"Conv", "GRU", "LSTM", "QuantizeLinear", "Einsum", "LayerNormalization", "SplitToSequence"}) {
+    CHECK(byolt::read_onnx_contents(sample::onnx("{}", node(name) + node(name, "ai.onnx")), "m").outputs.size() == 1);
+  }
 }
 
 TEST(what_is_no_onnx) {

@@ -136,6 +136,10 @@ TEST(what_is_asked_for_is_never_replaced) {
   CHECK_ERROR(Code::missing, "holds nothing that may run here", Encoder::open(folder.path(), with(Runtime::tensorrt)));
   CHECK_ERROR(Code::missing, "it has no int8 file", Encoder::open(folder.path(), with(Runtime::cpu, "int8")));
   CHECK_ERROR(Code::input, "precision `fp8` is not known", Encoder::open(folder.path(), with(Runtime::cpu, "fp8")));
+  for (const int number : {4, -1}) {
+    CHECK_ERROR(Code::input, "runtime is not known: it is automatic, tensorrt, cuda or cpu",
+                Encoder::open(folder.path(), with(static_cast<Runtime>(number))));
+  }
   Options options;
   options.threads = -1;
   CHECK_ERROR(Code::input, "threads must be", Encoder::open(folder.path(), options));

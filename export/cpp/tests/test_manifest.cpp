@@ -47,6 +47,41 @@ TEST(frames_of_a_camera) {
   CHECK(read.height() == 48 && read.width() == 64 && read.image_bytes() == 48 * 64 * 3);
 }
 
+TEST(a_byte_order_mark_is_refused_as_in_python) {
+  const std::string mark = "\xef\xbb\xbf", text = sample::manifest().dump();
+  (void)byolt::parse_manifest(text, "m");
+  CHECK_ERROR(Code::input, "m does not fit: the file: it starts with a byte order mark",
+              byolt::parse_manifest(mark + text, "m"));
+  CHECK_ERROR(Code::input, "byte order mark", byolt::parse_contract(mark + sample::contract().dump(), "m"));
+  CHECK_ERROR(Code::input, "it is not JSON", byolt::parse_manifest(" " + mark + text, "m"));
+  CHECK_ERROR(Code::input, "it is not JSON", byolt::parse_manifest(std::string("\xff\xfe{\0}\0", 6), "m"));
+}
+
+TEST(versions_and_targets_are_plain_words) {
+  for (const char* key : {"version", "target"}) {
+    for (const std::string& word : {std::string("\x1b]0;owned\a"), std::string("10.3\n"), std::string(),
+                                    std::string(62, 'a'), std::string("-10"), std::string("\xc2\x9b")}) {
+      json manifest = sample::manifest();
+      manifest["engines"][0][key] = word;
+      CHECK_ERROR(Code::input, std::string("engines.0.") + key + ": it must be a plain word", parse(manifest));
+    }
+    json manifest = sample::manifest();
+    manifest["engines"][0][key] = "10.3.0_a+b-c";
+    (void)parse(manifest);
+  }
+}
+
+TEST(sentences_move_no_cursor) {
+  const auto told = [](const std::string& text) { return std::string(byolt::Error(Code::input, text).what()); };
+  CHECK(told("caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 ~") == "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 ~");
+  CHECK(told("a\x1b[31mb\r\nc\x7f") == "a [31mb  c ");
+  CHECK(told("a\xc2\x9b[31mb\xc2\xa0") == "a  [31mb\xc2\xa0");                 // C1: an escape in one character.
+  CHECK(told("a\x9b[31mb") == "a [31mb");                                      // The same where a terminal reads bytes.
+  CHECK(told("a\xe2\x80\xae-\xe2\x81\xa6-\xe2\x80\x8b-") == "a   -   -   -");  // Turned round, and not to be seen.
+  CHECK(told("a\xc3") == "a " && told("\xed\xa0\x80") == "   " && told("\xf5\x80\x80\x80") == "    ");  // No UTF-8.
+  CHECK(told("\xc0\x9b\xe0\x80\x9b") == "     ");  // An escape, written longer than it may be.
+}
+
 TEST(faults_of_a_manifest) {
   const std::vector<Fault> faults = {
       {"contract.output: feature maps are run by byolt in Python alone, and this library gives one vector an image",

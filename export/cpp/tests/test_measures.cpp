@@ -15,8 +15,8 @@ constexpr byolt::Gates kGates = {0.1, 0.2, 0.9, 0.95, 0.95, 0.97, 0.0};
 }  // namespace
 
 TEST(relative_l2_by_hand) {
-  // |(3, 4) - (3, 5)| / |(3, 4)| = 1 / 5; |(0, 2) - (1, 2)| / 2 = 1 / 2.
-  const float r[] = {3, 4, 0, 2}, c[] = {3, 5, 1, 2};
+  // |(3, 4) - (3, 5)| / |(3, 4)| = 1 / 5; |(0, 5) - (2.5, 5)| / 5 = 1 / 2.
+  const float r[] = {3, 4, 0, 5}, c[] = {3, 5, 2.5F, 5};
   const auto found = byolt::relative_l2({r, 2, 2}, {c, 2, 2});
   CHECK(near(found[0], 0.2) && near(found[1], 0.5));
   const byolt::Measures all = byolt::measure({r, 2, 2}, {c, 2, 2}, false);
@@ -24,6 +24,22 @@ TEST(relative_l2_by_hand) {
   // 0.2 lies from 10^-0.75 to 10^-0.5, bin 29; 0.5 from 10^-0.5 to 10^-0.25, bin 30.
   CHECK(all.relative_l2_histogram[29] == 1 && all.relative_l2_histogram[30] == 1);
   CHECK(!all.overlap_at_1 && !all.overlap_at_10 && !all.top_1_agreement);
+}
+
+TEST(a_short_row_counts_by_the_median_length) {
+  // Lengths 5, 0.25, 3 and 2: the median is 2.5. Rows beyond the fourth are of image n modulo 4.
+  const float r[] = {3, 4, 0.25F, 0, 0, 3, 2, 0};
+  const float c[] = {3, 4.5F, 0.25F, 0.5F, 0.75F, 3, 2, 0.5F, 3, 4, 0.75F, 0};
+  const auto found = byolt::relative_l2({r, 4, 2}, {c, 6, 2});
+  CHECK(found.size() == 6 && near(found[0], 0.1) && near(found[1], 0.2) && near(found[2], 0.25));
+  CHECK(near(found[3], 0.2) && near(found[4], 0) && near(found[5], 0.2));
+}
+
+TEST(a_row_near_the_mean_counts_at_the_median_length) {
+  // Lengths about the mean (0, 0): 1, 1, 0.25, 0.25; the median is 0.625. The third row is off by 0.25 at a right
+  // angle.
+  const float r[] = {1, 0, -1, 0, 0.25F, 0, -0.25F, 0}, c[] = {1, 0, -1, 0, 0.25F, 0.25F, -0.25F, 0};
+  CHECK(near(byolt::measure({r, 4, 2}, {c, 4, 2}, false).centred_cosine_worst, 0.625 / std::hypot(0.625, 0.25)));
 }
 
 TEST(errors_beyond_the_histogram) {

@@ -128,3 +128,28 @@ TEST(frames_that_cannot_be) {
   CHECK_ERROR(Code::input, "too short", give({pixels.data(), 10, 10, 29, Format::rgb, nullptr}));
   CHECK_ERROR(Code::input, "even", give({pixels.data(), 11, 10, 0, Format::nv12, nullptr}));
 }
+
+TEST(frames_that_stand_on_their_head_are_refused) {
+  // A bottom-up bitmap: the last row's address, and a stride that goes back. As std::size_t it wraps around.
+  const std::vector<std::uint8_t> pixels(300);
+  std::vector<std::uint8_t> out(16 * 16 * 3);
+  for (const std::size_t stride : {static_cast<std::size_t>(-30), std::size_t{static_cast<std::uint32_t>(-32)},
+                                   static_cast<std::size_t>(INT64_MIN), std::size_t{1} << 31}) {
+    for (const Format format : {Format::rgb, Format::bgr, Format::nv12}) {
+      const Image image{pixels.data() + 270, 10, 10, stride, format, nullptr};
+      CHECK_ERROR(Code::input, "turn a bottom-up frame over", (byolt::Resizer(16, Rule::crop)(image, out.data()), 0));
+      CHECK_ERROR(Code::input, "turn a bottom-up frame over", (byolt::copy_rgb(image, out.data()), 0));
+    }
+  }
+}
+
+TEST(formats_that_are_none_are_refused) {
+  const std::vector<std::uint8_t> pixels(300);
+  std::vector<std::uint8_t> out(16 * 16 * 3);
+  for (const int number : {3, -1, 99}) {
+    const Image image{pixels.data(), 10, 10, 0, static_cast<Format>(number), nullptr};
+    CHECK_ERROR(Code::input, "is not known: it is rgb, bgr or nv12",
+                (byolt::Resizer(16, Rule::crop)(image, out.data()), 0));
+    CHECK_ERROR(Code::input, "is not known: it is rgb, bgr or nv12", (byolt::copy_rgb(image, out.data()), 0));
+  }
+}

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, SET, print_result, tell
+from byolt.commands.options import JSON, PATH, RECIPE, SET, print_result, tell, with_sets
+from byolt.environment import command
 
 if TYPE_CHECKING:
     from byolt.studies.results import StudyResults
 
+_RESULTS = Path("docs/results")
 RESULTS = click.option(
     "--results",
-    type=click.Path(path_type=Path),
-    default=Path("docs/results"),
+    type=PATH,
+    default=_RESULTS,
     show_default=True,
     help="Folder of the CSV, the page and the plot.",
 )
@@ -29,7 +31,7 @@ JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [defa
 @click.option(
     "--methods", default="byol,simclr,simsiam,moco_v2,moco_v3", show_default=True, help="Names with commas between."
 )
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each method.")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Runs of each method.")
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Also with settings chosen by study.tuning.")
 @JOBS
 @RESULTS
@@ -58,14 +60,15 @@ def study(
         source=recipe_path,
         on_log=tell,
     )
-    _tell_study(metrics, results, f"byolt ablate {shlex.quote(str(recipe_path))} target", as_json)
+    following = command("ablate", recipe_path, "target", *with_sets(overrides), *_kept_in(results))
+    _tell_study(metrics, results, following, as_json)
 
 
 @click.command()
 @RECIPE
 @click.argument("name", metavar="tau|batch|augment|target|predictor|beta")
 @SET
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each row.")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Runs of each row.")
 @JOBS
 @RESULTS
 @JSON
@@ -91,7 +94,12 @@ def ablate(
         source=recipe_path,
         on_log=tell,
     )
-    _tell_study(metrics, results, f"byolt study {shlex.quote(str(recipe_path))}", as_json)
+    following = command("study", recipe_path, *with_sets(overrides), *_kept_in(results))
+    _tell_study(metrics, results, following, as_json)
+
+
+def _kept_in(results: Path) -> list[str]:
+    return [] if results == _RESULTS else ["--results", str(results)]
 
 
 def _tell_study(metrics: "StudyResults", results: Path, following: str, as_json: bool) -> None:

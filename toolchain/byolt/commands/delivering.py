@@ -1,13 +1,13 @@
 """Commands that deliver and prove: export, verify, build-engine, bench."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 import byolt
-from byolt.commands.options import JSON, RUN, RUNS_DIR, SET, print_result, tell
+from byolt.commands.options import JSON, PATH, RUN, RUNS_DIR, SET, FiniteRange, print_result, tell
+from byolt.environment import command
 from byolt_export.errors import InputError, MissingPart, ParityFault
 
 
@@ -50,7 +50,7 @@ def export(
 
     def text() -> None:
         print_parity(report.to_json())
-        print_summary(run, next_command=f"byolt verify {shlex.quote(str(bundle.path))}")
+        print_summary(run, next_command=command("verify", bundle.path))
 
     print_result(report.to_json(), as_json, text)
     _refuse_failed(report.verdict, report.reason, bundle.path)
@@ -59,7 +59,7 @@ def export(
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option(
     "--provider", "providers", multiple=True, help="ONNX Runtime's provider.  [default: each that this machine can use]"
 )
@@ -67,15 +67,17 @@ def export(
 def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
     from byolt.console.summary import print_parity
+    from byolt.working import working
     from byolt_export import verify as prove
 
-    report = prove(bundle, providers)
+    with working(f"proving {bundle}"):
+        report = prove(bundle, providers)
     print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     _refuse_failed(report.verdict, report.reason, bundle)
 
 
 @click.command("build-engine")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option(
     "--target",
     "targets",
@@ -86,7 +88,7 @@ def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
 @click.option("--precision", metavar="fp32,fp16,int8", help="Which of the bundle's files.  [default: all]")
 @click.option("--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Which TensorRT, where both are here.")
 @click.option("--workspace-mib", type=click.IntRange(1), default=1024, show_default=True, help="Most scratch memory.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where timings are kept for the next build.")
+@click.option("--cache-dir", type=PATH, help="Where timings are kept for the next build.")
 @click.option(
     "--print-trtexec", is_flag=True, help="Build nothing; print the same build as lines for NVIDIA's trtexec."
 )
@@ -104,6 +106,7 @@ def build_engine(
     """Build a bundle's engines on the device that will run them; needs no torch."""
     from byolt.console.engine_build import build_line
     from byolt.console.summary import print_parity
+    from byolt.preflight import refuse_unwritable
     from byolt_export.proof.report import Report
     from byolt_export.proof.verify import verify_engines
     from byolt_export.tensorrt.add_engines import add_engines, choose_targets, trtexec_lines
@@ -112,6 +115,9 @@ def build_engine(
         lines = trtexec_lines(bundle, precisions=_precisions(precision), workspace_mib=workspace_mib)
         print_result({"trtexec": lines}, as_json, lambda: click.echo("\n".join(lines)))
         return
+    refuse_unwritable(bundle, f"copy {bundle} to it")
+    if cache_dir is not None:
+        refuse_unwritable(cache_dir, "--cache-dir DIR")
     chosen, gpus = choose_targets(targets, flavour)
     with build_line() as progress:
         add_engines(
@@ -128,7 +134,7 @@ def build_engine(
     if report.verdict == "failed":
         raise ParityFault(f"{bundle}: {report.reason}")
     if not as_json:
-        click.echo(f"next     byolt verify {shlex.quote(str(bundle))}")
+        click.echo(f"next     {command('verify', bundle)}")
 
 
 def _precisions(names: str | None) -> tuple[Any, ...]:
@@ -153,7 +159,7 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
     "bundle",
     metavar="[BUNDLE]",
     required=False,
-    type=click.Path(path_type=Path),
+    type=PATH,
     callback=lambda context, _, path: path or byolt.open_run(None, context.meta["runs_dir"]).bundle,
 )
 @RUNS_DIR
@@ -161,16 +167,14 @@ def _refuse_failed(verdict: str, reason: str, bundle: Path) -> None:
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one call.  [default: each library's choice]")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, 3600, min_open=True),
     default=1.0,
     show_default=True,
     help="Timed seconds per candidate and batch size.",
 )
-@click.option(
-    "--run", "run_path", type=click.Path(path_type=Path), help="Run of the PyTorch rows.  [default: BUNDLE's]"
-)
+@click.option("--run", "run_path", type=PATH, help="Run of the PyTorch rows.  [default: BUNDLE's]")
 @click.option("--compile", "compiled", is_flag=True, help="Time PyTorch through torch.compile too.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for bench.json and bench.svg.")
+@click.option("-o", "--output", type=PATH, help="Folder for bench.json and bench.svg.")
 @JSON
 def bench(
     bundle: Path,
@@ -183,8 +187,11 @@ def bench(
     as_json: bool,
 ) -> None:
     """Speed, memory and size of each backend and precision of a bundle, with its accuracy beside them."""
+    from byolt.preflight import refuse_unwritable
     from byolt.reporting.speed import print_speed, write_speed
 
+    if output is not None:
+        refuse_unwritable(output, "-o DIR")
     found = byolt.bench(
         bundle,
         run_path,

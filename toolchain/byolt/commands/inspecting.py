@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, SET, print_result
+from byolt.commands.options import JSON, PATH, RECIPE, SET, FiniteRange, print_result
 
 
 @click.group()
@@ -48,8 +48,8 @@ def data() -> None:
 
 
 @data.command("check")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--test", "test_path", type=click.Path(path_type=Path), help="Held-out folder to compare with.")
+@click.argument("path", type=PATH)
+@click.option("--test", "test_path", type=PATH, help="Held-out folder to compare with.")
 @JSON
 def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
     """Counts, sizes, modes, mean and std, corrupt files, duplicates, leakage into a test folder."""
@@ -58,11 +58,11 @@ def data_check(path: Path, test_path: Path | None, as_json: bool) -> None:
 
 
 @data.command("pack")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
+@click.argument("out", type=PATH)
 @click.option(
     "--shard-mb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=256,
     show_default=True,
     help="Largest size of a tar file, in 10^6 bytes.",
@@ -79,6 +79,8 @@ def data_pack(path: Path, out: Path, shard_mb: float, as_json: bool) -> None:
 def doctor(as_json: bool) -> None:
     """What this machine can do, and the line that mends what is missing."""
     from byolt.doctor.findings import to_json, to_text
+    from byolt.working import working
 
-    findings = byolt.examine()
+    with working("looking at this machine, and taking a few steps with one thread and with all"):
+        findings = byolt.examine()
     print_result(to_json(findings), as_json, lambda: click.echo(to_text(findings)))

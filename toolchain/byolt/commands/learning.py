@@ -5,7 +5,20 @@ from pathlib import Path
 import click
 
 import byolt
-from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, named, print_result, tell
+from byolt.commands.options import (
+    JSON,
+    PATH,
+    RECIPE,
+    RUN,
+    RUNS_DIR,
+    SET,
+    FiniteRange,
+    named,
+    print_result,
+    tell,
+    with_sets,
+)
+from byolt.environment import command
 
 
 @click.command()
@@ -14,7 +27,7 @@ from byolt.commands.options import JSON, RECIPE, RUN, RUNS_DIR, SET, named, prin
 @click.option(
     "--resume",
     metavar="RUN|auto",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Go on with an unfinished run's folder; auto: with that of this very recipe, if there is one.",
 )
 @click.option("--dry-run", is_flag=True, help="Take a few steps; print images/s, memory and time to finish.")
@@ -37,13 +50,13 @@ def pretrain(
     with Progress() as progress:
         run = byolt.pretrain(settings, resume=resume, on_log=progress, source=recipe_path)
     if is_rank_zero():
-        following = f"byolt evaluate{named(run.path)}"
+        following = command("evaluate", *named(run.path))
         print_result(run.summary(), as_json, lambda: print_summary(run, next_command=following))
 
 
 @click.command()
 @RUN
-@click.option("--against", "other", type=click.Path(path_type=Path), help="Evaluate nothing; compare with this run.")
+@click.option("--against", "other", type=PATH, help="Evaluate nothing; compare with this run.")
 @SET
 @RUNS_DIR
 @JSON
@@ -59,18 +72,18 @@ def evaluate(run: "byolt.Run", other: Path | None, overrides: tuple[str, ...], a
         print_result(found, as_json, lambda: print_against(found))
         return
     metrics = byolt.evaluate(run, overrides)
-    following = f"byolt export{named(run.path)} --onnx"
+    following = command("export", *named(run.path), "--onnx", *with_sets(overrides))
     print_result(metrics, as_json, lambda: print_summary(run, next_command=following))
 
 
 @click.command()
 @RUN
-@click.option("--data", "data_root", required=True, type=click.Path(path_type=Path), help="Labelled folder.")
-@click.option("--test", "test_root", type=click.Path(path_type=Path), help="Labelled folder held out.")
+@click.option("--data", "data_root", required=True, type=PATH, help="Labelled folder.")
+@click.option("--test", "test_root", type=PATH, help="Labelled folder held out.")
 @click.option(
     "--labels",
     "shares",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     multiple=True,
     default=[1.0],
     show_default=True,
@@ -101,15 +114,15 @@ def finetune(
         overrides=overrides,
         on_log=tell,
     )
-    following = f"byolt export{named(run.path)} --onnx --classifier"
+    following = command("export", *named(run.path), "--onnx", "--classifier", *with_sets(overrides))
     result = metrics[0] if len(metrics) == 1 else {"shares": metrics}
     print_result(result, as_json, lambda: print_finetune(metrics, following))
 
 
 @click.command()
-@click.argument("source", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .npz file to write.")
+@click.argument("source", metavar="RUN|BUNDLE", type=PATH)
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="A .npz file to write.")
 @SET
 @JSON
 def embed(source: Path, folder: Path, output: Path, overrides: tuple[str, ...], as_json: bool) -> None:

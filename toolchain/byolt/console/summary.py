@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-from rich.table import Column
 
 from byolt.console.tables import print_table
+from byolt.evaluation.outcome import outcome_of
 from byolt.files import read_json
 from byolt.run import Run
+from byolt_export.errors import visible
 
 FEATURES = {
     "encoder": "learned encoder",
@@ -17,6 +18,8 @@ FEATURES = {
     "pixels": "raw pixels",
     "colours": "colour histogram",
 }
+CHANCE = "chance: the largest class"
+"""What naming the most frequent class of the test images every time comes to."""
 FINETUNED = {
     "probe": "linear probe",
     "finetuned": "fine-tuned",
@@ -27,7 +30,10 @@ FINETUNED = {
 
 def delivered_files(run: Run) -> dict[str, dict[str, Any]]:
     """Each file of the run's bundles as its manifest has it, by the bundle's folder and the file's name."""
-    manifests = {bundle.name: read_json(bundle / "manifest.json") for bundle in (run.bundle, run.classifier_bundle)}
+    manifests = {
+        bundle.name: read_json(bundle / "manifest.json", needs=("files", "engines"), mend="export the run again")
+        for bundle in (run.bundle, run.classifier_bundle)
+    }
     return {
         f"{bundle}/{file['name']}": file
         for bundle, manifest in manifests.items()
@@ -47,6 +53,8 @@ def print_summary(run: Run, *, next_command: str) -> None:
     if result := run.result:
         measures = f"z-std {result['z_std_ratio']:.2f}, RankMe {result['rankme']:.1f} of {result['features']}"
         click.echo(f"verdict  {result['verdict']}  ({measures})")
+    if outcome := outcome_of(run):
+        click.echo(f"outcome  {outcome.sentence}")
     for name, measures in (run.metrics("collapse") or {}).items():
         click.echo(
             f"frozen   {FEATURES[name]}: RankMe {measures['rankme']:.1f} of "
@@ -56,16 +64,17 @@ def print_summary(run: Run, *, next_command: str) -> None:
     kinds = metrics_of_features(run)
     if kinds:
         knn = next(iter(kinds.values()))["knn"]
-        print_table(
-            [f"{knn['n_test']} test images", f"kNN, k = {knn['k']}", "linear probe [95 % interval]"],
-            [(name, _accuracy(metrics["knn"]), _accuracy(metrics["linear"])) for name, metrics in kinds.items()],
-        )
+        rows = [(name, _accuracy(metrics["knn"]), _accuracy(metrics["linear"])) for name, metrics in kinds.items()]
+        if "chance" in knn:  # Of runs evaluated since it is kept.
+            chance = f"{knn['chance']:6.1%}"
+            rows.append((CHANCE, chance, chance))
+        print_table([f"{knn['n_test']} test images", f"kNN, k = {knn['k']}", "linear probe [95 % interval]"], rows)
     for name, metrics in kinds.items():
         if folds := metrics.get("folds"):
             knn, linear = (f"{folds[kind]['mean']:.1%} +/- {folds[kind]['std']:.1%}" for kind in ("knn", "linear"))
             click.echo(f"folds    {name}: kNN {knn}, linear {linear} over {len(folds['images'])} folds")
     for name, file in delivered_files(run).items():
-        click.echo(f"parity   {name} {file['verdict']}")
+        click.echo(visible(f"parity   {name} {file['verdict']}"))
     click.echo(f"next     {next_command}")
 
 
@@ -79,37 +88,46 @@ def print_finetune(shares: Sequence[Mapping[str, Any]], next_command: str) -> No
             for key, name in FINETUNED.items()
             if key in metrics
         ]
-        print_table(columns, rows)
+        if rows:
+            print_table(columns, rows)
+        else:
+            click.echo(f"{labels}; no test images, so no accuracy is known")
     click.echo(f"next     {next_command}")
 
 
 def print_parity(report: dict[str, Any]) -> None:
-    """A row per file and provider: what was measured, and the negative controls; then why a file is not green."""
-    headings = ("file", "run by", "rel. L2 mean", "worst", "overlap@1", "kNN, points", "controls", "verdict")
-    print_table([Column(heading, no_wrap=True) for heading in headings], map(_parity_cells, report["files"]))
+    """A row per file and provider; then what a wrong file would do, what labels say, and why a file is not green."""
+    headings = ("file", "run by", "rel. L2 mean", "worst", "overlap@1", "verdict")
+    print_table(headings, map(_parity_cells, report["files"]))
+    for file in report["files"]:
+        which = f"{file['name']} ({_provider(file)})"
+        if task := file["task"]:
+            difference, low, high = (100 * value for value in (task["knn_difference"], *task["knn_interval_95"]))
+            click.echo(f"kNN      {which}: {difference:+.2f} points [{low:+.2f}, {high:+.2f}]")
+        if states := [control["state"] for control in file["controls"]]:
+            caught = f"{states.count('fails')} of {len(states) - states.count('not applicable')}"
+            click.echo(f"controls {which}: {caught} wrong models noticed")
     for file in report["files"]:
         if "bisection" in file:
             bad = file["bisection"]["first_bad"]
             found = f"node `{bad['name']}` ({bad['operator']}), {bad['share']:.0%} of all" if bad else "no node"
-            click.echo(f"bisect   {file['name']}: the error jumps at {found}")
+            click.echo(visible(f"bisect   {file['name']}: the error jumps at {found}"))
     for name, reasons in {file["name"]: file["reasons"] for file in report["files"] if file["reasons"]}.items():
-        click.echo(f"why      {name}: {'; '.join(reasons)}")
+        click.echo(visible(f"why      {name}: {'; '.join(reasons)}"))
 
 
 def _parity_cells(file: dict[str, Any]) -> list[str]:
-    mean, worst, overlap, points = "-", "-", "-", "-"
+    mean, worst, overlap = "-", "-", "-"
     if file["golden"]:
         measured = [measures for measures in (file["golden"], file["gallery"]) if measures]
         mean, worst = (f"{max(m[key] for m in measured):.1e}" for key in ("relative_l2_mean", "relative_l2_worst"))
         if measured[-1]["overlap_at_1"] is not None:
             overlap = f"{measured[-1]['overlap_at_1']:.1%}"
-        if task := file["task"]:
-            difference, low, high = (100 * value for value in (task["knn_difference"], *task["knn_interval_95"]))
-            points = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
-    states = [control["state"] for control in file["controls"]]
-    caught = f"{states.count('fails')} of {len(states) - states.count('not applicable')}" if states else "-"
-    provider = file["provider"].removesuffix("ExecutionProvider")
-    return [file["name"], provider, mean, worst, overlap, points, caught, file["verdict"]]
+    return [file["name"], _provider(file), mean, worst, overlap, file["verdict"]]
+
+
+def _provider(file: Mapping[str, Any]) -> str:
+    return str(file["provider"]).removesuffix("ExecutionProvider")
 
 
 def print_against(found: dict[str, Any]) -> None:

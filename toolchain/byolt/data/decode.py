@@ -4,17 +4,42 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import Image, UnidentifiedImageError, features
 
 from byolt.data.source import Pixels, UnreadableImage
 from byolt_export.errors import InputError, first_line
 
-# Named, so that a file's content cannot choose a decoder of Pillow's that starts another program (EPS).
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+# Formats are named, so that a file's content cannot choose a decoder of Pillow's that starts another program (EPS).
+# Cameras write JPEG as MPO too, which Pillow tells apart itself.
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "GIF": (".gif",),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
+    "QOI": (".qoi",),
+    "PCX": (".pcx",),
+    "SGI": (".sgi",),
+    "TGA": (".tga",),
+}
+_NO_MARK = "TGA"  # Its files start with no mark, so nearly anything could be taken for one: known by the suffix alone.
+# A camera's raw file is a TIFF whose first image is a thumbnail: under a suffix of its own it is no image here.
+_BY_SUFFIX_ALONE = (_NO_MARK, "TIFF", "PCX", "SGI")
+_CODECS = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # What Pillow may be built without.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIC_EXTRA = 'pip install "byolt[heic]" reads HEIC'
 # What Pillow raises on damaged content; an OSError with a number is the system's and no fault of the image.
 _DAMAGED = (
     OSError,
@@ -45,6 +70,49 @@ _UPRIGHT = {
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """The formats that are read on this machine, in Pillow's words.
+
+    Called before threads decode: Pillow loads its formats when first needed, and threads that need them at once get
+    half of them.
+    """
+    Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    return tuple(
+        name for name in _SUFFIXES if name in Image.OPEN and (name not in _CODECS or features.check(_CODECS[name]))
+    )
+
+
+@cache
+def readable_suffixes() -> tuple[str, ...]:
+    """Lower-case suffixes of the files that are taken for images whatever they hold."""
+    return tuple(suffix for name in readable_formats() for suffix in _SUFFIXES[name])
+
+
+def unreadable_because(suffix: str) -> str:
+    """What an image's suffix lacks to be read here; empty for any other suffix."""
+    if suffix in readable_suffixes():
+        return ""
+    name = next((name for name, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
+    if name == "HEIF":
+        return HEIC_EXTRA
+    return "" if name is None else f"Pillow {PIL.__version__} here reads no {name}"
+
+
+def holds_image(file: Path | io.BufferedReader) -> bool:
+    """Whether a file of any name starts as an image does; nothing is decoded."""
+    marked = [name for name in readable_formats() if name not in _BY_SUFFIX_ALONE]
+    try:
+        with Image.open(file, formats=marked):
+            return True
+    except _DAMAGED:
+        return False
+
+
 class Decoded(NamedTuple):
     """An image and what it was in its file."""
 
@@ -70,8 +138,10 @@ def decode_image(path: Path | str, at_least_px: int | None = None, content: byte
         InputError: The file is gone, or the system cannot read it.
     """
     opened = str(path) if content is None else io.BytesIO(content)
+    named = str(path).lower().endswith(_SUFFIXES[_NO_MARK])
+    formats = [name for name in readable_formats() if named or name != _NO_MARK]
     try:
-        with Image.open(opened, formats=_FORMATS) as image:
+        with Image.open(opened, formats=formats) as image:
             mode = image.mode
             if at_least_px is not None:
                 image.draft(None, (2 * at_least_px, 2 * at_least_px))
@@ -81,7 +151,18 @@ def decode_image(path: Path | str, at_least_px: int | None = None, content: byte
         if isinstance(error, OSError) and error.errno is not None:
             raise system_fault(Path(path), error) from error
         reason = first_line(error).replace(repr(opened), "it")
+        if isinstance(error, UnidentifiedImageError) and "HEIF" not in readable_formats() and _is_heif(opened):
+            reason = f"it is a HEIC image; {HEIC_EXTRA}"
         raise UnreadableImage(f"image {path} cannot be read: {reason}") from error
+
+
+def _is_heif(opened: str | io.BytesIO) -> bool:
+    if isinstance(opened, io.BytesIO):
+        head = opened.getvalue()[:12]
+    else:
+        with open(opened, "rb") as file:
+            head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def system_fault(path: Path, error: OSError) -> InputError:

@@ -2,47 +2,64 @@
 
 import hashlib
 import os
-from array import array
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, SupportsIndex
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
-from byolt.data.decode import Decoded, decode_image, system_fault
-from byolt.data.source import Pixels, UnreadableImage
+from byolt.data.decode import Decoded, decode_image, readable_suffixes, system_fault
+from byolt.data.folder_listing import (
+    Listing,
+    class_name,
+    classes_as,
+    classes_by_folder,
+    shown,
+    some,
+    told_passed_over,
+    why_no_labels,
+)
+from byolt.data.source import Files, ImageSource, Pixels, UnreadableImage
+from byolt.log import warn_once
 from byolt_export.errors import InputError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 
 
 class FolderSource:
     """Every image below a folder, in the order of their paths; hidden files and folders are left out."""
 
-    def __init__(self, root: Path) -> None:
-        """List the images; none is opened.
+    def __init__(self, root: Path, like: ImageSource | None = None) -> None:
+        """List the images; none is decoded.
+
+        Args:
+            root: The folder.
+            like: Images whose classes these have, though of some there may be none here. Left out, the first
+                sub-folders are classes where every image lies in one and at least two of them hold images.
 
         Raises:
-            InputError: The folder is missing or cannot be listed, or holds no image.
+            InputError: The folder is missing or cannot be listed, or holds no image, or other classes.
         """
         if not root.is_dir():
             raise InputError(f"image folder {root} not found; give a folder of images, for example --set data.root=DIR")
-        Image.init()  # Pillow loads its formats when first needed, and threads that need them at once get half of them.
-        self.root, self.name = root, f"folder {root}"
-        listing = _Listing()
+        self.root, self.name = root, f"folder {shown(str(root))}"
+        suffixes = readable_suffixes()  # It loads Pillow's formats.
         try:
-            for entry in _scan(root, b"", ()):
-                listing.add(entry)
+            listing = Listing(root)
         except OSError as error:
             raise InputError(f"{self.name} cannot be listed: {error.strerror} ({error.filename!r})") from error
+        self.passed_over = dict(listing.passed_over)
+        """How many files are no image here, by suffix."""
         if len(listing.ends) == 1:
-            raise InputError(f"{self.name} holds no images ({', '.join(SUFFIXES)})")
+            over = f"; {told_passed_over(self.passed_over)} passed over" if self.passed_over else ""
+            raise InputError(f"{self.name} holds no images ({', '.join(suffixes)}){over}")
         # One block of bytes: a million str objects would be copied into every worker as it touches them.
         self._paths, self._ends = bytes(listing.paths), np.array(listing.ends)
+        self._sizes, self._modified_ns = np.array(listing.sizes), np.array(listing.modified_ns)
         self.fingerprint, self.cache_key = listing.fingerprint.hexdigest(), listing.cache_key.hexdigest()
-        self.classes, self.labels = _classes(listing.images_below)
+        of = classes_by_folder(listing) if like is None else classes_as(listing, like, root)
+        self.classes, self.labels = of
+        self.empty_folders = tuple(class_name(name) for name in listing.folders if name not in listing.images_below)
+        """First sub-folders without an image."""
+        self.why_no_labels = why_no_labels(listing) if self.labels is None else ""
+        self._may_be_classes = len(listing.folders) > 1
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -66,77 +83,47 @@ class FolderSource:
                 return b""  # A link to nothing.
             raise fault from error
 
+    def content_digest(self, index: int) -> bytes:
+        """``digest``: it is of the content alone."""
+        return self.digest(index)
+
     def path(self, index: SupportsIndex) -> str:
         """The file's path."""
+        return str(self.root / os.fsdecode(self._name(index)))
+
+    def file_list(self) -> Files:
+        """The files' paths below the folder, their sizes and times."""
+        names = np.array([self._name(k) for k in range(len(self))], np.bytes_)
+        return Files(names, self._sizes, self._modified_ns)
+
+    def _name(self, index: SupportsIndex) -> bytes:
         number = range(len(self))[index]  # As in a list: below 0 from the end, and none past it.
-        return str(self.root / os.fsdecode(self._paths[self._ends[number] : self._ends[number + 1]]))
+        return self._paths[self._ends[number] : self._ends[number + 1]]
+
+    def remarks(self, *, labels_wanted: bool = True) -> tuple[str, ...]:
+        """What a user should know of what is not in the set: files passed over, empty folders, why no labels."""
+        told = []
+        if self.passed_over:
+            told.append(f"files passed over: {told_passed_over(self.passed_over)}")
+        if self.empty_folders:
+            told.append(f"no images in the sub-folders {some(list(self.empty_folders))}")
+        if labels_wanted and self.labels is None and self._may_be_classes:
+            told.append(f"no labels: {self.why_no_labels}")
+        return tuple(told)
 
 
-class _Entry(NamedTuple):
-    path: bytes  # below the root
-    size: int
-    modified_ns: int
+@runtime_checkable
+class Remarkable(Protocol):
+    """A set that knows what is not in it."""
+
+    name: str
+
+    def remarks(self, *, labels_wanted: bool = True) -> tuple[str, ...]:
+        """As ``FolderSource.remarks``."""
+        ...
 
 
-class _Listing:
-    """What is kept of the entries, each in its turn: a million of them are never objects at the same time."""
-
-    def __init__(self) -> None:
-        self.paths, self.ends = bytearray(), array("q", [0])
-        self.fingerprint, self.cache_key = hashlib.sha256(), hashlib.sha256()
-        self.images_below: dict[bytes, int] = {}  # Images per first sub-folder, in their order; those in none below "".
-
-    def add(self, entry: _Entry) -> None:
-        self.paths += entry.path
-        self.ends.append(len(self.paths))
-        self.fingerprint.update(b"%s\0%d\n" % (entry.path, entry.size))
-        self.cache_key.update(b"%s\0%d %d\n" % entry)
-        first, slash, _ = entry.path.partition(b"/")
-        folder = first if slash else b""
-        self.images_below[folder] = self.images_below.get(folder, 0) + 1
-
-
-def _scan(folder: Path, below: bytes, parents: tuple[tuple[int, int], ...]) -> Iterator[_Entry]:
-    """The images in a folder and its own, in the order of the bytes of their paths.
-
-    Linked folders are followed, but not back into one of the ``parents``. ``below`` is what a path starts with: empty,
-    or the way from the root to here and a slash.
-    """
-    stat = folder.stat()
-    here = (stat.st_dev, stat.st_ino)
-    if here in parents:
-        return
-    names = []
-    with os.scandir(folder) as entries:  # Not Path.iterdir: a scan knows a file from a folder without asking again.
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                names.append(os.fsencode(entry.name) + b"/")
-            elif entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or entry.is_symlink()):
-                names.append(os.fsencode(entry.name))
-    names.sort()  # With its slash a folder stands where the paths of its images do, so nothing is left to sort.
-    for name in names:
-        if name.endswith(b"/"):
-            yield from _scan(folder / os.fsdecode(name[:-1]), below + name, (*parents, here))
-        else:
-            yield _Entry(below + name, *_size_and_time(f"{folder}/{os.fsdecode(name)}"))
-
-
-def _size_and_time(path: str) -> tuple[int, int]:
-    try:
-        stat = os.stat(path)  # noqa: PTH116 - a Path for each of a million files takes longer than to ask for its size
-    except FileNotFoundError:
-        return 0, 0  # A link to nothing: listed all the same, so that it is reported with the unreadable files.
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _classes(images_below: dict[bytes, int]) -> tuple[tuple[str, ...], npt.NDArray[np.int64] | None]:
-    """Classes by first sub-folder, only where every image lies in one and there are at least two of them."""
-    if b"" in images_below or len(images_below) < 2:
-        return (), None
-    names = sorted(images_below)
-    number = {name: k for k, name in enumerate(names)}
-    # The images of a folder follow one another; the folders' own order is another, as "a-b/" comes before "a/".
-    labels = np.repeat([number[name] for name in images_below], list(images_below.values()))
-    return tuple(os.fsdecode(name) for name in names), labels.astype(np.int64)
+def tell_remarks(source: Remarkable, *, labels_wanted: bool = True) -> None:
+    """Warn of what is not in a set, once in this process."""
+    for remark in source.remarks(labels_wanted=labels_wanted):
+        warn_once(f"{source.name}: {remark}")

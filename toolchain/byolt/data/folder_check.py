@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt.data.folder import FolderSource
+from byolt.data.folder_listing import shown, some, told_passed_over
+from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource, holds_shards, open_folder
 from byolt.data.source import UnreadableImage
+from byolt.working import working
 
 COMMON_SIZES = 10
 SHOWN = 10
@@ -34,6 +37,12 @@ class CheckReport:
     """Readable images."""
     classes: dict[str, int] | None
     """Readable images per class; None where there are no labels."""
+    why_no_labels: str | None
+    """What keeps the sub-folders from being classes; None where nothing does."""
+    empty_folders: list[str]
+    """First sub-folders without an image."""
+    passed_over: dict[str, int]
+    """Files that are no image here, by suffix."""
     width_px: tuple[int, float, int] | None
     """Smallest, median and largest width; None where no image can be read, as in the four metrics below."""
     height_px: tuple[int, float, int] | None
@@ -88,6 +97,9 @@ def check_folder(path: str | Path, test_path: str | Path | None = None) -> Check
         folder=str(path),
         images=survey.images,
         classes=survey.per_class(),
+        why_no_labels=getattr(survey.source, "why_no_labels", None) or None,
+        empty_folders=list(getattr(survey.source, "empty_folders", ())),
+        passed_over=dict(survey.source.passed_over),
         width_px=_range([width for width, _ in survey.sizes.elements()]),
         height_px=_range([height for _, height in survey.sizes.elements()]),
         common_sizes=[(*size, count) for size, count in survey.sizes.most_common(COMMON_SIZES)],
@@ -104,7 +116,8 @@ def check_folder(path: str | Path, test_path: str | Path | None = None) -> Check
 
 def _opened(path: Path) -> FolderSource | ShardSource:
     if not holds_shards(path):
-        return FolderSource(path)
+        with working(f"listing {path}"):
+            return FolderSource(path)
     source = open_folder(path, cache_dir=None)
     source.verify()
     return source
@@ -132,7 +145,9 @@ class _FolderCounts:
         self.unreadable: list[tuple[str, str]] = []
         # Python's integers: 64 bits hold the squares of one image, not those of a million.
         self.sums = np.zeros((2, 3), dtype=object)
+        progress = ImageProgress(source.name, "checking", live=True)
         for index, facts in _all_image_facts(source):
+            progress(index + 1, len(source))
             if isinstance(facts, str):
                 self.unreadable.append((source.path(index), facts))
             else:
@@ -197,12 +212,15 @@ def _rgb(values: list[float]) -> tuple[float, float, float]:
 
 
 def _lines(report: CheckReport) -> Iterator[str]:
-    yield f"{report.folder}: {report.images} images"
+    yield f"{shown(report.folder)}: {report.images} images"
     if report.classes is None:
-        yield "labels      none"
+        yield "labels      none" + (f": {report.why_no_labels}" if report.why_no_labels else "")
     else:
         yield f"labels      {len(report.classes)} classes"
         yield from (f"  {count:>8} {name}" for name, count in report.classes.items())
+    if report.empty_folders:
+        yield f"empty       {some(report.empty_folders)}"
+    yield f"passed over {told_passed_over(report.passed_over) or 'none'}"
     if report.width_px and report.height_px and report.mean and report.std:
         yield "width       {} to {} px, median {:g}".format(*_ends_first(report.width_px))
         yield "height      {} to {} px, median {:g}".format(*_ends_first(report.height_px))
@@ -223,6 +241,6 @@ def _ends_first(span: tuple[int, float, int]) -> tuple[int, int, float]:
 
 def _listed(what: str, rows: list[str]) -> Iterator[str]:
     yield f"{what:<11} {len(rows) or 'none'}"
-    yield from (f"  {row}" for row in rows[:SHOWN])
+    yield from (f"  {shown(row)}" for row in rows[:SHOWN])
     if len(rows) > SHOWN:
         yield f"  and {len(rows) - SHOWN} more; --json lists all"

@@ -8,6 +8,7 @@ import numpy as np
 
 from byolt.data.folder import FolderSource
 from byolt.data.source import ArraySource, ImageSource, Labels, Pixels
+from byolt.library_errors import why_not_fetched
 from byolt_export.errors import InputError, first_line
 
 
@@ -109,7 +110,7 @@ def _open(kind: Any, name: str, root: Path, files: list[str], download: bool, **
     except (RuntimeError, OSError, ValueError) as error:
         if download:
             raise InputError(
-                f"{name} could not be fetched ({first_line(error)}); without network put {', '.join(files)} "
+                f"{name} could not be fetched ({why_not_fetched(error)}); without network put {', '.join(files)} "
                 "and give the same command again"
             ) from error
         raise InputError(

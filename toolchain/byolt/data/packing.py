@@ -2,7 +2,6 @@
 
 import io
 import os
-import shlex
 import shutil
 import tarfile
 from array import array
@@ -14,10 +13,12 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from byolt.data.decode import readable_suffixes
 from byolt.data.folder import FolderSource
 from byolt.data.order import Order, epoch_order
 from byolt.data.progress import ImageProgress
 from byolt.data.shard_index import INDEX, ShardIndex
+from byolt.environment import command
 from byolt_export.errors import InputError, not_written
 from byolt_export.files import sha256
 
@@ -38,6 +39,8 @@ class Packed:
     shards: int
     size_bytes: int
     """Of all tar files together."""
+    remarks: tuple[str, ...] = ()
+    """What of the folder was not packed."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -46,11 +49,12 @@ class Packed:
     def to_text(self) -> str:
         """Lines to print; the last is the next command."""
         classes = f" of {self.classes} classes" if self.classes else ""
-        out = shlex.quote(self.folder)
+        out = f"data.root={self.folder}"
         return (
             f"{self.folder}: {self.images:,} images{classes} in {self.shards:,} shards, "
             f"{self.size_bytes / 1e6:,.1f} MB\n"
-            f"next     byolt pretrain RECIPE --set data.name=shards --set data.root={out}"
+            + "".join(f"note     {remark}\n" for remark in self.remarks)
+            + f"next     {command('pretrain', 'recipes/folder.yaml', '--set', 'data.name=shards', '--set', out)}"
         )
 
 
@@ -77,7 +81,8 @@ def pack(folder: str | Path, out: str | Path, shard_bytes: int) -> Packed:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise not_written(out, error) from error
-    return Packed(str(out), len(index.shard), len(index.classes), len(index.files), int(index.file_bytes.sum()))
+    size_bytes = int(index.file_bytes.sum())
+    return Packed(str(out), len(index.shard), len(index.classes), len(index.files), size_bytes, source.remarks())
 
 
 def _refuse_existing(out: Path) -> None:
@@ -115,6 +120,7 @@ def _write_folder(source: FolderSource, folder: Path, shard_bytes: int) -> Shard
         labels=None if source.labels is None else source.labels[order],
         classes=source.classes,
         names=np.array(names, np.bytes_),
+        passed_over=source.passed_over,
     )
     with open(folder / INDEX, "wb") as file:
         index.write(file)
@@ -125,7 +131,9 @@ def _samples(source: FolderSource, order: Order) -> Iterator[_Sample]:
     """The tar members of each image in that order: its file, and its class where it has one."""
     progress = ImageProgress(source.name, "packing")
     for number, (index, content) in enumerate(zip(order, _contents(source, order), strict=True)):
-        sample = [_member(f"{number:09d}{Path(source.path(index)).suffix.lower()}", content)]
+        suffix = Path(source.path(index)).suffix.lower()
+        # A suffix that only its content makes an image's may be any text, which a tar file's header does not take.
+        sample = [_member(f"{number:09d}{suffix if suffix in readable_suffixes() else ''}", content)]
         if source.labels is not None:
             sample.append(_member(f"{number:09d}.cls", str(source.labels[index]).encode()))
         yield sample

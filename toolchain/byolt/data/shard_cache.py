@@ -20,6 +20,7 @@ from typing import Any
 
 from byolt.data.order import WINDOW
 from byolt.data.shard_index import INDEX, ShardIndex
+from byolt.locks import lock
 from byolt_export.errors import ByoltError, InputError, MissingPart, first_line, not_written
 
 LEAST_KEPT = WINDOW + 2
@@ -129,12 +130,12 @@ class CachedShards:
     def _locked(self, name: str) -> Iterator[None]:
         """Hold a lock of that name across all processes and threads that share the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / f"{name}.lock", "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(self.folder / f"{name}.lock", "wb") as file:
+            lock(file)
             try:
                 yield
             finally:  # Closing alone would not release it: a process forked meanwhile has a copy of the descriptor.
-                fcntl.flock(lock, fcntl.LOCK_UN)
+                lock(file, fcntl.LOCK_UN)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_to_fetch": None, "_requested": deque(maxlen=LEAST_KEPT)}

@@ -6,15 +6,17 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from byolt.data.folder import SUFFIXES
+from byolt.data.decode import holds_image, readable_suffixes
+from byolt.data.folder_listing import is_image_name, suffix_of
 from byolt.data.source import Labels
 from byolt_export.errors import InputError, first_line
 
@@ -44,6 +46,8 @@ class ShardIndex:
     classes: tuple[str, ...]
     names: npt.NDArray[Any]
     """What each image was called before it was packed, (N,), as one block of bytes."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """How many files beside them were no image, by suffix; no part of the identity."""
 
     def fingerprint(self) -> str:
         """Identity of the images and their order; of their content too where the files' digests are known."""
@@ -57,6 +61,9 @@ class ShardIndex:
     def write(self, file: BinaryIO) -> None:
         """Write it as ``index.npz``: arrays of numbers and bytes, no pickles."""
         labels = np.full(len(self.shard), -1) if self.labels is None else self.labels
+        over: dict[str, Any] = {} if not self.passed_over else {"passed_over": _as_bytes(list(self.passed_over))}
+        if over:
+            over["passed_over_count"] = np.array(list(self.passed_over.values()), np.int64)
         np.savez_compressed(
             file,
             format=np.array(_FORMAT),
@@ -69,6 +76,7 @@ class ShardIndex:
             label=labels,
             classes=_as_bytes(self.classes),
             names=self.names,
+            **over,
         )
 
 
@@ -92,20 +100,23 @@ def read_index(content: bytes, where: str) -> ShardIndex:
 def scan_shards(root: Path, files: list[str]) -> ShardIndex:
     """The index of tar files that others wrote in webdataset's format, from their headers.
 
-    The images are the members with an image's suffix. A number in ``<key>.cls`` is the class of the image
-    ``<key>.<suffix>``; classes count only where every image has one.
+    The images are the members with an image's suffix, or that start as one. A number in ``<key>.cls`` is the class of
+    the image ``<key>.<suffix>``; classes count only where every image has one.
 
     Raises:
         InputError: A file is no tar, or is cut short, or none holds an image.
     """
     found: list[_Member] = []
     counts = []
+    passed_over: Counter[str] = Counter()
     for name in files:
         before = len(found)
-        found.extend(_members(root / name))
+        found.extend(_members(root / name, passed_over))
         counts.append(len(found) - before)
     if not found:
-        raise InputError(f"the tar files in {root} hold no images ({', '.join(SUFFIXES)}); name another folder")
+        raise InputError(
+            f"the tar files in {root} hold no images ({', '.join(readable_suffixes())}); name another folder"
+        )
     numbers = None if any(m.label is None for m in found) else np.array([m.label for m in found], np.int64)
     known, labels = (np.array([], np.int64), None) if numbers is None else np.unique(numbers, return_inverse=True)
     return ShardIndex(
@@ -118,6 +129,7 @@ def scan_shards(root: Path, files: list[str]) -> ShardIndex:
         labels=None if labels is None else labels.astype(np.int64),
         classes=tuple(str(number) for number in known),
         names=_as_bytes([member.name for member in found]),
+        passed_over=passed_over,
     )
 
 
@@ -128,8 +140,8 @@ class _Member(NamedTuple):
     label: int | None
 
 
-def _members(path: Path) -> Iterator[_Member]:
-    """The images of a tar file, each with the number in the ``.cls`` of its key."""
+def _members(path: Path, passed_over: Counter[str]) -> Iterator[_Member]:
+    """The images of a tar file, each with the number in the ``.cls`` of its key; other files are counted."""
     images: list[tuple[str, int, int]] = []
     labels: dict[str, int] = {}
     end = 0
@@ -143,8 +155,10 @@ def _members(path: Path) -> Iterator[_Member]:
                     file = tar.extractfile(member)
                     assert file is not None
                     labels[_key(member.name)] = int(file.read())
-                elif member.name.lower().endswith(SUFFIXES):
+                elif _is_image(tar, member):
                     images.append((member.name, member.offset_data, member.size))
+                else:
+                    passed_over[suffix_of(member.name)] += 1
         with open(path, "rb") as raw:  # tarfile takes a cut between two members for the end.
             raw.seek(end)
             if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -153,6 +167,15 @@ def _members(path: Path) -> Iterator[_Member]:
         raise InputError(f"shard {path} cannot be read as a tar file: {first_line(error)}; copy it again") from error
     for name, offset, length in images:
         yield _Member(name, offset, length, labels.get(_key(name)))
+
+
+def _is_image(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    by_name = is_image_name(member.name)
+    if by_name is not None:
+        return by_name
+    file = tar.extractfile(member)
+    assert isinstance(file, io.BufferedReader)
+    return holds_image(file)
 
 
 def _key(name: str) -> str:
@@ -185,7 +208,11 @@ def _checked(columns: dict[str, npt.NDArray[Any]]) -> ShardIndex:
     if any(re.fullmatch("[0-9a-f]{64}", digest) is None for digest in digests):
         raise ValueError("it holds no SHA-256 where one should be")
     labels = label if labelled else None
-    return ShardIndex(files, file_bytes, digests, shard.astype(np.int32), offset, length, labels, classes, names)
+    over: dict[str, int] = {}
+    if "passed_over" in columns:
+        counts = columns["passed_over_count"].astype(np.int64).tolist()
+        over = dict(zip(_as_names(columns["passed_over"]), counts, strict=True))
+    return ShardIndex(files, file_bytes, digests, shard.astype(np.int32), offset, length, labels, classes, names, over)
 
 
 def _as_bytes(texts: "list[str] | tuple[str, ...]") -> npt.NDArray[Any]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from byolt.data.decode import Decoded, decode_image
+from byolt.data.decode import Decoded, decode_image, readable_formats, readable_suffixes
+from byolt.data.folder_listing import class_name, shown, told_passed_over
 from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
-from byolt.data.source import Labels, Pixels
+from byolt.data.source import Files, Labels, Pixels
 from byolt_export.errors import InputError, not_written
 from byolt_export.files import replacing, sha256
 
@@ -39,11 +39,13 @@ class ShardSource:
 
     def __init__(self, index: ShardIndex, files: LocalShards | CachedShards, mtimes: str = "") -> None:
         """``mtimes``: when the files were written on this machine, where that is known."""
-        Image.init()  # As in FolderSource.
+        readable_formats()  # As in FolderSource.
         self.index, self.files = index, files
-        self.name, self.classes, self.labels = f"shards {files.location}", index.classes, index.labels
+        self.name, self.labels = f"shards {shown(files.location)}", index.labels
+        self.classes = tuple(class_name(os.fsencode(name)) for name in index.classes)
         self.fingerprint = index.fingerprint()
         self.cache_key = hashlib.sha256(f"{self.fingerprint} {mtimes}".encode()).hexdigest()
+        self.passed_over = index.passed_over
         self._file = lru_cache(LEAST_KEPT)(self._opened)
 
     def __len__(self) -> int:
@@ -80,6 +82,16 @@ class ShardSource:
         """Empty where the fingerprint holds the shards' digests, else the SHA-256 of the image's bytes."""
         return b"" if self.index.file_sha256 else hashlib.sha256(self.content(index)).digest()
 
+    def content_digest(self, index: int) -> bytes:
+        """SHA-256 of the image's bytes."""
+        return hashlib.sha256(self.content(index)).digest()
+
+    def file_list(self) -> Files:
+        """Names and sizes that the images had before they were packed; a shard's digest is their version."""
+        digests = self.index.file_sha256 or ("0" * 64,) * len(self.index.files)
+        versions = np.array([int(digest[:15], 16) for digest in digests], np.int64)
+        return Files(self.index.names, self.index.length, versions[self.index.shard])
+
     def path(self, index: int) -> str:
         """Where the image lies, and what it was called before it was packed."""
         file = self.index.files[int(self.index.shard[index])]
@@ -99,6 +111,11 @@ class ShardSource:
     def prefetch_images(self) -> int:
         """How many images before it is read an image's shard is fetched: a shard's worth, 0 where they are local."""
         return -(-len(self) // len(self.index.files)) if isinstance(self.files, CachedShards) else 0
+
+    def remarks(self, *, labels_wanted: bool = True) -> tuple[str, ...]:
+        """What a user should know of what is not in the set: files passed over."""
+        over = self.index.passed_over
+        return (f"files passed over: {told_passed_over(over)}",) if over else ()
 
     def verify(self) -> None:
         """Compare the SHA-256 of every shard of a local folder with the index; those of a URL are, when fetched.
@@ -203,7 +220,7 @@ def _scanned(root: Path, cache_dir: Path | None) -> ShardIndex:
     files = _tar_files(root)
     if cache_dir is None:
         return scan_shards(root, files)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(readable_suffixes()).encode())
     for name in files:
         stat = (root / name).stat()
         digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))

@@ -1,7 +1,8 @@
 """What a set of undecoded images is."""
 
 import hashlib
-from typing import Protocol, runtime_checkable
+import unicodedata
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,28 @@ from byolt_export.errors import InputError
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Digests = npt.NDArray[Any]
+"""Digests of the files of N images, cut to ``DIGEST_BYTES``; empty where one could not be read, (N,)."""
+DIGEST_BYTES = 16
 
 
 class UnreadableImage(InputError):
     """A file whose content is no image that can be read; a store leaves it out, up to the recipe's limit."""
+
+
+class Files(NamedTuple):
+    """The files of N images, as far as they are known without reading them."""
+
+    names: npt.NDArray[Any]
+    """What each is called in its folder, as bytes."""
+    sizes: npt.NDArray[np.int64]
+    """In bytes."""
+    versions: npt.NDArray[np.int64]
+    """Numbers that change when a file is written anew on this machine, such as its time; 0 where none is known."""
+
+    def of(self, indices: Labels) -> "Files":
+        """Those of some images."""
+        return Files(*(column[indices] for column in self))
 
 
 @runtime_checkable
@@ -55,6 +74,23 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class FileImages(ImageSource, Protocol):
+    """Images that are files of the user's, who may add, change and move them."""
+
+    def file_list(self) -> Files:
+        """The images' files."""
+        ...
+
+    def content_digest(self, index: int) -> bytes:
+        """SHA-256 of image ``index`` as it is encoded; empty where there is nothing to read.
+
+        Raises:
+            InputError: The file is gone, or the system cannot read it.
+        """
+        ...
+
+
 class ArraySource:
     """Images that lie in one array, (N, H, W, 3)."""
 
@@ -82,11 +118,19 @@ class ArraySource:
 class PartOf:
     """Some images of a source, in the order of ``indices``."""
 
-    def __init__(self, source: ImageSource, indices: Labels, name: str) -> None:
-        """``name`` tells this part from the others in messages."""
+    def __init__(self, source: ImageSource, indices: Labels, name: str, classes: tuple[str, ...] | None = None) -> None:
+        """``name`` tells this part from the others in messages.
+
+        ``classes`` are those that labels count by, where they are others than the source's: each of the images is of
+        one of them.
+        """
         self.source, self.indices, self.name = source, indices, name
-        self.classes = source.classes
+        self.classes = source.classes if classes is None else classes
         self.labels = None if source.labels is None else source.labels[indices]
+        if classes is not None and self.labels is not None:
+            number = {unicodedata.normalize("NFC", name): k for k, name in enumerate(classes)}
+            as_theirs = [number.get(unicodedata.normalize("NFC", name), -1) for name in source.classes]
+            self.labels = np.array(as_theirs, np.int64)[self.labels]
         self.fingerprint, self.cache_key = (
             hashlib.sha256(whole.encode() + indices.astype("<i8").tobytes()).hexdigest()
             for whole in (source.fingerprint, source.cache_key)
@@ -106,3 +150,13 @@ class PartOf:
     def path(self, index: int) -> str:
         """The image's name in the whole source."""
         return self.source.path(int(self.indices[index]))
+
+    def file_list(self) -> Files:
+        """Those of the whole source, which has some."""
+        assert isinstance(self.source, FileImages)
+        return self.source.file_list().of(self.indices)
+
+    def content_digest(self, index: int) -> bytes:
+        """That of the image in the whole source."""
+        assert isinstance(self.source, FileImages)
+        return self.source.content_digest(int(self.indices[index]))

@@ -7,17 +7,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
+from byolt.data.decode import readable_formats
 from byolt.data.order import Order, epoch_order, sharded_order
 from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
-from byolt.data.source import ImageSource, Labels, Pixels, UnreadableImage
+from byolt.data.source import DIGEST_BYTES, Digests, FileImages, ImageSource, Labels, Pixels, UnreadableImage
+from byolt.files import read_json
+from byolt.log import warn_once
 from byolt_export.errors import ByoltError, InputError
 from byolt_export.files import replacing, write_whole
 from byolt_export.runtime.resize import to_square
@@ -25,8 +27,9 @@ from byolt_export.runtime.resize import to_square
 if TYPE_CHECKING:
     from byolt.recipe.data import Data
 
-FORMAT = 3  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
+FORMAT = 4  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
 _WAITING_BYTES = 64e6  # Decoded squares that wait to be written, in order, at a time.
+_DECODE_AGAIN = "remove it and give the command again: the images are decoded once more"
 _log = logging.getLogger("byolt")
 
 
@@ -52,17 +55,19 @@ class ImageStore:
         content: str,
         cache: Path | None,
         corrupt_limit: float,
+        digests: Digests | None = None,
     ) -> None:
         """``kept`` are the source's images that the store has, ``content`` tells what the fingerprint knows of them.
 
         ``cache`` holds the squares, or None to decode each time, up to ``corrupt_limit`` (a share) of damaged images.
+        ``digests`` are those of the files of all the source's images; empty where it has none, None where unread.
         """
         self.source, self.size_px, self.resize, self.kept, self.cache = source, size_px, resize, kept, cache
         self.classes = source.classes
         self.labels: Labels | None = None if source.labels is None else source.labels[kept]
         self.fingerprint = hashlib.sha256(f"{source.fingerprint} {content}".encode()).hexdigest()
         self.images = _mapped(cache)
-        self.corrupt_limit = corrupt_limit
+        self.corrupt_limit, self.digests = corrupt_limit, digests
         self.damaged: set[int] = set()
         """Images that this process has found unreadable while it streamed."""
 
@@ -122,7 +127,7 @@ class ImageStore:
 
     def _leave_out(self, index: int, fault: str) -> None:
         self.damaged.add(index)
-        _warn_once(fault)
+        warn_once(f"left out: {fault}")
         _refuse_above(self.corrupt_limit, len(self.damaged), self.source, f"the last: {fault}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,7 +164,8 @@ def open_store(
         return ImageStore(
             source, size_px, resize, kept=every, content="unread", cache=None, corrupt_limit=corrupt_limit
         )
-    key = f"{FORMAT} {source.cache_key} {size_px} {resize}"
+    # With other formats than before, a file that could not be read may be an image.
+    key = f"{FORMAT} {source.cache_key} {size_px} {resize} {' '.join(readable_formats())}"
     stem = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:24]
     pixels, description = stem.with_suffix(".npy"), stem.with_suffix(".json")
     if not description.exists() or not pixels.exists():
@@ -169,7 +175,8 @@ def open_store(
             write_whole(description, json.dumps(_decode(source, size_px, resize, pixels)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
-    known = json.loads(description.read_text(encoding="utf-8"))
+    known = read_json(description, needs=("unreadable", "content"), mend=_DECODE_AGAIN)
+    assert known is not None  # It was written above, or was there.
     # Keys are the numbers of the unreadable images; JSON makes them strings.
     faults = {int(index): fault for index, fault in known["unreadable"].items()}
     for fault in faults.values():
@@ -177,7 +184,14 @@ def open_store(
     _refuse_above(corrupt_limit, len(faults), source, f"the first: {next(iter(faults.values()), '')}")
     kept = np.setdiff1d(np.arange(len(source)), np.array(list(faults), np.int64))
     return ImageStore(
-        source, size_px, resize, kept=kept, content=known["content"], cache=pixels, corrupt_limit=corrupt_limit
+        source,
+        size_px,
+        resize,
+        kept=kept,
+        content=known["content"],
+        cache=pixels,
+        corrupt_limit=corrupt_limit,
+        digests=np.array([bytes.fromhex(digest) for digest in known["digests"]], f"S{DIGEST_BYTES}"),
     )
 
 
@@ -204,13 +218,18 @@ def _decode_into(file: BinaryIO, source: ImageSource, size_px: int, resize: str)
     """Squares of the readable images one after the other, as one ``.npy`` file.
 
     Returns:
-        JSON-able: the set's name, the faults of the unreadable images by number, the digest of all images' content.
+        JSON-able: the set's name, the faults of the unreadable images by number, the digest of all images' content and
+        that of each where the images are files.
     """
     faults: dict[int, str] = {}
+    digests: list[str] = []
+    files = source if isinstance(source, FileImages) else None
     content, progress = hashlib.sha256(), ImageProgress(source.name)
     _write_header(file, len(source), size_px)
     for index, (square, digest) in _squares(source, size_px, resize):
         content.update(digest)
+        if files is not None:
+            digests.append((digest or files.content_digest(index)).hex()[: 2 * DIGEST_BYTES])
         if isinstance(square, str):
             faults[index] = square
         else:
@@ -219,7 +238,7 @@ def _decode_into(file: BinaryIO, source: ImageSource, size_px: int, resize: str)
     if faults:
         file.seek(0)
         _write_header(file, len(source) - len(faults), size_px)
-    return {"source": source.name, "unreadable": faults, "content": content.hexdigest()}
+    return {"source": source.name, "unreadable": faults, "content": content.hexdigest(), "digests": digests}
 
 
 def _squares(source: ImageSource, size_px: int, resize: str) -> Iterator[tuple[int, tuple[Pixels | str, bytes]]]:
@@ -250,7 +269,10 @@ def _write_header(file: BinaryIO, images: int, size_px: int) -> None:
 
 
 def _mapped(cache: Path | None) -> Pixels | None:
-    return None if cache is None else np.load(cache, mmap_mode="r")
+    try:
+        return None if cache is None else np.load(cache, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{cache} is damaged; {_DECODE_AGAIN}") from error
 
 
 def _check_room(cache_dir: Path, wanted_bytes: int) -> None:
@@ -264,12 +286,6 @@ def _no_room(cache_dir: Path, why: str) -> ByoltError:
         f"decoded images cannot be kept in {cache_dir} ({why}); make room, or name another folder "
         "with --set data.cache_dir=DIR, or stream them with --set data.cache_budget_gb=0"
     )
-
-
-@cache
-def _warn_once(fault: str) -> None:
-    """Warn of a damaged file the first time this process meets it, in whichever store."""
-    _log.warning("left out: %s", fault)
 
 
 def _refuse_above(corrupt_limit: float, damaged: int, source: ImageSource, which: str) -> None:

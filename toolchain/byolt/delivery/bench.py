@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from byolt.environment import environment
+from byolt.preflight import refuse_too_many
 from byolt.run import Run, open_run
 from byolt_export.arrays import Function, Outputs
 from byolt_export.bench.candidates import BenchSetup, accuracy_of, bundle_candidates, choose_batches
@@ -51,6 +52,7 @@ def bench(
         ParityFault: A file of the bundle does not pass.
     """
     bundle, say = Path(bundle), on_log or (lambda line: None)
+    refuse_too_many("--threads", threads or 1, "threads")
     run = _run_of(bundle) if run is None else open_run(run)
     say(f"proving {bundle} on this machine")
     setup = bundle_candidates(bundle, providers=providers, threads=threads)

@@ -10,15 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from byolt.data import FolderSource, ImageStore
+from byolt.data.folder import tell_remarks
+from byolt.data.progress import ImageProgress
+from byolt.environment import command
 from byolt.evaluation.evaluate import embed_store, evaluation_store
+from byolt.evaluation.features import refuse_non_finite
 from byolt.files import write_bytes
+from byolt.preflight import check_machine, refuse_unwritable
 from byolt.recipe.data import Data
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.optim import Schedule
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
+from byolt.working import working
 from byolt_export.bundle.folder import MANIFEST, read_manifest
 from byolt_export.errors import InputError
 from byolt_export.proof.verify import verify_bundle
@@ -60,6 +67,9 @@ def refuse_output(path: Path) -> None:
         raise InputError(f"{path}: embeddings are written as .npz; name a file that ends in .npz")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; make it first, or name another file")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it")
+    refuse_unwritable(path.absolute().parent, "-o DIR/FILE.npz")
 
 
 def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) -> Embeddings:
@@ -73,19 +83,26 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
 
     Raises:
         InputError: Run, folder or an override do not fit, the bundle does not pass, or it holds a classifier.
+        NonFiniteFeatures: An embedding is NaN or infinite.
     """
     if not isinstance(run, Run) and (Path(run) / MANIFEST).is_file():
         recipe, function = _of_bundle(Path(run), overrides)
     else:
         run = open_run(run)
         recipe = with_overrides(run.recipe, overrides)
+        check_machine(recipe.machine, run.recipe.machine)
         encoder = run.encoder()
 
         def function(images: ImageStore) -> Vectors:
             return embed_store(encoder, images, recipe).numpy()
 
-    images = evaluation_store(FolderSource(Path(folder)), recipe)
-    return Embeddings(function(images), tuple(images.path(i) for i in range(len(images))))
+    with working(f"listing {folder}"):
+        source = FolderSource(Path(folder))
+    tell_remarks(source, labels_wanted=False)
+    images = evaluation_store(source, recipe)
+    vectors = function(images)
+    refuse_non_finite(torch.from_numpy(vectors), f"{folder} by {run.path if isinstance(run, Run) else run}")
+    return Embeddings(vectors, tuple(images.path(i) for i in range(len(images))))
 
 
 def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[ImageStore], Vectors]]:
@@ -97,9 +114,10 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
             f"{bundle} holds a classifier, whose output are logits and no embeddings; give the encoder's bundle "
             "(byolt export without --classifier) or the run"
         )
-    report = verify_bundle(bundle)
+    with working(f"proving {bundle}"):
+        report = verify_bundle(bundle)
     if report.verdict != "passed":
-        raise InputError(f"{bundle} does not pass here ({report.reason}); see byolt verify {bundle}")
+        raise InputError(f"{bundle} does not pass here ({report.reason}); see {command('verify', bundle)}")
     recipe = Recipe(
         name="bundle",
         data=Data(name="synthetic", image_size_px=contract.size_px, resize=contract.resize),
@@ -107,10 +125,17 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
     )
     if contract.camera_px is not None:
         raise InputError(f"{bundle} takes whole frames of one camera: embed with the run itself")
+    recipe = with_overrides(recipe, overrides)
+    check_machine(recipe.machine)
     run = OnnxRunner(bundle / manifest.files[0].name)
 
     def function(images: ImageStore) -> Vectors:
         order, step = np.arange(len(images)), contract.max_batch
-        return np.concatenate([run(images.batch(order[k : k + step])) for k in range(0, len(order), step)])
+        progress = ImageProgress("the images", "embedding", live=True)
+        parts: list[Vectors] = []
+        for k in range(0, len(order), step):
+            parts.append(run(images.batch(order[k : k + step])))
+            progress(min(k + step, len(order)), len(order))
+        return np.concatenate(parts)
 
-    return with_overrides(recipe, overrides), function
+    return recipe, function

@@ -4,9 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from byolt.data.known_splits import open_run_splits
 from byolt.delivery.proof_images import gather_proof_images
 from byolt.evaluation.finetune_run import load_classifier
+from byolt.evaluation.norm_statistics import warn_of_lag
+from byolt.evaluation.outcome import outcome_of
 from byolt.networks.feature_map import FeatureMap
+from byolt.preflight import check_finished, require
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -15,6 +19,7 @@ from byolt_export.bundle.folder import PAGE, read_manifest
 from byolt_export.bundle.golden import read_golden
 from byolt_export.bundle.manifest import Precision
 from byolt_export.errors import InputError, MissingPart
+from byolt_export.proof.made import Made
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_engines
@@ -47,6 +52,9 @@ def export(
 
     A file that is not the same function as the encoder is no error here: ``report.verdict`` says so.
 
+    Of an earlier bundle there, files of other precisions and engines stay where they are of the same encoder; a line of
+    ``on_log`` names what stays, another one what does not.
+
     Args:
         run: A finished run, or its folder.
         classifier: Deliver the fine-tuned classifier.
@@ -63,6 +71,8 @@ def export(
     """
     run, say = open_run(run), on_log or (lambda line: None)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
+    require("onnx", "onnxscript", "onnxruntime")
     order, missing = _order(targets, precisions)
     module, classes = load_classifier(run) if classifier else (run.encoder(), ())
     bundle, size_px = run.classifier_bundle if classifier else run.bundle, recipe.data.image_size_px
@@ -74,13 +84,22 @@ def export(
         bundle_options(recipe),
         normalize=recipe.export.normalize and not classifier,
         recipe_hash=run.hash,
+        run=run.path.absolute().name,
         metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
         bisect=bisect,
         output="embedding" if classifier else recipe.export.output,
     )
+    warn_of_lag(run)
+    outcome = outcome_of(run)
+    if outcome is not None and not outcome.good and not classifier:
+        say(f"warning: {run.path}: {outcome.sentence}")
     say("reading images")
     images = gather_proof_images(
-        recipe, options.input_of(size_px), calibrated="int8" in precisions, labelled=not classifier
+        recipe,
+        options.input_of(size_px),
+        splits=open_run_splits(run, recipe),
+        calibrated="int8" in precisions,
+        labelled=not classifier,
     )
     report = build_bundle(
         module,
@@ -94,20 +113,27 @@ def export(
     )
     if missing is not None:
         return Exported(bundle, report, MissingPart(f"{bundle} is complete but for its engines: {missing}"))
-    if order is None or not any(file.parity.verdict == "passed" for file in report.files):
+    passed = [f.precision for f in report.files if f.parity.verdict == "passed" and f.precision in precisions]
+    if order is None or not passed:
         return Exported(bundle, report)
     say(f"building engines with {order[0]}")
-    return Exported(bundle, _with_engines(bundle, order, report, recipe))
+    return Exported(bundle, _with_engines(bundle, order, report, passed, recipe))
 
 
-def _with_engines(bundle: Path, order: tuple[Flavour, tuple[Target, ...]], report: Report, recipe: Recipe) -> Report:
-    """Build the engines of the files that passed; the report with their verdicts."""
-    passed = [file.precision for file in report.files if file.parity.verdict == "passed"]
+def _with_engines(
+    bundle: Path,
+    order: tuple[Flavour, tuple[Target, ...]],
+    report: Report,
+    passed: Sequence[Precision],
+    recipe: Recipe,
+) -> Report:
+    """Build the engines of the files that passed; the report with their verdicts, and with those that were there."""
     timings = recipe.data.cache_dir / "timings"
     add_engines(bundle, *order, precisions=passed, workspace_mib=recipe.export.workspace_mib, cache_dir=timings)
-    report = replace(report, files=(*report.files, *verify_engines(bundle)))
+    onnx = (file for file in report.files if not file.is_engine)
+    report = replace(report, files=(*onnx, *verify_engines(bundle)))
     manifest = read_manifest(bundle)
-    write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest))
+    write_page(bundle / PAGE, report, manifest, read_golden(bundle, manifest), Made.here(bundle.absolute().parent.name))
     return report
 
 
@@ -134,6 +160,6 @@ def bundle_options(recipe: Recipe) -> BundleOptions:
         std=data.std,
         resize=data.resize,
         camera_px=export.camera_px,
-        opt_batch=export.opt_batch,
+        opt_batch=export.tuned_batch,
         max_batch=export.max_batch,
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from byolt.data import open_splits
+from byolt.data import Splits
 from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.evaluate import evaluation_store
@@ -17,7 +17,9 @@ from byolt_export.quantize.int8 import LEAST_IMAGES
 _EVIDENCE_BYTES = 2**30  # Most that one set of images may take: whole camera frames are large.
 
 
-def gather_proof_images(recipe: Recipe, pixels: Input, *, calibrated: bool, labelled: bool) -> ProofImages:
+def gather_proof_images(
+    recipe: Recipe, pixels: Input, *, splits: Splits, calibrated: bool, labelled: bool
+) -> ProofImages:
     """Images of a run that a bundle is made and proven with, none of them in two sets.
 
     Golden images and queries are held-out images where there are labels, else images it learned from; the gallery that
@@ -26,6 +28,7 @@ def gather_proof_images(recipe: Recipe, pixels: Input, *, calibrated: bool, labe
     Args:
         recipe: The run's.
         pixels: What comes in: squares, or whole camera frames.
+        splits: The run's images.
         calibrated: Whether images for INT8's scales are wanted.
         labelled: Whether the classes of the images are those of the task.
 
@@ -33,7 +36,6 @@ def gather_proof_images(recipe: Recipe, pixels: Input, *, calibrated: bool, labe
         InputError: The images are gone, or are no frames of the camera that ``pixels`` names.
     """
     export, seed = recipe.export, recipe.seed
-    splits = open_splits(recipe.data, seed)
     learn, train, test = (
         None if source is None else _Reader(source, recipe) for source in (splits.learn, splits.train, splits.test)
     )

@@ -4,6 +4,7 @@ import re
 from typing import Any, NamedTuple
 
 from byolt.doctor.survey import MachineFacts, survey
+from byolt.doctor.threads import measured_here
 from byolt_export.cuda import Gpu
 
 
@@ -36,9 +37,12 @@ _JETPACK = "sudo apt install python3-libnvinfer"
 
 def examine(machine: MachineFacts | None = None) -> list[Finding]:
     """Every finding on a machine, left out this one, in a person's order: what is here, then what does not fit."""
+    threads = measured_here() if machine is None else ""
     machine = machine or survey()
     here = f"{machine.byolt}, Python {machine.python}, {machine.system}, {machine.cores} cores"
     found = [Finding("byolt", here), _gpu(machine)]
+    if threads:
+        found.append(Finding("threads", threads))
     for part, (names, mend) in _PARTS.items():
         missing = [name for name in names if name not in machine.packages]
         state = machine.installed(*names) or "nothing"
@@ -98,6 +102,13 @@ def _tensorrt(machine: MachineFacts) -> list[Finding]:
     return [Finding("TensorRT", words, 'pip install "byolt[rtx]"')]
 
 
+def _has_gpu_wheel(machine: MachineFacts) -> bool:
+    """Whether onnxruntime-gpu has a wheel: for aarch64 since 1.29, for Python 3.11 and later and CUDA 13."""
+    if machine.system == "Linux aarch64":
+        return not _older(machine.python, "3.11") and (machine.driver_cuda or (0, 0)) >= (13, 0)
+    return machine.system == "Linux x86_64"
+
+
 def _rules(machine: MachineFacts) -> list[Rule]:
     """Every rule for this machine; the sentence of one that is kept is not read."""
     packages = machine.packages
@@ -120,7 +131,7 @@ def _rules(machine: MachineFacts) -> list[Rule]:
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
         ),
         (
-            runtime == "onnxruntime" and gpu != "" and machine.system == "Linux x86_64",
+            runtime == "onnxruntime" and gpu != "" and _has_gpu_wheel(machine),
             f"onnxruntime {version} runs on the CPU alone, and {gpu} is here",
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
         ),

@@ -4,6 +4,7 @@ Axes: N images, D features or projection dimensions. "Complete" collapse maps al
 "dimensional" collapse to few directions (Jing et al. 2022, arXiv:2110.09348).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,15 @@ class Threshold:
     """Of min(N, D); never below RANKME_FLOOR."""
     patience: int
     advice: str
+    agreed: bool = False
+    """Whether spread and rank must both be below; else one of them is enough."""
+
+    def counts(self, z_std_ratio: float, rankme: float, images: int, features: int, projection_rank: float) -> bool:
+        """Whether a reading counts towards the verdict; arguments as of ``CollapseMonitor.update``."""
+        rank = min(rankme, projection_rank) if self.agreed else rankme
+        narrow = not z_std_ratio >= self.z_std_ratio  # True for NaN.
+        flat = not rank >= max(RANKME_FLOOR, self.rankme_share * min(images, features))
+        return (narrow and flat) if self.agreed else (narrow or flat)
 
 
 RANKME_FLOOR = 2.0
@@ -33,7 +43,10 @@ RANKME_FLOOR = 2.0
 # Mildest first; each row holds for the rows after it too. Measured on CIFAR-10 with small ResNets of 256 features and
 # 128 projection dimensions, the spread in train mode: healthy BYOL and SimSiam 0.69 to 0.82, RankMe 19 to 30 % of D;
 # without predictor and moving target 0.07 after ten steps and falling, while BatchNorm kept the encoder's RankMe at
-# 26 %: neither metric is enough alone. An untrained encoder has a spread of 0.2 and RankMe 7 %: hence the warm-up.
+# 26 %: neither metric is enough alone. The projections' rank was 1.00 to 1.01 then (healthy 2.4 to 21): the spread
+# falls onto one point where a rank, the projections' or the encoder's, says so too, and a rank alone, which an
+# encoder's statistics can spoil, never ends a run. An untrained encoder has a spread of 0.2 and RankMe 7 %: hence the
+# warm-up.
 THRESHOLDS = (
     Threshold(
         "dimensional",
@@ -50,6 +63,7 @@ THRESHOLDS = (
         patience=3,  # It ends the run, so it waits longest.
         advice="all images fall onto one point: keep BYOL's `method.predictor: mlp` and `method.target: ema`, "
         "and lower optim.base_lr",
+        agreed=True,
     ),
 )
 
@@ -69,9 +83,9 @@ class Verdict:
 class CollapseMonitor:
     """Draws the verdict from one reading per evaluation.
 
-    There is none until the learning rate has warmed up, and none until a first healthy reading or the patience of a
-    worse one. One healthy reading clears the memory; a worse verdict needs its patience of readings in a row, and
-    the verdict before it stands meanwhile.
+    While it learns there is none until the learning rate has warmed up, and none until a first healthy reading or the
+    patience of a worse one. One healthy reading clears the memory; a worse verdict needs its patience of readings in a
+    row, and the verdict before it stands meanwhile.
     """
 
     def __init__(self, warmup_epochs: float) -> None:
@@ -80,7 +94,15 @@ class CollapseMonitor:
         self.verdict = Verdict("none")
         self.streaks = [0] * len(THRESHOLDS)
 
-    def update(self, epoch: float, z_std_ratio: float, rankme: float, images: int, features: int) -> Verdict:
+    def update(
+        self,
+        epoch: float,
+        z_std_ratio: float,
+        rankme: float,
+        images: int,
+        features: int,
+        projection_rank: float = math.inf,
+    ) -> Verdict:
         """The verdict after one more reading.
 
         Args:
@@ -88,17 +110,26 @@ class CollapseMonitor:
             z_std_ratio: ``z_std_ratio`` of the online projections.
             rankme: ``rankme`` of the encoder's features on the probe set.
             images, features: N and D of those features.
+            projection_rank: ``dynamics.effective_rank`` of the projections.
         """
         if epoch <= self.warmup_epochs:
             return self.verdict
         for row, limit in enumerate(THRESHOLDS):
-            lowest_rankme = max(RANKME_FLOOR, limit.rankme_share * min(images, features))
-            sound = z_std_ratio >= limit.z_std_ratio and rankme >= lowest_rankme  # False for NaN.
-            self.streaks[row] = 0 if sound else self.streaks[row] + 1
+            counts = limit.counts(z_std_ratio, rankme, images, features, projection_rank)
+            self.streaks[row] = self.streaks[row] + 1 if counts else 0
             if self.streaks[row] >= limit.patience:
                 self.verdict = Verdict(limit.state)
         if not any(self.streaks):
             self.verdict = Verdict("healthy")
+        return self.verdict
+
+    def judge_last(
+        self, z_std_ratio: float, rankme: float, images: int, features: int, projection_rank: float = math.inf
+    ) -> Verdict:
+        """The verdict at the end of a run: of the last reading alone, within warm-up too, since no other will come."""
+        reading = z_std_ratio, rankme, images, features, projection_rank
+        states: list[State] = ["healthy", *(limit.state for limit in THRESHOLDS if limit.counts(*reading))]
+        self.verdict = Verdict(states[-1])
         return self.verdict
 
     def state(self) -> dict[str, Any]:

@@ -8,20 +8,25 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from byolt.data import ImageStore, Splits, open_splits, store_of
-from byolt.data.source import ImageSource, Labels
+from byolt.data import ImageStore, Splits, store_of
+from byolt.data.known_splits import open_run_splits
+from byolt.data.progress import ImageProgress
+from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.device import pick_device
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import LabelledImages, embed
 from byolt.evaluation.frozen_collapse import frozen_collapse
+from byolt.evaluation.norm_statistics import warn_of_lag
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features, evaluate_folds
 from byolt.evaluation.statistics import difference_on_test_set
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed
+from byolt.preflight import check_finished
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, RunMetrics, open_run
+from byolt.working import working
 from byolt_export.errors import InputError
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"
@@ -44,18 +49,22 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
 
     Raises:
         InputError: The run has no encoder, its images are gone, or an override does not fit.
+        NonFiniteFeatures: The encoder gives NaN or infinity for an image; nothing is written.
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
-    splits = open_splits(recipe.data, recipe.seed)
+    check_finished(run, recipe)
+    warn_of_lag(run)
+    splits = open_run_splits(run, recipe)
     encoders = {"encoder": ("the learned encoder's", run.encoder()), **_unlearned(run, recipe)}
     probe = evaluation_store(splits.learn, recipe)
     device = pick_device(recipe.machine.device)
-    run.write_metrics(
-        "collapse",
-        {name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()},
-    )
+    with working("collapse measures"):
+        collapse = {
+            name: frozen_collapse(encoder.to(device), probe, recipe, device) for name, (_, encoder) in encoders.items()
+        }
     if splits.train is None or splits.test is None:
+        run.write_metrics("collapse", collapse)
         return run.summary()
     kinds: dict[str, tuple[str, Callable[[ImageStore], Tensor]]] = {
         name: (what, lambda images, encoder=encoder: embed_store(encoder, images, recipe))  # type: ignore[misc]
@@ -69,6 +78,7 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     }
     answers = {name: predicted for name, (_, predicted) in measured.items()}
     measured["encoder"][0]["against"] = _against_others(answers, labelled(test).labels)
+    run.write_metrics("collapse", collapse)
     for name, (metrics, _) in measured.items():
         run.write_metrics(name, metrics)
     write_predictions(run, answers, test)
@@ -104,11 +114,12 @@ def _labelled_metrics(
         "settings": recipe.evaluation,
         "seed": recipe.seed,
     }
-    metrics, answers = evaluate_features(gallery, queries, **how)
-    if splits.folds:
-        # Folds count the images of the source; unreadable ones have left the store.
-        folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
-        metrics["folds"] = evaluate_folds(folds, gallery, queries, **how)
+    with working(f"kNN and linear probe of {what}"):
+        metrics, answers = evaluate_features(gallery, queries, **how)
+        if splits.folds:
+            # Folds count the images of the source; unreadable ones have left the store.
+            folds = [np.flatnonzero(np.isin(train.kept, fold)) for fold in splits.folds]
+            metrics["folds"] = evaluate_folds(folds, gallery, queries, **how)
     return metrics, answers
 
 
@@ -141,7 +152,22 @@ def labelled(store: ImageStore) -> LabelledImages:
     return LabelledImages(store, store.labels, len(store.classes))
 
 
+class _Watched:
+    """Images that tell a terminal how many of them were asked for, in their order."""
+
+    def __init__(self, images: Any) -> None:
+        self.images, self.progress = images, ImageProgress("the images", "embedding", live=True)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Labels, /) -> Pixels:
+        """Images (B, S, S, 3) at ``indices``."""
+        self.progress(int(indices[-1]) + 1, len(self.images))
+        return np.asarray(self.images.batch(indices))
+
+
 def embed_store(encoder: nn.Module, images: Any, recipe: Recipe) -> Tensor:
     """Features (N, D) on the recipe's device."""
     device = pick_device(recipe.machine.device)
-    return embed(encoder.to(device), images, mean=recipe.data.mean, std=recipe.data.std, device=device)
+    return embed(encoder.to(device), _Watched(images), mean=recipe.data.mean, std=recipe.data.std, device=device)

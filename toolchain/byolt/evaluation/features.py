@@ -11,10 +11,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from byolt.views import normalise
+from byolt_export.errors import TrainingFault
 
 Rgb = tuple[float, float, float]
 Indices = npt.NDArray[np.int64]
@@ -65,6 +66,30 @@ def batches(images: Images, batch_size: int) -> Iterator[UInt8[Tensor, "B S S 3"
         yield torch.from_numpy(images.batch(np.arange(start, min(start + batch_size, len(images)))))
 
 
+class NonFiniteFeatures(TrainingFault):
+    """A network gives NaN or infinity for an image: nothing can be measured by it."""
+
+
+def refuse_non_finite(features: Float[Tensor, "N D"], what: str) -> None:
+    """Refuse outputs of which no accuracy, neighbour or embedding would mean anything: argmax of NaN is a class too.
+
+    Args:
+        features: Features or logits, a row an image.
+        what: What they are of, for the sentence.
+
+    Raises:
+        NonFiniteFeatures: A number is NaN or infinite.
+    """
+    bad = ~torch.isfinite(features).all(1)
+    if bool(bad.any()):
+        first = int(bad.int().argmax())
+        raise NonFiniteFeatures(
+            f"{what}: {int(bad.sum())} of {len(bad)} images get NaN or infinity, the first number {first} from 0; the "
+            "weights are too large or damaged: learn again with a lower learning rate (optim.base_lr, of a "
+            "classifier finetune.base_lr)"
+        )
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients inside; each submodule's own mode is restored after."""
@@ -98,7 +123,12 @@ def embed(
 
     Returns:
         Features (N, D) on the CPU.
+
+    Raises:
+        NonFiniteFeatures: A feature is NaN or infinite.
     """
     with evaluating(encoder):
         parts = [encoder(normalise(batch.to(device), mean, std)).float().cpu() for batch in batches(images, batch_size)]
-    return torch.cat(parts)  # Outside the block, so that the result is an ordinary tensor that autograd takes.
+    features = torch.cat(parts)  # Outside the block, so that the result is an ordinary tensor that autograd takes.
+    refuse_non_finite(features, type(encoder).__name__)
+    return features

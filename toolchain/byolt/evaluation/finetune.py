@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
 from byolt.evaluation.evaluate import embed_store
-from byolt.evaluation.features import LabelledImages
+from byolt.evaluation.features import LabelledImages, NonFiniteFeatures
 from byolt.evaluation.linear import LinearProbe, linear_probe
+from byolt.evaluation.norm_statistics import reestimate
 from byolt.evaluation.statistics import accuracy_on_test_set, difference_on_test_set
 from byolt.networks.convolutions import speed_up_convolutions
 from byolt.networks.encoders import save_weights
@@ -38,7 +39,8 @@ CROP_MARGIN = 8
 
 PROTOCOL = (
     "linear probe on frozen features, then all weights from that head; scratch: the encoder from random weights, same "
-    "images, epochs, schedule and augmentation; last epoch, one look at the test split; against: McNemar's exact test "
+    "images, epochs, schedule and augmentation; each with BatchNorm statistics taken anew from the training images; "
+    "last epoch, one look at the test split; against: McNemar's exact test "
     "on the same test images, which covers their draw, not the seed's"
 )
 
@@ -66,6 +68,8 @@ class FinetuneMetrics(TypedDict, total=False):
     settings: dict[str, Any]
     """The recipe's ``finetune`` section."""
     classes: list[str]
+    chance: float
+    """Accuracy of naming the most frequent class of the test images every time."""
     data: str
     test: str
 
@@ -113,13 +117,15 @@ class Finetuned:
     classifier: Classifier
     metrics: dict[str, Any]
     """``FinetuneMetrics``, but for the names of the sets and classes."""
+    statistics: dict[str, Any]
+    """How the fine-tuned classifier's BatchNorm statistics were taken from the training images, and what it cost."""
 
 
 def train_classifiers(
     encoder: nn.Module,
     untrained: nn.Module,
     train: LabelledImages,
-    test: LabelledImages,
+    test: LabelledImages | None,
     recipe: "Recipe",
     share: float,
     *,
@@ -134,7 +140,8 @@ def train_classifiers(
     Args:
         encoder: The learned encoder; its weights are left as they are.
         untrained: The same architecture before learning; left likewise.
-        train, test: Labelled images of the same classes.
+        train, test: Labelled images of the same classes. Without test images nothing is measured, so nothing is trained
+            but the classifier.
         recipe: Its ``finetune`` section is the budget of every training; its seed draws the share, the validation
             split, the data order, the augmentation and scratch's head.
         share: Share of the training labels that is used, stratified by class, in (0, 1].
@@ -143,21 +150,12 @@ def train_classifiers(
 
     Raises:
         InputError: too few labels.
-        TrainingFault: the loss is not finite.
+        TrainingFault: the loss is not finite, or a trained classifier's outputs are not.
     """
     chosen = stratified_subset(train.labels, share, recipe.seed)
     trainer = _Trainer(train.subset(chosen), recipe, pick_device(recipe.machine.device), on_log)
     start, l2 = trainer.probed(encoder)
     finetuned = copy.deepcopy(start)
-    scratch = Classifier.from_scratch(untrained, start.head.in_features, train.classes, recipe.seed)
-    trainer.train(finetuned, "fine-tune")
-    trainer.train(scratch, "from scratch")
-    beside = {"probe": start, "scratch": scratch}
-    for name, source in (others or {}).items():
-        beside[name], _ = trainer.probed(source)
-        trainer.train(beside[name], f"fine-tune from {name}")
-    metrics = _tested({"finetuned": finetuned, **beside}, test, recipe)
-    metrics["probe"]["l2"] = l2
     about = {
         "protocol": PROTOCOL,
         "train_share": share,
@@ -166,18 +164,38 @@ def train_classifiers(
         "seed": recipe.seed,
         "settings": recipe.finetune.model_dump(),
     }
-    return Finetuned(finetuned, metrics | about)
+    if test is None:
+        statistics = trainer.train(finetuned, "fine-tune")
+        return Finetuned(finetuned, {"against": {}} | about, statistics)
+    scratch = Classifier.from_scratch(untrained, start.head.in_features, train.classes, recipe.seed)
+    statistics = trainer.train(finetuned, "fine-tune")
+    trainer.train(scratch, "from scratch")
+    beside = {"probe": start, "scratch": scratch}
+    for name, source in (others or {}).items():
+        beside[name], _ = trainer.probed(source)
+        trainer.train(beside[name], f"fine-tune from {name}")
+    metrics = _tested({"finetuned": finetuned, **beside}, test, recipe)
+    metrics["probe"]["l2"] = l2
+    return Finetuned(finetuned, metrics | about, statistics)
 
 
 def _tested(classifiers: Mapping[str, Classifier], test: LabelledImages, recipe: "Recipe") -> dict[str, Any]:
     """Accuracy of each on the test images, and ``against``: the fine-tuned one against each other."""
-    answers = {name: embed_store(one, test.images, recipe).argmax(1).numpy() for name, one in classifiers.items()}
+    answers = {name: _answers(name, one, test, recipe) for name, one in classifiers.items()}
     metrics: dict[str, Any] = {name: accuracy_on_test_set(answer, test.labels) for name, answer in answers.items()}
     right = answers.pop("finetuned") == test.labels
     metrics["against"] = {
         name: difference_on_test_set(right, answer == test.labels)._asdict() for name, answer in answers.items()
     }
     return metrics
+
+
+def _answers(name: str, classifier: Classifier, test: LabelledImages, recipe: "Recipe") -> Labels:
+    try:
+        answers: Labels = embed_store(classifier, test.images, recipe).argmax(1).numpy()
+    except NonFiniteFeatures as error:
+        raise NonFiniteFeatures(f"{name}: {error}") from error
+    return answers
 
 
 @dataclass(frozen=True)
@@ -196,8 +214,11 @@ class _Trainer:
         probe = linear_probe(features, few.labels, classes=few.classes, validation_share=share, seed=self.recipe.seed)
         return Classifier.from_probe(encoder, probe), probe.l2
 
-    def train(self, classifier: Classifier, what: str) -> None:
-        """SGD with momentum and a cosine learning rate to 0, in place; the same seed gives the same weights."""
+    def train(self, classifier: Classifier, what: str) -> dict[str, Any]:
+        """SGD with momentum and a cosine learning rate to 0, in place; the same seed gives the same weights.
+
+        BatchNorm statistics are then those of the training images: what ``reestimate`` says of it.
+        """
         settings, data = self.recipe.finetune, self.recipe.data
         images, labels = self.train_images.images, torch.from_numpy(self.train_images.labels)
         steps_per_epoch = math.ceil(len(images) / settings.batch_size)
@@ -225,6 +246,7 @@ class _Trainer:
             if self.on_log is not None:
                 self.on_log(f"{what}: epoch {epoch + 1}/{settings.epochs}")
         classifier.eval()
+        return reestimate(classifier, images, mean=data.mean, std=data.std, seed=self.recipe.seed, device=self.device)
 
 
 def cosine_rate(step: int, steps: int, peak: float) -> float:

@@ -7,10 +7,14 @@ from typing import cast
 
 from torch import nn
 
-from byolt.data import open_splits
+from byolt.data.known_splits import open_finetune_splits
+from byolt.environment import command
 from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
+from byolt.evaluation.norm_statistics import warn_of_lag
+from byolt.evaluation.statistics import chance_on_test_set
+from byolt.locks import sole_writer
 from byolt.networks.encoders import (
     build_encoder,
     untrained_encoder,
@@ -18,6 +22,7 @@ from byolt.networks.encoders import (
     with_versions,
     without_initial_weights,
 )
+from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -36,8 +41,8 @@ def finetune(
 ) -> list[FinetuneMetrics]:
     """Fine-tune on the labelled folder ``data`` with each share of its labels; metrics, the smallest share first.
 
-    Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors`` and
-    ``evaluation/finetune.json``.
+    Writes ``evaluation/finetune-<share>.json`` of each, and of the largest ``classifier.safetensors``,
+    ``evaluation/finetune.json``, and how its BatchNorm statistics were taken.
 
     Args:
         run: A finished run, or its folder.
@@ -48,39 +53,46 @@ def finetune(
         on_log: Called with a line after each epoch.
 
     Raises:
-        InputError: The folder has no labels, or too few images, or there are no ImageNet weights of this encoder.
+        InputError: The folder has no labels, or too few images, or there are no ImageNet weights of this encoder, or
+            another process writes in the run's folder now.
         TrainingFault: The loss is not finite.
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
     encoder = run.encoder()
+    warn_of_lag(run)
     test_root = None if test is None else Path(test)
     folder = recipe.data.model_copy(
         update={"name": "folder", "root": Path(data), "test_root": test_root, "labels": "auto"}
     )
-    splits = open_splits(folder, recipe.seed)
-    if splits.train is None or splits.test is None:
-        raise InputError(f"{data} has no labels: put the images of each class into a sub-folder named after it")
+    splits = open_finetune_splits(run, folder, recipe.seed)
+    assert splits.train is not None
     others = {"imagenet": _with_imagenet_weights(recipe)} if imagenet else {}
-    train, held_out = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
-    names = {"classes": list(train.classes), "data": train.source.name, "test": held_out.source.name}
+    train = evaluation_store(splits.train, recipe)
+    test_images = None if splits.test is None else labelled(evaluation_store(splits.test, recipe))
+    tested_on = "no images" if splits.test is None else splits.test.name
+    names = {"classes": list(train.classes), "data": train.source.name, "test": tested_on}
+    chance = {} if test_images is None else {"chance": chance_on_test_set(test_images.labels)}
     results: list[FinetuneMetrics] = []
-    for share in sorted(set(shares)):
-        result = finetune_encoder(
-            encoder, labelled(train), labelled(held_out), recipe, share, others=others, on_log=on_log
-        )
-        metrics = result.metrics | names
-        run.write_metrics(f"finetune-{share:g}", metrics)
-        results.append(cast(FinetuneMetrics, metrics))
-    save_classifier(run, result.classifier, train.classes)
-    run.write_metrics("finetune", metrics)
+    with sole_writer(run.path, "fine-tuned"):  # The classifier and its metrics are two files.
+        for share in sorted(set(shares)):
+            result = finetune_encoder(
+                encoder, labelled(train), test_images, recipe, share, others=others, on_log=on_log
+            )
+            metrics = result.metrics | names | chance
+            run.write_metrics(f"finetune-{share:g}", metrics)
+            results.append(cast(FinetuneMetrics, metrics))
+        save_classifier(run, result.classifier, train.classes)
+        run.write_metrics("norm_statistics-classifier", result.statistics)
+        run.write_metrics("finetune", metrics)
     return results
 
 
 def finetune_encoder(
     encoder: nn.Module,
     train: LabelledImages,
-    test: LabelledImages,
+    test: LabelledImages | None,
     recipe: Recipe,
     share: float,
     *,
@@ -110,20 +122,28 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
     """The run's fine-tuned classifier and the names of its classes.
 
     Raises:
-        InputError: Nothing was fine-tuned.
+        InputError: Nothing was fine-tuned, or the file holds NaN or infinity.
     """
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
+    line = command("finetune", run.path, "--data", "DIR")
     if not run.classifier_file.exists():
-        raise InputError(f"{run.path} has no classifier; make one with: byolt finetune {run.path} --data DIR")
-    with safe_open(run.classifier_file, "pt") as opened:
-        classes = tuple(json.loads(opened.metadata()["classes"]))
-    recipe, weights = run.recipe, load_file(run.classifier_file)
+        raise InputError(f"{run.path} has no classifier; make one with: {line}")
+    try:
+        with safe_open(run.classifier_file, "pt") as opened:
+            classes = tuple(json.loads(opened.metadata()["classes"]))
+        weights = load_file(run.classifier_file)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run.classifier_file} is damaged; make it again with: {line}") from error
+    recipe = run.recipe
     encoder, width = build_encoder(
         without_initial_weights(recipe.model), seed=0, image_size_px=recipe.data.image_size_px
     )
     classifier = Classifier(encoder, torch.nn.Linear(width, len(classes)))
     classifier.load_state_dict(with_versions(classifier, weights), strict=True)
+    odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
+    if odd is not None:
+        raise InputError(f"{run.classifier_file} holds numbers that are not finite, in {odd}; fine-tune again")
     return classifier.eval(), classes

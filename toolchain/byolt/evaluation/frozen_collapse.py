@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from byolt.data.subsets import spread
 from byolt.evaluation.collapse import alignment, rankme, uniformity, z_std_ratio
-from byolt.evaluation.features import Images, Subset, embed, evaluating
+from byolt.evaluation.features import Images, Subset, embed, evaluating, refuse_non_finite
 from byolt.views import batched_views
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def frozen_collapse(encoder: nn.Module, images: Images, recipe: "Recipe", device
     probe = Subset(images, chosen)
     features = embed(encoder, probe, mean=recipe.data.mean, std=recipe.data.std, device=device)
     view_1, view_2 = _view_features(encoder, probe, chosen, recipe, device)
+    refuse_non_finite(torch.cat([view_1, view_2]), f"{type(encoder).__name__}, views of the images")
     return {
         "rankme": rankme(features),
         "images": features.shape[0],

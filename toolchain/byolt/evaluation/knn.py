@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from byolt.evaluation.features import refuse_non_finite
 from byolt_export.errors import InputError
 
 CHUNK_ELEMENTS = 25_000_000
@@ -42,7 +43,10 @@ def knn_predict(
 
     Raises:
         InputError: k exceeds the gallery.
+        NonFiniteFeatures: A feature is NaN or infinite.
     """
+    refuse_non_finite(gallery, "kNN's gallery")
+    refuse_non_finite(queries, "kNN's queries")
     if k > len(gallery):
         raise InputError(f"kNN: k {k} exceeds the gallery of {len(gallery)} images; take a smaller k")
     labels = torch.from_numpy(gallery_labels)

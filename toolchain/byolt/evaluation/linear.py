@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from byolt.data.subsets import stratified_subset
-from byolt_export.errors import InputError
+from byolt.evaluation.features import refuse_non_finite
 
 L2_PATH = tuple(10.0**-exponent for exponent in range(7))
 """Regularisation tried, from 1 to 1e-6: strong first, so that each fit starts near its end."""
@@ -42,7 +42,8 @@ class LinearProbe:
     """Accuracy on the validation split for each l2 tried."""
 
     def predict(self, features: Float[Tensor, "N D"]) -> npt.NDArray[np.int64]:
-        """Class of each row, (N,)."""
+        """Class of each row, (N,); rows with NaN or infinity are refused."""
+        refuse_non_finite(features, "the linear probe's features")
         return F.linear(features, self.weight, self.bias).argmax(1).numpy()
 
 
@@ -64,29 +65,40 @@ def linear_probe(
         seed: Draws that split.
 
     Returns:
-        The probe fitted on all N images with the l2 of the best validation accuracy, the stronger of equals.
+        The probe fitted on all N images with the l2 of the best validation accuracy, the stronger of equals. With one
+        image a class none can be held out: l2 is then the strongest, and there is no validation accuracy.
 
     Raises:
-        InputError: too few images to hold any out.
+        NonFiniteFeatures: A feature is NaN or infinite.
     """
+    refuse_non_finite(features, "the linear probe's features")
     held_out = stratified_subset(labels, validation_share, seed)
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
-    if len(kept) == 0:
-        raise InputError(f"linear probe: {len(labels)} labelled images leave none to train on; label more of them")
-    part = _Standardised(features[kept], labels[kept], classes)
+    accuracies: dict[float, float] = {}
+    if len(kept):
+        part = _Standardised(features[kept], labels[kept], classes)
+        accuracies = _validation_accuracies(part, features[held_out], labels[held_out])
+    best = max(accuracies, key=accuracies.__getitem__, default=L2_PATH[0])  # The first of equals: the stronger.
+    weight, bias = _Standardised(features, labels, classes).fit(best)
+    return LinearProbe(weight, bias, best, accuracies)
+
+
+def _validation_accuracies(
+    part: "_Standardised", features: Float[Tensor, "V D"], labels: npt.NDArray[np.int64]
+) -> dict[float, float]:
+    """Accuracy on V held-out images by l2, up to where weaker ones only overfit more."""
     accuracies: dict[float, float] = {}
     best, declines = L2_PATH[0], 0
     for l2 in L2_PATH:
         weight, bias = part.fit(l2)
-        predicted = F.linear(features[held_out], weight, bias).argmax(1).numpy()
-        accuracies[l2] = float((predicted == labels[held_out]).mean())
+        predicted = F.linear(features, weight, bias).argmax(1).numpy()
+        accuracies[l2] = float((predicted == labels).mean())
         if accuracies[l2] > accuracies[best]:
             best = l2
         declines = declines + 1 if accuracies[l2] < accuracies[best] else 0
         if declines == DECLINES:
             break
-    weight, bias = _Standardised(features, labels, classes).fit(best)
-    return LinearProbe(weight, bias, best, accuracies)
+    return accuracies
 
 
 def _principal_axes(rows: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "R"], Float[Tensor, "D R"]]:

@@ -1,7 +1,6 @@
 """What each classifier said of each test image, kept so that two models can be compared on the same images."""
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from byolt.data import ImageStore
 from byolt.data.source import Labels
+from byolt.evaluation.norm_statistics import lag
 from byolt.evaluation.statistics import difference_on_test_set
 from byolt.files import write_bytes
 from byolt.run import Run, open_run
@@ -55,8 +55,8 @@ def read_predictions(run: Run) -> Predictions:
             return Predictions(str(kept["images"]), kept["labels"], answers)
     except FileNotFoundError as error:
         raise InputError(f"{run.path} has no predictions; make them with: byolt evaluate {run.path}") from error
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged ({error}); make it again with: byolt evaluate {run.path}") from error
+    except Exception as error:  # numpy and zipfile raise half a dozen kinds for a damaged file.
+        raise InputError(f"{path} is damaged; make it again with: byolt evaluate {run.path}") from error
 
 
 def compare(run: Run | str | Path, other: Run | str | Path) -> dict[str, Any]:
@@ -65,10 +65,16 @@ def compare(run: Run | str | Path, other: Run | str | Path) -> dict[str, Any]:
     It covers the draw of the test images and not that of the seeds: for methods compare several seeds (`byolt study`).
 
     Raises:
-        InputError: One has no predictions, or they are of other images.
+        InputError: One has no predictions, they are of other images, or one alone has BatchNorm's moving averages.
     """
     run, other = open_run(run), open_run(other)
     ours, theirs = read_predictions(run), read_predictions(other)
+    if lag(run) != lag(other):
+        old, new = (run, other) if lag(run) else (other, run)
+        raise InputError(
+            f"{old.path} was learned by an earlier byolt, with BatchNorm's moving averages in its encoder, and "
+            f"{new.path} has statistics of its images: learn {old.path} again before they are compared"
+        )
     if ours.images != theirs.images or not np.array_equal(ours.labels, theirs.labels):
         raise InputError(f"{run.path} and {other.path} were evaluated on other test images; evaluate both on one set")
     return {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from byolt.evaluation.knn import knn_predict
 from byolt.evaluation.linear import linear_probe
-from byolt.evaluation.statistics import accuracy_on_test_set
+from byolt.evaluation.statistics import accuracy_on_test_set, chance_on_test_set
 
 if TYPE_CHECKING:
     from byolt.recipe.evaluation import Evaluation
@@ -58,7 +58,13 @@ def evaluate_features(
         JSON-able ``{"knn": {...}, "linear": {...}}``, each with accuracy, interval_95, n_test, features, splits
         and protocol; and the predicted class of each test image, (N,), by ``knn`` and by ``linear``.
     """
-    common = {"features": what, "train_split": train.split, "n_train": len(train.labels), "test_split": test.split}
+    common: dict[str, Any] = {
+        "features": what,
+        "train_split": train.split,
+        "n_train": len(train.labels),
+        "test_split": test.split,
+    }
+    common["chance"] = chance_on_test_set(test.labels)
     k, temperature = min(settings.knn_k, len(train.labels)), settings.knn_temperature
     voted = knn_predict(train.features, train.labels, test.features, classes=classes, k=k, temperature=temperature)
     share = settings.validation_share

@@ -108,6 +108,11 @@ def accuracy_on_test_set(predicted: npt.NDArray[np.int64], labels: npt.NDArray[n
     return {"accuracy": float(right.mean()), "interval_95": ends, "n_test": len(labels)}
 
 
+def chance_on_test_set(labels: npt.NDArray[np.int64]) -> float:
+    """Accuracy of naming the most frequent class every time: 1 / C where all C classes are as frequent."""
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
+
 def mean_over_seeds(values: Sequence[float]) -> Summary:
     """Mean, spread and 95 % interval of one metric over seeds.
 
@@ -233,7 +238,7 @@ def rank_correlation(ours: Sequence[float], published: Sequence[float]) -> RankC
 
 
 def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family: int) -> Comparison:
-    """One comparison of a family, ``p_holm`` still unadjusted."""
+    """One comparison of a family of accuracies, its interval within -1 and 1; ``p_holm`` still unadjusted."""
     a, b = _finite(name, ours), _finite(name, theirs)
     n = len(a)
     if len(b) != n:
@@ -248,7 +253,8 @@ def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family:
     test = _stats().ttest_rel(a, b)
     interval, p = test.confidence_interval(1 - ALPHA / family), float(test.pvalue)
     effect_size = _hedges(n - 1) * mean / float(differences.std(ddof=1))
-    return Comparison(n, mean, float(interval.low), float(interval.high), family, p, p, effect_size)
+    low, high = max(-1.0, float(interval.low)), min(1.0, float(interval.high))
+    return Comparison(n, mean, low, high, family, p, p, effect_size)
 
 
 def _finite(where: str, values: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -89,17 +89,26 @@ def consistency(student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"]) ->
     return (upcast(student).softmax(1) - upcast(teacher).softmax(1)).square().mean()
 
 
+def refuse_unlabelled(classes: int) -> None:
+    """Refuse images without labels of two classes.
+
+    Raises:
+        InputError: ``classes`` are fewer.
+    """
+    if classes < 2:
+        raise InputError(
+            "method.name: mean_teacher needs images whose sub-folders are classes, at least two; label some of them, "
+            "or take a method that needs no labels"
+        )
+
+
 def build(networks: Networks, settings: MeanTeacherMethod) -> MeanTeacher:
     """Mean Teacher by the recipe.
 
     Raises:
         InputError: The images have no labels of two classes.
     """
-    if networks.classes < 2:
-        raise InputError(
-            "method.name: mean_teacher needs images whose sub-folders are classes, at least two; label some of them, "
-            "or take a method that needs no labels"
-        )
+    refuse_unlabelled(networks.classes)
     with networks.drawn(1):
         classifier = nn.Linear(networks.feature_dim, networks.classes)
     return MeanTeacher(

@@ -5,9 +5,10 @@ into that module again (``load_snippet`` gives the lines).
 """
 
 import difflib
+import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from byolt.library_errors import why_not_fetched
 from byolt.networks.feature_dim import feature_dim
-from byolt_export.errors import InputError, not_written
+from byolt_export.errors import InputError, first_line, not_written
 from byolt_export.files import replacing
 
 if TYPE_CHECKING:
@@ -97,11 +99,14 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
         encoder.load_state_dict(with_versions(encoder, weights), strict=True)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"encoder weights {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"encoder weights {path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise InputError(f"encoder weights {path} are damaged, or no safetensors file; copy them again") from error
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise InputError(f"encoder weights {path} are of another backbone: {first}") from error
+        raise InputError(
+            f"encoder weights {path} are of another backbone: {_other_weights(encoder, weights)}"
+        ) from error
     odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
     if odd is not None:
         raise InputError(f"encoder weights {path} hold numbers that are not finite, in {odd}; take another file")
@@ -112,6 +117,17 @@ def with_versions(module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Te
     versioned = OrderedDict(weights)
     versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
     return versioned
+
+
+def _other_weights(encoder: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """The first tensor in which a file differs from what an encoder has."""
+    ours = encoder.state_dict()
+    for name, value in ours.items():
+        if name not in weights:
+            return f"{name} is not in them"
+        if weights[name].shape != value.shape:
+            return f"{name} has shape {tuple(weights[name].shape)} there, and {tuple(value.shape)} here"
+    return f"{next(iter(weights.keys() - ours.keys()))} is not in the backbone"
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -216,15 +232,24 @@ def _construct(build: Callable[[], Any], model: "Model") -> nn.Module:
             warnings.simplefilter("ignore")  # Of GoogLeNet's initial weights, which are as the recipe has them.
             encoder: nn.Module = build()
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"model.args do not fit {model.backbone}: {error}") from error
+        raise InputError(f"model.args do not fit {model.backbone}: {_about_arguments(error)}") from error
     except (OSError, RuntimeError) as error:
         if model.init != "imagenet":
             raise
         raise InputError(
-            f"ImageNet weights of {model.backbone} could not be fetched ({error}); "
+            f"ImageNet weights of {model.backbone} could not be fetched ({why_not_fetched(error)}); "
             "use init: random, or init: file with weights from a machine that has the network"
         ) from error
     return encoder
+
+
+def _about_arguments(error: Exception) -> str:
+    """Python's refusal of an argument as a user would say it; what else a constructor says as it stands."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    twice = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", str(error))
+    if unknown:
+        return f"it takes no {unknown[1]!r}"
+    return f"{twice[1]!r} is byolt's to set" if twice else first_line(error)
 
 
 def _classifier_of(encoder: nn.Module) -> str:

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
-from byolt.recipe.section import FolderPath, Rgb, Section, Share, machine
+from byolt.recipe.section import FolderPath, Gigabytes, Section, Share, Text, machine
 
+_Mean = Annotated[float, Field(ge=0, le=1)]
+_Std = Annotated[float, Field(ge=0.001, le=10)]
 _URLS = ("http://", "https://", "s3://", "gs://", "file://")
 
 
@@ -18,9 +20,9 @@ class Data(Section):
     of webdataset's format."""
     root: FolderPath | None = machine(None)
     """Folder of the images (`folder`) or tar files (`shards`), or where a named set is kept and downloaded to."""
-    url: str | None = machine(None)
+    url: Text | None = machine(None)
     """In place of `root`, a http, https, s3, gs or file URL of a folder that `byolt data pack` wrote (`shards`)."""
-    shard_cache_gb: Annotated[float, Field(gt=0)] = machine(50.0)
+    shard_cache_gb: Annotated[float, Field(gt=0, le=1e9)] = machine(50.0)
     """Most room that shards fetched from a URL take below `cache_dir`; what was used longest ago goes first."""
     test_root: FolderPath | None = machine(None)
     """Labelled folder held out for the test metrics; without it `test_share` of a labelled folder is held out, and
@@ -36,19 +38,19 @@ class Data(Section):
     """Side of the decoded square that learning cuts its views from; left out, `image_size_px`."""
     resize: Literal["crop", "squash"] = "crop"
     """How an image becomes square: `crop` scales the shorter side and cuts the centre, `squash` scales both sides."""
-    mean: Rgb = (0.485, 0.456, 0.406)
+    mean: Annotated[tuple[_Mean, _Mean, _Mean], Strict(False)] = (0.485, 0.456, 0.406)
     """Channel means taken off, for pixels in 0 to 1; the defaults are ImageNet's."""
-    std: Rgb = (0.229, 0.224, 0.225)
+    std: Annotated[tuple[_Std, _Std, _Std], Strict(False)] = (0.229, 0.224, 0.225)
     """Channel standard deviations divided by, for pixels in 0 to 1."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of a labelled folder held out, stratified by class, where there is no `test_root`."""
-    synthetic_images: Annotated[int, Field(ge=64)] = 6000
+    synthetic_images: Annotated[int, Field(ge=64, le=10**8)] = 6000
     """Images that the synthetic set draws for learning (data.name: synthetic)."""
     corrupt_limit: Share = machine(0.01)
     """Largest share of unreadable files that is skipped; above it the run is refused, or ended where it streams."""
     cache_dir: FolderPath = machine(Path(".cache/byolt"))
     """Where decoded images are kept between runs."""
-    cache_budget_gb: Annotated[float, Field(ge=0)] = machine(8.0)
+    cache_budget_gb: Gigabytes = machine(8.0)
     """Sets whose decoded size fits are decoded once; larger ones are streamed from the files."""
 
     @model_validator(mode="after")

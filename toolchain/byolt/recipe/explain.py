@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -79,4 +79,12 @@ def _type_name(field: FieldInfo) -> str:
         return f"{core.__name__} or nothing"
     if isinstance(annotation, type) and not inside:
         return annotation.__name__
-    return re.sub(r"\b(typing|byolt\.recipe\.\w+)\.", "", str(annotation))
+    return re.sub(r"\b(typing|byolt\.recipe\.\w+)\.", "", str(_bare(annotation)))
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without its bounds and checks."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _bare(inside[0])
+    return origin[tuple(map(_bare, inside))] if origin and inside else annotation

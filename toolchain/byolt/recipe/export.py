@@ -2,20 +2,23 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, Strict
+from pydantic import Field, Strict, model_validator
 
-from byolt.recipe.section import Section, machine
+from byolt.recipe.section import Count, Section, machine
 
 CameraSize = Annotated[tuple[Annotated[int, Field(ge=8, le=8192)], Annotated[int, Field(ge=8, le=8192)]], Strict(False)]
+
+_Batch = Annotated[int, Field(ge=1, le=65536)]
+_Images = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class Export(Section):
     """What is delivered."""
 
-    max_batch: PositiveInt = machine(64)
+    max_batch: _Batch = machine(64)
     """Largest batch that the exported graph is stated and proven for."""
-    opt_batch: PositiveInt = machine(8)
-    """Batch that engines are tuned for; at most `max_batch`."""
+    opt_batch: _Batch | None = machine(None)
+    """Batch that engines are tuned for, at most `max_batch`; left out, 8, or `max_batch` where that is smaller."""
     camera_px: CameraSize | None = machine(None)
     """Height and width of whole camera frames that go in, which the graph then resizes; left out, squares go in."""
     output: Literal["embedding", "features"] = machine("embedding")
@@ -23,15 +26,26 @@ class Export(Section):
     transformer's tokens, for a detector or a segmenter to stand on."""
     normalize: bool = machine(False)
     """Divide the embedding by its Euclidean norm inside the graph."""
-    golden_images: Annotated[int, Field(ge=8)] = machine(128)
+    golden_images: Annotated[int, Field(ge=8, le=10**6)] = machine(128)
     """Images whose outputs travel in the bundle as golden vectors."""
     golden: Literal["dataset", "synthetic"] = machine("dataset")
     """Whether golden images are the run's own, or synthetic ones so that no image of yours leaves."""
-    gallery_images: Annotated[int, Field(ge=0)] = machine(10_000)
+    gallery_images: _Images = machine(10_000)
     """Most images that neighbours are looked for among at export; they do not travel."""
-    query_images: Annotated[int, Field(ge=0)] = machine(2_000)
+    query_images: _Images = machine(2_000)
     """Most held-out labelled images that the task is measured on at export; they do not travel."""
-    calibration_images: PositiveInt = machine(512)
+    calibration_images: Count = machine(512)
     """Images that INT8 scales are found on, at most a quarter of those there are; nothing is measured on them."""
-    workspace_mib: PositiveInt = machine(1024)
+    workspace_mib: Annotated[int, Field(ge=1, le=10**7)] = machine(1024)
     """Most GPU memory that an engine's layers may use for scratch, in MiB."""
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "Export":
+        if self.opt_batch is not None and self.opt_batch > self.max_batch:
+            raise ValueError(f"opt_batch {self.opt_batch} is above max_batch {self.max_batch}")
+        return self
+
+    @property
+    def tuned_batch(self) -> int:
+        """The batch that engines are tuned for."""
+        return min(8, self.max_batch) if self.opt_batch is None else self.opt_batch

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -10,9 +10,12 @@ from pydantic_core import ErrorDetails
 
 from byolt.recipe.method_settings import METHODS
 from byolt.recipe.section import Section, is_section
-from byolt_export.errors import InputError
+from byolt.recipe.yaml_text import Key
+from byolt_export.errors import InputError, quoted
+from byolt_export.wording import fault_in_words, shown
 
-Key = tuple[str | int, ...]
+_MOST = 100
+"""Faults that are put into words; a file with more of them is another file."""
 
 
 class Fault(NamedTuple):
@@ -23,20 +26,23 @@ class Fault(NamedTuple):
     what: str
 
     def __str__(self) -> str:
-        return f"{'.'.join(str(part) for part in self.key) or 'recipe'}{self.what}"
+        return f"{quoted('.'.join(map(str, self.key)), 120) or 'recipe'}{self.what}"
 
 
 class RecipeFault(InputError):
     """Faults of a recipe, a line each."""
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[Fault], left_out: int = 0) -> None:
         super().__init__("\n".join(map(str, faults)))
-        self.faults = faults
+        self.faults, self.left_out = faults, left_out
 
 
-def faults_of(error: ValidationError, root: type[Section]) -> list[Fault]:
-    """Every fault that pydantic found in the sections below ``root``, each once."""
-    return _one_fault_each([_fault(details, root) for details in error.errors()], root)
+def recipe_fault(error: ValidationError, root: type[Section]) -> RecipeFault:
+    """What pydantic found in the sections below ``root``, each fault once."""
+    found = error.errors(include_url=False)
+    return RecipeFault(
+        _one_fault_each([_fault(details, root) for details in found[:_MOST]], root), max(0, len(found) - _MOST)
+    )
 
 
 def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
@@ -45,22 +51,25 @@ def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
     # pydantic names the method between the section and its key.
     key = ("method", *location[2:]) if location[:1] == ("method",) else location
     if kind == "union_tag_invalid":
-        named = details["ctx"]["tag"]
-        return Fault(
-            (*key, "name"), kind, f": {named!r} is not one of {', '.join(METHODS)}{did_you_mean(named, [*METHODS])}"
-        )
+        return Fault((*key, "name"), kind, _not_one_of(value["name"], [*METHODS]))
     if kind == "extra_forbidden":
         known = _fields_at(root, location[:-1])
         return Fault(key, kind, f": unknown key{did_you_mean(str(key[-1]), known) or '; known: ' + ', '.join(known)}")
+    if kind == "too_long" or (kind == "missing" and isinstance(key[-1], int)):
+        of_list = location if kind == "too_long" else location[:-1]
+        length = _length(_field_at(root, of_list).annotation)
+        return Fault(of_list, kind, f": should be a list of {length}, got {shown(value)}")
     if kind == "missing":
         return Fault(key, kind, ": required key is missing")
+    if key[-1:] == ("[key]",):
+        return Fault(key[:-2], kind, f": has a key that is no text: {shown(value)}")
     if kind == "literal_error":
-        options = [str(option) for option in get_args(_field_at(root, location).annotation)]
-        return Fault(key, kind, f": {value!r} is not one of {', '.join(options)}{did_you_mean(str(value), options)}")
-    if kind == "value_error":
-        return Fault(key, kind, f": {details['ctx']['error']}")
-    what = details["msg"].removeprefix("Input ")
-    return Fault(key, kind, f": {what}, got {value!r}")
+        return Fault(key, kind, _not_one_of(value, get_args(_field_at(root, location).annotation)))
+    if kind == "string_pattern_mismatch":
+        return Fault(key, kind, f": should be small letters, digits and dashes, such as my-images, got {shown(value)}")
+    colon = isinstance(value, str) and ":" in value and kind in ("model_type", "dict_type")
+    hint = "; YAML wants a space after each colon" if colon else ""
+    return Fault(key, kind, f": {fault_in_words(details)}{hint}")
 
 
 def _one_fault_each(faults: list[Fault], root: type[Section]) -> list[Fault]:
@@ -71,12 +80,24 @@ def _one_fault_each(faults: list[Fault], root: type[Section]) -> list[Fault]:
         if fault.kind == "extra_forbidden"
         for near in difflib.get_close_matches(str(fault.key[-1]), _fields_at(root, fault.key[:-1]), n=1)
     }
-    return [fault for fault in faults if not (fault.kind == "missing" and fault.key in misspelt)]
+    kept = [fault for fault in faults if not (fault.kind == "missing" and fault.key in misspelt)]
+    return list(dict.fromkeys(kept))
+
+
+def _not_one_of(value: Any, options: Sequence[str]) -> str:
+    near = did_you_mean(value, options) if isinstance(value, str) else ""
+    return f": {shown(value)} is not one of {', '.join(options)}{near}"
+
+
+def _length(annotation: Any) -> int:
+    """Items of the tuple that a type is or holds."""
+    inside = get_args(annotation)
+    return len(inside) if get_origin(annotation) is tuple else max(map(_length, inside), default=0)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """``; did you mean 'x'?``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word.lower(), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

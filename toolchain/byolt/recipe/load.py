@@ -4,20 +4,24 @@ Each fault is one line: ``file:line: key: what; did you mean``. A fault in an ov
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from byolt.recipe.faults import Fault, Key, RecipeFault
-from byolt.recipe.schema import Recipe
+from byolt.recipe.faults import Fault, RecipeFault
+from byolt.recipe.schema import NAME, Recipe
 from byolt.recipe.section import MACHINE, leaves
-from byolt_export.errors import InputError
+from byolt.recipe.yaml_text import MOST_BYTES, Document, Key, read_yaml
+from byolt_export.errors import InputError, quoted
+from byolt_export.wording import shown
 
+RESOLVED = "recipe.resolved.yaml"
+"""Every key of a run's recipe, in the run's folder."""
+_MOST_FAULTS = 20
 Overrides = Mapping[str, Any] | Sequence[str]
 """Dotted keys and their values, or ``key=value`` texts whose values are YAML, as ``--set`` takes them."""
 
@@ -33,10 +37,12 @@ def load_recipe(path: str | Path, overrides: Overrides = ()) -> Recipe:
         InputError: The file is missing or not YAML, or holds faults; all are named, a line each.
     """
     path = Path(path)
-    document = _read_yaml(path)
-    tree = _plain(document)
-    tree.setdefault("name", path.stem.lower().replace("_", "-"))
-    return _check(tree, overrides, document, path)
+    document = _read_mapping(path)
+    tree = document.value
+    tree.setdefault("name", _name_of(path))
+    if path.name == RESOLVED:
+        _as_now(tree)
+    return _check(tree, overrides, document.lines, path)
 
 
 def with_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
@@ -48,7 +54,7 @@ def with_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
     Raises:
         InputError: An override does not fit, or sets a result key; the key is named.
     """
-    changed = _check(recipe.model_dump(mode="json"), overrides, CommentedMap(), Path("recipe"))
+    changed = _check(recipe.model_dump(mode="json"), overrides, {}, Path("recipe"))
     before = {path: value for path, _, value in leaves(recipe)}
     late = [
         path for path, field, value in leaves(changed) if field.json_schema_extra != MACHINE and before[path] != value
@@ -81,10 +87,10 @@ def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
                 raise InputError(f"{dotted}: no such key in a recipe; see byolt recipe explain")
             node = inner
         node[last] = value
-    return _check(tree, (), CommentedMap(), Path("recipe"))
+    return _check(tree, (), {}, Path("recipe"))
 
 
-def _check(tree: dict[str, Any], overrides: Overrides, document: CommentedMap, path: Path) -> Recipe:
+def _check(tree: dict[str, Any], overrides: Overrides, lines: Mapping[Key, int], path: Path) -> Recipe:
     flags: dict[Key, str] = {}
     for key, value, flag in _parsed(overrides):
         _apply(tree, key, value, flag)
@@ -92,8 +98,10 @@ def _check(tree: dict[str, Any], overrides: Overrides, document: CommentedMap, p
     try:
         return Recipe.model_validate(tree)
     except RecipeFault as error:
-        placed = sorted((*_where(fault, document, path, flags), str(fault)) for fault in error.faults)
-        raise InputError("\n".join(f"{where}: {what}" for _, where, what in placed)) from error
+        placed = sorted((*_where(fault, lines, path, flags), str(fault)) for fault in error.faults)
+        told = [f"{where}: {what}" for _, where, what in placed[:_MOST_FAULTS]]
+        more = error.left_out + len(placed) - len(told)
+        raise InputError("\n".join([*told, f"{path}: {more} more faults"] if more else told)) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -116,50 +124,60 @@ def recipe_text(recipe: Recipe, source: str | Path | None) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InputError(f"{path} is larger than a recipe can be ({MOST_BYTES // 1024} KiB)")
+        return content.decode()
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise InputError(f"recipe {path} not found{hint}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise InputError(f"{path}:{line}: this is not UTF-8; save the recipe as UTF-8 text") from error
 
 
-def _read_yaml(path: Path) -> CommentedMap:
-    text = _read_text(path)
-    try:
-        document = YAML().load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{path}:{line}: {error.problem or 'not YAML'}") from error
-    except YAMLError as error:
-        raise InputError(f"{path}:1: not YAML: {error}") from error
-    if not isinstance(document, CommentedMap):
+def _read_mapping(path: Path) -> Document:
+    document = read_yaml(_read_text(path), str(path))
+    if not isinstance(document.value, dict):
         raise InputError(f"{path}:1: a recipe is a mapping of keys; see `byolt recipe explain`")
     return document
 
 
-def _plain(node: Any) -> Any:
-    if isinstance(node, CommentedMap):
-        return {key: _plain(value) for key, value in node.items()}
-    if isinstance(node, CommentedSeq):
-        return [_plain(value) for value in node]
-    return node
+def _name_of(path: Path) -> str:
+    """The name that a recipe without one has by its file: ``My Set.yaml`` is ``my-set``."""
+    name = path.stem.lower().replace("_", "-")
+    return (
+        name
+        if re.search(NAME, name) and len(name) <= 100
+        else re.sub(r"[^a-z0-9]+", "-", name).strip("-")[:100] or "recipe"
+    )
+
+
+def _as_now(tree: dict[str, Any]) -> None:
+    """Read a run's recipe of before ``export.opt_batch`` followed ``export.max_batch``: 8 stood there whatever that."""
+    export = tree.get("export")
+    if isinstance(export, dict) and export.get("opt_batch") == 8:
+        del export["opt_batch"]
 
 
 def _parsed(overrides: Overrides) -> Iterator[tuple[str, Any, str]]:
     """Dotted key, value and what to call it of each override; a text's value is YAML: ``3e-4`` is a number."""
     if isinstance(overrides, Mapping):
-        yield from ((key, value, f"{key}={value}") for key, value in overrides.items())
+        for key, value in overrides.items():
+            if not isinstance(key, str):
+                raise InputError(f"an override is a dotted key and its value, not {shown(key)}")
+            yield key, value, f"{key}={value if isinstance(value, str) else shown(value)}"
         return
     for override in overrides:
         key, equals, text = override.partition("=")
+        flag = f"--set {quoted(override, 120)}"
         if not equals or not key.strip():
-            raise InputError(f"--set {override}: write key=value, for example --set optim.batch_size=128")
-        try:
-            yield key.strip(), YAML(typ="safe", pure=True).load(text), f"--set {override}"
-        except YAMLError as error:
-            raise InputError(f"--set {override}: the value is not YAML") from error
+            raise InputError(f"{flag}: write key=value, for example --set optim.batch_size=128")
+        yield key.strip(), read_yaml(text, flag, lines=False).value, flag
 
 
 def _apply(tree: dict[str, Any], key: str, value: Any, flag: str) -> None:
@@ -173,7 +191,7 @@ def _apply(tree: dict[str, Any], key: str, value: Any, flag: str) -> None:
     node[last] = value
 
 
-def _where(fault: Fault, document: CommentedMap, path: Path, flags: dict[Key, str]) -> tuple[int, str]:
+def _where(fault: Fault, lines: Mapping[Key, int], path: Path, flags: dict[Key, str]) -> tuple[int, str]:
     """Line number and ``file:line``, or 0 and the flag that set the key; a missing key points at its parent."""
     for length in range(len(fault.key), 0, -1):
         if fault.key[:length] in flags:
@@ -181,13 +199,5 @@ def _where(fault: Fault, document: CommentedMap, path: Path, flags: dict[Key, st
     below = [flag for key, flag in flags.items() if key[: len(fault.key)] == fault.key]
     if below and fault.kind == "value_error":  # A section's parts do not fit one another, and a flag set one of them.
         return 0, ", ".join(below)
-    node, line = document, 0
-    for part in fault.key:
-        if isinstance(node, CommentedMap) and part in node:
-            line = node.lc.key(part)[0]
-        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
-            line = node.lc.item(part)[0]
-        else:
-            break
-        node = node[part]
-    return line + 1, f"{path}:{line + 1}"
+    line = next((lines[fault.key[:n]] for n in range(len(fault.key), 0, -1) if fault.key[:n] in lines), 1)
+    return line, f"{path}:{line}"

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from byolt.recipe.section import FolderPath, Section, machine
+from byolt.recipe.section import Count, FolderPath, Gigabytes, Section, machine
 
 
 class Machine(Section):
@@ -15,13 +15,14 @@ class Machine(Section):
     """Where it runs; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = machine("auto")
     """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it, else fp32. bf16 rounds more coarsely."""
-    workers: Annotated[int, Field(ge=0)] = machine(0)
+    workers: Annotated[int, Field(ge=0, le=1024)] = machine(0)
     """Processes that read and decode images; 0 reads in the main process."""
-    threads: PositiveInt | None = machine(None)
-    """CPU threads of torch; left out, as many as torch itself takes."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = machine(None)
+    """CPU threads of torch; left out, as many as torch itself takes, within the cores and the quota of this process.
+    `auto` measures one and all when a run begins. A run keeps its number when it goes on: another gives other bits."""
     channels_last: bool = machine(True)
     """Keep images and convolution weights channels-last."""
-    resident_gb: Annotated[float, Field(ge=0)] = machine(8.0)
+    resident_gb: Gigabytes = machine(8.0)
     """Decoded sets up to this size are copied to the GPU once (views.backend: batched)."""
     cuda_graph: bool = machine(True)
     """On one GPU: capture the step as a CUDA graph, so that the host launches it as a whole."""
@@ -32,11 +33,11 @@ class Machine(Section):
     a third more time."""
     deterministic: bool = machine(False)
     """Bit-equal results on a GPU, at some cost in speed; CPU runs always are, at the same thread count."""
-    log_every_steps: PositiveInt = machine(20)
+    log_every_steps: Count = machine(20)
     """Steps between two lines of metrics.jsonl."""
-    checkpoint_every_s: PositiveFloat = machine(300.0)
+    checkpoint_every_s: Annotated[float, Field(gt=0, le=1e9)] = machine(300.0)
     """Seconds between two checkpoints; one is also written at each evaluation and at the end."""
-    keep_checkpoints: PositiveInt = machine(2)
+    keep_checkpoints: Count = machine(2)
     """Checkpoints kept besides the last."""
     tensorboard: bool = machine(False)
     """Write TensorBoard event files too (byolt[tensorboard])."""

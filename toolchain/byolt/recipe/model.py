@@ -1,18 +1,20 @@
 """The `model` section of a recipe: the encoder and the heads that are put on it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from byolt.recipe.section import FolderPath, Section
+from byolt.recipe.section import FolderPath, Section, Settings, Text
+
+_Width = Annotated[int, Field(ge=1, le=10**6)]
 
 
 class Head(Section):
     """A perceptron: linear, BatchNorm, ReLU, and so on, and a last linear layer."""
 
-    hidden_dim: PositiveInt = 4096
+    hidden_dim: _Width = 4096
     """Width of the hidden layers."""
-    out_dim: PositiveInt = 256
+    out_dim: _Width = 256
     """Width of the output."""
     layers: Annotated[int, Field(ge=1, le=4)] = 2
     """Linear layers; 1 is a linear map without hidden layer."""
@@ -25,9 +27,9 @@ class Head(Section):
 class Model(Section):
     """The encoder, its stem, and the heads that learning puts on it."""
 
-    backbone: str = "resnet18"
+    backbone: Text = "resnet18"
     """A torchvision model by name, or a timm model as `timm/NAME`."""
-    args: dict[str, Any] = {}
+    args: Settings = {}
     """Keyword arguments for the backbone's constructor, for example `channels` of a timm ResNet."""
     stem: Literal["plain", "small", "half"] = "plain"
     """Start of a ResNet. For images up to about 64 px: `small`, a 3 x 3 convolution of stride 1 without pooling, or

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from byolt.recipe.section import Section
+from byolt.recipe.section import BatchSize, Count, Epochs, NotNegative, Positive, Section
 
 
 class Optim(Section):
@@ -12,17 +12,17 @@ class Optim(Section):
 
     name: Literal["lars", "sgd", "adamw"] = "lars"
     """The optimizer; the paper's is LARS."""
-    batch_size: Annotated[int, Field(ge=2)] = 256
+    batch_size: BatchSize = 256
     """Images a step, over all devices and accumulated parts."""
-    base_lr: PositiveFloat = 0.2
+    base_lr: Positive = 0.2
     """Learning rate at batch size 256; the run uses base_lr * batch_size / 256."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1.5e-6
+    weight_decay: NotNegative = 1.5e-6
     """Decay of weights; biases and normalisation parameters are left out."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of LARS and SGD; the first beta of AdamW."""
-    trust_coefficient: PositiveFloat = 0.001
+    trust_coefficient: Positive = 0.001
     """LARS alone: step length as a share of the weight's norm."""
-    accumulate: PositiveInt = 1
+    accumulate: Count = 1
     """Parts a batch is split into to save memory; BatchNorm statistics are then per part."""
 
     @model_validator(mode="after")
@@ -37,9 +37,9 @@ class Optim(Section):
 class Schedule(Section):
     """How long, and how the learning rate moves."""
 
-    epochs: PositiveInt
+    epochs: Epochs
     """Passes over the images."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 10
+    warmup_epochs: Annotated[float, Field(ge=0, le=10**6)] = 10
     """Linear warm-up of the learning rate, then cosine decay to 0."""
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from byolt.recipe.data import Data
 from byolt.recipe.evaluation import Evaluation, Finetune, Study
 from byolt.recipe.export import Export
-from byolt.recipe.faults import RecipeFault, faults_of
+from byolt.recipe.faults import recipe_fault
 from byolt.recipe.machine import Machine
 from byolt.recipe.method_settings import Method
 from byolt.recipe.method_settings.byol import ByolMethod
@@ -22,11 +22,13 @@ from byolt.recipe.optim import Optim, Schedule
 from byolt.recipe.section import Section
 from byolt.recipe.views import Views
 
+NAME = r"^[a-z0-9][a-z0-9-]*$"
+
 
 class Recipe(Section):
     """A whole run, from images to a proven encoder."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    name: Annotated[str, Field(pattern=NAME, max_length=200)]
     """Name of the run's folder, before the hash; left out, the file's name."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Key of every random choice: weights, data order, views, splits."""
@@ -62,7 +64,7 @@ class Recipe(Section):
         try:
             super().__init__(**sections)
         except ValidationError as error:
-            raise RecipeFault(faults_of(error, Recipe)) from error
+            raise recipe_fault(error, Recipe) from error
 
     @model_validator(mode="after")
     def _batches_fit_the_method(self) -> "Recipe":

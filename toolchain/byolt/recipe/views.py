@@ -1,18 +1,22 @@
 """The `views` section of a recipe: the distributions that the two views of an image are drawn from."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from byolt.recipe.section import Range, Section, Share
+from byolt.recipe.section import Section, Settings, Share, Text
+
+_Area = Annotated[float, Field(ge=1e-4, le=1)]
+_Aspect = Annotated[float, Field(ge=0.01, le=100)]
+_Sigma = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class View(Section):
     """The distribution of one augmented view: Table 6 of the paper, applied in this order."""
 
-    crop_area: Range = (0.08, 1.0)
+    crop_area: Annotated[tuple[_Area, _Area], Strict(False)] = (0.08, 1.0)
     """Share of the image's area that the crop covers, uniform."""
-    crop_aspect: Range = (0.75, 4 / 3)
+    crop_aspect: Annotated[tuple[_Aspect, _Aspect], Strict(False)] = (0.75, 4 / 3)
     """Width over height of the crop, log-uniform."""
     flip: Share = 0.5
     """Probability of a horizontal flip."""
@@ -30,7 +34,7 @@ class View(Section):
     """Probability that the colours are dropped."""
     blur: Share = 1.0
     """Probability of a Gaussian blur."""
-    blur_sigma_px: Range = (0.1, 2.0)
+    blur_sigma_px: Annotated[tuple[_Sigma, _Sigma], Strict(False)] = (0.1, 2.0)
     """Standard deviation of the blur in pixels of the view, uniform."""
     solarize: Share = 0.0
     """Probability that pixels above one half are inverted."""
@@ -39,10 +43,8 @@ class View(Section):
     def _ranges_are_ordered(self) -> "View":
         for key in ("crop_area", "crop_aspect", "blur_sigma_px"):
             low, high = getattr(self, key)
-            if not 0 < low <= high:
+            if low > high:
                 raise ValueError(f"{key} [{low}, {high}] must hold two positive numbers, the smaller first")
-        if self.crop_area[1] > 1:
-            raise ValueError(f"crop_area ends at {self.crop_area[1]}; the whole image is 1")
         return self
 
 
@@ -58,9 +60,9 @@ class SecondView(View):
 class ExtraTransform(Section):
     """An albumentations transform by name, placed before the normalisation of both views."""
 
-    name: str
+    name: Text
     """Class name in albumentations, for example `RandomFog` or `CLAHE`."""
-    args: dict[str, Any] = {}
+    args: Settings = {}
     """Keyword arguments of that class."""
 
 

@@ -18,8 +18,8 @@ from byolt_export.proof.page import visible
 WIDTH_IN, HEIGHT_IN = 5.0, 2.9
 """At 72 points an inch: 360 px wide, so that text has its true size on a phone and in three columns."""
 
-# Okabe and Ito 2008, without black and the yellow that white swallows: told apart with any colour vision.
-PALETTE: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b")
+# Okabe and Ito 2008, with brown and indigo for black and the yellow that white swallows: told apart by any eye.
+PALETTE: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#332288")
 LOOKS: Final = cycler(linestyle=("solid", "dashed", "dotted")) * cycler(color=PALETTE)
 """Of the lines of a chart, one after another; the dashes have the names that CSS has for them."""
 MARKS: Final = "osD^"
@@ -62,7 +62,8 @@ def canvas(
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure and its pairs of axes, one below the other."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # The page's font draws the text.
+        # Of a glyph that the page's own font has, of axes of one point: a drawing of little is no fault.
+        warnings.simplefilter("ignore", UserWarning)
         figure = Figure((width_in, height_in), layout="constrained")
         yield figure, list(figure.subplots(rows, squeeze=False, **grid)[:, 0])
 

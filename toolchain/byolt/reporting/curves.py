@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from byolt.data.subsets import spread
 from byolt.evaluation.collapse import RANKME_FLOOR, THRESHOLDS
-from byolt.reporting.charts import ALARM, HEIGHT_IN, PALETTE, Chart, canvas, svg_of
+from byolt.reporting.charts import ALARM, GREY, HEIGHT_IN, PALETTE, Chart, canvas, svg_of
 
 MOST_POINTS = 600
 MOST_SPECTRA = 12
@@ -118,6 +118,8 @@ class RunCurves:
     probe_images: int
     band: Mapping[str, Any]
     """Where healthy runs went: ``{"source", "curves": {key: [[share of the run, low, high], ...]}}``."""
+    chance: float | None = None
+    """Accuracy of naming the most frequent class every time; None where there are no labels, or it is not known."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -174,6 +176,9 @@ class RunCurves:
         axes.plot(epochs, values, color=colour, marker="o" if few else "", clip_on=not few)
         axes.set_ylabel(curve.label)
         axes.set_ylim(*curve.limits)
+        if curve.key == "knn" and self.chance is not None:
+            axes.axhline(100 * self.chance, color=GREY, linewidth=1, linestyle="dotted", label="chance")
+            axes.legend()
         for number, (level, states) in enumerate(self._floors(curve.key).items()):
             axes.axhline(level, color=ALARM, linewidth=1, linestyle="dashed")
             side = ("right", "left")[number % 2]  # Names of near levels stand at different ends.

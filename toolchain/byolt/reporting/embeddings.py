@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from byolt.data import Splits, open_splits
+from byolt.data import Splits
+from byolt.data.known_splits import open_run_splits
 from byolt.data.source import Labels
 from byolt.data.subsets import spread
 from byolt.evaluation.dynamics import spectrum
 from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled
 from byolt.evaluation.features import Subset
 from byolt.evaluation.linear import linear_probe
+from byolt.evaluation.statistics import chance_on_test_set
 from byolt.networks.encoders import untrained_encoder
 from byolt.recipe.schema import Recipe
 from byolt.reporting.charts import GREY, MARKS, PALETTE, Chart, canvas, shortened, svg_of
@@ -27,6 +29,7 @@ from byolt.reporting.curves import spectra_chart
 from byolt.reporting.page import HtmlTable, number
 from byolt.reporting.pictures import square, thumbnail_map
 from byolt.run import Run
+from byolt.working import working
 from byolt_export.errors import InputError
 
 GALLERY_IMAGES = 2000
@@ -59,6 +62,12 @@ class Gallery:
         """Their names; empty without labels."""
         return () if self.splits.train is None else self.splits.train.classes
 
+    @property
+    def chance(self) -> float | None:
+        """Share of the most frequent class of the test images; None without labels."""
+        labels = None if self.splits.test is None else self.splits.test.labels
+        return None if labels is None else chance_on_test_set(labels)
+
 
 def open_gallery(run: Run, recipe: Recipe) -> Gallery:
     """Embed images evenly spread over those learned from.
@@ -67,7 +76,7 @@ def open_gallery(run: Run, recipe: Recipe) -> Gallery:
         InputError: The run has no encoder, its images are gone, or there are too few.
     """
     encoder = run.encoder()
-    splits = open_splits(recipe.data, recipe.seed)
+    splits = open_run_splits(run, recipe)
     store = evaluation_store(splits.learn, recipe)
     chosen = spread(len(store), GALLERY_IMAGES)
     if len(chosen) < 4:
@@ -136,7 +145,8 @@ def embedding_map(features: Tensor, seed: int) -> npt.NDArray[np.float64]:
     unit = F.normalize(features, dim=1).double().numpy()
     start = "pca" if unit.std(0).max() > 1e-9 else "random"  # Of equal features there are no axes.
     tsne = TSNE(2, perplexity=min(30.0, (len(unit) - 1) / 3), init=start, random_state=seed, n_jobs=1)
-    return np.asarray(tsne.fit_transform(unit), np.float64)
+    with working(f"map of {len(unit):,} embeddings"):
+        return np.asarray(tsne.fit_transform(unit), np.float64)
 
 
 def _map_chart(points: npt.NDArray[np.float64], labels: Labels, classes: tuple[str, ...]) -> Chart:
@@ -190,7 +200,8 @@ def confusion_section(gallery: Gallery, recipe: Recipe) -> dict[str, Any] | None
     test = test.subset(spread(len(test.labels), TEST_IMAGES))
     features, held_out = (embed_store(gallery.encoder, part.images, recipe) for part in (train, test))
     how: dict[str, Any] = {"validation_share": recipe.evaluation.validation_share, "seed": recipe.seed}
-    predicted = linear_probe(features, train.labels, classes=train.classes, **how).predict(held_out)
+    with working("linear probe"):
+        predicted = linear_probe(features, train.labels, classes=train.classes, **how).predict(held_out)
     counts = np.zeros((train.classes, train.classes), np.int64)
     np.add.at(counts, (test.labels, predicted), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

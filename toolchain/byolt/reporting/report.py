@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from byolt.files import write_text
+from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.reporting import embeddings, tables
 from byolt.reporting.curves import DYNAMICS, LEARNING, RunCurves, read_band
 from byolt.reporting.page import render
 from byolt.reporting.pictures import data_uri
 from byolt.run import Run, open_run
+from byolt.working import working
 from byolt_export.errors import InputError
 
 
@@ -33,11 +35,11 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
     """
     run = open_run(run)
     recipe = with_overrides(run.recipe, overrides)
+    check_finished(run, recipe)
     records = run.log_records()
     probed = (run.metrics("collapse") or {}).get("encoder", {}).get("images", recipe.evaluation.probe_images)
-    curves = RunCurves(records, recipe.schedule.epochs, probed, read_band(recipe.name))
     views = run.path / "plots" / "views.png"
-    left_out, seen, confusion = [], None, None
+    left_out, gallery, seen, confusion = [], None, None, None
     # What needs the encoder and its images; without them the report is of the rest, and says so.
     try:
         gallery = embeddings.open_gallery(run, recipe)
@@ -49,6 +51,12 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
             confusion = embeddings.confusion_section(gallery, recipe)
         except InputError as error:
             left_out.append(f"errors by class: {error}")
+    by_chance = tables.chance_of(run)
+    if by_chance is None and gallery is not None:
+        by_chance = gallery.chance
+    curves = RunCurves(records, recipe.schedule.epochs, probed, read_band(recipe.name), by_chance)
+    with working("drawing the curves"):
+        learning, dynamics = curves.charts(LEARNING), [*curves.charts(DYNAMICS), *curves.spectrum()]
     page = render(
         "report.html.jinja",
         run=run,
@@ -57,8 +65,8 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
         accuracies=tables.accuracies(run),
         folds=tables.accuracies_over_folds(run),
         finetuned=tables.finetuning(run),
-        learning=curves.charts(LEARNING),
-        dynamics=[*curves.charts(DYNAMICS), *curves.spectrum()],
+        learning=learning,
+        dynamics=dynamics,
         collapse=tables.collapse_measures(run),
         views=data_uri(views.read_bytes()) if views.exists() else None,
         seen=seen,

@@ -5,24 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Column
 
 from byolt.console.tables import print_table
 from byolt.files import write_json, write_text
+from byolt_export.errors import visible
 
 
 def print_speed(found: dict[str, Any]) -> None:
     """A row per candidate and batch size; what did not run says why."""
     heads = ("batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed", "memory MiB", "file MiB", found["agreement"])
-    columns = [Column(head, justify="right") for head in (*heads, "relative L2", "kNN")]
+    columns = [*heads, "relative L2", "kNN"]
     rows = [
         [f"{'*' if number in found['front'] else ' '} {row['name']}", *_cells(row)]
         for number, row in enumerate(found["rows"])
         if row["calls"]
     ]
-    print_table([Column("candidate", no_wrap=True), *columns], rows)
+    print_table(["candidate", *columns], rows, numbers=columns)
     for name, reason in {row["name"]: row["reason"] for row in found["rows"] if not row["calls"]}.items():
-        click.echo(f"not run   {name}: {reason}")
+        click.echo(visible(f"not run   {name}: {reason}"))
     machine, threads = found["machine"], found["threads"] or "as each library chooses"
     click.echo(f"machine   {machine['processor']}, {machine['cores']} cores; threads: {threads}")
     click.echo(

@@ -5,9 +5,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from byolt.console.summary import FEATURES, FINETUNED, delivered_files, metrics_of_features
+from byolt.console.summary import CHANCE, FEATURES, FINETUNED, delivered_files, metrics_of_features
 from byolt.data.subsets import spread
 from byolt.evaluation.collapse import Verdict
+from byolt.evaluation.outcome import outcome_of
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import MACHINE, leaves
 from byolt.reporting.page import HtmlTable, Number, number
@@ -52,11 +53,14 @@ def heading(run: Run, recipe: Recipe, records: Records) -> dict[str, Any]:
         banner.append(_coloured(state))
     if verdict:
         banner.append("Verdict: " + _coloured(verdict) + " \u2013 " + _IN_WORDS[verdict])
+    outcome = outcome_of(run)
+    if outcome is not None:
+        banner.append(Markup("{}").format(outcome.sentence))
     return {
         "hash": run.environment.get("hash", run.path.name.rpartition("-")[2]),
         "date": str(run.environment.get("started", "")).replace("T", " ").replace("Z", " UTC"),
         "state": verdict or state,
-        "colour": _colour(verdict or state),
+        "colour": _colour(verdict or state) if outcome is None or outcome.good or verdict != "healthy" else "open",
         "banner": Markup("; ").join(banner),
         "advice": Verdict(verdict).advice if verdict else "",
         "tiles": _tiles(run, recipe, records, last),
@@ -74,11 +78,13 @@ def _coloured(word: str) -> Markup:
 def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> list[tuple[str, Number, str]]:
     """(name, metric, small print) of what is known."""
     encoder, finetuned = run.metrics("encoder") or {}, run.metrics("finetune") or {}
+    by_chance = chance_of(run)
+    chance = "" if by_chance is None else f", chance {by_chance:.1%}"
     spent_s = learned_for_s(records)
     unit_s, unit = (3600, "hours") if (spent_s or 0) >= 360 else (60, "minutes")
     rows = [
-        ("linear probe", encoder.get("linear", {}).get("accuracy"), ".1%", "test accuracy"),
-        ("kNN", encoder.get("knn", {}).get("accuracy"), ".1%", "test accuracy"),
+        ("linear probe", encoder.get("linear", {}).get("accuracy"), ".1%", f"test accuracy{chance}"),
+        ("kNN", encoder.get("knn", {}).get("accuracy"), ".1%", f"test accuracy{chance}"),
         ("fine-tuned", finetuned.get("finetuned", {}).get("accuracy"), ".1%", "test accuracy"),
         ("RankMe", last.get("rankme"), ".1f", f"of {last.get('features')} features"),
         ("z-std ratio", last.get("z_std_ratio"), ".2f", "1 is even"),
@@ -86,6 +92,12 @@ def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> 
         ("learning took", spent_s and spent_s / unit_s, ".2f" if unit == "hours" else ".1f", unit),
     ]
     return [(name, number(metric, form), small) for name, metric, form, small in rows if metric is not None]
+
+
+def chance_of(run: Run) -> float | None:
+    """Accuracy of naming the most frequent class of the test images every time; None where it is not known."""
+    chance: float | None = (run.metrics("encoder") or {}).get("knn", {}).get("chance")
+    return chance
 
 
 def accuracies(run: Run) -> HtmlTable:
@@ -102,6 +114,9 @@ def accuracies(run: Run) -> HtmlTable:
         }
         for name, metrics in kinds.items()
     ]
+    if "chance" in first:
+        by_chance: dict[str, str] = dict.fromkeys(rows[0], number(first["chance"], ".1%"))
+        rows.append(by_chance | {"features": CHANCE})
     note = (
         f"Accuracy on {first['n_test']:,} test images, from {first['n_train']:,} labelled training images, with the "
         "95 % interval over the draw of test images (not over seeds)."
@@ -144,6 +159,9 @@ def finetuning(run: Run) -> HtmlTable:
         for key, name in FINETUNED.items()
         if key in metrics
     ]
+    if "chance" in metrics:
+        chance = number(metrics["chance"], ".1%")
+        rows.append(dict(zip(rows[0], (CHANCE, chance), strict=True)))
     return HtmlTable(rows, note)
 
 

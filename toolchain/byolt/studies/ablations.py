@@ -7,6 +7,7 @@ Published values are ImageNet linear top-1 in per cent, ResNet-50: of BYOL (Gril
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from byolt.recipe.faults import did_you_mean
 from byolt.recipe.identity import result_keys
 from byolt.recipe.load import with_changes
 from byolt.recipe.schema import Recipe
@@ -99,7 +100,7 @@ def ablation_arms(recipe: Recipe, name: str) -> list[Arm]:
         InputError: No such ablation, or the recipe's method is not BYOL.
     """
     if name not in NAMES:
-        raise InputError(f"no ablation {name!r}; known are {', '.join(NAMES)}")
+        raise InputError(f"no ablation {name!r}; known are {', '.join(NAMES)}{did_you_mean(name, NAMES)}")
     if recipe.method.name != "byol":
         raise InputError(f"method.name {recipe.method.name}: the ablations take BYOL apart; use a recipe of byol")
     arms: dict[str, Arm] = {}

@@ -1,17 +1,17 @@
 """The rows of a study: one CSV line per finished run, keyed by what was learned and how it was measured.
 
 A run is the hash of its result keys (seed, tau, views and all) and its images, its protocol the hash of the keys that
-measure, and byolt's version: what differs in any of them is another row.
+measure and of ``PROTOCOL``, and byolt's version: what differs in any of them is another row.
 """
 
 import csv
-import fcntl
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from byolt import __version__
+from byolt.locks import lock
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.schema import Recipe
 from byolt.studies.plan import Job
@@ -24,6 +24,11 @@ COLUMNS = (
 )
 Row = dict[str, str]
 
+PROTOCOL = 2
+"""How runs are measured: with BatchNorm statistics taken anew from learning images; by 1 with the moving averages of
+learning. A study's rows are all of one protocol."""
+PROTOCOLS = {1: "BatchNorm by the moving averages of learning", 2: "BatchNorm statistics taken anew"}
+
 
 class Key(NamedTuple):
     """What a row is found by."""
@@ -33,8 +38,8 @@ class Key(NamedTuple):
     byolt: str
 
 
-def key_of(job: Job, fingerprint: str) -> Key:
-    """The key of a job on images of that fingerprint."""
+def key_of(job: Job, fingerprint: str, protocol: int = PROTOCOL) -> Key:
+    """The key of a job on images of that fingerprint, measured by a protocol of ``PROTOCOLS``."""
     recipe = job.recipe
     measured: dict[str, Any] = {
         "role": job.role,
@@ -42,8 +47,10 @@ def key_of(job: Job, fingerprint: str) -> Key:
     }
     if job.role == "finetune":
         measured |= {"finetune": recipe.finetune.model_dump(mode="json"), "share": recipe.study.labelled_share}
-    protocol = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
-    return Key(run_hash(job.recipe, fingerprint), protocol, __version__)
+    if protocol > 1:  # The hashes of rows that were there stay.
+        measured["protocol"] = protocol
+    digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
+    return Key(run_hash(job.recipe, fingerprint), digest, __version__)
 
 
 def run_hash(recipe: Recipe, fingerprint: str) -> str:
@@ -61,18 +68,26 @@ class Ledger:
         """Every row by its key; of two with one key the first.
 
         Raises:
-            InputError: The file has other columns.
+            InputError: The file has other columns, or a row that is cut off.
         """
-        if not self.path.exists():
+        if not self.path.exists() or self.path.stat().st_size == 0:
             return {}
         with open(self.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise InputError(f"{self.path}: its columns are not those of a study; name another --results folder")
             found: dict[Key, Row] = {}
-            for row in reader:
-                found.setdefault(Key(row["run"], row["protocol"], row["byolt"]), row)
+            try:
+                for row in reader:
+                    if len(row) != len(COLUMNS) or None in row.values():
+                        raise self._cut_off(reader.line_num)
+                    found.setdefault(Key(row["run"], row["protocol"], row["byolt"]), row)
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise self._cut_off(reader.line_num + 1) from error
         return found
+
+    def _cut_off(self, line: int) -> InputError:
+        return InputError(f"{self.path}:{line}: half a row; remove that line, and its run is learned again")
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row.
@@ -83,8 +98,8 @@ class Ledger:
         assert set(row) <= set(COLUMNS), set(row) - set(COLUMNS)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # Until it is closed.
+            with open(self.path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                lock(file)  # Until it is closed.
                 writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
                 if file.tell() == 0:
                     writer.writeheader()

@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from byolt.data import open_splits
+from byolt.data import open_splits, store_of
 from byolt.data.source import Labels
 from byolt.data.subsets import spread, stratified_subset
+from byolt.device import pick_device
 from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune_run import finetune_encoder, load_classifier
 from byolt.evaluation.linear import linear_probe
+from byolt.evaluation.norm_statistics import reestimate
 from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features
 from byolt.methods.build import build_method
 from byolt.networks.encoders import without_initial_weights
@@ -19,6 +21,7 @@ from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt.studies.plan import Job
 from byolt.training.checkpoint import load_checkpoint
+from byolt.training.online_eval import Squares
 
 VALIDATION_IMAGES = 5000
 """Of Mean Teacher: training images whose labels it was not given."""
@@ -54,21 +57,27 @@ def measure(run: Run, job: Job) -> dict[str, Any]:
 
 
 def last_encoder(run: Run) -> nn.Module:
-    """The delivered encoder from the run's last checkpoint: there in a collapsed run too."""
+    """The delivered encoder from the run's last checkpoint, its BatchNorm statistics as a finished run delivers them.
+
+    There in a collapsed run too.
+    """
     recipe = run.recipe
     recipe = recipe.model_copy(update={"model": without_initial_weights(recipe.model)})
     state = load_checkpoint(run.checkpoints)["method"]
     classes = len(state["projector.bias"]) if recipe.method.share_of_labels is not None else 0
     method = build_method(recipe, classes)
     method.load_state_dict(state)
-    return method.eval_encoder.eval()
+    data, encoder, device = recipe.data, method.eval_encoder.eval(), pick_device(recipe.machine.device)
+    learned = Squares(store_of(open_splits(data, recipe.seed).learn, data, data.learn_size_px), data.image_size_px)
+    reestimate(encoder.to(device), learned, mean=data.mean, std=data.std, seed=recipe.seed, device=device)
+    return encoder
 
 
 def _validation_accuracy(encoder: nn.Module, train: LabelledImages, recipe: Recipe) -> float:
     """Best accuracy of the probe on its validation split of the training images."""
     features, share = embed_store(encoder, train.images, recipe), recipe.evaluation.validation_share
     probe = linear_probe(features, train.labels, classes=train.classes, validation_share=share, seed=recipe.seed)
-    return round(max(probe.validation_accuracies.values()), 5)
+    return round(max(probe.validation_accuracies.values(), default=float("nan")), 5)
 
 
 def _unlabelled_accuracy(classifier: nn.Module, train: LabelledImages, recipe: Recipe) -> float:
@@ -95,7 +104,7 @@ def _frozen(encoder: nn.Module, train: LabelledImages, test: LabelledImages, rec
     )
     tried = [row["accuracy"] for row in metrics["linear"]["validation_accuracies"]]
     return {
-        "validation": round(max(tried), 5),
+        "validation": round(max(tried, default=float("nan")), 5),
         "knn": round(metrics["knn"]["accuracy"], 5),
         "linear": round(metrics["linear"]["accuracy"], 5),
         "n_test": len(test.labels),

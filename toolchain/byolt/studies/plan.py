@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from byolt.recipe.evaluation import SUPERVISED
+from byolt.recipe.faults import did_you_mean
 from byolt.recipe.load import with_changes
 from byolt.recipe.method_settings import METHODS
 from byolt.recipe.schema import Recipe
 from byolt_export.errors import InputError
 
-SUPERVISED = "supervised"
-"""The arm of Mean Teacher's batches and labels without its consistency loss."""
 WITH_LABELS = ("mean_teacher", SUPERVISED)
 Changes = Mapping[str, Any]
 Role = Literal["study", "tuning", "finetune"]
@@ -55,8 +55,9 @@ def method_arm(recipe: Recipe, name: str, tuned: Changes | None = None) -> Arm:
     Raises:
         InputError: No such method, or a setting that does not fit.
     """
-    if name not in (*METHODS, SUPERVISED):
-        raise InputError(f"--methods {name}: known are {', '.join((*METHODS, SUPERVISED))}")
+    known = [*METHODS, SUPERVISED]
+    if name not in known:
+        raise InputError(f"--methods {name}: known are {', '.join(known)}{did_you_mean(name, known)}")
     own: dict[str, Any] = {}
     if name != "byol":
         own["method.name"] = "mean_teacher" if name == SUPERVISED else name

@@ -50,8 +50,12 @@ class ArmResults:
 
     @property
     def summary(self) -> Summary | None:
-        """Mean, deviation and interval over the seeds; None where a seed has no figure."""
-        return mean_over_seeds(self.accuracies) if self.whole else None
+        """Mean, deviation and interval over the seeds, within 0 and 1; None where a seed has no figure."""
+        if not self.whole:
+            return None
+        found = mean_over_seeds(self.accuracies)
+        low, high = (min(max(end, 0.0), 1.0) for end in (found.low, found.high))  # NaN of one seed stays NaN.
+        return found._replace(low=low, high=high)
 
 
 @dataclass(frozen=True)

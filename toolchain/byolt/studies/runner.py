@@ -11,13 +11,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+from byolt.cores import usable_cores
 from byolt.data import ImageStore, open_splits, store_of
-from byolt.environment import environment
+from byolt.doctor.threads import default_threads
+from byolt.environment import environment, typed_again
 from byolt.evaluation.evaluate import evaluation_store
+from byolt.preflight import check_recipe, check_run_folder, refuse_too_many, refuse_unwritable
 from byolt.recipe.schema import Recipe
-from byolt.run import learned_for_s, run_of
-from byolt.studies.ledger import Key, Ledger, Row, key_of
-from byolt.studies.plan import Job
+from byolt.run import Run, learned_for_s, run_of
+from byolt.studies.ledger import PROTOCOL, Key, Ledger, Row, key_of
+from byolt.studies.plan import Arm, Job
+from byolt.training.prepare import prepare
 from byolt.training.signals import StopSignals
 from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
 
@@ -34,7 +38,20 @@ class Answer(NamedTuple):
     fault: str = ""
 
 
-def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: int, on_log: OnLog) -> dict[Key, Row]:
+class RowsMissing(Exception):
+    """Not all rows of a protocol are there, and they are only read."""
+
+
+def complete(
+    jobs: Sequence[Job],
+    fingerprint: str,
+    ledger: Ledger,
+    *,
+    at_once: int,
+    on_log: OnLog,
+    protocol: int = PROTOCOL,
+    only_read: bool = False,
+) -> dict[Key, Row]:
     """The rows of all jobs: those that the ledger has, and the rest learned, measured and appended.
 
     A collapsed run is a result like any other. An unfinished run goes on from its checkpoint.
@@ -45,14 +62,19 @@ def complete(jobs: Sequence[Job], fingerprint: str, ledger: Ledger, *, at_once: 
         ledger: Where rows are kept.
         at_once: Processes.
         on_log: Called with a line for each run.
+        protocol: Of the ledger's rows; those of an earlier one can only be read.
+        only_read: Learn and measure nothing.
 
     Raises:
+        RowsMissing: They are only read, and not all of them are there.
         ByoltError: A run could not be made; the rows of the others are kept.
         Stopped: A signal came; the runs at hand have written their checkpoints.
     """
     rows = ledger.rows()
-    wanted = {key_of(job, fingerprint): job for job in jobs}
+    wanted = {key_of(job, fingerprint, protocol): job for job in jobs}
     missing = {key: job for key, job in wanted.items() if key not in rows}
+    if missing and only_read:
+        raise RowsMissing
     if missing:
         known = len(wanted) - len(missing)
         on_log(f"{len(wanted)} runs, {known} of them known; learning {len(missing)}, {at_once} at once")
@@ -83,8 +105,9 @@ def _row(future: "Future[Answer]", pool: Executor) -> dict[str, Any]:
     try:
         answered = future.result()
     except BrokenProcessPool as error:
+        line = typed_again("--jobs", 1, of=("study", "ablate"), without="--jobs") or "one of the --jobs at a time"
         raise ByoltError(
-            "the process of a run was killed, by the system if memory ran out; go on with fewer --jobs"
+            f"the process of a run was killed, by the system if memory ran out; go on with {line}"
         ) from error
     if answered.row is not None:
         return answered.row
@@ -188,8 +211,53 @@ def decode_all(recipe: Recipe) -> ImageStore:
     return learning_store(recipe)
 
 
+def check_study(arms: Sequence[Arm], results: Path, jobs: int | None) -> None:
+    """What can be known of every run before an image is opened.
+
+    Args:
+        arms: Of the whole study, those that validation chooses from too.
+        results: Folder of the CSV.
+        jobs: Runs at a time, where it was said.
+
+    Raises:
+        InputError: Networks, threads, workers or runs at a time do not fit this machine; the CSV has other columns.
+        ByoltError: A folder cannot be written.
+    """
+    refuse_too_many("--jobs", jobs or 1, "runs")
+    refuse_unwritable(results, "--results DIR")
+    alike: dict[str, Recipe] = {}
+    for recipe in (arm.recipe for arm in arms):
+        alike.setdefault(repr((recipe.model, recipe.views, recipe.data.image_size_px)), recipe)
+    for recipe in alike.values():
+        check_run_folder(recipe)
+        check_recipe(recipe)
+    ledger_of(results, arms[0].recipe).rows()
+
+
 def at_once_default(recipe: Recipe) -> int:
     """As many runs as fit the cores, where the recipe says how many threads each takes; else one."""
-    if recipe.machine.threads is None or recipe.machine.device == "cuda":
+    threads = recipe.machine.threads
+    if not isinstance(threads, int) or recipe.machine.device == "cuda":
         return 1
-    return max(1, (os.cpu_count() or 1) // recipe.machine.threads)
+    return max(1, usable_cores() // threads)
+
+
+def with_one_number_of_threads(recipe: Recipe, on_log: OnLog) -> Recipe:
+    """The recipe with the number of threads that every run of a study learns with.
+
+    ``auto`` takes that of a run of this recipe that was made on such a processor, else it measures.
+    """
+    from byolt.training.threads import fix_threads, with_threads
+
+    if isinstance(recipe.machine.threads, int):
+        return recipe
+    if recipe.machine.threads == "auto":
+        here = environment()["processor"]
+        ended = recipe.machine.runs_dir.glob(f"{recipe.name}-*/result.json")
+        earlier = [Run(path.parent).environment for path in ended]
+        known = [made["threads"] for made in earlier if made.get("processor") == here and "threads" in made]
+        threads = max(known, key=known.count) if known else fix_threads(prepare(recipe), None)
+    else:
+        threads = default_threads()
+    on_log(f"every run learns with {threads} threads (machine.threads)")
+    return with_threads(recipe, threads)

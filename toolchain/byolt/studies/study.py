@@ -1,23 +1,34 @@
 """Methods or ablations compared over seeds: make the runs that are missing, then the tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from byolt.environment import environment
+from byolt.recipe.evaluation import SUPERVISED
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
 from byolt.run import run_of
 from byolt.studies.ablations import CAVEAT, ablation_arms
-from byolt.studies.ledger import Key, Ledger, Row, key_of
-from byolt.studies.plan import SUPERVISED, WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
+from byolt.studies.ledger import PROTOCOL, PROTOCOLS, Key, Ledger, Row, key_of
+from byolt.studies.plan import WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
 from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words
-from byolt.studies.runner import OnLog, at_once_default, complete, decode_all, ledger_of
+from byolt.studies.runner import (
+    OnLog,
+    RowsMissing,
+    at_once_default,
+    check_study,
+    complete,
+    decode_all,
+    ledger_of,
+    with_one_number_of_threads,
+)
 from byolt_export.errors import InputError
 
 LINEAR = "linear probe on frozen features, test accuracy"
 FEW = "test accuracy of the classifier"
 FINETUNED = "byol, then fine-tuned"
+Made = TypeVar("Made")
 
 
 class StudyContext(NamedTuple):
@@ -29,11 +40,21 @@ class StudyContext(NamedTuple):
     seeds: Sequence[int]
     at_once: int
     on_log: OnLog
+    protocol: int = PROTOCOL
+    only_read: bool = False
 
     def rows(self, arms: Sequence[Arm], role: Role, seeds: Sequence[int] | None = None) -> "Rows":
         """Learn what is missing of these arms."""
         jobs = jobs_of(arms, self.seeds if seeds is None else seeds, role)
-        known = complete(jobs, self.fingerprint, self.ledger, at_once=self.at_once, on_log=self.on_log)
+        known = complete(
+            jobs,
+            self.fingerprint,
+            self.ledger,
+            at_once=self.at_once,
+            on_log=self.on_log,
+            protocol=self.protocol,
+            only_read=self.only_read,
+        )
         return Rows(self, role, known)
 
 
@@ -46,7 +67,8 @@ class Rows(NamedTuple):
 
     def of(self, arm: Arm, seed: int) -> Row:
         """The row of one run."""
-        return self.known[key_of(Job(arm.name, arm.with_seed(seed), self.role), self.context.fingerprint)]
+        job, context = Job(arm.name, arm.with_seed(seed), self.role), self.context
+        return self.known[key_of(job, context.fingerprint, context.protocol)]
 
     def metrics(self, arm: Arm, column: str, name: str | None = None) -> ArmResults:
         """An arm over the study's seeds by one column of the ledger."""
@@ -72,6 +94,24 @@ def _context(
     store, ledger = decode_all(recipe), ledger_of(Path(results), recipe)
     at_once, log = jobs or at_once_default(recipe), on_log or (lambda line: None)
     return StudyContext(store.fingerprint, len(store), ledger, seeds, at_once, log)
+
+
+def _by_one_protocol(context: StudyContext, make: Callable[[StudyContext], Made]) -> tuple[Made, list[str]]:
+    """What a study says by rows of one protocol, and a note where it is an earlier one.
+
+    Whole pages are made of what is there, by the latest protocol that has all rows; else what is missing of this one is
+    learned. So rows of two protocols are never compared.
+    """
+    for protocol in sorted(PROTOCOLS, reverse=True):
+        try:
+            made = make(context._replace(protocol=protocol, only_read=True))
+        except RowsMissing:
+            continue
+        return made, [] if protocol == PROTOCOL else [
+            f"Measured by an earlier protocol ({PROTOCOLS[protocol]}; now: {PROTOCOLS[PROTOCOL]}): not to be compared "
+            "with rows of this one, which another --results folder makes."
+        ]
+    return make(context), []
 
 
 def study(
@@ -103,22 +143,29 @@ def study(
         InputError: A method is unknown, BYOL is not among them, or the tuning seed is one of the study's.
         ByoltError: A run could not be made; the rows of the others are kept.
     """
-    if "byol" not in methods:
-        raise InputError("--methods: byol is what the others are tested against; name it too")
     numbers = range(recipe.seed, recipe.seed + seeds)
     if recipe.study.tuning_seed in numbers:
         raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
-    text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)
     arms = {name: method_arm(recipe, name) for name in names}
-    tables = _tables(context, arms, recipe, "as set")
-    notes = []
-    if tune and recipe.study.tuning:
+    if "byol" not in arms:
+        raise InputError("--methods: byol is what the others are tested against; name it too")
+    tried = [arm for name in names for arm in tuning_arms(recipe, name)] if tune else []
+    check_study([*arms.values(), *tried], Path(results), jobs)
+    text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)
+    recipe = with_one_number_of_threads(recipe, context.on_log)
+    arms = {name: method_arm(recipe, name) for name in names}
+
+    def made(context: StudyContext) -> tuple[list[Table], list[str]]:
+        tables = _tables(context, arms, recipe, "as set")
+        if not (tune and recipe.study.tuning):
+            return tables, []
         chosen = {name: _chosen(context, recipe, name) for name in names}
-        tables += _tables(context, chosen, recipe, "tuned")
-        notes.append(_told_of_tuning(chosen, recipe))
-    return _metrics(recipe, text, context, recipe.name, "Methods on equal terms", tables, notes)
+        return tables + _tables(context, chosen, recipe, "tuned"), [_told_of_tuning(chosen, recipe)]
+
+    (tables, notes), said = _by_one_protocol(context, made)
+    return _metrics(recipe, text, context, recipe.name, "Methods on equal terms", tables, notes + said)
 
 
 def _tables(context: StudyContext, arms: Mapping[str, Arm], recipe: Recipe, how: str) -> list[Table]:
@@ -185,13 +232,20 @@ def ablate(
         InputError: No such ablation, or a recipe of another method.
     """
     arms = ablation_arms(recipe, name)
+    check_study(arms, Path(results), jobs)
     text, context = (
         recipe_text(recipe, source),
         _context(recipe, results, range(recipe.seed, recipe.seed + seeds), jobs, on_log),
     )
-    rows = context.rows(arms, "study")
-    table = Table(f"Ablation: {name}", LINEAR, tuple(rows.metrics(arm, "linear") for arm in arms))
-    notes = [*collapsed_in_words(table.arms), CAVEAT]
+    recipe = with_one_number_of_threads(recipe, context.on_log)
+    arms = ablation_arms(recipe, name)
+
+    def made(context: StudyContext) -> Table:
+        rows = context.rows(arms, "study")
+        return Table(f"Ablation: {name}", LINEAR, tuple(rows.metrics(arm, "linear") for arm in arms))
+
+    table, said = _by_one_protocol(context, made)
+    notes = [*collapsed_in_words(table.arms), CAVEAT, *said]
     title = f"BYOL taken apart: {name}"
     return _metrics(recipe, text, context, f"{recipe.name}-{name}", title, [table], notes)
 

@@ -4,6 +4,7 @@ No random state is kept: data order and views are functions of (seed, epoch, ind
 step and the verdict's memory are everything.
 """
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 
-from byolt_export.errors import ByoltError, InputError, first_line
+from byolt.run import command_to_go_on
+from byolt_export.errors import ByoltError, InputError
 from byolt_export.files import replacing
 
 FORMAT = 2
@@ -34,10 +36,14 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
                 os.fsync(file.fileno())  # A power cut leaves the old checkpoint or the new one.
             _keep_as(beside, folder / f"step-{state['step']:08d}.pt")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer.
-        before = f"the one before it is whole: make room and go on with --resume {folder.parent}"
+        cause = _of_the_system(error)
+        is_full = cause is None or cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        mend = "make room" if is_full else "see that the folder can be written"
+        before = f"the one before it is whole: {mend} and go on with {command_to_go_on(folder.parent)}"
         raise ByoltError(
-            f"checkpoint of step {state['step']} could not be written to {folder} ({_cause(error)}); "
-            f"{before if last.exists() else 'make room and give the command again'}"
+            f"checkpoint of step {state['step']} could not be written to {folder} "
+            f"({cause.strerror if cause else 'it was cut short'}); "
+            f"{before if last.exists() else f'{mend} and give the command again'}"
         ) from error
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
         old.unlink()
@@ -70,7 +76,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises half a dozen kinds for a damaged file.
         others = sorted(p.name for p in folder.glob("step-*.pt"))
         hint = f"; copy {others[-1]} over it" if others else ""
-        raise InputError(f"checkpoint {path} is damaged ({type(error).__name__}){hint}") from error
+        raise InputError(f"checkpoint {path} is damaged{hint}") from error
     if state.get("format") != FORMAT or state.keys() != KEYS:
         raise InputError(f"checkpoint {path} has format {state.get('format')}, this byolt reads format {FORMAT}")
     return state
@@ -94,5 +100,8 @@ def refuse_other_recipe(state: dict[str, Any], keys: dict[str, Any], images: str
         raise InputError(f"{folder} was learned with other settings and cannot go on with these: " + "; ".join(differ))
 
 
-def _cause(error: BaseException) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+def _of_the_system(error: BaseException | None) -> OSError | None:
+    """The system's fault below torch's, whose zip writer tells it in words of its own."""
+    while error is not None and not (isinstance(error, OSError) and error.strerror):
+        error = error.__cause__ or error.__context__
+    return error if isinstance(error, OSError) else None

@@ -1,7 +1,6 @@
 """``--dry-run`` and ``--profile``: a few real steps, nothing written, and what they say of the whole run."""
 
 import math
-import os
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -14,13 +13,20 @@ import torch
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
+from byolt.cores import usable_cores
 from byolt.data.sampler import Batch
+from byolt.device import peak_bytes
+from byolt.distributed.process_group import all_reduce_max
+from byolt.doctor.threads import told
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.loader import batch_stream
-from byolt.training.memory import largest_batch, peak_bytes, within_memory
+from byolt.training.memory import largest_batch, within_memory
 from byolt.training.prepare import Parts, prepare
 from byolt.training.rate_and_eta import duration
+from byolt.training.threads import step_speeds
+from byolt.working import working
+from byolt_export.errors import TrainingFault
 
 WARMUP_STEPS, STEPS = 4, 20
 _WAITING, _VIEWS = 0.10, 0.25  # Shares of a step above which another setting is worth a try.
@@ -58,6 +64,10 @@ class DryRun:
     """Estimate of the largest ``optim.batch_size`` that the memory here holds; None where there is none."""
     largest_because: str
     """What the estimate rests on, or why there is none."""
+    threads: dict[int, float]
+    """Images a second by the number of CPU threads, one and all; empty on a GPU."""
+    threads_taken: int
+    """As the recipe says, or torch."""
     advice: list[str]
     """Keys that would shorten a step; empty without ``--profile``."""
 
@@ -77,6 +87,8 @@ class DryRun:
             f"{self.largest_because}",
             f"whole run      {self.steps:,} steps, {duration(self.finish_s)} without evaluations",
         ]
+        if self.threads:
+            lines.append(f"threads        {told(self.threads, self.threads_taken)}")
         if len(self.stages) > 1:
             lines += [
                 f"at {s.view_size_px:>4} px     {s.images_per_s:,.0f} images/s, {s.epochs:,} epochs"
@@ -97,11 +109,13 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
 
     Raises:
         InputError: Images, model or batch size do not fit.
+        TrainingFault: A loss, or what a step left of the weights, is not finite.
         ByoltError: A step needs more memory than there is.
     """
     parts = prepare(recipe)
-    batch, because = largest_batch(parts)
-    with within_memory(parts, batch):
+    with working("taking a few steps at smaller batches"):
+        batch, because = largest_batch(parts)
+    with working("taking a few steps"), within_memory(parts, batch):
         stages = tuple(
             _measure_stage(parts, *stage, profiled=profiled, steps=steps, warmup_steps=warmup_steps)
             for stage in _stages(recipe)
@@ -123,6 +137,8 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
         stages,
         None if batch is None else max(batch, recipe.optim.batch_size),  # The recipe's own did run.
         because,
+        step_speeds(parts, parts.learner),
+        torch.get_num_threads(),
         advice(shares, parts) if profiled else [],
     )
 
@@ -158,16 +174,28 @@ def _measure_stage(
 
 
 def _take(stepper: Stepper, stream: Iterator[Batch], start: int, steps: int) -> float:
-    """Seconds that ``steps`` steps from ``start`` on took, the device's work included."""
+    """Seconds that ``steps`` steps from ``start`` on took, the device's work included.
+
+    Raises:
+        TrainingFault: A loss is not finite, or the weights are not after them.
+    """
     device = stepper.learner.device
+    finite = torch.ones((), dtype=torch.bool, device=device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started_s = time.monotonic()
     for step in range(start, start + steps):
-        stepper.step(step, next(stream))
+        finite &= torch.isfinite(stepper.step(step, next(stream)).loss)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.monotonic() - started_s
+    elapsed_s = time.monotonic() - started_s
+    loss, weights = all_reduce_max(not bool(finite), not stepper.learner.is_finite())
+    if loss or weights:
+        raise TrainingFault(
+            f"{'the loss is' if loss else 'the weights are'} not finite by step {start + steps}; lower optim.base_lr "
+            f"(now {stepper.recipe.optim.base_lr:g}) or lengthen schedule.warmup_epochs"
+        )
+    return elapsed_s
 
 
 def _shares(events: EventList, elapsed_s: float, device: torch.device) -> dict[str, float]:
@@ -199,10 +227,9 @@ def advice(shares: Mapping[str, float], parts: Parts) -> list[str]:
         parts: What was run.
     """
     recipe, store, on_gpu = parts.recipe, parts.store, parts.learner.device.type == "cuda"
-    machine, threads, said = recipe.machine, torch.get_num_threads(), []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    machine, threads, said, cores = recipe.machine, torch.get_num_threads(), [], usable_cores()
     if threads > cores:
-        said.append(f"{threads} threads share {cores} cores: machine.threads={cores}")
+        said.append(f"{threads} threads share {cores} cores: see the line of threads")
     if shares["data"] > _WAITING:
         decoded_gb = math.ceil(len(store) * store.size_px**2 * 3 / 1e9)
         once = f", or decode once with data.cache_budget_gb={decoded_gb}" if store.images is None else ""

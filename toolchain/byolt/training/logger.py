@@ -14,12 +14,13 @@ import torch
 
 from byolt.data.sampler import BatchSampler
 from byolt.distributed.process_group import all_reduce_max, broadcast_object, is_rank_zero
+from byolt.evaluation.features import NonFiniteFeatures
 from byolt.files import write_json
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt.training.checkpoint import save_checkpoint
-from byolt.training.online_eval import NonFiniteFeatures, OnlineEvaluator
+from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.rate_and_eta import Throughput, duration
 from byolt.training.step import Learner, gathered
 from byolt.training.tensorboard import EventWriter
@@ -198,6 +199,27 @@ class RunLogger:
             save_checkpoint(self.run.checkpoints, state, keep=self.recipe.machine.keep_checkpoints)
         self.saved_s = time.monotonic()
 
+    def finish(self, step: int, write_encoder: Callable[[], None]) -> None:
+        """Judge the last reading, write the encoder with BatchNorm statistics of the learning images, end the run.
+
+        ``evaluation/norm_statistics.json`` says how they were taken.
+
+        Raises:
+            TrainingFault: A feature is not finite; nothing is written.
+        """
+        finite = True
+        if self.writes:
+            try:
+                with self.evaluator.reestimated(self.learner) as done:
+                    self.evaluator.conclude(self.learner)
+                    write_encoder()
+                self.run.write_metrics("norm_statistics", done)
+                self.end("finished", step)
+            except NonFiniteFeatures:
+                finite = False
+        if not broadcast_object(finite):
+            raise self._not_finite("the encoder's features are", step)
+
     def end(self, state: str, step: int) -> None:
         """Write down that the run has ended and how; the same command again prints it."""
         if self.writes:
@@ -210,7 +232,8 @@ class RunLogger:
         if self.on_log is not None:
             where = (step, self.sampler.steps, metrics["epoch"], self.recipe.schedule.epochs)
             how = (pace.images_per_s, pace.data_wait, pace.seconds_left(step, evaluated=evaluated))
-            self.on_log(LogRecord(*where, *how, metrics, self.evaluator.metrics))
+            with suppress(BrokenPipeError):  # Who has read enough of what `print` shows does not end learning.
+                self.on_log(LogRecord(*where, *how, metrics, self.evaluator.metrics))
 
     def _say(self, text: str) -> None:
         if self.writes:

@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from byolt.data.known_splits import keep_run_images
 from byolt.distributed.process_group import (
     all_reduce_max,
     barrier,
@@ -22,11 +23,13 @@ from byolt.distributed.process_group import (
 )
 from byolt.evaluation.finetune import Classifier, save_classifier
 from byolt.files import read_json, write_json
+from byolt.locks import sole_writer
 from byolt.networks.encoders import load_snippet, save_weights
+from byolt.preflight import check_run_folder, refuse_unwritable
 from byolt.recipe.identity import result_keys
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
-from byolt.run import Run, create_run, open_run, run_of
+from byolt.run import Run, command_to_go_on, create_run, open_run, run_of
 from byolt.training.checkpoint import load_checkpoint, refuse_other_recipe, save_checkpoint
 from byolt.training.loader import batch_stream
 from byolt.training.logger import OnLog, RunLogger, checkpoint_state
@@ -34,6 +37,8 @@ from byolt.training.memory import batch_bound, within_memory
 from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.prepare import Parts, prepare
 from byolt.training.signals import StopSignals
+from byolt.training.threads import fix_threads, with_threads
+from byolt.training.workers import worker_faults
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"
@@ -59,23 +64,57 @@ def pretrain(
         source: The file that the recipe was read from: the run keeps a copy. Left out, it keeps the recipe in full.
 
     Raises:
-        InputError: The recipe, the images or the run to resume do not fit.
+        InputError: The recipe, the images or the run to resume do not fit, or another process learns that run now.
         TrainingFault: The representation collapsed, or the loss is not finite.
         Stopped: A signal came; the checkpoint of that step is written.
     """
     text = recipe_text(recipe, source)
     named = None if resume is None or str(resume) == "auto" else open_run(resume)
+    keys = result_keys(recipe)
+    if named is None:
+        check_run_folder(recipe)
+    with ExitStack() as held:
+        if named is not None and named.result is None:
+            _hold(named, held)
+            _check_resumed(named, keys)
+        return _learned(recipe, text, named, keys, auto=resume is not None, on_log=on_log, held=held)
+
+
+def _hold(run: Run, held: ExitStack) -> None:
+    """Take the run's lock, for all processes of the run, until ``held`` is left."""
+    if is_rank_zero():
+        held.enter_context(sole_writer(run.path, "learned"))
+
+
+def _learned(
+    recipe: Recipe,
+    text: str,
+    named: Run | None,
+    keys: dict[str, Any],
+    *,
+    auto: bool,
+    on_log: OnLog | None,
+    held: ExitStack,
+) -> Run:
     parts = prepare(recipe)
-    identity: dict[str, Any] = {"result_keys": result_keys(recipe), "images": parts.store.fingerprint}
+    identity: dict[str, Any] = {"result_keys": keys, "images": parts.store.fingerprint}
     with local_rank_zero_first():
         evaluator = OnlineEvaluator(recipe, parts.splits, parts.store)
     run = named or run_of(recipe, parts.store.fingerprint)
     result, exists = run.result, run.path.exists()
     barrier()  # No process has changed the run's folder before each has looked.
-    if named or (result is None and exists and (resume is not None or was_restarted())):
+    goes_on = bool(named or (result is None and exists and (auto or was_restarted())))
+    threads = fix_threads(parts, run if goes_on else None) if result is None else 0
+    if goes_on:
+        if named is None:
+            _hold(run, held)
         parts = _go_on(run, parts, evaluator, identity)
     elif result is None and is_rank_zero():
-        with create_run(recipe, parts.store.fingerprint, text) as made:
+        written = with_threads(recipe, threads) if recipe.machine.threads == "auto" else recipe
+        known = threads if parts.learner.device.type == "cpu" else None
+        with create_run(written, parts.store.fingerprint, text, threads=known) as made:
+            _hold(made, held)
+            keep_run_images(made, parts.splits, parts.store.digests)
             evaluator.write_grid(made.path / "plots" / "views.png")
             save_checkpoint(made.checkpoints, checkpoint_state(identity, parts.learner, evaluator, step=0), keep=1)
     if result is None:
@@ -86,6 +125,18 @@ def pretrain(
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
     destroy_distributed()
     return run
+
+
+def _check_resumed(run: Run, keys: dict[str, Any]) -> None:
+    """What is known of a run to go on with before its images are opened.
+
+    Raises:
+        InputError: There is no checkpoint, or it is of another recipe.
+        ByoltError: Its folder cannot be written.
+    """
+    state = load_checkpoint(run.checkpoints)
+    refuse_other_recipe(state, keys, state["images"], run.path)
+    refuse_unwritable(run.path, f"copy {run.path} to it, and --resume the copy")
 
 
 def _go_on(run: Run, parts: Parts, evaluator: OnlineEvaluator, identity: dict[str, Any]) -> Parts:
@@ -105,6 +156,8 @@ def _go_on(run: Run, parts: Parts, evaluator: OnlineEvaluator, identity: dict[st
     barrier()  # Each has read before the first one writes.
     if is_rank_zero():
         run.forget_after(state["step"])
+        if not run.images_file.exists():  # Of an older byolt; the images were just found to be the run's.
+            keep_run_images(run, parts.splits, parts.store.digests)
     return replace(parts, sampler=replace(parts.sampler, start_step=state["step"]))
 
 
@@ -123,7 +176,7 @@ def learn(parts: Parts, logger: RunLogger) -> None:
     """The loop: views, step, and at their times the log, the evaluation and the checkpoint."""
     sampler, learner, step = parts.sampler, parts.learner, parts.sampler.start_step
     most = batch_bound(parts)
-    with StopSignals() as signals, logger:
+    with StopSignals() as signals, logger, worker_faults():
         end_if_collapsed(logger, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
         for batch in batch_stream(sampler, parts.store, parts.recipe, learner.device):
@@ -144,15 +197,14 @@ def learn(parts: Parts, logger: RunLogger) -> None:
             if evaluation_is_due:
                 end_if_collapsed(logger, step)
             if received:
+                barrier()  # torchrun ends all of them when one has ended; the first may still write.
                 raise Stopped(
                     f"stopped by {signal.Signals(received).name} after step {step} of {sampler.steps}; the checkpoint "
-                    f"is written, go on with --resume {logger.run.path}",
+                    f"is written, go on with {command_to_go_on(logger.run.path)}",
                     signal.Signals(received),
                 )
             waiting_s = time.monotonic()
-        if is_rank_zero():
-            write_encoder(logger.run, parts)
-        logger.end("finished", step)
+        logger.finish(step, lambda: write_encoder(logger.run, parts))
 
 
 def end_if_collapsed(logger: RunLogger, step: int) -> None:

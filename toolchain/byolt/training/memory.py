@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from byolt.device import kib_of, peak_bytes
 from byolt.distributed.collectives import world_size
 from byolt.library_errors import is_memory_fault
-from byolt.run import Run
+from byolt.run import Run, command_to_go_on
 from byolt.training.allocator import give_back_freed_memory
 from byolt.training.loader import view_stream
 from byolt.training.prepare import Parts
@@ -123,7 +124,12 @@ def _ways_out(parts: Parts, at_most: int | None, run: Run | None) -> str:
     if not recipe.machine.recompute:
         ways.append("set machine.recompute=true (the same result in about a third more time)")
     where = f"optim.batch_size {batch} with views of {recipe.view_size_px} px on {parts.learner.device}"
-    kept = f"; the last checkpoint in {run.path} is whole, and --resume takes machine keys alone" if run else ""
+    kept = (
+        f"; the last checkpoint in {run.path} is whole, and goes on, other machine keys alone allowed, with "
+        f"{command_to_go_on(run.path)}"
+        if run
+        else ""
+    )
     return f"out of memory in a step at {where}: {', or '.join(ways)}{kept}"
 
 
@@ -178,22 +184,9 @@ def memory_bytes(device: torch.device) -> int:
         # What torch has reserved is not free to the driver, but is to torch.
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     limits = [int(text) for file in map(Path, _LIMITS) if file.exists() and (text := file.read_text().strip()) != "max"]
-    return min([in_use_bytes(device) + _kib("/proc/meminfo", "MemAvailable") * 1024, *limits])
+    return min([in_use_bytes(device) + kib_of("/proc/meminfo", "MemAvailable") * 1024, *limits])
 
 
 def in_use_bytes(device: torch.device) -> int:
     """Allocated now on a GPU, resident now on a CPU."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _kib("/proc/self/status", "VmRSS") * 1024
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most that was in use since the peak began anew."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _kib("/proc/self/status", "VmHWM") * 1024
-
-
-def _kib(file: str, name: str) -> int:
-    """A number of kB, which are KiB, from a file of ``Name:  number kB``; 0 where the system has no such file."""
-    lines = Path(file).read_text().splitlines() if Path(file).exists() else []
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else kib_of("/proc/self/status", "VmRSS") * 1024

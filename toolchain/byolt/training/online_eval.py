@@ -1,19 +1,29 @@
 """Online evaluation: what is measured of a step at each log line, and of the encoder at each evaluation."""
 
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from byolt.data import ImageStore, Splits, store_of
 from byolt.data.subsets import spread, stratified_subset
+from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.collapse import CollapseMonitor, alignment, rankme, uniformity, z_std_ratio
 from byolt.evaluation.dynamics import dynamics, spectrum
-from byolt.evaluation.features import Subset, embed
+from byolt.evaluation.features import Images, Subset, embed
 from byolt.evaluation.knn import knn_predict
+from byolt.evaluation.norm_statistics import reestimated
+from byolt.evaluation.statistics import difference_on_test_set
 from byolt.methods.base import Method, Outcome
+from byolt.networks.encoders import untrained_encoder
 from byolt.recipe.schema import Recipe
 from byolt.training.step import Learner
 
@@ -21,9 +31,7 @@ from byolt.training.step import Learner
 GALLERY_IMAGES = 10_000
 QUERY_IMAGES = 1_000
 
-
-class NonFiniteFeatures(Exception):
-    """The encoder gives NaN or infinity for an image."""
+Encoding = Callable[[Images], torch.Tensor]
 
 
 class OnlineEvaluator:
@@ -34,7 +42,8 @@ class OnlineEvaluator:
         self.recipe, self.store = recipe, store
         self.monitor = CollapseMonitor(warmup_epochs=recipe.schedule.warmup_epochs)
         self.metrics: dict[str, Any] = {}
-        self.probe = _Squares(store, spread(len(store), recipe.evaluation.probe_images), recipe.data.image_size_px)
+        self.learned = Squares(store, recipe.data.image_size_px)
+        self.probe = Subset(self.learned, spread(len(store), recipe.evaluation.probe_images))
         self.gallery: Subset | None = None
         if splits.train is not None:
             self._split_labelled(splits, recipe)
@@ -77,40 +86,86 @@ class OnlineEvaluator:
             **dynamics(outcome, method),
         }
 
+    @contextmanager
+    def reestimated(self, learner: Learner) -> Iterator[dict[str, Any]]:
+        """The encoder with BatchNorm statistics of the learning images; what learning goes on with is as it was after.
+
+        Gives what ``norm_statistics.reestimate`` says of it.
+        """
+        data, encoder = self.recipe.data, learner.method.eval_encoder
+        how: dict[str, Any] = {"mean": data.mean, "std": data.std, "seed": self.recipe.seed, "device": learner.device}
+        with reestimated(encoder, self.learned, **how) as done:
+            yield done
+
     def evaluate(self, learner: Learner, outcome: Outcome, epoch: int) -> dict[str, Any]:
         """RankMe on the probe set, kNN on queries of the validation split where there is a gallery, and the verdict.
 
         Raises:
             NonFiniteFeatures: Nothing can be measured, and the metrics of the look before stay.
         """
-        data, knn = self.recipe.data, self.recipe.evaluation
-
-        def features(images: Any) -> torch.Tensor:
-            embedded = embed(learner.method.eval_encoder, images, mean=data.mean, std=data.std, device=learner.device)
-            if not bool(torch.isfinite(embedded).all()):
-                raise NonFiniteFeatures
-            return embedded
-
         metrics = self.step_metrics(outcome, learner.method)
         both = torch.cat(outcome.z).cpu()
         metrics["spectrum"] = [float(f"{value:.3g}") for value in spectrum(both).tolist()]
-        probe = features(self.probe)
-        metrics["rankme"] = round(rankme(probe), 2)
-        metrics["features"] = probe.shape[1]
-        if self.gallery is not None:
-            predicted = knn_predict(
-                features(self.gallery),
-                self.gallery_labels,
-                features(self.queries),
-                classes=self.classes,
-                k=min(knn.knn_k, len(self.gallery)),
-                temperature=knn.knn_temperature,
-            )
-            metrics["knn"] = round(float((predicted == self.query_labels).mean()), 4)
-        verdict = self.monitor.update(epoch, metrics["z_std_ratio"], metrics["rankme"], *probe.shape)
-        metrics["verdict"] = verdict.state
+        with self.reestimated(learner):
+            encode = self._encoding(learner.method.eval_encoder, learner.device)
+            probe = encode(self.probe)
+            metrics["rankme"] = round(rankme(probe), 2)
+            metrics["features"] = probe.shape[1]
+            if self.gallery is not None:
+                metrics["knn"] = round(float(self._right(encode).mean()), 4)
+        metrics["verdict"] = self.monitor.update(epoch, *self._reading(metrics)).state
         self.metrics = metrics
         return metrics
+
+    def conclude(self, learner: Learner) -> dict[str, Any]:
+        """Of a run's end: the last reading judged, and the encoder beside what no learning gives, on the same images.
+
+        What it writes into the metrics of the last evaluation, JSON-able: ``verdict``, and ``beside``, see
+        ``outcome.sentence_of``.
+
+        Raises:
+            NonFiniteFeatures: The encoder gives NaN or infinity for an image.
+        """
+        self.monitor.judge_last(*self._reading(self.metrics))
+        untrained = untrained_encoder(self.recipe).to(learner.device)
+        encodings = {"untrained": self._encoding(untrained, learner.device), "pixels": pixel_features}
+        encodings["colours"] = colour_features
+        encode = self._encoding(learner.method.eval_encoder, learner.device)
+        beside: dict[str, Any] = {"rankme": {"untrained": round(rankme(encodings["untrained"](self.probe)), 2)}}
+        beside["rankme"]["encoder"] = self.metrics["rankme"]
+        if self.gallery is not None:
+            right = {name: self._right(encoding) for name, encoding in ({"encoder": encode} | encodings).items()}
+            beside["images"] = len(self.query_labels)
+            beside["knn"] = {name: round(float(answers.mean()), 4) for name, answers in right.items()}
+            beside["against"] = {
+                name: difference_on_test_set(right["encoder"], right[name])._asdict() for name in encodings
+            }
+        self.metrics |= {"verdict": self.monitor.verdict.state, "beside": beside}
+        return self.metrics
+
+    def _reading(self, metrics: dict[str, Any]) -> tuple[float, float, int, int, float]:
+        """What ``CollapseMonitor`` judges of the metrics of an evaluation."""
+        images, features = len(self.probe), metrics["features"]
+        return metrics["z_std_ratio"], metrics["rankme"], images, features, metrics.get("projection_rank", math.inf)
+
+    def _encoding(self, encoder: nn.Module, device: torch.device) -> Encoding:
+        """The features of images by an encoder that lies on ``device``."""
+        return partial(embed, encoder, mean=self.recipe.data.mean, std=self.recipe.data.std, device=device)
+
+    def _right(self, encode: Encoding) -> npt.NDArray[np.bool_]:
+        """Which queries the gallery's nearest neighbours answer right."""
+        assert self.gallery is not None
+        knn = self.recipe.evaluation
+        predicted = knn_predict(
+            encode(self.gallery),
+            self.gallery_labels,
+            encode(self.queries),
+            classes=self.classes,
+            k=min(knn.knn_k, len(self.gallery)),
+            temperature=knn.knn_temperature,
+        )
+        right: npt.NDArray[np.bool_] = predicted == self.query_labels
+        return right
 
     def write_grid(self, path: Path) -> None:
         """A picture of sample images and their views, for the eye at the start of a run."""
@@ -119,18 +174,18 @@ class OnlineEvaluator:
         write_view_grid(path, self.store, self.recipe)
 
 
-class _Squares:
+class Squares:
     """Images of the store at the size that evaluation and the device see."""
 
-    def __init__(self, store: ImageStore, indices: np.ndarray, size_px: int) -> None:
-        self.store, self.indices, self.size_px = store, indices, size_px
+    def __init__(self, store: ImageStore, size_px: int) -> None:
+        self.store, self.size_px = store, size_px
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.store)
 
     def batch(self, indices: np.ndarray, /) -> np.ndarray:
         """Images (B, S, S, 3) at ``indices``."""
-        images = self.store.batch(self.indices[indices])
+        images = self.store.batch(indices)
         if images.shape[1] == self.size_px:
             return images
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)

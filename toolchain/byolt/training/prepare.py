@@ -9,10 +9,15 @@ from byolt.data.sampler import BatchSampler, LabelledImages
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
 from byolt.distributed.process_group import init_distributed, local_rank_zero_first
+from byolt.doctor.threads import default_threads
+from byolt.methods.mean_teacher import refuse_unlabelled
+from byolt.preflight import check_recipe
 from byolt.recipe.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.cuda_graph import Stepper, captures
-from byolt.training.step import Learner
+from byolt.training.loader import is_resident
+from byolt.training.step import Learner, refuse_uneven_norms
+from byolt.training.workers import refuse_little_shared_memory
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,21 @@ def prepare(recipe: Recipe) -> Parts:
 
     Raises:
         InputError: Images, model or batch size do not fit; one sentence says where and what.
+        ByoltError: The machine has too little shared memory for the recipe's workers.
     """
+    check_recipe(recipe)
     init_distributed(recipe.machine.device)
     configure_torch(recipe)
+    device = pick_device(recipe.machine.device)
+    if device.type == "cpu":  # Before anything is decoded; on a GPU the decoded set may need no worker.
+        refuse_little_shared_memory(recipe)
     data, optim = recipe.data, recipe.optim
     with local_rank_zero_first():
         splits = open_splits(data, recipe.seed)
+        _check_images(splits, recipe)
         store = store_of(splits.learn, data, data.learn_size_px)
+    if device.type == "cuda" and not is_resident(store, recipe, device):
+        refuse_little_shared_memory(recipe)
     sampler = BatchSampler(
         len(store),
         optim.batch_size,
@@ -48,7 +61,6 @@ def prepare(recipe: Recipe) -> Parts:
         parts=optim.accumulate,
         order=store.order,
     )
-    device = pick_device(recipe.machine.device)
     captured = captures(recipe, device)
     learner = Learner(
         recipe,
@@ -59,6 +71,19 @@ def prepare(recipe: Recipe) -> Parts:
         device_rates=captured,
     )
     return Parts(recipe, splits, store, sampler, learner, Stepper(learner, recipe, captured=captured))
+
+
+def _check_images(splits: Splits, recipe: Recipe) -> None:
+    """What follows from the number of images and classes, before one is decoded; what cannot be read comes off it.
+
+    Raises:
+        InputError: Fewer images than a batch, shares of it that are not equal, or no labels that the method needs.
+    """
+    optim = recipe.optim
+    BatchSampler(len(splits.learn), optim.batch_size, recipe.schedule.epochs, recipe.seed, parts=optim.accumulate)
+    refuse_uneven_norms(recipe.method)
+    if recipe.method.share_of_labels is not None:
+        refuse_unlabelled(len(splits.learn.classes))
 
 
 def labelled_part(store: ImageStore, recipe: Recipe) -> LabelledImages | None:
@@ -74,7 +99,7 @@ def configure_torch(recipe: Recipe) -> None:
     """Threads, arithmetic and memory of the process, by the recipe."""
     if pick_device(recipe.machine.device).type == "cpu":
         keep_freed_memory()
-    if recipe.machine.threads is not None:
-        torch.set_num_threads(recipe.machine.threads)
+    threads = recipe.machine.threads
+    torch.set_num_threads(threads if isinstance(threads, int) else default_threads())
     torch.use_deterministic_algorithms(recipe.machine.deterministic)
     torch.backends.cudnn.benchmark = not recipe.machine.deterministic

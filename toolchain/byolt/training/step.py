@@ -166,9 +166,18 @@ def gathered(outcome: Outcome) -> Outcome:
 
 def _share(method: Method, settings: MethodSettings, device: torch.device) -> None:
     """Make a method that is one of several processes': statistics over the global batch, or over its parts."""
+    refuse_uneven_norms(settings)
     if settings.norm_parts is None:
         synchronise_norms(method, device)
-    elif settings.norm_parts % world_size():
+
+
+def refuse_uneven_norms(settings: MethodSettings) -> None:
+    """Refuse parts of a batch that are no multiple of the processes.
+
+    Raises:
+        InputError: They are not.
+    """
+    if settings.norm_parts is not None and settings.norm_parts % world_size():
         raise InputError(
             f"method.norm_groups {settings.norm_parts} must be a multiple of the {world_size()} processes: each "
             "normalises as many parts of a batch"

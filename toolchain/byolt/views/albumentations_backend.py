@@ -119,12 +119,13 @@ def _extra(item: "ExtraTransform", size_px: int) -> albumentations.BasicTransfor
         except (TypeError, ValueError, UserWarning) as error:
             # Of pydantic's report on several lines, the first fault: its key, and what is wrong.
             lines = [line.strip().split(" [type=")[0] for line in str(error).splitlines()]
-            reason = ": ".join(lines[1:3]) if len(lines) > 2 else lines[0]
+            reason = (": ".join(lines[1:3]) if len(lines) > 2 else lines[0]).replace("Input should", "should")
+            reason = reason.replace("Value error, ", "")
             raise InputError(f"views.extra: {item.name} does not take {item.args}: {reason}") from error
         try:
             made = transform(image=image, force_apply=True)["image"]
         except (cv2.error, KeyError, TypeError, ValueError, NotImplementedError) as error:
-            raise InputError(f"views.extra: {item.name} does not work on an image alone: {error}") from error
+            raise InputError(f"views.extra: {item.name} does not work on an image alone; leave it out") from error
     if made.shape != image.shape or made.dtype != image.dtype:
         raise InputError(
             f"views.extra: {item.name} makes {made.dtype} {made.shape} of a uint8 {image.shape} view; "

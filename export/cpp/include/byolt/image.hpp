@@ -17,7 +17,7 @@ struct Image {
   const std::uint8_t* pixels = nullptr;
   std::size_t width = 0;         ///< pixels
   std::size_t height = 0;        ///< pixels
-  std::size_t stride_bytes = 0;  ///< from one row to the next; 0: rows without a gap
+  std::size_t stride_bytes = 0;  ///< from one row to the next below it; 0: rows without a gap
   Format format = Format::rgb;
   const std::uint8_t* chroma = nullptr;  ///< NV12's second plane, of the same stride; null: right after the first
 };

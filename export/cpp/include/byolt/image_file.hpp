@@ -13,7 +13,7 @@ namespace byolt {
 /// of a camera; link `byolt::files`. Transparency is left out.
 class ImageFile {
  public:
-  /// @throws Error(input) the file is missing, no image, or larger than 100 megapixels
+  /// @throws Error(input) the file is missing, no plain file, no image, or larger than 100 megapixels
   explicit ImageFile(const std::string& path);
 
   /// A view of the pixels, which this object owns.

@@ -253,9 +253,13 @@ class Builder final : public nvinfer1::IBuilder {
   }
 
   nvinfer1::INetworkDefinition* createNetworkV2(nvinfer1::NetworkDefinitionCreationFlags flags) noexcept override {
+#if NV_TENSORRT_MAJOR >= 11
+    if (flags != 0) fake::break_rule("a flag that TensorRT 11 has no more");
+#else
     if (flags != 1U << static_cast<unsigned>(nvinfer1::NetworkDefinitionCreationFlag::kSTRONGLY_TYPED)) {
       fake::break_rule("a network that is not strongly typed");
     }
+#endif
     if (fake::fails(Call::createNetworkV2)) return refuse("createNetworkV2");
     return new Network(token_);
   }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Discriminator, Tag
 
 from byolt.recipe.method_settings.base import MethodSettings
+from byolt_export.wording import shown
 
 
 def _settings_of(name: str) -> type[MethodSettings]:
@@ -33,7 +34,7 @@ METHODS: dict[str, type[MethodSettings]] = {
 def _name_of(method: Any) -> str:
     """Which method a mapping or a section is of; BYOL where it does not say."""
     name = method.get("name", "byol") if isinstance(method, dict) else getattr(method, "name", "byol")
-    return str(name)
+    return name if isinstance(name, str) else shown(name)
 
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
 """Settings of BYOL."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import model_validator
 
 from byolt.recipe.method_settings.base import MovingTarget, PredictorRate
+from byolt.recipe.section import NotNegative, Temperature
 
 
 class ByolMethod(MovingTarget):
@@ -19,13 +20,13 @@ class ByolMethod(MovingTarget):
     """`linear` is one layer; `none` leaves it out, and with `target: ema` is Mean Teacher without labels."""
     stop_gradient: bool = True
     """False lets the gradient into the target too (target: copy alone)."""
-    predictor_lr_multiplier: Annotated[float, Field(ge=0)] = 1.0
+    predictor_lr_multiplier: NotNegative = 1.0
     """Learning rate of the predictor over that of the rest (Table 21)."""
     normalisation: Literal["l2", "layer", "batch", "none"] = "l2"
     """What prediction and target go through before they are compared (Table 20)."""
-    beta: Annotated[float, Field(ge=0)] = 0.0
+    beta: NotNegative = 0.0
     """Weight of the negatives, the other images of the batch; 0 is BYOL, 1 without predictor near SimCLR (Table 5b)."""
-    temperature: PositiveFloat = 0.1
+    temperature: Temperature = 0.1
     """Of the negatives (beta above 0)."""
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from byolt.recipe.method_settings.base import MethodSettings, TargetDecay
-from byolt.recipe.section import Share
+from byolt.recipe.section import NotNegative, Share
 
 
 class MeanTeacherMethod(MethodSettings):
@@ -19,7 +19,7 @@ class MeanTeacherMethod(MethodSettings):
     """Share of the labels that is used, stratified by class; a function of the seed."""
     batch_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of each batch that is labelled."""
-    consistency: Annotated[float, Field(ge=0)] = 100.0
+    consistency: NotNegative = 100.0
     """Weight of the consistency loss after its ramp-up; 0 leaves supervised learning alone."""
     rampup_share: Share = 0.2
     """Share of the run over which that weight rises."""

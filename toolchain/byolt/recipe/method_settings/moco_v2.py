@@ -2,10 +2,8 @@
 
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
-
 from byolt.recipe.method_settings.base import MethodSettings, TargetDecay
-from byolt.recipe.section import Share
+from byolt.recipe.section import Count, Share, Temperature
 
 
 class MocoV2Method(MethodSettings):
@@ -15,11 +13,11 @@ class MocoV2Method(MethodSettings):
     """Contrastive learning against a queue of keys."""
     tau: Share = 0.999
     """Decay of the key network, constant; the papers' m."""
-    temperature: PositiveFloat = 0.2
+    temperature: Temperature = 0.2
     """Cosines are divided by it."""
-    queue_size: PositiveInt = 65536
+    queue_size: Count = 65536
     """Keys that are kept as negatives; at least those of one batch."""
-    norm_groups: PositiveInt = 8
+    norm_groups: Count = 8
     """Parts of a batch with BatchNorm statistics of their own, as on as many devices."""
     shuffle: bool = True
     """Spread a query's part over all parts of the keys, so that BatchNorm's statistics do not give the answer away."""

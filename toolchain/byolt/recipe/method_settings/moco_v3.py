@@ -2,10 +2,8 @@
 
 from typing import Literal
 
-from pydantic import PositiveFloat
-
 from byolt.recipe.method_settings.base import MovingTarget
-from byolt.recipe.section import Share
+from byolt.recipe.section import Share, Temperature
 
 
 class MocoV3Method(MovingTarget):
@@ -15,5 +13,5 @@ class MocoV3Method(MovingTarget):
     """Contrastive learning within the batch against a moving average."""
     tau_base: Share = 0.99
     """Target decay at the first step; 0.996 for 1000 epochs."""
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     """Cosines are divided by it; 1.0 for ResNet-50, 0.2 for ViT."""

@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from pydantic import PositiveFloat
-
 from byolt.recipe.method_settings.base import MethodSettings
+from byolt.recipe.section import Temperature
 
 
 class SimClrMethod(MethodSettings):
@@ -12,5 +11,5 @@ class SimClrMethod(MethodSettings):
 
     name: Literal["simclr"]
     """Contrastive learning within the batch."""
-    temperature: PositiveFloat = 0.1
+    temperature: Temperature = 0.1
     """Cosines are divided by it; 0.1 for ImageNet, 0.5 for CIFAR-10 (appendix B.9)."""

@@ -22,7 +22,7 @@ enum class OptProfileSelector : std::int32_t { kMIN = 0, kOPT = 1, kMAX = 2 };
 enum class ExecutionContextAllocationStrategy : std::int32_t { kSTATIC = 0, kON_PROFILE_CHANGE = 1, kUSER_MANAGED = 2 };
 enum class MemoryPoolType : std::int32_t { kWORKSPACE = 0 };
 #if FAKE_TENSORRT_MAJOR >= 11
-enum class NetworkDefinitionCreationFlag : std::int32_t { kSTRONGLY_TYPED = 0 };
+enum class NetworkDefinitionCreationFlag : std::int32_t { kSTRONGLY_TYPED [[deprecated]] = 0 };
 enum class BuilderFlag : std::int32_t { kTF32 = 3 };
 #else
 enum class NetworkDefinitionCreationFlag : std::int32_t { kEXPLICIT_BATCH = 0, kSTRONGLY_TYPED = 1 };
