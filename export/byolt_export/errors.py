@@ -6,7 +6,7 @@ ByoltError            exit 1   a machine fault: disk, memory
 |-- TrainingFault     exit 3   collapse, or a loss that is not finite
 |-- ParityFault       exit 4   an export that does not compute what the model computes
 |-- MissingPart       exit 5   an optional part is not installed; the message holds the install line
-`-- Stopped           exit 130 or 143   Ctrl-C or SIGTERM, after the checkpoint was written
+`-- Stopped           exit 130, 143, 129   Ctrl-C, SIGTERM or SIGHUP, after the checkpoint was written
 """
 
 from pathlib import Path

@@ -178,4 +178,5 @@ def test_more_processes_than_a_batch_goes_to_are_one_sentence(tmp_path: Path) ->
     done = torchrun(2, "byolt", "pretrain", "tiny.yaml", cwd=tmp_path)
     told = "optim.batch_size 15 in 1 parts (optim.accumulate) does not go to 2 processes in equal shares"
     assert done.stderr.count(told) == 1
+    assert f"rank 0: {told}" in done.stderr  # All of them met it.
     assert "exitcode  : 2" in done.stderr

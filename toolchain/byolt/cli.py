@@ -5,6 +5,7 @@ The commands parse, call one function and print; heavy imports come inside the c
 
 import os
 import sys
+import time
 from typing import NoReturn
 
 import click
@@ -15,7 +16,11 @@ from byolt.commands.delivering import bench, build_engine, export, verify
 from byolt.commands.inspecting import data, doctor, recipe
 from byolt.commands.learning import embed, evaluate, finetune, pretrain, report
 from byolt.console.status import show_logs
-from byolt.library_errors import as_ours
+from byolt.console.streams import flush_streams, keep_streams
+from byolt.launch import signed, speaks, under_torchrun
+from byolt.library_errors import LostProcess, as_ours
+
+_AFTER_LOSS_S = 3.0  # torchrun reports the first process that ends, which is to be the one that met the fault.
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,24 +41,36 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; a fault of the user or the machine is one sentence and an exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    keep_streams()
     show_logs()
+    exit_code = _exit_code(sys.argv[1:] if arguments is None else arguments)
+    lost = flush_streams()
+    if lost is not None:
+        click.echo(lost.words, err=True)
+        exit_code = exit_code or lost.exit_code
+    sys.exit(exit_code)
+
+
+def _exit_code(arguments: list[str]) -> int:
     try:
         cli.main(arguments, prog_name="byolt", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        if speaks():
+            error.show()
+        return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(130)
+        if speaks():
+            click.echo("stopped", err=True)
+        return 130
     except Exception as error:
-        fault = as_ours(error)
+        fault, lost = as_ours(error), isinstance(as_ours(error), LostProcess)
         if fault is None or "--debug" in arguments:
             raise
-        if os.environ.get("RANK", "0") == "0":  # All of torchrun's processes meet it, one tells it.
-            click.echo(str(fault), err=True)
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # An orderly end would wait for peers that may never come.
-            sys.stderr.flush()
+        if speaks(at_once=lost):
+            click.echo(signed(str(fault)), err=True)
+        if under_torchrun():  # An orderly end would wait for peers that may never come.
+            flush_streams()
+            time.sleep(_AFTER_LOSS_S * lost)
             os._exit(fault.exit_code)
-        sys.exit(fault.exit_code)
-    sys.exit(0)
+        return fault.exit_code
+    return 0

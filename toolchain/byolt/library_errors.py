@@ -19,10 +19,20 @@ _OUT_OF_MEMORY = (
     *("could not create a primitive", "could not execute a primitive"),  # oneDNN's code and scratch found no place.
     *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
 )
+# gloo's, NCCL's and the store's, where a process at the other end has gone; and what they raise for all else.
+_PEER_GONE = (
+    *("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+    *("ncclRemoteError", "remote process exited"),
+)
+_EXCHANGE = ("DistBackendError", "DistNetworkError", "DistStoreError")
 _MEMORY = (
     "lower finetune.batch_size, data.cache_budget_gb, machine.resident_gb or machine.workers, or take a smaller model "
     "or a machine with more"
 )
+
+
+class LostProcess(ByoltError):
+    """Another process of the run has ended; what ended it is its own to tell."""
 
 
 def as_ours(error: Exception) -> ByoltError | None:
@@ -34,6 +44,14 @@ def as_ours(error: Exception) -> ByoltError | None:
     if is_memory_fault(error):
         where = "the GPU" if "CUDA" in str(error) else "this machine"
         return ByoltError(f"{where} has too little memory ({_first_line(error)}); {_MEMORY}")
+    is_exchange = type(error).__name__ in _EXCHANGE
+    if (is_exchange or type(error) is RuntimeError) and any(words in str(error) for words in _PEER_GONE):
+        return LostProcess(
+            "another process of the run ended without a word, killed by the system if memory ran out; the last "
+            "checkpoint is whole, go on with --resume"
+        )
+    if is_exchange:
+        return ByoltError(f"the processes of the run cannot exchange data: {_first_line(error)}")
     if isinstance(error, OSError):
         return ByoltError(f"{error.filename or 'this machine'}: {error.strerror or error}")
     return None

@@ -1,5 +1,6 @@
 """The processes of a run: one alone, or those that torchrun started, each with its part of every batch."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +13,18 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from byolt.distributed.collectives import rank, world_size
+from byolt.launch import launch, other_launcher, under_torchrun
 from byolt_export.errors import InputError
 
 T = TypeVar("T")
 
 # One process decodes or evaluates while the others wait; torchrun ends them all where one dies.
 _PATIENCE = timedelta(days=7)
+_log = logging.getLogger("byolt")
 
 
 def init_distributed(device: str) -> None:
-    """Join the process group of torchrun's job; does nothing in a process alone, or the second time.
+    """Join the process group of torchrun's job; does nothing the second time, and alone but says so to a launcher.
 
     Gradients and statistics go over NCCL between GPUs, all else over gloo.
 
@@ -29,9 +32,13 @@ def init_distributed(device: str) -> None:
         device: The recipe's ``machine.device``; ``auto`` is one GPU per process where there are any.
 
     Raises:
-        InputError: More processes on this machine than GPUs.
+        InputError: More processes on this machine than GPUs, or a launcher's variables that do not go together.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
+        return
+    if not under_torchrun():
+        if told := other_launcher():
+            _log.info(told)
         return
     backend = "gloo"
     if device != "cpu" and torch.cuda.is_available():
@@ -56,12 +63,12 @@ def destroy_distributed() -> None:
 
 def local_rank() -> int:
     """Number of this process on its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return launch().local_rank
 
 
 def is_rank_zero() -> bool:
     """Whether this process writes and prints for all; known before the process group exists."""
-    return int(os.environ.get("RANK", "0")) == 0 if "TORCHELASTIC_RUN_ID" in os.environ else rank() == 0
+    return launch().rank == 0 if under_torchrun() else rank() == 0
 
 
 def was_restarted() -> bool:

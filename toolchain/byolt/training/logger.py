@@ -210,7 +210,8 @@ class RunLogger:
         if self.on_log is not None:
             where = (step, self.sampler.steps, metrics["epoch"], self.recipe.schedule.epochs)
             how = (pace.images_per_s, pace.data_wait, pace.seconds_left(step, evaluated=evaluated))
-            self.on_log(LogRecord(*where, *how, metrics, self.evaluator.metrics))
+            with suppress(BrokenPipeError):  # Who has read enough of what `print` shows does not end learning.
+                self.on_log(LogRecord(*where, *how, metrics, self.evaluator.metrics))
 
     def _say(self, text: str) -> None:
         if self.writes:
