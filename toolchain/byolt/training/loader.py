@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from byolt.data.sampler import Batch, BatchSampler
+from byolt.training.workers import ASK_EVERY_S, PREFETCH, leave_stopping_to_the_loader, next_batch, shared, started
 from byolt_export.errors import ByoltError
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class _Reader(Dataset[Batch | ByoltError]):
 
     def __getitem__(self, batch: Batch) -> Batch | ByoltError:
         try:
-            return self._fetch(batch)
+            fetched = self._fetch(batch)
+            return fetched if get_worker_info() is None else shared(fetched)
         except ByoltError as error:
             return error
 
@@ -71,16 +73,21 @@ def batch_stream(
 
     Raises:
         InputError: An image is gone or has become unreadable (streamed sets only).
+        ByoltError: A worker was lost, or finds no room for its batch.
     """
-    if device.type == "cuda" and _fits(store, recipe):
+    if is_resident(store, recipe, device):
         yield from resident_stream(sampler, store, device)
         return
+    workers = recipe.machine.workers
     loader = DataLoader(
         _Reader(store, recipe),
         sampler=_with_prefetch(sampler, store),
         batch_size=None,  # The reader fetches whole batches.
-        num_workers=recipe.machine.workers,
+        num_workers=workers,
         pin_memory=device.type == "cuda",
+        prefetch_factor=PREFETCH if workers else None,
+        timeout=ASK_EVERY_S if workers else 0,
+        worker_init_fn=leave_stopping_to_the_loader,
     )
     yield from _copied_ahead(_timed(loader), device) if device.type == "cuda" else _timed(loader)
 
@@ -95,8 +102,9 @@ def resident_stream(sampler: BatchSampler, store: "ImageStore", device: torch.de
             yield batch.with_tensors().to(device)._replace(images=squares[places])
 
 
-def _fits(store: "ImageStore", recipe: "Recipe") -> bool:
-    resident = recipe.views.backend == "batched" and store.images is not None
+def is_resident(store: "ImageStore", recipe: "Recipe", device: torch.device) -> bool:
+    """Whether all decoded squares are copied to the device once: no worker reads any then."""
+    resident = device.type == "cuda" and recipe.views.backend == "batched" and store.images is not None
     return resident and store.images.nbytes <= recipe.machine.resident_gb * 1e9  # type: ignore[union-attr]
 
 
@@ -161,10 +169,10 @@ def view_stream(
 
 def _timed(loader: DataLoader[Any]) -> Iterator[Batch]:
     """The loader's batches, each wait for one under its own name in a profile."""
-    batches = iter(loader)
+    batches = started(loader)
     while True:
         with record_function("data"):
-            batch = next(batches, None)
+            batch = next_batch(batches)
         if batch is None:
             return
         if isinstance(batch, ByoltError):

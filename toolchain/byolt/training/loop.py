@@ -35,6 +35,7 @@ from byolt.training.memory import batch_bound, within_memory
 from byolt.training.online_eval import OnlineEvaluator
 from byolt.training.prepare import Parts, prepare
 from byolt.training.signals import StopSignals
+from byolt.training.workers import worker_faults
 from byolt_export.errors import Stopped, TrainingFault
 
 _FAULT = "fault.json"
@@ -140,7 +141,7 @@ def learn(parts: Parts, logger: RunLogger) -> None:
     """The loop: views, step, and at their times the log, the evaluation and the checkpoint."""
     sampler, learner, step = parts.sampler, parts.learner, parts.sampler.start_step
     most = batch_bound(parts)
-    with StopSignals() as signals, logger:
+    with StopSignals() as signals, logger, worker_faults():
         end_if_collapsed(logger, step)  # It may have been killed between its last checkpoint and its end.
         waiting_s = time.monotonic()
         for batch in batch_stream(sampler, parts.store, parts.recipe, learner.device):
@@ -161,6 +162,7 @@ def learn(parts: Parts, logger: RunLogger) -> None:
             if evaluation_is_due:
                 end_if_collapsed(logger, step)
             if received:
+                barrier()  # torchrun ends all of them when one has ended; the first may still write.
                 raise Stopped(
                     f"stopped by {signal.Signals(received).name} after step {step} of {sampler.steps}; the checkpoint "
                     f"is written, go on with --resume {logger.run.path}",

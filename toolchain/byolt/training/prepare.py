@@ -12,7 +12,9 @@ from byolt.distributed.process_group import init_distributed, local_rank_zero_fi
 from byolt.recipe.schema import Recipe
 from byolt.training.allocator import keep_freed_memory
 from byolt.training.cuda_graph import Stepper, captures
+from byolt.training.loader import is_resident
 from byolt.training.step import Learner
+from byolt.training.workers import refuse_little_shared_memory
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,19 @@ def prepare(recipe: Recipe) -> Parts:
 
     Raises:
         InputError: Images, model or batch size do not fit; one sentence says where and what.
+        ByoltError: The machine has too little shared memory for the recipe's workers.
     """
     init_distributed(recipe.machine.device)
     configure_torch(recipe)
+    device = pick_device(recipe.machine.device)
+    if device.type == "cpu":  # Before anything is decoded; on a GPU the decoded set may need no worker.
+        refuse_little_shared_memory(recipe)
     data, optim = recipe.data, recipe.optim
     with local_rank_zero_first():
         splits = open_splits(data, recipe.seed)
         store = store_of(splits.learn, data, data.learn_size_px)
+    if device.type == "cuda" and not is_resident(store, recipe, device):
+        refuse_little_shared_memory(recipe)
     sampler = BatchSampler(
         len(store),
         optim.batch_size,
@@ -48,7 +56,6 @@ def prepare(recipe: Recipe) -> Parts:
         parts=optim.accumulate,
         order=store.order,
     )
-    device = pick_device(recipe.machine.device)
     captured = captures(recipe, device)
     learner = Learner(
         recipe,
