@@ -225,7 +225,7 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str, threads: int 
         beside.checkpoints.mkdir(parents=True)
         write_text(beside.path / "recipe.yaml", recipe_text)
         write_text(beside.path / "recipe.resolved.yaml", dump_recipe(recipe))
-        known = {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)}
+        known: dict[str, Any] = {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)}
         known |= {} if threads is None else {"threads": threads}
         write_json(beside.path / "environment.json", environment() | known)
         yield beside
