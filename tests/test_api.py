@@ -129,11 +129,15 @@ def test_a_run_is_refused_in_the_command_s_sentence_or_returned(session: Session
     (tmp_path / run.path.name / "encoder.safetensors").unlink()
     stopped = api.load_recipe(session.folder / "recipes" / "folder.yaml", {"machine.runs_dir": tmp_path})
     stopped = stopped.model_copy(update={"data": recipe.data})
-    with chdir(session.folder), pytest.raises(InputError, match="has not ended; go on with --resume") as refused:
+    with chdir(session.folder), pytest.raises(InputError, match="has not ended; go on with byolt") as refused:
         api.pretrain(stopped)
     settings = ("--set", "data.root=images", "--set", f"machine.runs_dir={tmp_path}")
     said = byolt("pretrain", "recipes/folder.yaml", *settings, folder=session.folder)
-    assert one_sentence(said, refused.value.exit_code) == str(refused.value)
+    # From Python the whole command is of the run's own recipe; on the command line it is the one that was typed.
+    fault, own = (text.partition("go on with ") for text in (one_sentence(said, 2), str(refused.value)))
+    assert (fault[0], refused.value.exit_code) == (own[0], 2)
+    assert fault[2].startswith(f"byolt pretrain recipes/folder.yaml {' '.join(settings)} --resume {tmp_path}/")
+    assert own[2].startswith(f"byolt pretrain {tmp_path}/{run.path.name}/recipe.resolved.yaml --resume ")
     with pytest.raises(InputError, match="has no encoder yet: go on with byolt pretrain"):
         api.open_run(tmp_path / run.path.name).encoder()
     with sole_writer(session.folder / run.path, "fine-tuned"), chdir(session.folder):

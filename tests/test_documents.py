@@ -211,7 +211,7 @@ def test_make_quickstart_goes_on_with_its_own_run(tmp_path: Path, interrupted_at
     first, *resumed = re.findall(r"learning from step (\d+) of 120", (run / "train.log").read_text())
     assert (first, len(resumed), "0" in resumed) == ("0", bool(interrupted_at), False)
     assert (run / "evaluation" / "encoder.json").exists()
-    assert f"next     byolt verify {run.relative_to(tmp_path)}/export" in done.stdout
+    assert f"byolt verify {run.relative_to(tmp_path)}/export" in done.stdout
 
 
 def test_the_version_is_said_once() -> None:

@@ -76,9 +76,10 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
-    assert f"go on with --resume {only_run(tmp_path).relative_to(tmp_path)}" in stderr
+    again = f"byolt pretrain {recipe} --set schedule.epochs=500 --resume {only_run(tmp_path).relative_to(tmp_path)}"
+    assert again in stderr.partition("go on with ")[2]
     unfinished = byolt("pretrain", recipe, "--set", "schedule.epochs=500", folder=tmp_path)
-    assert "has not ended; go on with --resume" in one_sentence(unfinished, 2)
+    assert f"has not ended; go on with {again}" in one_sentence(unfinished, 2)
 
 
 def test_ctrl_c_with_workers_saves_and_the_run_goes_on_to_the_same_encoder(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_ctrl_c_with_workers_saves_and_the_run_goes_on_to_the_same_encoder(tmp_p
     run = only_run(tmp_path)
     said = one_sentence(Done(process.returncode, stdout, stderr), 130)
     stopped = re.fullmatch(
-        r"stopped by SIGINT after step (\d+) of 200; the checkpoint is written, go on with --resume (\S+)", said
+        r"stopped by SIGINT after step (\d+) of 200; the checkpoint is written, go on with .* --resume (\S+)", said
     )
     assert stopped is not None, said
     assert tmp_path / stopped[2] == run
@@ -137,7 +138,7 @@ def test_a_full_disk_at_a_checkpoint_loses_nothing_that_was_saved(tmp_path: Path
     run = only_run(tmp_path)
     said = one_sentence(full, 1)
     assert said.startswith("checkpoint of step 8 could not be written to ")
-    assert said.endswith(f"make room and go on with --resume {run.relative_to(tmp_path)}")
+    assert said.endswith(f"make room and go on with byolt pretrain {recipe} --resume {run.relative_to(tmp_path)}")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.pt", "step-00000000.pt"]
     done = byolt("pretrain", recipe, "--resume", run, folder=tmp_path)
     assert done.returncode == 0, done.stderr

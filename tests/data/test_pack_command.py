@@ -19,7 +19,7 @@ def test_pack_tells_what_was_written_and_what_to_type_next(tmp_path: Path) -> No
     assert done.exit_code == 0
     assert done.output.splitlines() == [
         f"{out}: 12 images of 3 classes in 4 shards, 0.1 MB",
-        f"next     byolt pretrain RECIPE --set data.name=shards --set data.root='{out}'",
+        f"next     byolt pretrain recipes/folder.yaml --set data.name=shards --set 'data.root={out}'",
     ]
     assert len(open_folder(out, None)) == 12
 

@@ -90,7 +90,7 @@ def test_intervals_of_accuracies_stay_within_0_and_100_per_cent() -> None:
         seeds = tuple(range(len(accuracies)))
         return ArmResults("byol", "", seeds, accuracies, ("finished",) * len(seeds))
 
-    for accuracies, low, high in (((0.9, 1.0), 0.0, 1.0), ((0.0, 0.1), 0.0, None), ((0.5, 0.6, 0.7), None, None)):
+    for accuracies, low, high in (((0.9, 1.0), None, 1.0), ((0.0, 0.1), 0.0, None), ((0.5, 0.6, 0.7), None, None)):
         summary, plain = arm(*accuracies).summary, mean_over_seeds(accuracies)
         assert summary is not None
         assert summary.low == (plain.low if low is None else low)

@@ -140,7 +140,9 @@ def test_of_two_that_start_at_once_one_makes_the_run(tmp_path: Path) -> None:
         with create_run(recipe, "images", "text"):
             (final.path / "checkpoints").mkdir(parents=True)  # The other is quicker.
 
-    with pytest.raises(InputError, match="was started before and has not ended; go on with --resume"):
+    with pytest.raises(
+        InputError, match="was started before and has not ended; go on with byolt pretrain .* --resume "
+    ):
         late()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [final.path.name]
 

@@ -184,7 +184,8 @@ def test_a_step_that_does_not_fit_says_what_to_change_and_the_run_goes_on(
         "out of memory in a step at optim.batch_size 16 with views of 16 px on cpu: lower optim.batch_size (at most "
         "about 5 here; --dry-run with a smaller one estimates the largest), or raise optim.accumulate (BatchNorm then "
         "sees parts of a batch), or set machine.recompute=true (the same result in about a third more time); the last "
-        f"checkpoint in {run.path} is whole, and --resume takes machine keys alone"
+        f"checkpoint in {run.path} is whole: with other machine keys, and those alone, go on with byolt pretrain "
+        f"{run.path}/recipe.resolved.yaml --resume {run.path}"
     )
     assert told.value.exit_code == 1
     assert load_checkpoint(run.checkpoints)["step"] == 2

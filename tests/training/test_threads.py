@@ -14,10 +14,10 @@ from tests.test_command_line import byolt, draw_folder, one_sentence, write_reci
 
 from byolt.cores import usable_cores
 from byolt.doctor.threads import default_threads, measured_here, quickest, speed_by_threads, told
-from byolt.files import read_json, write_json
+from byolt.files import write_json
 from byolt.preflight import check_machine
 from byolt.recipe.machine import Machine
-from byolt.run import Run
+from byolt.run import Run, run_of
 from byolt.studies.runner import with_one_number_of_threads
 from byolt.training.dry_run import dry_run
 from byolt.training.loop import pretrain
@@ -64,21 +64,26 @@ def test_the_default_is_torchs_own_within_the_cores_and_the_quota(monkeypatch: p
     assert usable_cores() == min(usable_cores(), len(os.sched_getaffinity(0)))
 
 
-def learned(folder: Path, **machine: Any) -> Path:
-    place = {"runs_dir": folder / "runs", "device": "cpu"}
-    recipe = tiny_recipe(data={"cache_dir": folder / "cache"}, machine=place | machine)
-    return pretrain(recipe).path
+@pytest.fixture(scope="module")
+def auto(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int]:
+    """A run of ``machine.threads: auto``, and the number that torch had when it ended."""
+    folder, before = tmp_path_factory.mktemp("auto"), torch.get_num_threads()
+    machine = {"runs_dir": folder / "runs", "device": "cpu", "threads": "auto"}
+    once = {"epochs": 1, "warmup_epochs": 0}
+    run = pretrain(tiny_recipe(data={"cache_dir": folder / "cache"}, machine=machine, schedule=once))
+    used = torch.get_num_threads()
+    torch.set_num_threads(before)
+    return run, used
 
 
-def test_auto_is_chosen_once_and_written_into_the_run(tmp_path: Path) -> None:
-    run = learned(tmp_path, threads="auto")
-    threads = (read_json(run / "environment.json") or {})["threads"]
-    assert threads in {1, default_threads(), usable_cores()}
-    assert Run(run).recipe.machine.threads == threads == torch.get_num_threads()
-    given = learned(tmp_path / "other", threads=2)
-    assert (read_json(given / "environment.json") or {})["threads"] == 2
+def test_auto_is_chosen_once_and_written_into_the_run(auto: tuple[Run, int]) -> None:
+    run, used = auto
+    assert run.environment["threads"] == used
+    assert used in {1, default_threads(), usable_cores()}
+    assert run.recipe.machine.threads == used
     # What is chosen changes no result key: the run is the same one.
-    assert run.name == given.name == learned(tmp_path / "third").name
+    given = run.recipe.model_copy(update={"machine": run.recipe.machine.model_copy(update={"threads": 3})})
+    assert run_of(given, run.environment["images"]).path == run.path
 
 
 def test_a_run_goes_on_with_its_own_number_and_another_is_told(
@@ -126,11 +131,11 @@ def test_a_dry_run_prints_the_line(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.to_dict()))["threads"]["1"] == found.threads[1]
 
 
-def test_a_study_fixes_one_number_for_all_its_runs(tmp_path: Path) -> None:
+def test_a_study_fixes_one_number_for_all_its_runs(auto: tuple[Run, int], tmp_path: Path) -> None:
     said: list[str] = []
-    run = learned(tmp_path, threads="auto")
-    made = json.loads((run / "environment.json").read_text())
-    write_json(run / "environment.json", made | {"threads": 7})
+    path = tmp_path / "runs" / auto[0].path.name
+    write_json(path / "environment.json", auto[0].environment | {"threads": 7})
+    write_json(path / "result.json", {"state": "finished"})
     place = {"runs_dir": tmp_path / "runs"}
     for given, threads in ((3, 3), ("auto", 7), (None, default_threads())):
         fixed = with_one_number_of_threads(tiny_recipe(machine=place | {"threads": given}), said.append)

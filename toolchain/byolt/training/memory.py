@@ -125,7 +125,7 @@ def _ways_out(parts: Parts, at_most: int | None, run: Run | None) -> str:
         ways.append("set machine.recompute=true (the same result in about a third more time)")
     where = f"optim.batch_size {batch} with views of {recipe.view_size_px} px on {parts.learner.device}"
     kept = (
-        f"; the last checkpoint in {run.path} is whole, and goes on, other machine keys alone allowed, with "
+        f"; the last checkpoint in {run.path} is whole: with other machine keys, and those alone, go on with "
         f"{command_to_go_on(run.path)}"
         if run
         else ""
