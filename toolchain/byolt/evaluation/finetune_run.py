@@ -12,7 +12,13 @@ from byolt.evaluation.evaluate import evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.finetune import Classifier, Finetuned, FinetuneMetrics, save_classifier, train_classifiers
 from byolt.evaluation.norm_statistics import warn_of_lag
-from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed, without_initial_weights
+from byolt.networks.encoders import (
+    build_encoder,
+    load_strictly,
+    untrained_encoder,
+    weight_seed,
+    without_initial_weights,
+)
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, open_run
@@ -122,7 +128,7 @@ def load_classifier(run: Run) -> tuple[Classifier, tuple[str, ...]]:
         without_initial_weights(recipe.model), seed=0, image_size_px=recipe.data.image_size_px
     )
     classifier = Classifier(encoder, torch.nn.Linear(width, len(classes)))
-    classifier.load_state_dict(weights, strict=True)
+    load_strictly(classifier, weights)
     odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
     if odd is not None:
         raise InputError(f"{run.classifier_file} holds numbers that are not finite, in {odd}; fine-tune again")

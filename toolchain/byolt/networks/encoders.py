@@ -5,6 +5,7 @@ into that module again (``load_snippet`` gives the lines).
 """
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,7 +95,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
 
     try:
         weights = load_file(path)
-        encoder.load_state_dict(weights, strict=True)
+        load_strictly(encoder, weights)
     except (OSError, SafetensorError) as error:
         raise InputError(f"encoder weights {path} cannot be read: {error}") from error
     except RuntimeError as error:
@@ -103,6 +104,17 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
     if odd is not None:
         raise InputError(f"encoder weights {path} hold numbers that are not finite, in {odd}; take another file")
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights of a safetensors file: every name and shape must fit.
+
+    Such a file keeps no versions of the modules, without which torchvision's MNASNet takes no weights: they are the
+    module's own, which wrote the file.
+    """
+    versioned = OrderedDict(weights)
+    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(versioned, strict=True)
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -141,7 +153,11 @@ def load_snippet(model: "Model") -> str:
             f"encoder.{conv} = torch.nn.Conv2d(3, width, 3, stride={stride}, padding=1, bias=False)",
             f"encoder.{pool} = torch.nn.Identity()",
         ]
-    lines += ['encoder.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)']
+    weights = 'safetensors.torch.load_file("encoder.safetensors")'
+    if getattr(plain, "_version", None) is not None:  # It asks for its version, which the file does not keep.
+        lines += [f"weights = encoder.state_dict() | {weights}", "weights._metadata = encoder.state_dict()._metadata"]
+        weights = "weights"
+    lines += [f"encoder.load_state_dict({weights}, strict=True)"]
     return "\n".join(lines)
 
 
