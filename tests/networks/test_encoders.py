@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tests.conftest import tiny_recipe
 from torch import nn
 
-from byolt.networks.encoders import build_encoder, load_encoder, load_snippet
+from byolt.networks.encoders import build_encoder, load_encoder, load_snippet, save_weights
 from byolt.recipe.model import Model
 from byolt.training.step import Learner
 from byolt_export.errors import InputError
@@ -164,3 +164,17 @@ def test_building_leaves_torchs_random_state() -> None:
     before = torch.get_rng_state()
     build_encoder(model(**SMALL_TIMM), seed=0, image_size_px=32)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_backbone_that_asks_for_the_version_of_its_weights_is_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(backbone="mnasnet0_5")
+    (written, _), (read, _) = (build_encoder(model, seed=seed, image_size_px=32) for seed in (0, 1))
+    save_weights(written, tmp_path / "encoder.safetensors", {})
+    load_encoder(read, tmp_path / "encoder.safetensors")
+    assert all(torch.equal(value, read.state_dict()[name]) for name, value in written.state_dict().items())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"torch": torch, "torchvision": torchvision, "safetensors": safetensors}
+    exec(load_snippet(model), names)
+    assert torch.equal(names["encoder"].state_dict()["layers.0.weight"], written.state_dict()["layers.0.weight"])
