@@ -29,11 +29,16 @@ def wait_for_metrics(folder: Path, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.02)
 
 
+def hears_sighup() -> None:
+    """Also where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def without_reader(folder: Path, *command: str) -> "subprocess.Popen[bytes]":
     """As ``command 2>&1 | head -1`` is after its first line: nobody reads what it writes."""
     reader, writer = os.pipe()
     os.close(reader)
-    process = subprocess.Popen(command, cwd=folder, stdout=writer, stderr=writer)
+    process = subprocess.Popen(command, cwd=folder, stdout=writer, stderr=writer, preexec_fn=hears_sighup)
     os.close(writer)
     return process
 
@@ -90,6 +95,7 @@ def test_a_terminal_that_vanishes_and_a_run_under_nohup(tmp_path: Path) -> None:
         words = " ".join(PRETRAIN).replace("2000", epochs)
         child, terminal = pty.fork()
         if child == 0:
+            hears_sighup()
             os.execlp("sh", "sh", "-c", f"cd {folder}; {ignored}exec {words}")
         while not list(folder.glob("runs/*/metrics.jsonl")):
             os.read(terminal, 1 << 16)
