@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,20 @@ def wait_for_metrics(folder: Path, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.02)
 
 
+@contextmanager
+def hearing_sighup() -> Iterator[None]:
+    """A process that is begun inside hears it also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def without_reader(folder: Path, *command: str) -> "subprocess.Popen[bytes]":
     """As ``command 2>&1 | head -1`` is after its first line: nobody reads what it writes."""
     reader, writer = os.pipe()
     os.close(reader)
-    process = subprocess.Popen(command, cwd=folder, stdout=writer, stderr=writer)
+    with hearing_sighup():
+        process = subprocess.Popen(command, cwd=folder, stdout=writer, stderr=writer)
     os.close(writer)
     return process
 
@@ -88,9 +98,10 @@ def test_a_terminal_that_vanishes_and_a_run_under_nohup(tmp_path: Path) -> None:
         folder.mkdir()
         folder_with_recipe(folder)
         words = " ".join(PRETRAIN).replace("2000", epochs)
-        child, terminal = pty.fork()
-        if child == 0:
-            os.execlp("sh", "sh", "-c", f"cd {folder}; {ignored}exec {words}")
+        with hearing_sighup():
+            child, terminal = pty.fork()
+            if child == 0:
+                os.execlp("sh", "sh", "-c", f"cd {folder}; {ignored}exec {words}")
         while not list(folder.glob("runs/*/metrics.jsonl")):
             os.read(terminal, 1 << 16)
         os.close(terminal)

@@ -44,9 +44,9 @@ def keep_streams() -> None:
     for number in closed:
         _lead_nowhere(number)
     # One that was replaced, as tests and notebooks do, is theirs.
-    if sys.stdout is sys.__stdout__:
+    if sys.stdout is sys.__stdout__ and (sys.stdout or 1 in closed):
         sys.stdout = _unfailing(sys.stdout, 1, was_closed=1 in closed)
-    if sys.stderr is sys.__stderr__:
+    if sys.stderr is sys.__stderr__ and (sys.stderr or 2 in closed):
         sys.stderr = _unfailing(sys.stderr, 2, was_closed=2 in closed)
 
 
