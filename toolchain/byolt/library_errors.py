@@ -35,7 +35,7 @@ def as_ours(error: Exception) -> ByoltError | None:
         return _missing(error)
     if is_memory_fault(error):
         where = "the GPU" if "CUDA" in str(error) else "this machine"
-        return ByoltError(f"{where} has too little memory {_asked_for(error)}; {_MEMORY}")
+        return ByoltError(f"{where} has too little memory{_asked_for(error)}; {_MEMORY}")
     if isinstance(error, OSError):
         return ByoltError(f"{error.filename or 'this machine'}: {error.strerror or error}")
     return None
