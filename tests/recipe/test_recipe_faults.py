@@ -82,8 +82,8 @@ def test_every_number_of_a_recipe_has_both_bounds_and_they_are_finite() -> None:
             "schedule.epochs=100000000000000000000",
             "schedule.epochs: should be at most 1,000,000, got 100000000000000000000",
         ),
-        ("machine.threads=100000", "machine.threads: should be at most 1,024, got 100000"),
-        ("machine.workers=100000", "machine.workers: should be at most 1,024, got 100000"),
+        ("machine.threads=10000000", "machine.threads: should be at most 1,000,000, got 10000000"),
+        ("machine.workers=10000000", "machine.workers: should be at most 1,000,000, got 10000000"),
         ("method.temperature=1e-300", "method.temperature: should be at least 1e-06, got 1e-300"),
         ("export={opt_batch: 8, max_batch: 4}", "export: opt_batch 8 is above max_batch 4"),
         (

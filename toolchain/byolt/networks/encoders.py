@@ -102,7 +102,9 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     except OSError as error:
         raise InputError(f"encoder weights {path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise InputError(f"encoder weights {path} are damaged, or no safetensors file; copy them again") from error
+        raise InputError(
+            f"encoder weights {path} cannot be read: damaged, or no safetensors file; copy them again"
+        ) from error
     except RuntimeError as error:
         raise InputError(
             f"encoder weights {path} are of another backbone: {_other_weights(encoder, weights)}"

@@ -15,9 +15,9 @@ class Machine(Section):
     """Where it runs; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = machine("auto")
     """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it, else fp32. bf16 rounds more coarsely."""
-    workers: Annotated[int, Field(ge=0, le=1024)] = machine(0)
+    workers: Annotated[int, Field(ge=0, le=10**6)] = machine(0)
     """Processes that read and decode images; 0 reads in the main process."""
-    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = machine(None)
+    threads: Annotated[int, Field(ge=1, le=10**6)] | Literal["auto"] | None = machine(None)
     """CPU threads of torch; left out, as many as torch itself takes, within the cores and the quota of this process.
     `auto` measures one and all when a run begins. A run keeps its number when it goes on: another gives other bits."""
     channels_last: bool = machine(True)

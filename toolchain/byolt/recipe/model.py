@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from byolt.recipe.section import FolderPath, Section, Settings, Text
 
-_Width = Annotated[int, Field(ge=1, le=10**6)]
+_Width = Annotated[int, Field(ge=1, le=10**12)]
 
 
 class Head(Section):

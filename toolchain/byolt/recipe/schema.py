@@ -28,7 +28,7 @@ NAME = r"^[a-z0-9][a-z0-9-]*$"
 class Recipe(Section):
     """A whole run, from images to a proven encoder."""
 
-    name: Annotated[str, Field(pattern=NAME, max_length=200)]
+    name: Annotated[str, Field(pattern=NAME, max_length=255)]
     """Name of the run's folder, before the hash; left out, the file's name."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Key of every random choice: weights, data order, views, splits."""

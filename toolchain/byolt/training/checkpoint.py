@@ -76,7 +76,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises half a dozen kinds for a damaged file.
         others = sorted(p.name for p in folder.glob("step-*.pt"))
         hint = f"; copy {others[-1]} over it" if others else ""
-        raise InputError(f"checkpoint {path} is damaged{hint}") from error
+        raise InputError(f"checkpoint {path} is damaged or cut off{hint}") from error
     if state.get("format") != FORMAT or state.keys() != KEYS:
         raise InputError(f"checkpoint {path} has format {state.get('format')}, this byolt reads format {FORMAT}")
     return state
