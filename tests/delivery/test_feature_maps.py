@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return byolt.pretrain(recipe)
 
 
-def test_a_runs_map_is_delivered_proven_timed_and_embedded(run: Run, tmp_path: Path) -> None:
+def test_a_runs_map_is_delivered_and_proven(run: Run) -> None:
     exported = byolt.export(run, overrides=FEATURES)
     assert exported.report.reason == ""
     output = read_manifest(exported.path).contract.output
@@ -74,6 +74,11 @@ def test_a_runs_map_is_delivered_proven_timed_and_embedded(run: Run, tmp_path: P
     with torch.no_grad():
         expected: Any = run.encoder().forward_features(pixels)  # type: ignore[operator]
     assert maps == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.full
+def test_a_bundle_of_maps_is_timed_and_embeds_by_the_pooled_maps(run: Run, tmp_path: Path) -> None:
+    exported = byolt.export(run, overrides=FEATURES)
     draw_folder(tmp_path / "images", classes=1, images=3)
     vectors = byolt.embed(exported.path, tmp_path / "images").embeddings
     assert vectors.shape == (3, 16)

@@ -1,7 +1,7 @@
 """What ``manifest.json`` says: the contract of input and output, each delivered file, how it was made and judged."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,7 +10,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
     model_validator,
@@ -123,7 +122,7 @@ class Output(ManifestSection):
         return self
 
     @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_before(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Without ``maps`` where there are none: readers of embeddings and logits know no more."""
         return {key: value for key, value in write(self).items() if key != "maps" or value}
 
