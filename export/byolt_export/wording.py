@@ -40,6 +40,8 @@ def fault_in_words(fault: ErrorDetails) -> str:
         return "required key is missing"
     if kind == "value_error":
         return str(fault["ctx"]["error"])
+    if kind == "json_invalid":  # The file's own bytes would tell a reader nothing.
+        return f"no valid JSON ({fault['ctx']['error']})"
     return f"should be {_SHOULD_BE.get(kind, 'another value').format(**_bounds(fault))}, got {shown(value)}"
 
 

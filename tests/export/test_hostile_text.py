@@ -73,7 +73,14 @@ def test_no_word_of_a_manifest_acts_on_the_terminal(copy: Path, path: tuple[Any,
 
 def test_tables_and_lines_of_a_report_do_not_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["a", "b"], [(ESCAPES, "plain")], title="of two")
-    file = {"name": f"n{ESCAPES}", "provider": ESCAPES, "verdict": ESCAPES, "reasons": [ESCAPES], "golden": None}
+    file = {
+        "name": f"n{ESCAPES}",
+        "provider": ESCAPES,
+        "verdict": ESCAPES,
+        "reasons": [ESCAPES],
+        "golden": None,
+        "task": None,
+    }
     bad = {"name": ESCAPES, "operator": ESCAPES, "share": 0.5}
     print_parity({"files": [file | {"controls": [], "bisection": {"first_bad": bad}}]})
     told = capsys.readouterr().out
@@ -90,7 +97,7 @@ def test_a_byte_order_mark_is_refused_as_in_cpp(copy: Path) -> None:
             read(copy)
     for text in (whole.decode().encode("utf-16"), b" " + codecs.BOM_UTF8 + whole):
         (copy / "manifest.json").write_bytes(text)
-        with pytest.raises(InputError, match="manifest.json does not fit: the file: Invalid JSON"):
+        with pytest.raises(InputError, match="manifest.json does not fit: the file: no valid JSON"):
             read_manifest(copy)
     (copy / "manifest.json").write_bytes(whole)
     manifest = read_manifest(copy)

@@ -155,7 +155,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of another backbone"):
         load_encoder(nn.BatchNorm1d(2), path)
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="are damaged, or no safetensors file"):
+    with pytest.raises(InputError, match="cannot be read: damaged, or no safetensors file"):
         load_encoder(nn.Linear(2, 2), path)
 
 
