@@ -46,7 +46,7 @@ machine: {threads: 1, log_every_steps: 1, device: cpu}
 """
 # Parts of byolt[train] and its neighbours that learning has no use for.
 NOT_FOR_LEARNING = {
-    *("albumentations", "cv2", "jinja2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "scipy", "sklearn"),
+    *("albumentations", "cv2", "jinja2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "sklearn"),
     *("tensorboard", "tensorrt", "tensorrt_rtx", "torch.utils.tensorboard"),
 }
 

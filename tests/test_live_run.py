@@ -87,7 +87,8 @@ def test_it_learned_on_without_a_reader_and_a_closed_terminal_ends_it_with_a_che
     assert step > 0
     assert f"ended: stopped by SIGHUP after step {step} of 20000; the checkpoint is written" in log
     said = one_sentence(byolt("pretrain", "tiny.yaml", *LONG, folder=folder), 2)
-    assert "has not ended; go on with --resume" in said  # No process has it any more.
+    # No process has it any more.
+    assert "was started before and has not ended; go on with byolt pretrain tiny.yaml " in said
 
 
 @pytest.mark.full

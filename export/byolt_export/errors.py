@@ -49,14 +49,20 @@ def not_written(path: Path, error: Exception) -> ByoltError:
 def visible(text: str, keep: str = "\n") -> str:
     """Text in which characters that cannot be seen, or act on a terminal, are spelled out; those of ``keep`` stay."""
     return "".join(
-        char.encode("unicode_escape").decode() if char not in keep and unicodedata.category(char) in _HIDDEN else char
-        for char in text
+        _spelled(char) if char not in keep and unicodedata.category(char) in _HIDDEN else char for char in text
     )
+
+
+def _spelled(char: str) -> str:
+    """A character by its number; a byte of a file's name that is no UTF-8 by the byte's."""
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def quoted(text: str, limit: int = 300) -> str:
     """Words of somebody else's file as part of a sentence: one line of printable characters, cut at ``limit``."""
-    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:limit])
+    plain = "".join(char if char.isprintable() else _spelled(char) for char in text[:limit])
     return plain if len(plain) < limit else f"{plain[:limit]}..."
 
 

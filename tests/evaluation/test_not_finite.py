@@ -49,7 +49,7 @@ def test_an_encoder_of_finite_weights_that_overflow_embeds_nothing() -> None:
 def test_weights_that_the_last_step_broke_are_no_classifier_at_chance() -> None:
     # One step: its loss is finite, what it leaves is not, and argmax of NaN is the first class.
     with pytest.raises(NonFiniteFeatures, match="^finetuned: Classifier: 30 of 30 images get NaN or infinity"):
-        run(settings=Finetune(epochs=1, batch_size=64, base_lr=1e38))
+        run(settings=Finetune(epochs=1, batch_size=64, base_lr=1e37))
 
 
 def test_nothing_of_a_run_whose_features_are_not_finite_is_written(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,9 +153,12 @@ def test_another_process_writes_the_same_bytes_and_prints_nothing(bundle: Path, 
     command = [sys.executable, "-W", "error", "-m", "tests.export.small", str(tmp_path / "again")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": ":".join(sys.path)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    first, again = (
+        {path.name: re.sub(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC", b"", path.read_bytes()) for path in folder.iterdir()}
+        for folder in (bundle, tmp_path / "again")
+    )
     assert len(again) >= 5
-    assert again == {path.name: path.read_bytes() for path in bundle.iterdir()}
+    assert again == first  # But for the date of the page that is signed.
 
 
 class Tuple(nn.Module):
@@ -174,7 +178,10 @@ class FixedBatch(nn.Module):
 
 
 def test_modules_that_cannot_be_delivered_are_refused_and_leave_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^Tuple gives tuple for 24 images, not \(batch, features\)$"):
+    with pytest.raises(
+        InputError,
+        match=r"^Tuple gives a tuple for 24 images, not \(batch, features\): ",
+    ):
         build(tmp_path / "bundle", Tuple())
     with pytest.raises(InputError, match="^FixedBatch cannot be exported with images of 32 px and a dynamic batch: "):
         build(tmp_path / "bundle", FixedBatch())

@@ -202,7 +202,7 @@ def test_an_evaluation_that_does_not_fit_is_not_blamed_on_the_batch(
     with pytest.raises(torch.OutOfMemoryError) as raised:
         pretrain(recipe_in(tmp_path))
     told = str(as_ours(raised.value))
-    assert told.startswith("the GPU has too little memory (CUDA out of memory.")
+    assert told.startswith("the GPU has too little memory for the 2 GiB that it asked for; lower ")
     assert "optim.batch_size" not in told
 
 

@@ -14,6 +14,8 @@ from byolt.recipe.yaml_text import Key
 from byolt_export.errors import InputError, quoted
 from byolt_export.wording import fault_in_words, shown
 
+# How pydantic names, after the key, the two kinds that one key takes.
+_NUMBER, _WORD = "constrained-int", "literal['auto']"
 _MOST = 100
 """Faults that are put into words; a file with more of them is another file."""
 
@@ -39,15 +41,24 @@ class RecipeFault(InputError):
 
 def recipe_fault(error: ValidationError, root: type[Section]) -> RecipeFault:
     """What pydantic found in the sections below ``root``, each fault once."""
-    found = error.errors(include_url=False)
+    found = [details for details in error.errors(include_url=False) if _is_of_its_kind(details)]
     return RecipeFault(
         _one_fault_each([_fault(details, root) for details in found[:_MOST]], root), max(0, len(found) - _MOST)
     )
 
 
+def _is_of_its_kind(details: ErrorDetails) -> bool:
+    """Of a key that takes a number or a word pydantic tells both faults: a text misses the word, others the number."""
+    member, is_text = details["loc"][-1:], isinstance(details.get("input"), str)
+    return member != (_NUMBER,) if is_text else member != (_WORD,)
+
+
 def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
     """One of pydantic's faults in our words."""
     location, kind, value = tuple(details["loc"]), details["type"], details.get("input")
+    if location[-1:] == (_WORD,):
+        return Fault(location[:-1], kind, f": should be a number, or auto, got {shown(value)}")
+    location = location[:-1] if location[-1:] == (_NUMBER,) else location
     # pydantic names the method between the section and its key.
     key = ("method", *location[2:]) if location[:1] == ("method",) else location
     if kind == "union_tag_invalid":
