@@ -196,6 +196,9 @@ class _Builder:
 
             shown = self.images.golden[:_BISECTED]
             tensors = torch_tensors(self.module, shown, pixels=self.contract.input)
+            # A map is called what its user calls it, which may be another tensor's name in PyTorch's program.
+            named = {features.name for features in self.contract.output.maps}
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in named}
             found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
         return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration)
 

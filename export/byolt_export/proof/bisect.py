@@ -54,12 +54,11 @@ def _tensors(model: Any, expected: Mapping[str, Outputs], images: Images, path: 
     """The file's tensors that PyTorch's program has too, by name."""
     import onnx
 
-    # An output is called what its user calls it, which may be another tensor's name in PyTorch's program.
-    given = {output.name for output in model.graph.output}
-    names = [name for node in model.graph.node for name in node.output if name in expected and name not in given]
+    names = [name for node in model.graph.node for name in node.output if name in expected]
+    present = {output.name for output in model.graph.output}
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
-    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     feeds = [{"images": np.ascontiguousarray(images)}]
     (outputs,) = run_model(opened.SerializeToString(), feeds, str(path))
     return {name: outputs[name] for name in names if outputs[name].shape == expected[name].shape}
