@@ -5,8 +5,10 @@ there, torch's own way loses it in a thread of the worker, and the loader waits 
 """
 
 import math
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +35,7 @@ _HELD = 2  # Batches that the main process has at a time: of the step at hand, a
 _PAGE_BYTES = 4096
 _QUEUE_BYTES = 8 * _PAGE_BYTES  # A worker's queue and its locks.
 _LATE = object()
-_LOST = ("DataLoader worker", "received 0 items of ancdata")
+_LOST_WORDS = ("DataLoader worker", "received 0 items of ancdata")
 
 
 def needed_bytes(recipe: "Recipe", workers: int) -> int:
@@ -106,8 +108,20 @@ _WAYS_OUT = "start the container with a larger --shm-size, or give --set machine
 
 def leave_stopping_to_the_loader(worker: int) -> None:
     """In a worker: signals that a terminal or a batch system sends to all processes must not end it before the step."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Not on macOS.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_loader, daemon=True).start()
+
+
+def _end_with_the_loader() -> None:
+    """The loader's process ends its workers by SIGTERM too, and waits for them as it exits: the sender tells which."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
 
 
 def started(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -147,6 +161,8 @@ def _next(batches: Iterator[Any]) -> Any:
         if "DataLoader timed out" in str(error):
             return _LATE
         raise
+    except (ConnectionError, EOFError) as error:  # The batch was announced, and its worker gone before it was fetched.
+        raise _lost("it ended") from error
 
 
 @contextmanager
@@ -159,12 +175,16 @@ def worker_faults() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not any(words in str(error) for words in _LOST):
+        if not any(words in str(error) for words in _LOST_WORDS):
             raise
         said = str(error).strip().splitlines()[0]
         how = said.rpartition(") ")[2].partition(". ")[0].rstrip(" .").removeprefix("is ")
         how = "ulimit -n allows no more open files" if "ancdata" in str(error) else how
-        raise ByoltError(
-            f"a worker that reads images was lost ({how}): memory or shared memory ran out, or it was killed; lower "
-            "machine.workers or start the container with a larger --shm-size, and go on with --resume auto"
-        ) from error
+        raise _lost(how) from error
+
+
+def _lost(how: str) -> ByoltError:
+    return ByoltError(
+        f"a worker that reads images was lost ({how}): memory or shared memory ran out, or it was killed; lower "
+        "machine.workers or start the container with a larger --shm-size, and go on with --resume auto"
+    )
