@@ -112,7 +112,7 @@ def test_a_terminal_that_vanishes_and_a_run_under_nohup(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("redirected", ["| head -1", ">&- 2>&-", "> /dev/full 2>&1"])
+@pytest.mark.parametrize("redirected", ["2>&1 | head -1", ">&- 2>&-", "> /dev/full 2>&1"])
 def test_a_whole_run_whatever_becomes_of_its_output(tmp_path: Path, redirected: str) -> None:
     folder = folder_with_recipe(tmp_path)
     words = " ".join(PRETRAIN).replace("2000", "2")
