@@ -69,7 +69,7 @@ OTHERS = (
     Case("MaxViT", "timm/maxvit_pico_rw_256", {"img_size": 64}),
     Case("EfficientFormer", "timm/efficientformer_l1", {}, 64, "does not take 64 px images"),
     Case("GhostNet", "timm/ghostnet_050"),
-    Case("LeViT", "timm/levit_128s", {"img_size": 64}, 64, "model.args do not fit"),
+    Case("LeViT", "timm/levit_128s", {"img_size": 64}, 64),
     Case("mixed kernels", "timm/mixnet_s"),
     Case("split attention", "timm/resnest14d", {}, 32),
     Case("selective kernel", "timm/skresnet18", THIN, 32),
@@ -77,7 +77,7 @@ OTHERS = (
     Case("tree of layers", "timm/dla46_c"),
     Case("transposed attention", "timm/xcit_nano_12_p16_224", {"depth": 2}),
     Case("mobile attention", "timm/mobilevit_xxs"),
-    Case("mixer", "timm/mixer_s32_224", {"img_size": 64, "num_blocks": 2}),
+    Case("mixer", "timm/mixer_s32_224", {"img_size": 64}),
     Case("lambda, 3-d convolution", "timm/lambda_resnet26t", {"img_size": 64}),
     Case("LayerNorm of responses", "timm/convnextv2_atto", {"depths": [1, 1, 1, 1], "dims": [16, 32, 48, 64]}),
 )

@@ -63,7 +63,8 @@ class Learner:
         method = build_method(recipe, classes)
         if world_size() > 1:
             _share(method, recipe.method, device)
-        layout = torch.channels_last if recipe.machine.channels_last else torch.contiguous_format
+        flat = all(weight.ndim < 5 for weight in method.parameters())  # torch lays out no 3-d kernel so.
+        layout = torch.channels_last if recipe.machine.channels_last and flat else torch.contiguous_format
         self.method = method.to(device, memory_format=layout)  # type: ignore[call-overload]
         speed_up_convolutions(self.method.encoder, device)
         self.recomputed_blocks = recompute_blocks(self.method.encoder) if recipe.machine.recompute else 0
