@@ -72,9 +72,10 @@ def _exit_code(arguments: list[str]) -> int:
             click.echo("stopped", err=True)
         return 130
     except Exception as error:
-        fault, lost = as_ours(error), isinstance(as_ours(error), LostProcess)
+        fault = as_ours(error)
         if fault is None or "--debug" in arguments:
             raise
+        lost = isinstance(fault, LostProcess)
         if speaks(at_once=lost):
             click.echo(signed(str(fault)), err=True)
         if under_torchrun():  # An orderly end would wait for peers that may never come.
