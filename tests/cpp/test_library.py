@@ -15,6 +15,7 @@ from tests.cpp.conftest import ROOT, Bundles
 from byolt_export.bundle.folder import GOLDEN, read_manifest, write_manifest
 from byolt_export.bundle.manifest import NOT_MADE
 from byolt_export.files import sha256
+from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_bundle
 from byolt_export.runtime.resize import to_square
 
@@ -143,11 +144,10 @@ def test_verify_of_the_quickstart_where_it_was_run(builds: Path) -> None:
     assert_close(got, json.loads(json.dumps(expected)))
 
 
-def test_what_fails_in_python_fails_in_words_and_code(builds: Path, bundles: Bundles, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
-    golden = load_file(bundle / GOLDEN)
-    golden["outputs.reference"][5] *= 1.2
-    golden["outputs.control.reinitialised"] = golden["outputs.reference"]
+def failed_alike(
+    builds: Path, bundle: Path, golden: dict[str, np.ndarray]
+) -> tuple[subprocess.CompletedProcess[bytes], Report]:
+    """A bundle of other golden vectors fails, with the same measures in both languages."""
     save_file(golden, bundle / GOLDEN)
     manifest = read_manifest(bundle)
     sealed = manifest.golden.model_copy(update={"sha256": sha256(bundle / GOLDEN)})
@@ -155,8 +155,17 @@ def test_what_fails_in_python_fails_in_words_and_code(builds: Path, bundles: Bun
     words = ("--json", "--provider", "CPU", "--threads", "1")
     failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
-    assert expected.verdict == "failed"
     assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    return failed, expected
+
+
+def test_what_fails_in_python_fails_in_words_and_code(builds: Path, bundles: Bundles, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    golden = load_file(bundle / GOLDEN)
+    golden["outputs.reference"][5] *= 1.2
+    golden["outputs.control.reinitialised"] = golden["outputs.reference"]
+    failed, expected = failed_alike(builds, bundle, golden)
+    assert expected.verdict == "failed"
     assert failed.stderr.decode() == f"{bundle}: parity failed: {expected.reason}\n"
 
 
@@ -167,14 +176,7 @@ def test_short_outputs_are_measured_as_python_does(builds: Path, bundles: Bundle
     reference = golden["outputs.reference"]
     reference[3] *= 1e-3
     reference[::4] = reference.mean(axis=0) + 1e-4 * reference[::4]
-    save_file(golden, bundle / GOLDEN)
-    manifest = read_manifest(bundle)
-    sealed = manifest.golden.model_copy(update={"sha256": sha256(bundle / GOLDEN)})
-    write_manifest(bundle, manifest.model_copy(update={"golden": sealed}))
-    words = ("--json", "--provider", "CPU", "--threads", "1")
-    failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
-    expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
-    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    failed_alike(builds, bundle, golden)
 
 
 def test_a_file_that_could_not_be_made_is_told_and_the_others_run(
