@@ -222,6 +222,9 @@ def test_imagenet_weights_are_fine_tuned_beside(tmp_path: Path, monkeypatch: pyt
     run = learn(tmp_path, model=model)
     recipe = run.recipe
     plain = torchvision.models.mobilenet_v3_small(weights=None)
+    for norm in [module for module in plain.modules() if isinstance(module, torch.nn.BatchNorm2d)]:
+        norm.momentum = 1.0  # The first batch's moments: with those of untrained norms the features are nearly 0.
+    plain(torch.rand(16, 3, 64, 64))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(plain.state_dict(), cache / Path(torchvision.models.MobileNet_V3_Small_Weights.DEFAULT.url).name)
