@@ -27,7 +27,7 @@ from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, RunMetrics, open_run
 from byolt.working import working
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, MissingPart
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"
 _log = logging.getLogger("byolt")
@@ -134,7 +134,7 @@ def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:
             raise InputError(f"model.init_file {recipe.model.init_file} is not the file that learning started from")
         seed, size_px = weight_seed(recipe.seed), recipe.data.image_size_px
         start, _ = build_encoder(recipe.model, seed=seed, image_size_px=size_px)
-    except InputError as error:
+    except (InputError, MissingPart) as error:
         # A finished run needs them for this metric alone; it may be evaluated where they cannot be had.
         _log.warning("left out: metrics of the weights that learning started from: %s", error)
         return found
