@@ -44,7 +44,7 @@ def test_three_faults_are_three_lines(tmp_path: Path) -> None:
     )
     assert faults_of(path) == [
         f"{path}:1: seed: should be a whole number, got true",
-        f"{path}:3: data.name: 'sintetic' is not one of folder, shards, stl10, cifar10, cifar100, imagenette, "
+        f"{path}:3: data.name: 'sintetic' is not one of folder, shards, stl10, cifar10, cifar100, imagenette, solar, "
         "synthetic; did you mean 'synthetic'?",
         f"{path}:6: optim.batch_sise: unknown key; did you mean 'batch_size'?",
     ]
