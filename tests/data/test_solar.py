@@ -11,7 +11,7 @@ from tests.data.tiny_sets import write_solar
 
 import byolt.installed
 from byolt.data import open_splits, solar
-from byolt.data.solar import Cells, content_digest, list_digest
+from byolt.data.solar import Cell, Cells, content_digest, list_digest, strata_of
 from byolt.recipe.data import Data
 from byolt_export.errors import InputError, MissingPart
 
@@ -47,8 +47,11 @@ def test_cells_have_the_class_of_their_probability_and_a_quarter_of_each_kind_is
 
 
 def test_the_split_is_that_of_no_recipes_seed(package: Path) -> None:
-    lists = {list_digest(test) for seed in (0, 1) if (test := open_splits(SOLAR, seed=seed).test) is not None}
-    assert len(lists) == 1
+    first, second = (open_splits(SOLAR, seed=seed).test for seed in (0, 1))
+    assert isinstance(first, Cells)
+    assert isinstance(second, Cells)
+    assert first.cells == second.cells
+    assert first.fingerprint == second.fingerprint
 
 
 @pytest.mark.parametrize("change", ["label", "image", "more", "none"])
@@ -82,13 +85,16 @@ def test_without_the_package_the_line_that_installs_it_and_its_licence_are_told(
 @pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="pip install elpv-dataset")
 def test_the_frozen_split_is_what_the_real_package_gives() -> None:
     splits = open_splits(SOLAR, seed=0)
-    assert splits.train is not None
-    assert splits.test is not None
-    assert list_digest(splits.test) == solar.TEST_LIST
-    counts = [np.bincount(part.labels).tolist() for part in (splits.train, splits.test) if part.labels is not None]
-    assert counts == [[1352, 615], [451, 206]]
-    assert splits.test.read(0).shape == (300, 300, 3)
-    source = splits.test.source  # type: ignore[attr-defined]
-    assert isinstance(source, Cells)
-    held_out = np.bincount(source.strata[splits.test.indices])  # type: ignore[attr-defined]
-    assert np.abs(held_out - 0.25 * np.bincount(source.strata)).max() <= 0.5
+    train, test = splits.train, splits.test
+    assert isinstance(train, Cells)
+    assert isinstance(test, Cells)
+    assert list_digest(test) == solar.TEST_LIST
+    assert [np.bincount(part.labels).tolist() for part in (train, test) if part.labels is not None] == [
+        [1352, 615],
+        [451, 206],
+    ]
+    assert test.read(0).shape == (300, 300, 3)
+    cells: list[Cell] = sorted([*train.cells, *test.cells])
+    held_out = np.bincount(strata_of(cells)[[cells.index(cell) for cell in test.cells]])
+    assert len(cells) == 2624
+    assert np.abs(held_out - 0.25 * np.bincount(strata_of(cells))).max() <= 0.5

@@ -6,12 +6,14 @@ under CC BY-NC-SA 4.0: none of them is part of byolt.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from byolt.data.folder import FolderSource
-from byolt.data.source import ImageSource, Labels, PartOf
+from byolt.data.decode import decode_image
+from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.data.subsets import stratified_subset
 from byolt.installed import package_folder
 from byolt_export.errors import InputError
@@ -23,6 +25,17 @@ CONTENT = "3d39449490d1670f2e48c0a109b56cd1f6f672811b7a46f53b7eea6195904c73"
 TEST_LIST = "82109b10112bd2d1c0fd5a6854abacfb0013f83b0438fa1ff3f71e2cdcd8632b"
 """``list_digest`` of the test images that are drawn of that content; a test holds it against the drawing."""
 _LICENCE = "CC BY-NC-SA 4.0, not for commercial use"
+
+
+class Cell(NamedTuple):
+    """A line of the package's ``labels.csv``."""
+
+    name: str
+    """Of its file, below the package's ``data``."""
+    probability: float
+    """Of a defect: 0, 1/3, 2/3 or 1."""
+    type: str
+    """``mono`` or ``poly`` crystalline."""
 
 
 def open_solar() -> tuple[ImageSource, ImageSource]:
@@ -38,27 +51,42 @@ def open_solar() -> tuple[ImageSource, ImageSource]:
             f"data.name: solar: {folder} does not hold the images of elpv-dataset 1.0.0.post1, of which the test "
             "images were drawn: pip install --force-reinstall elpv-dataset==1.0.0.post1"
         )
-    cells = Cells(folder)
-    test = stratified_subset(cells.strata, TEST_SHARE, _SEED)
-    train = np.setdiff1d(np.arange(len(cells)), test)
-    return PartOf(cells, train, "solar train"), PartOf(cells, test, "solar test")
+    lines = (folder / "labels.csv").read_text(encoding="utf-8").splitlines()
+    cells = sorted(Cell(name, float(probability), kind) for name, probability, kind in map(str.split, lines))
+    test = set(stratified_subset(strata_of(cells), TEST_SHARE, _SEED).tolist())
+    parts = [[cell for k, cell in enumerate(cells) if (k in test) == is_test] for is_test in (False, True)]
+    return Cells(folder, parts[0], "solar train"), Cells(folder, parts[1], "solar test")
 
 
-class Cells(FolderSource):
-    """All cells in the order of their names."""
+def strata_of(cells: Sequence[Cell]) -> Labels:
+    """Which pair of probability and type each cell has, (N,): of each pair the same share is held out."""
+    kinds = sorted({cell[1:] for cell in cells})
+    return np.array([kinds.index(cell[1:]) for cell in cells], np.int64)
 
-    def __init__(self, folder: Path) -> None:
-        """Read the labels of the package's ``data`` folder, which are not sorted into folders by class."""
-        super().__init__(folder / "images")
-        rows = [line.split() for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines()]
-        # A file, the probability of a defect (0, 1/3, 2/3 or 1), and mono or poly crystalline.
-        by_name = {Path(name).name: (float(probability), kind) for name, probability, kind in rows}
-        marks = [by_name[Path(self.path(k)).name] for k in range(len(self))]
-        self.classes, self.name = CLASSES, "solar"
-        self.labels = np.array([probability >= 0.5 for probability, _ in marks], np.int64)
-        kinds = sorted(set(marks))
-        self.strata: Labels = np.array([kinds.index(mark) for mark in marks], np.int64)
-        """Which pair of probability and type a cell has, (N,): of each the same share is held out."""
+
+class Cells:
+    """Some of the cells; a set of which nothing can be added or changed, so a run keeps no list of them."""
+
+    def __init__(self, folder: Path, cells: Sequence[Cell], name: str) -> None:
+        """``folder`` is the package's ``data``."""
+        self.folder, self.cells, self.name, self.classes = folder, cells, name, CLASSES
+        self.labels: Labels | None = np.array([cell.probability >= 0.5 for cell in cells], np.int64)
+        self.fingerprint = self.cache_key = f"solar-{CONTENT}-{list_digest(self)}"
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def read(self, index: int, at_least_px: int | None = None) -> Pixels:
+        """Decode image ``index``; see ``decode_image``."""
+        return decode_image(self.path(index), at_least_px).pixels
+
+    def digest(self, index: int) -> bytes:
+        """Empty: the fingerprint is of the images' content."""
+        return b""
+
+    def path(self, index: int) -> str:
+        """The file's path."""
+        return str(self.folder / self.cells[index].name)
 
 
 def content_digest(folder: Path) -> str:
@@ -70,6 +98,6 @@ def content_digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def list_digest(test: ImageSource) -> str:
-    """SHA-256 over the names of the test images, each with the end of a line."""
-    return hashlib.sha256("".join(f"{Path(test.path(k)).name}\n" for k in range(len(test))).encode()).hexdigest()
+def list_digest(cells: Cells) -> str:
+    """SHA-256 over the names of some cells, each with the end of a line."""
+    return hashlib.sha256("".join(f"{Path(cell.name).name}\n" for cell in cells.cells).encode()).hexdigest()
