@@ -82,13 +82,13 @@ def _print_probes(kinds: Mapping[str, Mapping[str, Any]]) -> None:
     knn = next(iter(kinds.values()))["knn"]
     accuracy_first = [(f"{knn['n_test']} test images", _accuracy), (AREA, _area)]
     for heading, cell in reversed(accuracy_first) if area_first(knn) else accuracy_first:
-        rows = [(name, cell(metrics["knn"]), cell(metrics["linear"])) for name, metrics in kinds.items()]
+        rows = [[name, cell(metrics["knn"]), cell(metrics["linear"])] for name, metrics in kinds.items()]
         if not any(knn_cell for _, knn_cell, _ in rows):
             continue  # More classes than two.
         if cell is _area:
-            rows.append(("chance", *[f"{0.5:6.1%}"] * 2))
+            rows.append(["chance", *[f"{0.5:6.1%}"] * 2])
         elif "chance" in knn:  # Of runs evaluated since it is kept.
-            rows.append((CHANCE, *[f"{knn['chance']:6.1%}"] * 2))
+            rows.append([CHANCE, *[f"{knn['chance']:6.1%}"] * 2])
         print_table([heading, f"kNN, k = {knn['k']}", "linear probe [95 % interval]"], rows)
 
 

@@ -69,7 +69,8 @@ class Cells:
 
     def __init__(self, folder: Path, cells: Sequence[Cell], name: str) -> None:
         """``folder`` is the package's ``data``."""
-        self.folder, self.cells, self.name, self.classes = folder, cells, name, CLASSES
+        self.folder, self.cells, self.name = folder, cells, name
+        self.classes: tuple[str, ...] = CLASSES
         self.labels: Labels | None = np.array([cell.probability >= 0.5 for cell in cells], np.int64)
         self.fingerprint = self.cache_key = f"solar-{CONTENT}-{list_digest(self)}"
 

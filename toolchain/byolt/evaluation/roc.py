@@ -47,8 +47,8 @@ def auc(scores: Scores, labels: Labels, weights: npt.NDArray[Any] | None = None)
     positive, negative = labels == 1, labels == 0
     order = np.argsort(scores[negative], kind="stable")
     below = np.concatenate([[0.0], np.cumsum(weights[negative][order])])
-    ranks = _ranks(scores[positive], scores[negative][order])
-    won = weights[positive] @ sum(below[rank] for rank in ranks) / 2
+    lower, not_above = _ranks(scores[positive], scores[negative][order])
+    won = weights[positive] @ (below[lower] + below[not_above]) / 2
     pairs = weights[positive].sum() * below[-1]
     return float(won / pairs) if pairs else math.nan
 
@@ -114,9 +114,9 @@ def _interval(scores: Scores, labels: Labels) -> tuple[float, float, float]:
 def _placements(scores: Scores, labels: Labels) -> tuple[Scores, Scores]:
     """Of each image of class 1 the share of class 0 below it, (M,), and of each of 0 the share of 1 above it, (K,)."""
     ones, zeros = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-    below = sum(_ranks(scores[labels == 1], zeros)) / 2 / len(zeros)
-    above = 1 - sum(_ranks(scores[labels == 0], ones)) / 2 / len(ones)
-    return below, above
+    below, at_most = _ranks(scores[labels == 1], zeros)
+    lower, not_above = _ranks(scores[labels == 0], ones)
+    return (below + at_most) / 2 / len(zeros), 1 - (lower + not_above) / 2 / len(ones)
 
 
 def _ranks(values: Scores, ascending: Scores) -> tuple[Labels, Labels]:
