@@ -74,6 +74,13 @@ def test_a_finished_run_needs_its_initial_weights_no_more(
     start = weights_file(tmp_path, recipe, seed=77)
     run = learn(tmp_path, model={"init": "file", "init_file": start})
     before = run.encoder().state_dict()
+    resolved = run.path / "recipe.resolved.yaml"
+    text = resolved.read_text()
+    resolved.write_text(text.replace(str(start), "package:no_such_package/w.pth"))
+    with caplog.at_level(logging.WARNING, "byolt"):
+        evaluate(run)
+    assert "learning started from: model.init_file package:no_such_package/w.pth: the package no_such" in caplog.text
+    resolved.write_text(text)
     start.unlink()
     assert all(torch.equal(value, before[name]) for name, value in run.encoder().state_dict().items())
     with caplog.at_level(logging.WARNING, "byolt"):

@@ -10,6 +10,13 @@ IN_ORDER, IN_SHARDS, IN_FAULTS, IN_CACHE = (
 )
 
 DATA = [
+    Mutation(
+        "solar's test not stratified by the probability",
+        "toolchain/byolt/data/solar.py",
+        "cell[1:]) for cell in cells]",
+        "cell[1:]) % 2 for cell in cells]",
+        "tests/data/test_solar.py",
+    ),
     Mutation("order without the epoch", ORDER, "Philox(key=[seed, epoch])", "Philox(key=[seed, 0])", IN_ORDER),
     Mutation(
         "shards spread over two windows", ORDER, "window * random.random(", "2 * window * random.random(", IN_ORDER

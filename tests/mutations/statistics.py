@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Mutation
 
 STATISTICS_FILE = "toolchain/byolt/evaluation/statistics.py"
+ROC, IN_ROC = "toolchain/byolt/evaluation/roc.py", "tests/evaluation/test_roc.py"
 IN_STATISTICS, IN_ACCURACIES = "tests/evaluation/test_statistics.py", "tests/evaluation/test_accuracies.py"
 
 STATISTICS = [
@@ -23,4 +24,8 @@ STATISTICS = [
     Mutation("difference of the models reversed", STATISTICS_FILE, "paired_difference(correct_a, correct_b)", "paired_difference(correct_b, correct_a)", IN_ACCURACIES),
     Mutation("rank p one-sided", STATISTICS_FILE, "np.abs((a * b).sum(axis))", "(a * b).sum(axis)", IN_STATISTICS),
     Mutation("Pearson for Spearman", STATISTICS_FILE, "stats.spearmanr(a, b)", "stats.pearsonr(a, b)", IN_STATISTICS),
+    Mutation("ties do not count half", ROC, "(below[lower] + below[not_above]) / 2", "below[lower]", IN_ROC),
+    Mutation("DeLong's variance with the divisor n", ROC, "part.var(ddof=1)", "part.var()", IN_ROC),
+    Mutation("areas compared as if on other images", ROC, "_variance(apart)", "_variance(_placements(scores_a, labels)) + _variance(_placements(scores_b, labels))", IN_ROC),
+    Mutation("logit without its slope", ROC, " / (area * (1 - area))\n", "\n", IN_ROC),
 ]  # fmt: skip

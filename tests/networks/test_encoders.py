@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from tests.conftest import tiny_recipe
 from torch import nn
 
-from byolt.networks.encoders import build_encoder, load_encoder, load_snippet, save_weights
+from byolt.networks.encoders import build_encoder, load_snippet, save_weights
+from byolt.networks.initial_weights import load_encoder
 from byolt.recipe.model import Model
 from byolt.training.step import Learner
 from byolt_export.errors import InputError

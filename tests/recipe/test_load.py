@@ -44,7 +44,7 @@ def test_three_faults_are_three_lines(tmp_path: Path) -> None:
     )
     assert faults_of(path) == [
         f"{path}:1: seed: should be a whole number, got true",
-        f"{path}:3: data.name: 'sintetic' is not one of folder, shards, stl10, cifar10, cifar100, imagenette, "
+        f"{path}:3: data.name: 'sintetic' is not one of folder, shards, stl10, cifar10, cifar100, imagenette, solar, "
         "synthetic; did you mean 'synthetic'?",
         f"{path}:6: optim.batch_sise: unknown key; did you mean 'batch_size'?",
     ]
@@ -155,13 +155,21 @@ def test_other_images_make_another_run(good: Path) -> None:
     assert recipe_hash(keys, "images") != recipe_hash(keys, "other images")
 
 
-def test_initial_weights_count_by_their_content(good: Path, tmp_path: Path) -> None:
+def test_initial_weights_count_by_their_content(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     first.write_bytes(b"weights")
     second.write_bytes(b"weights")
     settings = ["model.init=file"]
     keys = [result_keys(load_recipe(good, [*settings, f"model.init_file={path}"])) for path in (first, second)]
     assert keys[0] == keys[1]
+    package = tmp_path / "weights_in_a_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for folder in (tmp_path, package):
+        (folder / "encoder.safetensors").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    for place in (tmp_path, "package:weights_in_a_package/encoder.safetensors"):
+        assert result_keys(load_recipe(good, [*settings, f"model.init_file={place}"])) == keys[0]
     second.write_bytes(b"others")
     assert result_keys(load_recipe(good, [*settings, f"model.init_file={second}"])) != keys[0]
 

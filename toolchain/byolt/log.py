@@ -1,4 +1,4 @@
-"""Warnings of the logger ``byolt`` that a command gives once, however often their cause is met."""
+"""What the logger ``byolt`` says once a command, however often its cause is met."""
 
 import logging
 from functools import cache
@@ -10,6 +10,13 @@ def warn_once(text: str) -> None:
     logging.getLogger("byolt").warning("%s", text)
 
 
+@cache
+def inform_once(text: str) -> None:
+    """The same for what is no fault and yet is to be known."""
+    logging.getLogger("byolt").info("%s", text)
+
+
 def forget_warnings() -> None:
     """A new command begins: what was told in the one before is told again."""
     warn_once.cache_clear()
+    inform_once.cache_clear()

@@ -74,7 +74,8 @@ class Run:
         Raises:
             InputError: The run has not finished, or it collapsed.
         """
-        from byolt.networks.encoders import load_encoder, untrained_encoder
+        from byolt.networks.encoders import untrained_encoder
+        from byolt.networks.initial_weights import load_encoder
 
         if not self.encoder_file.exists():
             raise self._without_encoder()

@@ -20,6 +20,10 @@ FEATURES = {
 }
 CHANCE = "chance: the largest class"
 """What naming the most frequent class of the test images every time comes to."""
+AREA = "area under the ROC curve"
+"""A half is chance, whatever the classes' shares."""
+UNEQUAL = 0.6
+"""Share of the largest of two classes above which the area is shown before the accuracy."""
 FINETUNED = {
     "probe": "linear probe",
     "finetuned": "fine-tuned",
@@ -63,12 +67,7 @@ def print_summary(run: Run, *, next_command: str) -> None:
         )
     kinds = metrics_of_features(run)
     if kinds:
-        knn = next(iter(kinds.values()))["knn"]
-        rows = [(name, _accuracy(metrics["knn"]), _accuracy(metrics["linear"])) for name, metrics in kinds.items()]
-        if "chance" in knn:  # Of runs evaluated since it is kept.
-            chance = f"{knn['chance']:6.1%}"
-            rows.append((CHANCE, chance, chance))
-        print_table([f"{knn['n_test']} test images", f"kNN, k = {knn['k']}", "linear probe [95 % interval]"], rows)
+        _print_probes(kinds)
     for name, metrics in kinds.items():
         if folds := metrics.get("folds"):
             knn, linear = (f"{folds[kind]['mean']:.1%} +/- {folds[kind]['std']:.1%}" for kind in ("knn", "linear"))
@@ -78,20 +77,44 @@ def print_summary(run: Run, *, next_command: str) -> None:
     click.echo(f"next     {next_command}")
 
 
+def _print_probes(kinds: Mapping[str, Mapping[str, Any]]) -> None:
+    """kNN and linear probe of each kind of features: accuracy, and of two classes the area under the ROC curve."""
+    knn = next(iter(kinds.values()))["knn"]
+    accuracy_first = [(f"{knn['n_test']} test images", _accuracy), (AREA, _area)]
+    for heading, cell in reversed(accuracy_first) if area_first(knn) else accuracy_first:
+        rows = [[name, cell(metrics["knn"]), cell(metrics["linear"])] for name, metrics in kinds.items()]
+        if not any(knn_cell for _, knn_cell, _ in rows):
+            continue  # More classes than two.
+        if cell is _area:
+            rows.append(["chance", *[f"{0.5:6.1%}"] * 2])
+        elif "chance" in knn:  # Of runs evaluated since it is kept.
+            rows.append([CHANCE, *[f"{knn['chance']:6.1%}"] * 2])
+        print_table([heading, f"kNN, k = {knn['k']}", "linear probe [95 % interval]"], rows)
+
+
+def area_first(metric: Mapping[str, Any]) -> bool:
+    """Whether the area under the curve says more than accuracy: of two classes one is far more frequent."""
+    return "auc" in metric and metric.get("chance", 0) > UNEQUAL
+
+
 def print_finetune(shares: Sequence[Mapping[str, Any]], next_command: str) -> None:
     """For each share of the labels: probe, fine-tuned, from scratch, and the fine-tuned one less each of them."""
     for metrics in shares:
         labels = f"{metrics['n_train']} labels, {len(metrics['classes'])} classes"
-        columns = [labels, "accuracy [95 % interval]", "fine-tuned less this, points [95 %]", "McNemar's p"]
-        rows = [
-            (name, _accuracy(metrics[key]), *_against(metrics["against"].get(key)))
-            for key, name in FINETUNED.items()
-            if key in metrics
-        ]
-        if rows:
-            print_table(columns, rows)
-        else:
+        present = {key: name for key, name in FINETUNED.items() if key in metrics}
+        if not present:
             click.echo(f"{labels}; no test images, so no accuracy is known")
+            continue
+        against = {key: metrics["against"].get(key) for key in present}
+        beside = ["fine-tuned less this, points [95 %]", "McNemar's p"]
+        rows = [(name, _accuracy(metrics[key]), *_against(against[key])) for key, name in present.items()]
+        print_table([labels, "accuracy [95 % interval]", *beside], rows)
+        if "auc" in metrics["finetuned"]:
+            rows = [
+                (name, _area(metrics[key]), *_against(against[key] and against[key]["auc"]))
+                for key, name in present.items()
+            ]
+            print_table([AREA, "area [95 % interval]", beside[0], "DeLong's p"], rows)
     click.echo(f"next     {next_command}")
 
 
@@ -131,11 +154,14 @@ def _provider(file: Mapping[str, Any]) -> str:
 
 
 def print_against(found: dict[str, Any]) -> None:
-    """McNemar's test of two runs, one line per probe."""
+    """McNemar's test of two runs, one line per probe; of two classes DeLong's below it."""
     for probe, test in found.items():
         difference, p = _against(test)
         alone = f"{test['only_a']} and {test['only_b']} images right in one alone"
         click.echo(f"{probe:<8} {difference} points [95 %], p {p}; {alone}")
+        if "auc" in test:
+            difference, p = _against(test["auc"])
+            click.echo(f"{probe:<8} {difference} points of the {AREA} [95 %], DeLong's p {p}")
 
 
 def _against(test: Mapping[str, Any] | None) -> tuple[str, str]:
@@ -145,6 +171,14 @@ def _against(test: Mapping[str, Any] | None) -> tuple[str, str]:
     return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]", f"{test['p']:.2g}"
 
 
+def _area(metric: Mapping[str, Any]) -> str:
+    return _with_interval(metric["auc"]["area"], metric["auc"]["interval_95"]) if "auc" in metric else ""
+
+
 def _accuracy(metric: Mapping[str, Any]) -> str:
-    low, high = metric["interval_95"]
-    return f"{metric['accuracy']:6.1%}  [{low:.1%}, {high:.1%}]"
+    return _with_interval(metric["accuracy"], metric["interval_95"])
+
+
+def _with_interval(share: float, ends: Sequence[float]) -> str:
+    low, high = ends
+    return f"{share:6.1%}  [{low:.1%}, {high:.1%}]"

@@ -1,4 +1,4 @@
-"""Image sets by name: STL-10, CIFAR-10 and -100, Imagenette, in torchvision's files and with its checksums."""
+"""Image sets by name: STL-10, CIFAR-10 and -100, Imagenette, in torchvision's files and with its checksums; solar."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byolt.data.folder import FolderSource
+from byolt.data.solar import open_solar
 from byolt.data.source import ArraySource, ImageSource, Labels, Pixels
 from byolt.library_errors import why_not_fetched
 from byolt_export.errors import InputError, first_line
@@ -25,6 +26,7 @@ def open_named_set(name: str, root: Path, *, download: bool) -> NamedSet:
 
     Raises:
         InputError: The files are missing or damaged; says which file to put where, and how to fetch it.
+        MissingPart: The set is a Python package that is not installed.
     """
     return _OPENERS[name](root, download)
 
@@ -103,6 +105,12 @@ def _imagenette(root: Path, download: bool) -> NamedSet:
     return NamedSet(train, train, test)
 
 
+def _solar(_root: Path, _download: bool) -> NamedSet:
+    """pip alone fetches it, to where it finds its packages."""
+    train, test = open_solar()
+    return NamedSet(train, train, test)
+
+
 def _open(kind: Any, name: str, root: Path, files: list[str], download: bool, **options: Any) -> Any:
     """torchvision's data set object, or one sentence on what is missing."""
     try:
@@ -154,4 +162,5 @@ _OPENERS: dict[str, Callable[[Path, bool], NamedSet]] = {
     "cifar100": _cifar("cifar100"),
     "stl10": _stl10,
     "imagenette": _imagenette,
+    "solar": _solar,
 }

@@ -13,13 +13,13 @@ from byolt.data.known_splits import open_run_splits
 from byolt.data.progress import ImageProgress
 from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.device import pick_device
+from byolt.evaluation.answers import Answers, compared
 from byolt.evaluation.baselines import colour_features, pixel_features
 from byolt.evaluation.features import LabelledImages, embed
 from byolt.evaluation.frozen_collapse import frozen_collapse
 from byolt.evaluation.norm_statistics import warn_of_lag
 from byolt.evaluation.predictions import write_predictions
 from byolt.evaluation.probe_metrics import LabelledFeatures, evaluate_features, evaluate_folds
-from byolt.evaluation.statistics import difference_on_test_set
 from byolt.networks.encoders import build_encoder, untrained_encoder, weight_seed
 from byolt.preflight import check_finished
 from byolt.recipe.identity import recipe_hash, result_keys
@@ -27,7 +27,7 @@ from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe
 from byolt.run import Run, RunMetrics, open_run
 from byolt.working import working
-from byolt_export.errors import InputError
+from byolt_export.errors import InputError, MissingPart
 
 UNTRAINED = "the same encoder from random weights, BatchNorm at its initial statistics"
 _log = logging.getLogger("byolt")
@@ -85,13 +85,10 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
     return run.summary()
 
 
-def _against_others(answers: dict[str, dict[str, Labels]], labels: Labels) -> dict[str, Any]:
-    """McNemar's test of the encoder against every other kind of features, on the same images."""
+def _against_others(answers: dict[str, dict[str, Answers]], labels: Labels) -> dict[str, Any]:
+    """The encoder against every other kind of features, on the same images: McNemar's test, of two classes DeLong's."""
     return {
-        name: {
-            probe: difference_on_test_set(answers["encoder"][probe] == labels, predicted == labels)._asdict()
-            for probe, predicted in others.items()
-        }
+        name: {probe: compared(answers["encoder"][probe], theirs, labels) for probe, theirs in others.items()}
         for name, others in answers.items()
         if name != "encoder"
     }
@@ -104,7 +101,7 @@ def _labelled_metrics(
     test: ImageStore,
     splits: Splits,
     recipe: Recipe,
-) -> tuple[dict[str, Any], dict[str, Labels]]:
+) -> tuple[dict[str, Any], dict[str, Answers]]:
     """kNN and linear probe of one kind of features, over the set's official folds too where it has them; answers."""
     gallery = LabelledFeatures(train.source.name, features(train), labelled(train).labels)
     queries = LabelledFeatures(test.source.name, features(test), labelled(test).labels)
@@ -134,7 +131,7 @@ def _unlearned(run: Run, recipe: Recipe) -> dict[str, tuple[str, nn.Module]]:
             raise InputError(f"model.init_file {recipe.model.init_file} is not the file that learning started from")
         seed, size_px = weight_seed(recipe.seed), recipe.data.image_size_px
         start, _ = build_encoder(recipe.model, seed=seed, image_size_px=size_px)
-    except InputError as error:
+    except (InputError, MissingPart) as error:
         # A finished run needs them for this metric alone; it may be evaluated where they cannot be had.
         _log.warning("left out: metrics of the weights that learning started from: %s", error)
         return found

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
+from byolt.evaluation.answers import Answers, compared, measured
 from byolt.evaluation.evaluate import embed_store
 from byolt.evaluation.features import LabelledImages, NonFiniteFeatures
 from byolt.evaluation.linear import LinearProbe, linear_probe
 from byolt.evaluation.norm_statistics import reestimate
-from byolt.evaluation.statistics import accuracy_on_test_set, difference_on_test_set
 from byolt.networks.convolutions import speed_up_convolutions
 from byolt.networks.encoders import save_weights
 from byolt.run import Run
@@ -48,7 +48,7 @@ Labels = npt.NDArray[np.int64]
 
 
 class FinetuneMetrics(TypedDict, total=False):
-    """What one share of the labels gave; each accuracy with its 95 % interval on the test images."""
+    """What one share of the labels gave; each accuracy, and of two classes ``auc``, with its 95 % interval."""
 
     probe: dict[str, Any]
     """The linear probe that fine-tuning begins as."""
@@ -180,22 +180,19 @@ def train_classifiers(
 
 
 def _tested(classifiers: Mapping[str, Classifier], test: LabelledImages, recipe: "Recipe") -> dict[str, Any]:
-    """Accuracy of each on the test images, and ``against``: the fine-tuned one against each other."""
+    """What is measured of each on the test images, and ``against``: the fine-tuned one against each other."""
     answers = {name: _answers(name, one, test, recipe) for name, one in classifiers.items()}
-    metrics: dict[str, Any] = {name: accuracy_on_test_set(answer, test.labels) for name, answer in answers.items()}
-    right = answers.pop("finetuned") == test.labels
-    metrics["against"] = {
-        name: difference_on_test_set(right, answer == test.labels)._asdict() for name, answer in answers.items()
-    }
+    metrics: dict[str, Any] = {name: measured(answer, test.labels) for name, answer in answers.items()}
+    finetuned = answers.pop("finetuned")
+    metrics["against"] = {name: compared(finetuned, answer, test.labels) for name, answer in answers.items()}
     return metrics
 
 
-def _answers(name: str, classifier: Classifier, test: LabelledImages, recipe: "Recipe") -> Labels:
+def _answers(name: str, classifier: Classifier, test: LabelledImages, recipe: "Recipe") -> Answers:
     try:
-        answers: Labels = embed_store(classifier, test.images, recipe).argmax(1).numpy()
+        return Answers.of([embed_store(classifier, test.images, recipe)])
     except NonFiniteFeatures as error:
         raise NonFiniteFeatures(f"{name}: {error}") from error
-    return answers
 
 
 @dataclass(frozen=True)

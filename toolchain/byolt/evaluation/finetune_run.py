@@ -19,9 +19,9 @@ from byolt.networks.encoders import (
     build_encoder,
     untrained_encoder,
     weight_seed,
-    with_versions,
     without_initial_weights,
 )
+from byolt.networks.initial_weights import with_versions
 from byolt.preflight import check_finished
 from byolt.recipe.load import Overrides, with_overrides
 from byolt.recipe.schema import Recipe

@@ -3,11 +3,14 @@
 Axes: G gallery images, Q queries, C classes, D features, K neighbours.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from byolt.evaluation.features import refuse_non_finite
@@ -18,6 +21,16 @@ CHUNK_ELEMENTS = 25_000_000
 
 
 def knn_predict(
+    gallery: Float32[Tensor, "G D"], gallery_labels: npt.NDArray[np.int64], queries: Float32[Tensor, "Q D"], **how: Any
+) -> npt.NDArray[np.int64]:
+    """Class of each query, (Q,), by the votes of its k nearest gallery images; arguments as of ``knn_votes``.
+
+    Equal votes go to the lower class.
+    """
+    return torch.cat([votes.argmax(1) for votes in knn_votes(gallery, gallery_labels, queries, **how)]).numpy()
+
+
+def knn_votes(
     gallery: Float32[Tensor, "G D"],
     gallery_labels: npt.NDArray[np.int64],
     queries: Float32[Tensor, "Q D"],
@@ -25,11 +38,11 @@ def knn_predict(
     classes: int,
     k: int,
     temperature: float,
-) -> npt.NDArray[np.int64]:
-    """Class of each query by the votes of its k nearest gallery images.
+) -> Iterator[Float64[Tensor, "_ C"]]:
+    """Share of the votes that each class gets, of the k gallery images nearest to a query.
 
     Wu et al. 2018 (arXiv:1805.01978), sec. 3.4: neighbours by cosine, each votes exp(cosine / temperature) for
-    its class. The search is exact. Equal cosines go to the lower gallery index, equal votes to the lower class.
+    its class. The search is exact. Equal cosines go to the lower gallery index.
 
     Args:
         gallery, queries: Features, of any length; a zero vector has cosine 0 with everything.
@@ -38,8 +51,8 @@ def knn_predict(
         k: Neighbours that vote, 1 to G.
         temperature: Above 0; small values let the nearest decide.
 
-    Returns:
-        Predicted class of each query, (Q,).
+    Yields:
+        Shares of the next queries, as many as the memory for their cosines holds.
 
     Raises:
         InputError: k exceeds the gallery.
@@ -52,14 +65,12 @@ def knn_predict(
     labels = torch.from_numpy(gallery_labels)
     gallery, queries = F.normalize(gallery, dim=1), F.normalize(queries, dim=1)
     chunk = max(1, CHUNK_ELEMENTS // len(gallery))
-    predictions = []
     for part in torch.split(queries, chunk):
         cosines, neighbours = _nearest(part @ gallery.T, k)
         # Weights relative to the nearest: the same winner, and exp cannot overflow at a small temperature.
         weights = ((cosines - cosines.amax(1, keepdim=True)) / temperature).double().exp()
         votes = weights.new_zeros(len(part), classes).scatter_add_(1, labels[neighbours], weights)
-        predictions.append(votes.argmax(1))
-    return torch.cat(predictions).numpy()
+        yield votes / votes.sum(1, keepdim=True)
 
 
 def _nearest(cosines: Float32[Tensor, "Q G"], k: int) -> tuple[Float32[Tensor, "Q K"], Int64[Tensor, "Q K"]]:

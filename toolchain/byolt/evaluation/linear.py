@@ -41,10 +41,14 @@ class LinearProbe:
     validation_accuracies: dict[float, float]
     """Accuracy on the validation split for each l2 tried."""
 
+    def logits(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N C"]:
+        """Of each row; rows with NaN or infinity are refused."""
+        refuse_non_finite(features, "the linear probe's features")
+        return F.linear(features, self.weight, self.bias)
+
     def predict(self, features: Float[Tensor, "N D"]) -> npt.NDArray[np.int64]:
         """Class of each row, (N,); rows with NaN or infinity are refused."""
-        refuse_non_finite(features, "the linear probe's features")
-        return F.linear(features, self.weight, self.bias).argmax(1).numpy()
+        return self.logits(features).argmax(1).numpy()
 
 
 def linear_probe(

@@ -8,13 +8,14 @@ import numpy as np
 
 from byolt.data import ImageStore
 from byolt.data.source import Labels
+from byolt.evaluation.answers import Answers, compared
 from byolt.evaluation.norm_statistics import lag
-from byolt.evaluation.statistics import difference_on_test_set
 from byolt.files import write_bytes
 from byolt.run import Run, open_run
 from byolt_export.errors import InputError
 
 PROBES = ("knn", "linear")
+_MARGINS = "_margins"
 
 
 class Predictions(NamedTuple):
@@ -23,18 +24,22 @@ class Predictions(NamedTuple):
     images: str
     """Fingerprint of the test images."""
     labels: Labels
-    answers: dict[str, Labels]
-    """By probe, (M,) each."""
+    answers: dict[str, Answers]
+    """By probe."""
 
 
-def write_predictions(run: Run, answers: dict[str, dict[str, Labels]], test: ImageStore) -> None:
-    """Keep the answers of every kind of features as ``evaluation/predictions.npz``.
+def write_predictions(run: Run, answers: dict[str, dict[str, Answers]], test: ImageStore) -> None:
+    """Keep the answers of every kind of features as ``evaluation/predictions.npz``: classes, of two margins too.
 
     Raises:
         ByoltError: The disk is full or cannot be written.
     """
     arrays: dict[str, Any] = {
-        f"{name}_{probe}": predicted for name, by in answers.items() for probe, predicted in by.items()
+        f"{name}_{probe}{suffix}": column
+        for name, by in answers.items()
+        for probe, answer in by.items()
+        for suffix, column in (("", answer.predicted), (_MARGINS, answer.margins))
+        if column is not None
     }
     path = run.path / "evaluation" / "predictions.npz"
     content = io.BytesIO()
@@ -51,7 +56,9 @@ def read_predictions(run: Run) -> Predictions:
     path = run.path / "evaluation" / "predictions.npz"
     try:
         with np.load(path, allow_pickle=False) as kept:
-            answers = {probe: kept[f"encoder_{probe}"] for probe in PROBES}
+            answers = {
+                probe: Answers(kept[f"encoder_{probe}"], kept.get(f"encoder_{probe}{_MARGINS}")) for probe in PROBES
+            }
             return Predictions(str(kept["images"]), kept["labels"], answers)
     except FileNotFoundError as error:
         raise InputError(f"{run.path} has no predictions; make them with: byolt evaluate {run.path}") from error
@@ -62,7 +69,8 @@ def read_predictions(run: Run) -> Predictions:
 def compare(run: Run | str | Path, other: Run | str | Path) -> dict[str, Any]:
     """McNemar's test of one run's encoder against another's, by kNN and by linear probe, on the same test images.
 
-    It covers the draw of the test images and not that of the seeds: for methods compare several seeds (`byolt study`).
+    Of two classes DeLong's test of the areas under the curve stands beside it, under ``auc``. Both cover the draw of
+    the test images and not that of the seeds: for methods compare several seeds (`byolt study`).
 
     Raises:
         InputError: One has no predictions, they are of other images, or one alone has BatchNorm's moving averages.
@@ -77,9 +85,4 @@ def compare(run: Run | str | Path, other: Run | str | Path) -> dict[str, Any]:
         )
     if ours.images != theirs.images or not np.array_equal(ours.labels, theirs.labels):
         raise InputError(f"{run.path} and {other.path} were evaluated on other test images; evaluate both on one set")
-    return {
-        probe: difference_on_test_set(
-            ours.answers[probe] == ours.labels, theirs.answers[probe] == ours.labels
-        )._asdict()
-        for probe in PROBES
-    }
+    return {probe: compared(ours.answers[probe], theirs.answers[probe], ours.labels) for probe in PROBES}

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from jaxtyping import Float32
 from torch import Tensor
 
-from byolt.evaluation.knn import knn_predict
+from byolt.evaluation.answers import Answers, measured
+from byolt.evaluation.knn import knn_votes
 from byolt.evaluation.linear import linear_probe
-from byolt.evaluation.statistics import accuracy_on_test_set, chance_on_test_set
+from byolt.evaluation.statistics import chance_on_test_set
 
 if TYPE_CHECKING:
     from byolt.recipe.evaluation import Evaluation
@@ -40,7 +41,7 @@ def evaluate_features(
     classes: int,
     settings: "Evaluation",
     seed: int,
-) -> tuple[dict[str, Any], dict[str, Labels]]:
+) -> tuple[dict[str, Any], dict[str, Answers]]:
     """kNN and linear probe, each with one look at the test split.
 
     The same protocol for every kind of features, learned or not.
@@ -55,8 +56,8 @@ def evaluate_features(
         seed: Draws that validation split.
 
     Returns:
-        JSON-able ``{"knn": {...}, "linear": {...}}``, each with accuracy, interval_95, n_test, features, splits
-        and protocol; and the predicted class of each test image, (N,), by ``knn`` and by ``linear``.
+        JSON-able ``{"knn": {...}, "linear": {...}}``, each with accuracy, interval_95, n_test, of two classes auc,
+        features, splits and protocol; and the answers of ``knn`` and of ``linear`` on each test image.
     """
     common: dict[str, Any] = {
         "features": what,
@@ -66,13 +67,13 @@ def evaluate_features(
     }
     common["chance"] = chance_on_test_set(test.labels)
     k, temperature = min(settings.knn_k, len(train.labels)), settings.knn_temperature
-    voted = knn_predict(train.features, train.labels, test.features, classes=classes, k=k, temperature=temperature)
+    voted = knn_votes(train.features, train.labels, test.features, classes=classes, k=k, temperature=temperature)
     share = settings.validation_share
     probe = linear_probe(train.features, train.labels, classes=classes, validation_share=share, seed=seed)
-    answers = {"knn": voted, "linear": probe.predict(test.features)}
+    answers = {"knn": Answers.of(list(voted)), "linear": Answers.of([probe.logits(test.features)])}
     metrics = {
         "knn": {
-            **accuracy_on_test_set(voted, test.labels),
+            **measured(answers["knn"], test.labels),
             **common,
             "k": k,
             "k_asked": settings.knn_k,
@@ -80,7 +81,7 @@ def evaluate_features(
             "protocol": "exact search by cosine over the whole training split, votes weigh exp(cosine / temperature)",
         },
         "linear": {
-            **accuracy_on_test_set(answers["linear"], test.labels),
+            **measured(answers["linear"], test.labels),
             **common,
             "l2": probe.l2,
             "validation_share": share,

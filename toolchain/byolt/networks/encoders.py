@@ -7,17 +7,17 @@ into that module again (``load_snippet`` gives the lines).
 import difflib
 import re
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from byolt.library_errors import why_not_fetched
 from byolt.networks.feature_dim import feature_dim
+from byolt.networks.initial_weights import load_initial_weights
 from byolt_export.errors import InputError, first_line, not_written
 from byolt_export.files import replacing
 
@@ -54,7 +54,8 @@ def build_encoder(model: "Model", *, seed: int, image_size_px: int) -> tuple[nn.
                 if hasattr(module, name):
                     setattr(module, name, 0.0)
     if model.init_file is not None:
-        load_encoder(encoder, model.init_file)
+        own_stem = None if model.stem == "plain" else f"{_stem_of(encoder, model.backbone)[0]}.weight"
+        load_initial_weights(encoder, model.init_file, own_stem=own_stem)
     return encoder, feature_dim(encoder, model, image_size_px)
 
 
@@ -85,51 +86,6 @@ def build_head(in_dim: int, head: "Head", *, seed: int) -> nn.Sequential:
         layers.append(nn.Linear(in_dim, head.out_dim))
         layers += [nn.BatchNorm1d(head.out_dim, affine=False)] if head.out_norm else []
         return nn.Sequential(*layers)
-
-
-def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Load an ``encoder.safetensors`` strictly: every name and shape must fit.
-
-    Raises:
-        InputError: The file is missing, damaged, or of another backbone, or holds NaN or infinity.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-        encoder.load_state_dict(with_versions(encoder, weights), strict=True)
-    except OSError as error:
-        raise InputError(f"encoder weights {path} cannot be read: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise InputError(
-            f"encoder weights {path} cannot be read: damaged, or no safetensors file; copy them again"
-        ) from error
-    except RuntimeError as error:
-        raise InputError(
-            f"encoder weights {path} are of another backbone: {_other_weights(encoder, weights)}"
-        ) from error
-    odd = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
-    if odd is not None:
-        raise InputError(f"encoder weights {path} hold numbers that are not finite, in {odd}; take another file")
-
-
-def with_versions(module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a file with the versions of the layers, which safetensors does not keep and MnasNet asks for."""
-    versioned = OrderedDict(weights)
-    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
-    return versioned
-
-
-def _other_weights(encoder: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """The first tensor in which a file differs from what an encoder has."""
-    ours = encoder.state_dict()
-    for name, value in ours.items():
-        if name not in weights:
-            return f"{name} is not in them"
-        if weights[name].shape != value.shape:
-            return f"{name} has shape {tuple(weights[name].shape)} there, and {tuple(value.shape)} here"
-    return f"{next(iter(weights.keys() - ours.keys()))} is not in the backbone"
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -220,8 +176,9 @@ def _timm(model: "Model") -> nn.Module:
     import timm
 
     name = model.backbone.removeprefix("timm/")
-    if name not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+    known = timm.list_pretrained() if "." in name else timm.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean 'timm/{near[0]}'?" if near else ""
         raise InputError(f"model.backbone: timm has no model {name!r}{hint}")
     imagenet = model.init == "imagenet"
@@ -240,9 +197,24 @@ def _construct(build: Callable[[], Any], model: "Model") -> nn.Module:
             raise
         raise InputError(
             f"ImageNet weights of {model.backbone} could not be fetched ({why_not_fetched(error)}); "
-            "use init: random, or init: file with weights from a machine that has the network"
+            f"{_by_hand(model.backbone)}"
         ) from error
     return encoder
+
+
+def _by_hand(backbone: str) -> str:
+    """Which file to put where in place of a download."""
+    from torchvision import models
+
+    library, _, name = backbone.rpartition("/")
+    if library != "timm":
+        file, folder = Path(models.get_model_weights(name).DEFAULT.url).name, Path(torch.hub.get_dir(), "checkpoints")
+        return f"put {file} into {folder}, or give a file of your own with model.init=file and model.init_file=FILE"
+    import timm
+
+    source = timm.get_pretrained_cfg(name)
+    file = f"model.safetensors of {source.hf_hub_id}" if source and source.hf_hub_id else "a file of them"
+    return f"fetch {file} on a machine with a network, and give it with model.init=file and model.init_file=FILE"
 
 
 def _about_arguments(error: Exception) -> str:

@@ -15,9 +15,9 @@ _URLS = ("http://", "https://", "s3://", "gs://", "file://")
 class Data(Section):
     """Which images, where they lie, and how one becomes a square of pixels."""
 
-    name: Literal["folder", "shards", "stl10", "cifar10", "cifar100", "imagenette", "synthetic"]
+    name: Literal["folder", "shards", "stl10", "cifar10", "cifar100", "imagenette", "solar", "synthetic"]
     """The image set; `folder` is any folder of image files, `shards` what `byolt data pack` made of one, or tar files
-    of webdataset's format."""
+    of webdataset's format; `solar` is the Python package `elpv-dataset`, which pip fetches."""
     root: FolderPath | None = machine(None)
     """Folder of the images (`folder`) or tar files (`shards`), or where a named set is kept and downloaded to."""
     url: Text | None = machine(None)

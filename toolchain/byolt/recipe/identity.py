@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from byolt.recipe.initial_file import initial_file
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import MACHINE, leaves
 from byolt_export.errors import InputError
@@ -18,7 +19,7 @@ def result_keys(recipe: Recipe) -> dict[str, Any]:
     }
     if recipe.model.init_file is not None:
         try:
-            keys["model.init_file"] = hashlib.sha256(recipe.model.init_file.read_bytes()).hexdigest()
+            keys["model.init_file"] = hashlib.sha256(initial_file(recipe.model.init_file).read_bytes()).hexdigest()
         except OSError as error:
             raise InputError(f"model.init_file {recipe.model.init_file} cannot be read: {error.strerror}") from error
     return keys

@@ -28,7 +28,7 @@ class Model(Section):
     """The encoder, its stem, and the heads that learning puts on it."""
 
     backbone: Text = "resnet18"
-    """A torchvision model by name, or a timm model as `timm/NAME`."""
+    """A torchvision model by name, or a timm model as `timm/NAME`; `timm/NAME.TAG` names its ImageNet weights too."""
     args: Settings = {}
     """Keyword arguments for the backbone's constructor, for example `channels` of a timm ResNet."""
     stem: Literal["plain", "small", "half"] = "plain"
@@ -37,7 +37,9 @@ class Model(Section):
     init: Literal["random", "imagenet", "file"] = "random"
     """Where the encoder starts from; the report states it."""
     init_file: FolderPath | None = None
-    """An `encoder.safetensors` of the same backbone (init: file)."""
+    """Weights of the same backbone (init: file): the folder of a run, or a file of torchvision, timm, Lightning or
+    plain torch (`.safetensors`, `.pth`, `.pt`, `.bin`, `.ckpt`), whose classifier is left out; `package:NAME/PATH` is a
+    file in an installed Python package."""
     zero_init_residual: bool = False
     """Start each residual block at zero; the paper's results did not, its published code does."""
     projector: Head = Head()

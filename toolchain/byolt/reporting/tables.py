@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from byolt.console.summary import CHANCE, FEATURES, FINETUNED, delivered_files, metrics_of_features
+from byolt.console.summary import CHANCE, FEATURES, FINETUNED, area_first, delivered_files, metrics_of_features
 from byolt.data.subsets import spread
 from byolt.evaluation.collapse import Verdict
 from byolt.evaluation.outcome import outcome_of
@@ -37,6 +37,8 @@ _METRICS = {
     "predictor_alignment": ("predictor's cosine", ".3f"),
     "target_distance": ("target's distance", ".2g"),
 }
+
+_AUC_NOTE = "AUC is the area under the ROC curve: how well the scores order the two classes, whatever their shares."
 
 Records = list[dict[str, Any]]
 
@@ -83,6 +85,12 @@ def _tiles(run: Run, recipe: Recipe, records: Records, last: dict[str, Any]) -> 
     spent_s = learned_for_s(records)
     unit_s, unit = (3600, "hours") if (spent_s or 0) >= 360 else (60, "minutes")
     rows = [
+        (
+            "linear probe",
+            encoder.get("linear", {}).get("auc", {}).get("area"),
+            ".1%",
+            "area under the ROC curve, chance 50.0%",
+        ),
         ("linear probe", encoder.get("linear", {}).get("accuracy"), ".1%", f"test accuracy{chance}"),
         ("kNN", encoder.get("knn", {}).get("accuracy"), ".1%", f"test accuracy{chance}"),
         ("fine-tuned", finetuned.get("finetuned", {}).get("accuracy"), ".1%", "test accuracy"),
@@ -106,22 +114,23 @@ def accuracies(run: Run) -> HtmlTable:
     if not kinds:
         return HtmlTable([])
     first = next(iter(kinds.values()))["knn"]
-    rows = [
-        {
-            "features": name,
-            f"kNN, k = {first['k']}": _interval(metrics["knn"]),
-            "linear probe": _interval(metrics["linear"]),
+    headings = {"knn": f"kNN, k = {first['k']}", "linear": "linear probe"}
+    rows: list[dict[str, str]] = []
+    for name, metrics in kinds.items():
+        accuracy = {heading: _interval(metrics[probe]) for probe, heading in headings.items()}
+        areas = {
+            f"AUC, {heading}": _area(metrics[probe]) for probe, heading in headings.items() if "auc" in metrics[probe]
         }
-        for name, metrics in kinds.items()
-    ]
+        rows.append({"features": name} | (areas | accuracy if area_first(first) else accuracy | areas))
     if "chance" in first:
-        by_chance: dict[str, str] = dict.fromkeys(rows[0], number(first["chance"], ".1%"))
-        rows.append(by_chance | {"features": CHANCE})
+        by_chance = number(first["chance"], ".1%")
+        last = {heading: number(0.5, ".1%") if heading.startswith("AUC") else by_chance for heading in rows[0]}
+        rows.append(last | {"features": CHANCE})
     note = (
         f"Accuracy on {first['n_test']:,} test images, from {first['n_train']:,} labelled training images, with the "
         "95 % interval over the draw of test images (not over seeds)."
     )
-    return HtmlTable(rows, note)
+    return HtmlTable(rows, f"{note} {_AUC_NOTE}" if "auc" in first else note)
 
 
 def accuracies_over_folds(run: Run) -> HtmlTable:
@@ -144,6 +153,13 @@ def _interval(metric: dict[str, Any]) -> Markup:
     return Markup('{} <span class="note">[{}, {}]</span>').format(number(metric["accuracy"], ".1%"), *ends)
 
 
+def _area(metric: dict[str, Any]) -> Markup:
+    """Area under the ROC curve, nothing where there are more classes than two."""
+    if "auc" not in metric:
+        return Markup("")
+    return _interval({"accuracy": metric["auc"]["area"], "interval_95": metric["auc"]["interval_95"]})
+
+
 def _spread(metric: dict[str, Any]) -> Markup:
     return Markup("{} &plusmn; {}").format(number(metric["mean"], ".1%"), number(metric["std"], ".1%"))
 
@@ -154,15 +170,17 @@ def finetuning(run: Run) -> HtmlTable:
     if metrics is None:
         return HtmlTable([])
     note = f"Trained on {metrics['data']}, tested on {metrics['test']}. {metrics['protocol']}."
+    with_area = "auc" in metrics.get("finetuned", {})
     rows = [
         {f"{metrics['n_train']:,} labels": name, "test accuracy [95 % interval]": _interval(metrics[key])}
+        | ({"AUC [95 % interval]": _area(metrics[key])} if with_area else {})
         for key, name in FINETUNED.items()
         if key in metrics
     ]
     if "chance" in metrics:
-        chance = number(metrics["chance"], ".1%")
-        rows.append(dict(zip(rows[0], (CHANCE, chance), strict=True)))
-    return HtmlTable(rows, note)
+        chance = (CHANCE, number(metrics["chance"], ".1%"), *[number(0.5, ".1%")] * with_area)
+        rows.append(dict(zip(rows[0], chance, strict=True)))
+    return HtmlTable(rows, f"{note} {_AUC_NOTE}" if with_area else note)
 
 
 def collapse_measures(run: Run) -> HtmlTable:
