@@ -1,27 +1,28 @@
 """Do the intervals of a study of starts hold what they promise? Simulated studies whose answer is known.
 
-    python benchmarks/label_efficiency_coverage.py [--studies 1000] [--measure auc] [--regime seeds] [--seeds 3]
+    python benchmarks/label_efficiency_coverage.py [--studies 1000] [--measure auc] [--regime seeds] [--bootstrap 500]
 
 A study has two starts, seeds, nested draws of labels at six numbers of labels and one set of test images, as
 ``byolt study --starts`` has. The expected curve of ours is that of theirs moved along log labels, so that ours with 50
-labels equals theirs with exactly 130. Prints how many of the 95 % intervals of the labels saved hold 130, how many
-families of differences between equal starts claim any (at most 5 %), and how many curves' points are held. Writes
-nothing.
+labels equals theirs with exactly 130. Prints how many of the 95 % intervals of the labels saved hold 130, and how
+many families of differences between equal starts claim any (at most 5 %). Writes nothing.
 """
 
 import argparse
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from byolt.evaluation.label_efficiency import Measured, curves, differences, labels_saved
-from byolt.evaluation.variance_components import Measure
+from byolt.evaluation.label_efficiency import Measured, Saved, differences, isotonic, labels_saved, reached_at
+from byolt.evaluation.variance_components import Measure, metric_and_influences
 
 Array = npt.NDArray[np.float64]
 
 BUDGETS = (10, 20, 50, 100, 200, 1970)
+STARTS = ("theirs", "ours")
 AT, ANSWER = 50, 130.0
 DRAWS, IMAGES, POSITIVE = 20, 656, 0.3
 
@@ -53,40 +54,72 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--measure", choices=["auc", "accuracy"], action="append")
     parser.add_argument("--regime", choices=list(REGIMES), action="append")
+    parser.add_argument("--bootstrap", type=int, default=0, metavar="ROUNDS", help="percentile bootstrap beside it")
     asked = parser.parse_args()
     print(f"{asked.studies} studies each, {asked.seeds} seeds, {DRAWS} draws, {IMAGES} test images")
-    print("measure   variance of  labels saved: held  [95 %]          median interval  families  [95 %]")
+    print("measure   variance of  labels saved: held     median interval  seeds left out   percentile       families")
     for measure in asked.measure or ["auc", "accuracy"]:
         for regime in asked.regime or REGIMES:
-            rng = np.random.default_rng(0)
-            print(row(rng, regime, measure, asked.studies, asked.seeds), flush=True)
+            print(row(regime, measure, asked.studies, asked.seeds, asked.bootstrap), flush=True)
 
 
-def row(rng: np.random.Generator, regime: str, measure: Measure, studies: int, seeds: int) -> str:
-    """One line of the table."""
-    held, claimed, ends = 0, 0, []
+def row(regime: str, measure: Measure, studies: int, seeds: int, rounds: int) -> str:
+    """One line of the table; every share with Wilson's 95 % interval."""
+    rng = np.random.default_rng(0)
+    held, left_out, percentile, claimed, ends = 0, 0, 0, 0, []
     for _ in range(studies):
-        saved = labels_saved(study(rng, REGIMES[regime], measure, seeds=seeds), "ours", "theirs", AT)
-        held += holds(saved.low, saved.high, saved.low_censored, saved.high_censored)
+        one = study(rng, REGIMES[regime], measure, seeds=seeds)
+        saved = labels_saved(one, "ours", "theirs", AT)
+        held += holds(saved)
         ends.append((saved.low, saved.high))
+        # All draws of all seeds as if they were of one kind.
+        left_out += holds(labels_saved(replace(one, fixed=frozenset(STARTS)), "ours", "theirs", AT))
+        if rounds:
+            low, high = percentile_interval(one, rng, rounds)
+            percentile += low <= ANSWER <= high
         equal = study(rng, REGIMES[regime], measure, seeds=seeds, answer=AT)
-        claimed += any(one.verdict != "not told apart" for one in differences(equal, [("ours", "theirs")], BUDGETS))
+        claimed += any(d.verdict != "not told apart" for d in differences(equal, [("ours", "theirs")], BUDGETS))
     low, high = np.median(ends, axis=0)
-    return (
-        f"{measure:9} {regime:12} {held / studies:18.3f}  {binomial(held, studies)}   [{low:4.0f}, {high:4.0f}]     "
-        f"{claimed / studies:8.3f}  {binomial(claimed, studies)}"
-    )
+    shares = [share(count, studies) for count in (held, left_out, claimed)]
+    beside = share(percentile, studies) if rounds else " " * 20
+    return f"{measure:9} {regime:10} {shares[0]}   [{low:4.0f}, {high:4.0f}]   {shares[1]} {beside} {shares[2]}"
 
 
-def holds(low: float, high: float, low_censored: bool, high_censored: bool) -> bool:
+def percentile_interval(measured: Measured, rng: np.random.Generator, rounds: int) -> tuple[float, float]:
+    """The common hierarchical bootstrap for comparison: seeds, draws in each and images resampled, percentiles."""
+    cells = [("ours", AT), *(("theirs", budget) for budget in BUDGETS)]
+    found = [metric_and_influences(measured.scores[cell], measured.labels, measured.measure) for cell in cells]
+    weights = rng.multinomial(IMAGES, [1 / IMAGES] * IMAGES, rounds) - 1.0
+    # The change of a metric with the weights of its images is linear by its influences.
+    values = [metric[..., None] + influences @ weights.T for metric, influences in found]
+    seeds = len(found[0][0])
+    picked = rng.integers(seeds, size=(rounds, seeds, 1))
+    drawn = rng.integers(DRAWS, size=(rounds, seeds, DRAWS))
+    every = np.arange(rounds)[:, None, None]
+    means = np.stack([v[picked, drawn % v.shape[1], every].mean((1, 2)) for v in values])
+    odds = np.log(means / (1 - means))
+    at = np.log(BUDGETS)
+    reached = [_end(at, isotonic(curve), target) for target, curve in zip(odds[0], odds[1:].T, strict=True)]
+    low, high = np.quantile(reached, [0.025, 0.975])
+    return float(np.exp(low)), float(np.exp(high))
+
+
+def _end(at: Array, curve: Array, target: float) -> float:
+    """Where the curve reaches the target; without end beyond the measured numbers of labels."""
+    if target < curve[0] or target > curve[-1]:
+        return -100.0 if target < curve[0] else 100.0
+    return reached_at(at, curve, float(target))
+
+
+def holds(saved: Saved) -> bool:
     """Whether an interval of the labels saved holds the answer."""
-    return (low_censored or low <= ANSWER) and (high_censored or ANSWER <= high)
+    return (saved.low_censored or saved.low <= ANSWER) and (saved.high_censored or saved.high >= ANSWER)
 
 
-def binomial(count: int, n: int) -> str:
-    """Wilson's 95 % interval of a share."""
+def share(count: int, n: int) -> str:
+    """A share with Wilson's 95 % interval."""
     ends = stats.binomtest(count, n).proportion_ci(0.95, method="wilson")
-    return f"[{ends.low:.3f}, {ends.high:.3f}]"
+    return f"{count / n:.3f} [{ends.low:.3f}, {ends.high:.3f}]"
 
 
 def study(
@@ -113,9 +146,6 @@ def study(
             score = difficulty[start] + noise + right[..., None] * (labels if measure == "auc" else 1)
             scores[start, budget] = score if measure == "auc" else (score > 0).astype(np.float64)
     return Measured(STARTS, BUDGETS, scores, labels, measure)
-
-
-STARTS = ("theirs", "ours")
 
 
 def separation(log_labels: float, spread: float, measure: Measure) -> float:
