@@ -56,21 +56,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--measure", choices=["auc", "accuracy"], action="append")
     parser.add_argument("--regime", choices=list(REGIMES), action="append")
     parser.add_argument("--bootstrap", type=int, default=0, metavar="ROUNDS", help="percentile bootstrap beside it")
     asked = parser.parse_args()
-    print(f"{asked.studies} studies each, {asked.seeds} seeds, {DRAWS} draws, {IMAGES} test images")
+    print(f"{asked.studies} studies each, {asked.seeds} seeds, {asked.draws} draws, {IMAGES} test images")
     print("measure   variance of labels saved: held   [median]      families that claim", end="")
     print("   seeds left out        percentiles" if asked.bootstrap else "")
     for measure in asked.measure or ["auc", "accuracy"]:
         for regime in asked.regime or REGIMES:
-            print(row(regime, measure, asked.studies, asked.seeds, asked.bootstrap), flush=True)
+            print(row(regime, measure, asked.studies, (asked.seeds, asked.draws, IMAGES), asked.bootstrap), flush=True)
 
 
-def row(regime: str, measure: Measure, studies: int, seeds: int, rounds: int) -> str:
+def row(regime: str, measure: Measure, studies: int, sizes: tuple[int, int, int], rounds: int) -> str:
     """One line of the table; every share with Wilson's 95 % interval."""
-    rng, sizes = np.random.default_rng(0), (seeds, DRAWS, IMAGES)
+    rng = np.random.default_rng(0)
     held, left_out, percentile, claimed, ends = 0, 0, 0, 0, []
     for _ in range(studies):
         one = study(rng, REGIMES[regime], measure, sizes)
@@ -94,9 +95,9 @@ def percentile_interval(measured: Measured, rng: np.random.Generator, rounds: in
     weights = rng.multinomial(IMAGES, [1 / IMAGES] * IMAGES, rounds) - 1.0
     # The change of a metric with the weights of its images is linear by its influences.
     values = [metric[..., None] + influences @ weights.T for metric, influences in found]
-    seeds = len(found[0][0])
+    seeds, draws = found[0][0].shape
     picked = rng.integers(seeds, size=(rounds, seeds, 1))
-    drawn = rng.integers(DRAWS, size=(rounds, seeds, DRAWS))
+    drawn = rng.integers(draws, size=(rounds, seeds, draws))
     every = np.arange(rounds)[:, None, None]
     means = np.stack([v[picked, drawn % v.shape[1], every].mean((1, 2)) for v in values])
     odds = np.log(means / (1 - means))
