@@ -67,7 +67,7 @@ def test_of_starts_that_are_not_told_apart_the_cheaper_is_taken() -> None:
 def test_a_start_that_is_better_here_and_worse_there_does_not_win() -> None:
     family = found("byol", "scratch", at_10="better", at_50="same", at_200="worse")
     assert recommendation(("scratch", "byol"), family) == (
-        "Not told apart: no start is better throughout; random weights costs least. BYOL from random weights is "
+        "Not told apart: no start is better throughout; the cheapest is random weights. BYOL from random weights is "
         "better than random weights with 10 labels, worse with 200, not told apart with 50."
     )
 
@@ -76,6 +76,6 @@ def test_one_seed_is_said_so() -> None:
     (one,) = found("byol", "scratch", at_10="better")
     one = replace(one, p=math.nan, p_holm=math.nan, covers="test images, not seeds: there is one")
     assert recommendation(("scratch", "byol"), [one]) == (
-        "Not told apart: no start is better throughout; random weights costs least. "
+        "Not told apart: no start is better throughout; the cheapest is random weights. "
         "One seed tells nothing of the seeds: run at least 3."
     )

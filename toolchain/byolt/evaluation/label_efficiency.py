@@ -7,7 +7,7 @@ said in words, since a study of one seed tells nothing of the seeds. Metrics are
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -198,7 +198,7 @@ def differences(measured: Measured, pairs: Sequence[tuple[str, str]], budgets: S
     found = [_difference(measured, *pair, budget, family) for pair in pairs for budget in budgets]
     tested = [i for i, one in enumerate(found) if not math.isnan(one.p)]
     for i, p in zip(tested, holm([found[i].p for i in tested]), strict=True):
-        found[i] = Difference(**{**vars(found[i]), "p_holm": p})
+        found[i] = replace(found[i], p_holm=p)
     return found
 
 

@@ -43,13 +43,13 @@ def recommendation(starts: Sequence[str], found: Sequence[Difference]) -> str:
     beaten = {start: _beaten_by(start, found) for start in starts}
     unbeaten = [one for one in starts if not any(one in theirs for theirs in beaten.values())]
     best = max(unbeaten, key=lambda one: len(beaten[one]), default=starts[0])
-    seeds = (
-        " One seed tells nothing of the seeds: run at least 3." if any("not seeds" in d.covers for d in found) else ""
-    )
-    against = [clause for other in starts if other != best and (clause := _clause(best, other, found))]
-    if not beaten.get(best):
-        return f"Not told apart: no start is better throughout; {name(starts[0])} costs least." + _mixed(found) + seeds
-    return f"Take {name(best)}: {'; '.join(against)}." + seeds
+    if beaten.get(best):
+        against = [clause for other in starts if other != best and (clause := _clause(best, other, found))]
+        said = f"Take {name(best)}: {'; '.join(against)}."
+    else:
+        said = f"Not told apart: no start is better throughout; the cheapest is {name(starts[0])}." + _mixed(found)
+    one_seed = any("not seeds" in d.covers for d in found)
+    return said + (" One seed tells nothing of the seeds: run at least 3." if one_seed else "")
 
 
 def name(start: str) -> str:
