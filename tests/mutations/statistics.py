@@ -4,13 +4,19 @@ from tests.mutations.mutation import Mutation
 
 STATISTICS_FILE = "toolchain/byolt/evaluation/statistics.py"
 ROC, IN_ROC = "toolchain/byolt/evaluation/roc.py", "tests/evaluation/test_roc.py"
+COMPONENTS_FILE = "toolchain/byolt/evaluation/variance_components.py"
+EFFICIENCY_FILE = "toolchain/byolt/evaluation/label_efficiency.py"
+IN_COMPONENTS, IN_EFFICIENCY = (
+    "tests/evaluation/test_variance_components.py",
+    "tests/evaluation/test_label_efficiency.py",
+)
 IN_STATISTICS, IN_ACCURACIES = "tests/evaluation/test_statistics.py", "tests/evaluation/test_accuracies.py"
 
 STATISTICS = [
     Mutation("exact interval for Wilson's", STATISTICS_FILE, 'proportion_ci(0.95, method="wilson")', 'proportion_ci(0.95, method="exact")', IN_ACCURACIES),
     Mutation("std with the divisor n", STATISTICS_FILE, "mean, float(metrics.std(ddof=1)),", "mean, float(metrics.std()),", IN_STATISTICS),
     Mutation("one-sided interval of a mean", STATISTICS_FILE, "confidence_interval(1 - ALPHA)", "confidence_interval(1 - 2 * ALPHA)", IN_STATISTICS),
-    Mutation("seeds not paired", STATISTICS_FILE, "_stats().ttest_rel(a, b)", "_stats().ttest_ind(a, b)", IN_STATISTICS),
+    Mutation("seeds not paired", STATISTICS_FILE, "scipy_stats().ttest_rel(a, b)", "scipy_stats().ttest_ind(a, b)", IN_STATISTICS),
     Mutation("no Bonferroni in a family", STATISTICS_FILE, "confidence_interval(1 - ALPHA / family)", "confidence_interval(1 - ALPHA)", IN_STATISTICS),
     Mutation("one-sided p of the paired test", STATISTICS_FILE, "float(test.pvalue)", "float(test.pvalue) / 2", IN_STATISTICS),
     Mutation("p is not adjusted", STATISTICS_FILE, "one._replace(p_holm=p)", "one", IN_STATISTICS),
@@ -28,4 +34,16 @@ STATISTICS = [
     Mutation("DeLong's variance with the divisor n", ROC, "part.var(ddof=1)", "part.var()", IN_ROC),
     Mutation("areas compared as if on other images", ROC, "_variance(apart)", "_variance(_placements(scores_a, labels)) + _variance(_placements(scores_b, labels))", IN_ROC),
     Mutation("logit without its slope", ROC, " / (area * (1 - area))\n", "\n", IN_ROC),
+    Mutation("variance between seeds with the divisor n", COMPONENTS_FILE, "centred.T / max(n - 1, 1)", "centred.T / n", IN_COMPONENTS),
+    Mutation("noise of one seed taken for what the images share", COMPONENTS_FILE, "(total[:, None] * total - same) / (n * (n - 1))", "total[:, None] * total / n**2", IN_COMPONENTS),
+    Mutation("an interval narrower than that of the seeds", COMPONENTS_FILE, "np.maximum(of_all, of_units)", "of_all", IN_COMPONENTS),
+    Mutation("covariance of the images taken for known", COMPONENTS_FILE, " + self.images * by_image.var(-1, ddof=1) / 2", "", IN_COMPONENTS),
+    Mutation("negatives placed upside down", COMPONENTS_FILE, "1 - below / n_1", "below / n_1", IN_COMPONENTS),
+    Mutation("seeds left out of the interval", EFFICIENCY_FILE, "return self._seeds == 1 or starts <= self.fixed", "return True", IN_EFFICIENCY),
+    Mutation("better on the draws of one seed", EFFICIENCY_FILE, "return self._seeds > 1 or starts <= self.fixed", "return True", IN_EFFICIENCY),
+    Mutation("no Bonferroni over pairs and budgets", EFFICIENCY_FILE, "half_width(weights, ALPHA / family)", "half_width(weights, ALPHA)", IN_EFFICIENCY),
+    Mutation("delta method upside down", EFFICIENCY_FILE, "found.scaled(1 / (mean * (1 - mean)))", "found.scaled(mean * (1 - mean))", IN_EFFICIENCY),
+    Mutation("lines between shares, not log-odds", EFFICIENCY_FILE, "_replace(mean=np.log(mean / (1 - mean)))", "_replace(mean=mean)", IN_EFFICIENCY),
+    Mutation("a curve made to rise by its running minimum", EFFICIENCY_FILE, "max(min(curve[i : j + 1].mean() for j in ks[k:]) for i in ks[: k + 1])", "min(curve[k:])", IN_EFFICIENCY),
+    Mutation("an end without censoring", EFFICIENCY_FILE, "high_censored=bool(kept[-1]) or", "high_censored=", IN_EFFICIENCY),
 ]  # fmt: skip
