@@ -9,7 +9,7 @@ STATISTICS = [
     Mutation("exact interval for Wilson's", STATISTICS_FILE, 'proportion_ci(0.95, method="wilson")', 'proportion_ci(0.95, method="exact")', IN_ACCURACIES),
     Mutation("std with the divisor n", STATISTICS_FILE, "mean, float(metrics.std(ddof=1)),", "mean, float(metrics.std()),", IN_STATISTICS),
     Mutation("one-sided interval of a mean", STATISTICS_FILE, "confidence_interval(1 - ALPHA)", "confidence_interval(1 - 2 * ALPHA)", IN_STATISTICS),
-    Mutation("seeds not paired", STATISTICS_FILE, "_stats().ttest_rel(a, b)", "_stats().ttest_ind(a, b)", IN_STATISTICS),
+    Mutation("seeds not paired", STATISTICS_FILE, "scipy_stats().ttest_rel(a, b)", "scipy_stats().ttest_ind(a, b)", IN_STATISTICS),
     Mutation("no Bonferroni in a family", STATISTICS_FILE, "confidence_interval(1 - ALPHA / family)", "confidence_interval(1 - ALPHA)", IN_STATISTICS),
     Mutation("one-sided p of the paired test", STATISTICS_FILE, "float(test.pvalue)", "float(test.pvalue) / 2", IN_STATISTICS),
     Mutation("p is not adjusted", STATISTICS_FILE, "one._replace(p_holm=p)", "one", IN_STATISTICS),

@@ -103,7 +103,7 @@ def accuracy_on_test_set(predicted: npt.NDArray[np.int64], labels: npt.NDArray[n
     draw of test images, not the seed of training.
     """
     right = predicted == labels
-    interval = _stats().binomtest(int(right.sum()), len(labels)).proportion_ci(0.95, method="wilson")
+    interval = scipy_stats().binomtest(int(right.sum()), len(labels)).proportion_ci(0.95, method="wilson")
     ends = [float(interval.low), float(interval.high)]
     return {"accuracy": float(right.mean()), "interval_95": ends, "n_test": len(labels)}
 
@@ -126,7 +126,7 @@ def mean_over_seeds(values: Sequence[float]) -> Summary:
     mean = float(metrics.mean())
     if not _differ(metrics, np.abs(metrics).max()):
         return Summary(n, mean, 0.0 if n > 1 else math.nan, math.nan, math.nan)
-    interval = _stats().ttest_1samp(metrics, 0).confidence_interval(1 - ALPHA)
+    interval = scipy_stats().ttest_1samp(metrics, 0).confidence_interval(1 - ALPHA)
     return Summary(n, mean, float(metrics.std(ddof=1)), float(interval.low), float(interval.high))
 
 
@@ -203,7 +203,7 @@ def difference_on_test_set(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDAr
         raise InputError(f"McNemar: {n} images against {len(correct_b)}; evaluate both on the same, at least one")
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
     apart = only_a + only_b
-    p = float(_stats().binomtest(only_a, apart, 0.5).pvalue) if apart else 1.0
+    p = float(scipy_stats().binomtest(only_a, apart, 0.5).pvalue) if apart else 1.0
     difference, (low, high) = paired_difference(correct_a, correct_b)
     return PairedModels(only_a, only_b, n, difference, max(-1.0, low), min(1.0, high), p)
 
@@ -223,7 +223,7 @@ def rank_correlation(ours: Sequence[float], published: Sequence[float]) -> RankC
         raise InputError(f"rank correlation: {n} metrics against {len(b)}; give one of each for every method")
     if n < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return RankCorrelation(n, math.nan, math.nan)
-    stats = _stats()
+    stats = scipy_stats()
     found = stats.spearmanr(a, b)
     rho = float(found.statistic)
     if n > EXACT_PAIRS:
@@ -250,7 +250,7 @@ def _compared(name: str, ours: Sequence[float], theirs: Sequence[float], family:
     if not _differ(differences, scale):
         p = float(abs(mean) <= ROUNDING * scale)
         return Comparison(n, mean, math.nan, math.nan, family, p, p, math.nan)
-    test = _stats().ttest_rel(a, b)
+    test = scipy_stats().ttest_rel(a, b)
     interval, p = test.confidence_interval(1 - ALPHA / family), float(test.pvalue)
     effect_size = _hedges(n - 1) * mean / float(differences.std(ddof=1))
     low, high = max(-1.0, float(interval.low)), min(1.0, float(interval.high))
@@ -281,7 +281,7 @@ def _points(share: float, digits: int, sign: str = "") -> str:
     return f"{round(100 * share, digits) + 0.0:{sign}.{digits}f}"
 
 
-def _stats() -> Any:
+def scipy_stats() -> Any:
     """``scipy.stats``, which the base install lacks."""
     try:
         from scipy import stats
