@@ -6,7 +6,7 @@ Axes: N images, C classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from byolt.evaluation.linear import fit_path
+from byolt.evaluation.variance_components import Measure
 from byolt_export.errors import InputError
 
 Labels = npt.NDArray[np.int64]
-Measure = Literal["auc", "accuracy"]
+
 FOLDS = 3
 L2_GRID = (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 """Of the linear probe, strong first: of equals the strongest is chosen."""
@@ -43,7 +44,8 @@ def measure_of(labels: Labels) -> Measure:
 def scores_of(logits: Float[Tensor, "N C"], labels: Labels, measure: Measure) -> npt.NDArray[np.float32]:
     """What a measure needs of each image, (N,): the second class's logit less the first's, or 1 where it is right."""
     if measure == "auc":
-        return (logits[:, 1] - logits[:, 0]).float().numpy()
+        margins: npt.NDArray[np.float32] = (logits[:, 1] - logits[:, 0]).float().numpy()
+        return margins
     return (logits.argmax(1).numpy() == labels).astype(np.float32)
 
 
@@ -88,7 +90,7 @@ def draw_of_labels(labels: Labels, budget: int, key: Sequence[int]) -> Labels:
 def _shares(counts: Labels, budget: int) -> Labels:
     """How many of each class, their sum ``budget``."""
     exact = budget * counts / counts.sum()
-    taken = np.maximum(1, np.floor(exact)).astype(np.int64)
+    taken: Labels = np.maximum(1, np.floor(exact)).astype(np.int64)
     while taken.sum() < budget:
         taken[np.argmax(np.where(taken < counts, exact - taken, -np.inf))] += 1
     while taken.sum() > budget:  # Where small classes were raised to one image.

@@ -1,7 +1,7 @@
 """``byolt study --starts``: is pretraining on these images worth it, by the number of labels at hand?"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def study_starts(
     cells = plan.cells(budgets, images)
     _measure(plan, plan.unmeasured(cells), images, at_once, log)
     measured = {way: _measured(plan, [cell for cell in cells if cell.way == way], test) for way in budgets}
-    return results_of(recipe, measured, plan.kept.rows(), images.open())
+    return results_of(recipe, measured, cells, plan.kept.rows(), images.open())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from byolt.evaluation.features import LabelledImages
 from byolt.evaluation.linear import fit_path
 from byolt.networks.encoders import untrained_encoder
 from byolt.recipe.schema import Recipe
-from byolt.run import Run, learned_for_s
 from byolt.studies.starts_ledger import Cell
 from byolt.studies.starts_measure import LearnJob
 from byolt.training.dry_run import dry_run

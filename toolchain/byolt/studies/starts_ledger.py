@@ -6,6 +6,7 @@ A cell is one encoder, one way to use it and one number of labels; its draws are
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,6 +156,18 @@ class Rows:
     def of(self, key: Key, role: str, draw: str) -> Row | None:
         """The row of a draw (role ``test``), or of a choice (``tuning``, no draw)."""
         return self.found.get((*key, role, draw))
+
+    def state(self, cell: Cell) -> str:
+        """How the learning of a cell's encoder ended; empty where nothing is learned."""
+        row = self.of(cell.key, "test", "0")
+        return "" if row is None else row["state"]
+
+    def hours(self, cells: Sequence[Cell]) -> float:
+        """Of learning, each run once, and of measuring."""
+        keys = {cell.key for cell in cells}
+        own = [row for key, row in self.found.items() if key[:3] in keys]
+        learned = {row["run"]: float(row["learn_s"] or 0) for row in own}
+        return (sum(learned.values()) + sum(float(row["measure_s"]) for row in own)) / 3600
 
     def setting(self, cell: Cell) -> str | None:
         """The setting that was chosen for a cell's start, way and budget; None where none was yet."""
