@@ -46,7 +46,8 @@ def scores_of(logits: Float[Tensor, "N C"], labels: Labels, measure: Measure) ->
     if measure == "auc":
         margins: npt.NDArray[np.float32] = (logits[:, 1] - logits[:, 0]).float().numpy()
         return margins
-    return (logits.argmax(1).numpy() == labels).astype(np.float32)
+    right: npt.NDArray[np.bool_] = logits.argmax(1).numpy() == labels
+    return right.astype(np.float32)
 
 
 def metric_of(scores: npt.NDArray[np.float32], labels: Labels, measure: Measure) -> float:
