@@ -62,11 +62,11 @@ def study_starts(
     recipe = with_one_number_of_threads(recipe, log)
     plan = _Plan(recipe, tuple(starts_of(recipe, starts)), range(recipe.seed, recipe.seed + seeds), kept)
     at_once = jobs or at_once_default(recipe)
-    train, _ = plan.opened(labelled_set(recipe))
+    sets = plan.opened(labelled_set(recipe))
     # What does not fit is told, and how long it will take, before anything is learned.
-    budgets = plan.budgets(labels, train, finetune=finetune)
+    budgets = plan.budgets(labels, sets[0], finetune=finetune)
     to_learn = plan.to_learn()
-    log(estimate(recipe, to_learn, plan.unmeasured(plan.cells(budgets, labelled_set(recipe))), train, at_once))
+    log(estimate(recipe, to_learn, plan.unmeasured(plan.cells(budgets, labelled_set(recipe))), sets, at_once))
     for done, (number, row, left_s) in enumerate(in_processes(learn, dict(enumerate(to_learn)), at_once), start=1):
         told = f"{row['state']}, verdict {row['verdict']}; {left_s / 60:.0f} min left"
         log(f"learned {done}/{len(to_learn)} {to_learn[number]}: {told}")

@@ -6,7 +6,6 @@ seed, and each reported draw trains one classifier, which is asked about the tes
 
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +16,7 @@ from byolt.data.source import Labels
 from byolt.environment import environment
 from byolt.evaluation.evaluate import embed_store, evaluation_store, labelled
 from byolt.evaluation.features import LabelledImages
+from byolt.evaluation.few_label_finetune import GRID, FewLabelTrainer
 from byolt.evaluation.few_labels import (
     L2_GRID,
     choose_l2,
@@ -135,19 +135,19 @@ def measure_start(job: MeasureJob) -> dict[str, Any]:
     encoder = encoder_of(job.start, job.seed)
     with StopSignals() as signals:
         subject = _Subject(job, recipe, encoder, train, test, signals, environment())
-        classifiers: Classifiers = _Linear(subject)
+        classifiers: Classifiers = _Linear(subject) if job.way == "linear" else _FineTuned(subject)
         return {str(budget): subject.measure(job.cell(budget), classifiers) for budget in job.budgets}
 
 
 class Classifiers(Protocol):
     """One way to make classifiers of few labels from an encoder."""
 
-    def chosen(self, draws: Sequence[Labels]) -> tuple[str, float]:
+    def chosen(self, draws: list[Labels], budget: int) -> tuple[str, float]:
         """The setting that is best in cross-validation inside these draws, and its metric there."""
         ...
 
-    def tested(self, drawn: Labels, setting: str, seed: int) -> Tensor:
-        """Logits (N, C) of the test images by a classifier of the drawn labels."""
+    def tested(self, drawn: Labels, setting: str, key: int) -> Tensor:
+        """Logits (N, C) of the test images by a classifier of the drawn labels; ``key`` draws what is random."""
         ...
 
 
@@ -175,19 +175,19 @@ class _Subject(NamedTuple):
         for draw in range(done, cell.draws):
             started_s = time.monotonic()
             drawn = draw_of_labels(self.train.labels, cell.budget, (self.job.seed, draw, _REPORTED))
-            logits = classifiers.tested(drawn, setting, self.job.seed + draw)
+            logits = classifiers.tested(drawn, setting, 1000 * self.job.seed + draw)
             scores.append(scores_of(logits, self.test.labels, measure))
             kept.write_scores(cell.key, np.stack(scores), self.test.labels)
             metric = metric_of(scores[-1], self.test.labels, measure)
             self._append(cell, "test", str(draw), setting, metric, started_s)
-            self._stop_where_told()
+            self.stop_where_told()
         return float(np.mean([metric_of(row, self.test.labels, measure) for row in scores]))
 
     def _choose(self, cell: Cell, classifiers: "Classifiers") -> str:
         assert self.job.seed == self.job.start.recipe.seed
         started_s, count = time.monotonic(), 1 if cell.draws == 1 else TUNING_DRAWS[cell.way]
         draws = [draw_of_labels(self.train.labels, cell.budget, (self.job.seed, n, _TUNING)) for n in range(count)]
-        setting, metric = classifiers.chosen(draws)
+        setting, metric = classifiers.chosen(draws, cell.budget)
         self._append(cell, "tuning", "", setting, metric, started_s)
         return setting
 
@@ -209,7 +209,8 @@ class _Subject(NamedTuple):
             **self.encoder.columns,
         )
 
-    def _stop_where_told(self) -> None:
+    def stop_where_told(self) -> None:
+        """Raise ``Stopped`` after a signal."""
         if self.signals.received:
             received = signal.Signals(self.signals.received)
             raise Stopped(f"stopped by {received.name}; what was measured is kept", received)
@@ -225,14 +226,38 @@ class _Linear:
             embed_store(network, part.images, subject.recipe) for part in (subject.train, subject.test)
         )
 
-    def chosen(self, draws: Sequence[Labels]) -> tuple[str, float]:
-        """The setting that is best in cross-validation inside these draws, and its metric there."""
+    def chosen(self, draws: list[Labels], budget: int) -> tuple[str, float]:
         choice = choose_l2(self.features, self.train.labels, draws, self.train.classes, self.measure)
         return f"l2={L2_GRID[choice.number]:g}", choice.metric
 
-    def tested(self, drawn: Labels, setting: str, seed: int) -> Tensor:
-        """Logits (N, C) of the test images by a classifier of the drawn labels."""
-        l2 = float(setting.removeprefix("l2="))
+    def tested(self, drawn: Labels, setting: str, key: int) -> Tensor:
         few = self.features[drawn], self.train.labels[drawn]
-        (probe,) = fit_path(*few, classes=self.train.classes, l2s=[l2])
+        (probe,) = fit_path(*few, classes=self.train.classes, l2s=[_l2_of(setting)])
         return probe.logits(self.test)
+
+
+class _FineTuned:
+    """All weights, from the linear probe with the l2 that was chosen for this start and number of labels."""
+
+    def __init__(self, subject: _Subject) -> None:
+        self.subject = subject
+        self.trainer = FewLabelTrainer(subject.encoder.network, subject.train, subject.recipe, subject.stop_where_told)
+
+    def _l2(self, budget: int) -> float:
+        probe = self.subject.job.cell(budget)._replace(way="linear")
+        setting = self.subject.job.kept.rows().setting(probe)
+        assert setting is not None
+        return _l2_of(setting)
+
+    def chosen(self, draws: list[Labels], budget: int) -> tuple[str, float]:
+        choice = self.trainer.chosen(draws, self._l2(budget), measure_of(self.subject.train.labels))
+        return str(GRID[choice.number]), choice.metric
+
+    def tested(self, drawn: Labels, setting: str, key: int) -> Tensor:
+        (grid,) = (one for one in GRID if str(one) == setting)
+        classifier = self.trainer.trained(drawn, grid, self._l2(len(drawn)), seed=key)
+        return self.trainer.logits(classifier, self.subject.test.images)
+
+
+def _l2_of(setting: str) -> float:
+    return float(setting.removeprefix("l2="))
