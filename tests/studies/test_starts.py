@@ -1,5 +1,10 @@
 """A study of starts: what it consists of, what it keeps, and that nothing but a draw's labels trains a classifier."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ from click.testing import CliRunner
 from tests.conftest import tiny_recipe
 from tests.data.test_splits import folder
 from tests.evaluation.arrays import coloured_images
+from tests.test_command_line import byolt, draw_folder, write_recipe
 from torch import nn
 
 from byolt.cli import cli
@@ -209,3 +215,32 @@ def test_options_of_the_other_kind_are_refused(tmp_path: Path, options: tuple[st
     done = CliRunner().invoke(cli, ["study", str(recipe), *options])
     assert done.exit_code != 0
     assert told in f"{done.output}{done.exception}"
+
+
+@pytest.mark.full
+def test_the_whole_command_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    root = draw_folder(tmp_path / "images", classes=2, images=80)
+    recipe = write_recipe(tmp_path, root)
+    words = ("study", recipe, "--starts", "byol,scratch", "--labels", "8,all", "--seeds", "1", "--jobs", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "byolt", *map(str, words), "--results", "stopped"], cwd=tmp_path, stderr=subprocess.PIPE
+    )
+    file = tmp_path / "stopped" / "tiny-starts.csv"
+    while not file.exists() or len(file.read_text().splitlines()) < 3:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    rows = file.read_text().splitlines()
+    assert 3 <= len(rows) < 1 + 2 * (2 + 20 + 1)
+    done, whole = (byolt(*words, "--results", where, "--json", folder=tmp_path) for where in ("stopped", "whole"))
+    assert done.returncode == whole.returncode == 0, done.stderr
+    assert file.read_text().splitlines()[: len(rows)] == rows
+    assert len(file.read_text().splitlines()) == 1 + 2 * (2 + 20 + 1)
+    ours, theirs = (json.loads(one.stdout)["ways"]["linear"] for one in (done, whole))
+    assert ours == theirs
+    assert [point["budget"] for point in ours["curves"]["byol"]] == [8, 64]
+    for kind in ("md", "svg", "html"):
+        assert (tmp_path / "stopped" / f"tiny-starts.{kind}").stat().st_size > 0
+    assert "One seed tells nothing of the seeds" in ours["recommendation"]

@@ -7,7 +7,7 @@ seed, and each reported draw trains one classifier, which is asked about the tes
 import signal
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -139,6 +139,7 @@ def measure_start(job: MeasureJob) -> dict[str, Any]:
         return {str(budget): subject.measure(job.cell(budget), classifiers) for budget in job.budgets}
 
 
+@runtime_checkable  # Where annotations are checked while the tests run, this one is asked by isinstance.
 class Classifiers(Protocol):
     """One way to make classifiers of few labels from an encoder."""
 
