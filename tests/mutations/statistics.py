@@ -3,6 +3,12 @@
 from tests.mutations.mutation import Mutation
 
 STATISTICS_FILE = "toolchain/byolt/evaluation/statistics.py"
+COMPONENTS_FILE = "toolchain/byolt/evaluation/variance_components.py"
+EFFICIENCY_FILE = "toolchain/byolt/evaluation/label_efficiency.py"
+IN_COMPONENTS, IN_EFFICIENCY = (
+    "tests/evaluation/test_variance_components.py",
+    "tests/evaluation/test_label_efficiency.py",
+)
 IN_STATISTICS, IN_ACCURACIES = "tests/evaluation/test_statistics.py", "tests/evaluation/test_accuracies.py"
 
 STATISTICS = [
@@ -23,4 +29,16 @@ STATISTICS = [
     Mutation("difference of the models reversed", STATISTICS_FILE, "paired_difference(correct_a, correct_b)", "paired_difference(correct_b, correct_a)", IN_ACCURACIES),
     Mutation("rank p one-sided", STATISTICS_FILE, "np.abs((a * b).sum(axis))", "(a * b).sum(axis)", IN_STATISTICS),
     Mutation("Pearson for Spearman", STATISTICS_FILE, "stats.spearmanr(a, b)", "stats.pearsonr(a, b)", IN_STATISTICS),
+    Mutation("variance between seeds with the divisor n", COMPONENTS_FILE, "centred.T / max(n - 1, 1)", "centred.T / n", IN_COMPONENTS),
+    Mutation("noise of one seed taken for what the images share", COMPONENTS_FILE, "(total[:, None] * total - same) / (n * (n - 1))", "total[:, None] * total / n**2", IN_COMPONENTS),
+    Mutation("an interval narrower than that of the seeds", COMPONENTS_FILE, "np.maximum(of_all, of_units)", "of_all", IN_COMPONENTS),
+    Mutation("covariance of the images taken for known", COMPONENTS_FILE, " + self.images * by_image.var(-1, ddof=1) / 2", "", IN_COMPONENTS),
+    Mutation("negatives placed upside down", COMPONENTS_FILE, "1 - below / n_1", "below / n_1", IN_COMPONENTS),
+    Mutation("seeds left out of the interval", EFFICIENCY_FILE, "return self._seeds == 1 or starts <= self.fixed", "return True", IN_EFFICIENCY),
+    Mutation("better on the draws of one seed", EFFICIENCY_FILE, "return self._seeds > 1 or starts <= self.fixed", "return True", IN_EFFICIENCY),
+    Mutation("no Bonferroni over pairs and budgets", EFFICIENCY_FILE, "half_width(weights, ALPHA / family)", "half_width(weights, ALPHA)", IN_EFFICIENCY),
+    Mutation("delta method upside down", EFFICIENCY_FILE, "found.scaled(1 / (mean * (1 - mean)))", "found.scaled(mean * (1 - mean))", IN_EFFICIENCY),
+    Mutation("lines between shares, not log-odds", EFFICIENCY_FILE, "_replace(mean=np.log(mean / (1 - mean)))", "_replace(mean=mean)", IN_EFFICIENCY),
+    Mutation("a curve made to rise by its running minimum", EFFICIENCY_FILE, "max(min(curve[i : j + 1].mean() for j in ks[k:]) for i in ks[: k + 1])", "min(curve[k:])", IN_EFFICIENCY),
+    Mutation("an end without censoring", EFFICIENCY_FILE, "high_censored=bool(kept[-1]) or", "high_censored=", IN_EFFICIENCY),
 ]  # fmt: skip

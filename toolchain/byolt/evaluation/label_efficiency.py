@@ -109,7 +109,7 @@ class Measured:
 
     @property
     def _seeds(self) -> int:
-        return next(iter(self._found.values()))[0].shape[0]
+        return len(next(iter(self._found.values()))[0])
 
     def _by_draws(self, starts: set[str]) -> bool:
         # Draws of all seeds are alike where no encoder depends on the seed; with one seed there is nothing else.
@@ -215,8 +215,8 @@ def labels_saved(measured: Measured, ours: str, theirs: str, budget: int) -> Sav
     cells = [(ours, budget), *((theirs, b) for b in measured.budgets)]
     odds = _log_odds(measured.components(cells))
     at = np.log(measured.budgets)
-    target, rising = odds.mean[0], _isotonic(odds.mean[1:])
-    estimate = _reached(at, rising, target)
+    target, rising = odds.mean[0], isotonic(odds.mean[1:])
+    estimate = reached_at(at, rising, target)
     tried = np.linspace(at[0], at[-1], GRID)
     weights = np.stack([np.interp(tried, at, one) for one in np.eye(len(at))], axis=1)
     gap = target - weights @ odds.mean[1:]
@@ -224,7 +224,8 @@ def labels_saved(measured: Measured, ours: str, theirs: str, budget: int) -> Sav
     kept = np.abs(gap) <= half
     fewest, most = measured.budgets[0], measured.budgets[-1]
     held = np.append(tried[kept], estimate)
-    equal_to, low, high = np.clip(np.exp([estimate, held.min(), held.max()]), fewest, most).tolist()
+    # Rounded since exp(log(10)) is 10.000000000000002.
+    equal_to, low, high = np.exp([estimate, held.min(), held.max()]).round(9).tolist()
     reached: Literal["with fewer", "within", "with more"] = "within"
     if not rising[0] <= target <= rising[-1]:
         reached = "with fewer" if target < rising[0] else "with more"
@@ -256,17 +257,17 @@ def _log_odds(found: Components) -> Components:
 
 
 def _share(log_odds: Float[np.ndarray, "*N"]) -> Float[np.ndarray, "*N"]:
-    return 1 / (1 + np.exp(-log_odds))
+    return np.asarray(1 / (1 + np.exp(-log_odds)))
 
 
-def _isotonic(curve: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
+def isotonic(curve: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
     """The closest curve that never falls: max over starts of min over ends of the mean between (Robertson 1988)."""
     ks = range(len(curve))
     return np.array([max(min(curve[i : j + 1].mean() for j in ks[k:]) for i in ks[: k + 1]) for k in ks])
 
 
-def _reached(at: Float[np.ndarray, "K"], curve: Float[np.ndarray, "K"], target: float) -> float:
-    """Where a curve that never falls first reaches the target, between its knots by a line; an end where it does not."""
+def reached_at(at: Float[np.ndarray, "K"], curve: Float[np.ndarray, "K"], target: float) -> float:
+    """Where a curve that never falls first reaches the target, by lines between its knots; an end where it does not."""
     last = int(np.searchsorted(curve, target))
     if last in (0, len(curve)):
         return float(at[0] if last == 0 else at[-1])

@@ -90,7 +90,7 @@ def _verdicts(one: str, other: str, found: Sequence[Difference]) -> dict[str, li
 
 def _clause(one: str, other: str, found: Sequence[Difference]) -> str:
     """For example: better than ImageNet alone with 50 and 100 labels, not told apart with 10."""
-    parts = []
+    parts: list[str] = []
     for verdict, budgets in _verdicts(one, other, found).items():
         than = f" than {name(other)}" if verdict != "not told apart" else f" from {name(other)}"
         if budgets:

@@ -5,10 +5,11 @@ and Rockette 1995 split the variance of the mean over n readers into what differ
 
     Var(mean) = MS / n + Cov
 
-MS: mean square between the readers' areas (divisor n - 1), in which the draws within a seed are already contained: they
-are not counted again (Davison and Hinkley 1997, sec. 3.8). Cov: mean covariance of two different readers over the draw of
-test images (DeLong 1988). The degrees of freedom are Satterthwaite's (Hillis 2007). It is the limit of a hierarchical bootstrap of many rounds, less its faults at 3 seeds:
-a variance short by (n - 1) / n, draws and images counted twice, and quantiles of 3 values.
+MS: mean square between the readers' metrics (divisor n - 1). Draws of labels within a seed are in it already, and not
+counted again (Davison and Hinkley 1997, sec. 3.8). Cov: mean covariance of two different readers over the draw of test
+images (DeLong 1988). It is what a hierarchical bootstrap estimates, in closed form and without its faults at 3 seeds: a
+variance between seeds short by the factor (n - 1) / n, draws and noise of images counted twice, quantiles of 3 values.
+Student's quantile makes up for MS being estimated from n values.
 
 Axes: K cells (a start at a budget), U units (seeds, or draws where the seed makes no difference), N test images.
 """
@@ -44,7 +45,8 @@ class Components(NamedTuple):
         NaN where nothing varies: a width of 0 would claim certainty.
         """
         t = scipy_stats().t
-        return np.maximum(*(error * t.isf(alpha / 2, degrees) for error, degrees in self._errors(weights)))
+        of_all, of_units = (error * t.isf(alpha / 2, degrees) for error, degrees in self._errors(weights))
+        return np.asarray(np.maximum(of_all, of_units))
 
     def p_value(self, weights: Float[np.ndarray, "K"]) -> float:
         """Two-sided, of a weighted sum of cells against 0: alpha where the interval at 1 - alpha just holds 0."""
