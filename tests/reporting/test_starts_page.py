@@ -7,8 +7,9 @@ import numpy as np
 from tests.reporting.pages import Page
 
 from byolt.evaluation.label_efficiency import Measured
-from byolt.reporting.starts_page import write_starts_report
+from byolt.reporting.starts_page import answer_of, starts_chart, write_starts_report
 from byolt.reporting.starts_text import print_starts, write_starts_markdown
+from byolt.run import Run
 from byolt.studies.starts_results import StartsResults, WayResults
 
 
@@ -57,3 +58,14 @@ def test_the_sentence_the_table_and_the_json(tmp_path: Path, capsys) -> None:  #
     assert told["curves"]["scratch"][0]["mean"] == 0.625
     assert [one["budget"] for one in told["labels_saved"]] == [10]  # Nothing is measured above the largest.
     assert [(one["ours"], one["theirs"]) for one in told["differences"]] == [("byol", "scratch")] * 2
+
+
+def test_the_report_of_a_run_repeats_the_answer_and_the_picture(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert answer_of(run) is None
+    study = results()
+    run.write_metrics("starts", study.to_dict())
+    answer = answer_of(run)
+    assert answer is not None
+    assert answer["ways"][0]["recommendation"] == study.ways[0].recommendation
+    assert answer["charts"][0].svg == starts_chart(study)

@@ -1,6 +1,7 @@
 """A study of starts as one HTML file and one picture: label efficiency curves with their bands."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from byolt.evaluation.label_efficiency import Point
 from byolt.evaluation.label_efficiency_words import name, sentence
 from byolt.files import write_text
-from byolt.reporting.charts import GREY, MARKS, canvas, svg_of
+from byolt.reporting.charts import GREY, MARKS, Chart, canvas, svg_of
 from byolt.reporting.page import HtmlTable, Number, number, render
 from byolt.reporting.pictures import data_uri
 from byolt.reporting.starts_text import setting_rows
+from byolt.run import Run
 from byolt.studies.starts_results import StartsResults, WayResults
 
 
@@ -35,27 +38,44 @@ def write_starts_report(path: Path, study: StartsResults) -> None:
 
 def starts_chart(study: StartsResults) -> str:
     """An SVG file of a panel for each way: a line for each start against the number of labels, and its interval."""
-    rows = len(study.ways)
-    with canvas(6.4, 3.4 * rows + 0.3, rows=rows) as (figure, panels):
-        for axes, way in zip(panels, study.ways, strict=True):
-            _draw(axes, way)
-            axes.set(ylabel=f"{study.measure} (%)", xlabel="labelled images")
+    return _chart(study.measure, [(way.caption, way.curves) for way in study.ways])
+
+
+def answer_of(run: Run) -> dict[str, Any] | None:
+    """What a study of starts said that a run was part of, for the run's report: its sentences and its picture."""
+    study = run.metrics("starts")
+    if study is None:
+        return None
+    panels = [
+        (way["caption"], {start: [Point(**point) for point in points] for start, points in way["curves"].items()})
+        for way in study["ways"].values()
+    ]
+    reading = "The band is the pointwise 95 % interval. Read along a horizontal line: labels for the same result."
+    chart = Chart(f"{study['measure']} by number of labels", _chart(study["measure"], panels), reading)
+    return {"ways": list(study["ways"].values()), "charts": [chart], "study": study["study"]}
+
+
+def _chart(measure: str, panels: Sequence[tuple[str, Mapping[str, Sequence[Point]]]]) -> str:
+    rows = len(panels)
+    with canvas(6.4, 3.4 * rows + 0.3, rows=rows) as (figure, all_axes):
+        for axes, (caption, curves) in zip(all_axes, panels, strict=True):
+            _draw(axes, curves)
+            axes.set_title(caption, loc="left", fontsize=10, fontweight="bold")
+            axes.set(ylabel=f"{measure} (%)", xlabel="labelled images")
         figure.supxlabel("band: pointwise 95 % interval", x=0.995, ha="right", fontsize=8.5, color=GREY)
         return svg_of(figure)
 
 
-def _draw(axes: Axes, way: WayResults) -> None:
-    budgets = way.measured.budgets
-    for place, (start, points) in enumerate(way.curves.items()):
-        _, means, lows, highs = 100 * np.array(points, float).T
+def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]]) -> None:
+    for place, (start, points) in enumerate(curves.items()):
+        budgets, means, lows, highs = np.array(points, float).T
         colour = f"C{place}"
-        axes.plot(budgets, means, color=colour, marker=MARKS[place], linestyle="solid", label=name(start))
-        axes.fill_between(budgets, lows, highs, color=colour, alpha=0.13, linewidth=0)
+        axes.plot(budgets, 100 * means, color=colour, marker=MARKS[place], linestyle="solid", label=name(start))
+        axes.fill_between(budgets, 100 * lows, 100 * highs, color=colour, alpha=0.13, linewidth=0)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(list(budgets)))
+    axes.xaxis.set_major_locator(FixedLocator(budgets.tolist()))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{budget:,}" for budget in budgets])
-    axes.set_title(way.caption, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xticklabels([f"{budget:,.0f}" for budget in budgets])
     axes.legend(fontsize=8.5)
 
 

@@ -76,7 +76,11 @@ def study_starts(
     cells = plan.cells(budgets, images)
     _measure(plan, plan.unmeasured(cells), images, at_once, log)
     measured = {way: _measured(plan, [cell for cell in cells if cell.way == way], test) for way in budgets}
-    return results_of(recipe, measured, cells, plan.kept.rows(), images.open())
+    found = results_of(recipe, measured, cells, plan.kept.rows(), images.open())
+    for job, run in plan.runs():
+        if job.recipe.seed == recipe.seed:  # For the report of the run that a user learned.
+            run.write_metrics("starts", found.to_dict())
+    return found
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,9 @@ class _Plan:
         ]
 
     def unmeasured(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Those of which a draw is missing."""
+        """Those of which a draw, or the choice of their setting, is missing."""
         rows = self.kept.rows()
-        return [cell for cell in cells if self.kept.measured(cell, rows) < cell.draws]
+        return [cell for cell in cells if self.kept.measured(cell, rows) < cell.draws or rows.setting(cell) is None]
 
 
 def _check(starts: Sequence[Start], kept: StartsLedger, jobs: int | None) -> None:

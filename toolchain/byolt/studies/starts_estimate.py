@@ -39,6 +39,8 @@ def estimate(
         labelled: Images that labels are drawn from, and those that are tested on.
         at_once: Processes.
     """
+    if not to_learn and not cells:
+        return "everything is learned and measured already"
     learn_s = dry_run(to_learn[0].recipe, steps=6, warmup_steps=2).finish_s if to_learn else 0.0
     train, test = labelled
     measure_s = _measuring_s(recipe, cells, train, len(test.labels)) if cells else 0.0

@@ -116,6 +116,7 @@ class StartsResults:
 
 def _way(way: WayResults) -> dict[str, Any]:
     return {
+        "caption": way.caption,
         "curves": {start: [point._asdict() for point in points] for start, points in way.curves.items()},
         "differences": [asdict(one) | {"verdict": one.verdict} for one in way.differences],
         "labels_saved": [asdict(one) for one in way.saved],
@@ -172,10 +173,11 @@ def _notes(recipe: Recipe, cells: Sequence[Cell], rows: Rows, splits: Splits) ->
     tuning = ", ".join(f"{TUNING_DRAWS[way]} ({WAYS[way]})" for way in ways)
     found = [
         f"Labels: {draws}, stratified by class, the same for every start; of all labels there is one draw. Every "
-        "classifier was asked once about one set of test images, which no start learned from.",
+        "classifier was asked once about one set of test images.",
         f"Settings: six for every start and number of labels, chosen by {FOLDS}-fold cross-validation inside further "
-        f"draws of as many labels that are not reported, {tuning}, with the first seed's encoder; with one image of a "
-        "class none can be held out, and the strongest regularisation is taken.",
+        f"draws of as many labels that are not reported, {tuning}, of all labels inside them, with the first seed's "
+        "encoder. With fewer than three images of a class there are fewer folds, with one none: then the strongest "
+        "regularisation is taken.",
         "scratch has BatchNorm statistics of the images to learn from; imagenet has those of its weights.",
         "Compared are BYOL from ImageNet with ImageNet alone, and BYOL from random weights with random weights, at "
         "every number of labels: one family for each way, fixed beforehand. A direction is named where the "
@@ -183,6 +185,8 @@ def _notes(recipe: Recipe, cells: Sequence[Cell], rows: Rows, splits: Splits) ->
     ]
     if splits.test.name.endswith(", learned from"):
         found.append("The test images were learned from, without labels: the metrics are not of images new to BYOL.")
+    else:
+        found.append("No start learned from a test image.")
     collapsed = sorted({str(cell.start.name) for cell in cells if rows.state(cell) == "collapsed"})
     found += [
         f"{name}: called collapsed while it learned; measured as its last checkpoint has it." for name in collapsed
