@@ -70,6 +70,12 @@ def test_a_recipe_has_the_hash_that_it_had(name: str, expected: str) -> None:
     assert recipe_hash(result_keys(load_recipe(path)), "images") == expected
 
 
+def test_a_later_key_enters_the_hash_where_it_is_not_its_default() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "folder.yaml", {"data.split_seed": 0})
+    assert recipe_hash(result_keys(recipe), "images") != HASHES["folder"]
+    assert result_keys(recipe)["data.split_seed"] == 0
+
+
 def test_the_recipe_that_a_run_holds_has_the_runs_hash() -> None:
     made = json.loads((GOLDEN / "run" / "environment.json").read_text())
     resolved = load_recipe(GOLDEN / "run" / "recipe.resolved.yaml")

@@ -63,6 +63,13 @@ def _copy(tmp_path: Path) -> Path:
     return folder(tmp_path / "held-out", good=1, crack=1, odd=1)
 
 
+def test_runs_of_several_seeds_hold_out_the_same_images_by_one_split_seed(tmp_path: Path) -> None:
+    root = folder(tmp_path / "parts", good=20, crack=20)
+    of_seed = {seed: names(open_splits(section(root), seed).test) for seed in (0, 1)}
+    assert of_seed[0] != of_seed[1]
+    assert names(open_splits(section(root, split_seed=0), 1).test) == of_seed[0]
+
+
 def test_an_unlabelled_folder_is_learned_from_whole(tmp_path: Path) -> None:
     root = folder(tmp_path, images=4)
     splits = open_splits(section(root), seed=0)

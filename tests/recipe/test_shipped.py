@@ -97,7 +97,14 @@ PAPER_BY_EPOCHS = {
 # Result keys of which the paper says nothing, or that follow from others.
 NOT_IN_THE_PAPER = {
     *("name", "seed", "data.name", "data.labels", "data.store_size_px", "data.resize", "data.mean", "data.std"),
-    *("data.test_share", "data.synthetic_images", "views.backend", "views.early_share", "views.extra"),
+    *(
+        "data.test_share",
+        "data.split_seed",
+        "data.synthetic_images",
+        "views.backend",
+        "views.early_share",
+        "views.extra",
+    ),
     *("model.args", "model.init_file", "optim.accumulate", "method.temperature"),
 }
 

@@ -247,7 +247,7 @@ def test_a_run_that_another_study_learns_now_is_left_to_it(tmp_path: Path) -> No
     run = run_of(job.recipe, learning_fingerprint(job.recipe))
     run.path.mkdir(parents=True)
     with sole_writer(run.path, "learned"):
-        answered = answer(job)
+        answered = answer(job, learn_and_measure)
     assert answered.row is None
     assert answered.fault.startswith(f"byol, seed 0: {run.path} is being learned now by process {os.getpid()} since ")
     assert [path.name for path in run.path.iterdir()] == ["run.lock"]

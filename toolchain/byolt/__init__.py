@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from byolt.reporting.report import report as report
     from byolt.run import Run as Run
     from byolt.run import open_run as open_run
+    from byolt.studies.starts import study_starts as study_starts
     from byolt.studies.study import ablate as ablate
     from byolt.studies.study import study as study
     from byolt.training.dry_run import dry_run as dry_run
@@ -64,6 +65,7 @@ _MODULES = {
     "pretrain": "byolt.training.loop",
     "report": "byolt.reporting.report",
     "study": "byolt.studies.study",
+    "study_starts": "byolt.studies.starts",
 }
 __all__ = list(_MODULES)
 

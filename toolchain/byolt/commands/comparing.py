@@ -3,17 +3,19 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import byolt
 from byolt.commands.options import JSON, PATH, RECIPE, SET, print_result, tell, with_sets
-from byolt.environment import command
+from byolt.environment import command, typed_again
+from byolt_export.errors import InputError
 
 if TYPE_CHECKING:
     from byolt.studies.results import StudyResults
 
+METHODS = ("byol", "simclr", "simsiam", "moco_v2", "moco_v3")
 _RESULTS = Path("docs/results")
 RESULTS = click.option(
     "--results",
@@ -28,40 +30,91 @@ JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [defa
 @click.command()
 @RECIPE
 @SET
+@click.option("--methods", help=f"Names with commas between.  [default: {','.join(METHODS)}]")
 @click.option(
-    "--methods", default="byol,simclr,simsiam,moco_v2,moco_v3", show_default=True, help="Names with commas between."
+    "--tune/--no-tune", default=None, help="Methods also with settings chosen by study.tuning.  [default: tune]"
 )
-@click.option("--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Runs of each method.")
-@click.option("--tune/--no-tune", default=True, show_default=True, help="Also with settings chosen by study.tuning.")
+@click.option("--starts", help="In place of methods: scratch,imagenet,byol,imagenet+byol, or some of them.")
+@click.option("--labels", help="Of starts: numbers of labels with commas between.  [default: 10,20,50,100,200,all]")
+@click.option("--finetune", is_flag=True, help="Of starts: fine-tune all weights too, with 10, 50 and 200 labels.")
+@click.option("--data", "data_root", type=PATH, help="Of starts: labelled folder beside the recipe's images.")
+@click.option("--test", "test_root", type=PATH, help="Of starts: labelled folder held out, with --data.")
+@click.option("--seeds", type=click.IntRange(1, 1000), help="Runs of each.  [default: 5 of methods, 3 of starts]")
 @JOBS
 @RESULTS
 @JSON
 def study(
     recipe_path: Path,
     overrides: tuple[str, ...],
-    methods: str,
-    seeds: int,
-    tune: bool,
+    starts: str | None,
+    seeds: int | None,
     jobs: int | None,
     results: Path,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Compare methods on RECIPE over several seeds, with intervals and paired tests.
 
+    With --starts: is pretraining on these images worth it? Initial weights, learned from and not, are compared at each
+    number of labels.
+
     Finished runs are rows of <results>/<recipe>.csv; the same command makes those that are missing.
     """
+    recipe = byolt.load_recipe(recipe_path, overrides)
+    common: dict[str, Any] = {"jobs": jobs, "results": results, "on_log": tell}
+    if starts is not None:
+        _refuse(asked, ("methods", "tune"), "is of methods: leave it out with --starts")
+        _study_starts(recipe, recipe_path, starts, asked, common | {"seeds": seeds or 3}, as_json)
+        return
+    _refuse(asked, ("labels", "finetune", "data_root", "test_root"), "is of starts: give --starts too")
     metrics = byolt.study(
-        byolt.load_recipe(recipe_path, overrides),
-        [name.strip() for name in methods.split(",") if name.strip()],
-        seeds=seeds,
-        tune=tune,
-        jobs=jobs,
-        results=results,
+        recipe,
+        _names(asked["methods"]) if asked["methods"] is not None else METHODS,
+        seeds=seeds or 5,
+        tune=asked["tune"] is not False,
         source=recipe_path,
-        on_log=tell,
+        **common,
     )
     following = command("ablate", recipe_path, "target", *with_sets(overrides), *_kept_in(results))
     _tell_study(metrics, results, following, as_json)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _refuse(asked: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+    """Refuse options of the other kind of study: they would be words without an effect."""
+    for name in names:
+        if asked[name] not in (None, False) or (name == "tune" and asked[name] is not None):
+            raise InputError(f"--{name.removesuffix('_root')} {why}")
+
+
+def _study_starts(
+    recipe: "byolt.Recipe", path: Path, starts: str, asked: dict[str, Any], common: dict[str, Any], as_json: bool
+) -> None:
+    """Initial weights compared, and what it comes to written beside the CSV."""
+    from byolt.files import write_text
+    from byolt.recipe.load import with_overrides
+    from byolt.reporting.starts_page import starts_chart, write_starts_report
+    from byolt.reporting.starts_text import print_starts, write_starts_markdown
+
+    folders = {"study.labelled_root": asked["data_root"], "study.labelled_test_root": asked["test_root"]}
+    recipe = with_overrides(recipe, {key: str(folder) for key, folder in folders.items() if folder is not None})
+    labels = None if asked["labels"] is None else [_budget(name) for name in _names(asked["labels"])]
+    found = byolt.study_starts(recipe, _names(starts), labels, finetune=asked["finetune"], **common)
+    page, plot, report = (common["results"] / f"{found.name}.{kind}" for kind in ("md", "svg", "html"))
+    write_starts_markdown(found, page, shlex.join(["byolt", *sys.argv[1:]]))
+    write_text(plot, starts_chart(found))
+    write_starts_report(report, found)
+    following = typed_again("--finetune", of=("study",), without="--finetune")
+    if asked["finetune"] or not following:
+        following = command("pretrain", path)
+    print_result(found.to_dict(), as_json, lambda: print_starts(found, [page, plot, report], following))
+
+
+def _budget(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 @click.command()

@@ -73,7 +73,17 @@ def evaluate(run: "byolt.Run", other: Path | None, overrides: tuple[str, ...], a
         return
     metrics = byolt.evaluate(run, overrides)
     following = command("export", *named(run.path), "--onnx", *with_sets(overrides))
-    print_result(metrics, as_json, lambda: print_summary(run, next_command=following))
+    worth = _study_of_starts(run) if "encoder" in metrics else ""
+    print_result(metrics, as_json, lambda: print_summary(run, next_command=following, worth=worth))
+
+
+def _study_of_starts(run: "byolt.Run") -> str:
+    """The command that compares the run's start with others by the number of labels; empty of another method."""
+    recipe = run.recipe
+    if recipe.method.name != "byol":
+        return ""
+    starts = "scratch,byol" if recipe.model.init == "random" else "scratch,imagenet,byol,imagenet+byol"
+    return command("study", run.path / "recipe.resolved.yaml", "--starts", starts)
 
 
 @click.command()

@@ -51,8 +51,8 @@ def metrics_of_features(run: Run) -> dict[str, dict[str, Any]]:
     return {name: metrics for kind, name in FEATURES.items() if (metrics := run.metrics(kind))}
 
 
-def print_summary(run: Run, *, next_command: str) -> None:
-    """The table, the verdicts, and the next command to type."""
+def print_summary(run: Run, *, next_command: str, worth: str = "") -> None:
+    """The table, the verdicts, the command that says whether learning was worth it, and the next command to type."""
     click.echo(f"run      {run.path}")
     if result := run.result:
         measures = f"z-std {result['z_std_ratio']:.2f}, RankMe {result['rankme']:.1f} of {result['features']}"
@@ -74,6 +74,8 @@ def print_summary(run: Run, *, next_command: str) -> None:
             click.echo(f"folds    {name}: kNN {knn}, linear {linear} over {len(folds['images'])} folds")
     for name, file in delivered_files(run).items():
         click.echo(visible(f"parity   {name} {file['verdict']}"))
+    if worth:
+        click.echo(f"worth it with how many labels?  {worth}")
     click.echo(f"next     {next_command}")
 
 

@@ -54,12 +54,17 @@ class Sources(NamedTuple):
 def open_splits(data: "Data", seed: int) -> Splits:
     """The splits of a recipe's data section for a run that begins; no image is decoded.
 
+    Args:
+        data: The section.
+        seed: The recipe's, which draws what is held out where ``data.split_seed`` does not.
+
     Raises:
         InputError: The set is missing, or its parts do not fit one another.
     """
     sources = open_sources(data)
     if sources.share is not None:
-        return hold_out(sources.learn, sources.share, seed, np.arange(len(sources.learn)))
+        split_seed = seed if data.split_seed is None else data.split_seed
+        return hold_out(sources.learn, sources.share, split_seed, np.arange(len(sources.learn)))
     return Splits(sources.learn, sources.train, sources.test, sources.folds)
 
 

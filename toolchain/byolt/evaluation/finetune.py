@@ -251,11 +251,13 @@ def cosine_rate(step: int, steps: int, peak: float) -> float:
     return peak * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def shift_and_flip(images: UInt8[Tensor, "B S S 3"], rng: np.random.Generator) -> UInt8[Tensor, "B S S 3"]:
-    """Each image moved by up to S / 8 px in both directions, edges mirrored, and flipped in half of the cases."""
+def shift_and_flip(
+    images: UInt8[Tensor, "B S S 3"], rng: np.random.Generator, flip: float = 0.5
+) -> UInt8[Tensor, "B S S 3"]:
+    """Each image moved by up to S / 8 px in both directions, edges mirrored, and flipped with probability ``flip``."""
     count, side = images.shape[0], images.shape[1]
     margin = side // CROP_MARGIN
-    flips = torch.from_numpy(rng.random(count) < 0.5)
+    flips = torch.from_numpy(rng.random(count) < flip)
     offsets = torch.from_numpy(rng.integers(-margin, margin, (2, count, 1), endpoint=True))
     rows, columns = _mirrored(torch.arange(side) + offsets, side)
     columns = torch.where(flips[:, None], columns.flip(1), columns)

@@ -9,6 +9,7 @@ Objective, with rows standardised by the training part's mean and standard devia
 scikit-learn's ``LogisticRegression(C=1 / (N * l2))`` on standardised features has the same minimum for C > 2.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,21 @@ def linear_probe(
     best = max(accuracies, key=accuracies.__getitem__, default=L2_PATH[0])  # The first of equals: the stronger.
     weight, bias = _Standardised(features, labels, classes).fit(best)
     return LinearProbe(weight, bias, best, accuracies)
+
+
+def fit_path(
+    features: Float[Tensor, "N D"], labels: npt.NDArray[np.int64], *, classes: int, l2s: Sequence[float]
+) -> Iterator[LinearProbe]:
+    """The probe with each l2 in turn, each fit beginning where the last one ended; nothing is chosen.
+
+    Raises:
+        NonFiniteFeatures: A feature is NaN or infinite.
+    """
+    refuse_non_finite(features, "the linear probe's features")
+    part = _Standardised(features, labels, classes)
+    for l2 in l2s:
+        weight, bias = part.fit(l2)
+        yield LinearProbe(weight, bias, l2, {})
 
 
 def _validation_accuracies(

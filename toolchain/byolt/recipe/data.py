@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from byolt.recipe.section import FolderPath, Gigabytes, Section, Share, Text, machine
+from byolt.recipe.section import FolderPath, Gigabytes, Section, Share, Text, later, machine
 
 _Mean = Annotated[float, Field(ge=0, le=1)]
 _Std = Annotated[float, Field(ge=0.001, le=10)]
@@ -44,6 +44,9 @@ class Data(Section):
     """Channel standard deviations divided by, for pixels in 0 to 1."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of a labelled folder held out, stratified by class, where there is no `test_root`."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = later(None)
+    """Seed that draws that share; left out, the recipe's `seed`. Runs of several seeds with one `split_seed` hold out
+    the same images."""
     synthetic_images: Annotated[int, Field(ge=64, le=10**8)] = 6000
     """Images that the synthetic set draws for learning (data.name: synthetic)."""
     corrupt_limit: Share = machine(0.01)

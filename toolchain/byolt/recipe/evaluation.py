@@ -10,6 +10,7 @@ from byolt.recipe.section import (
     BatchSize,
     Count,
     Epochs,
+    FolderPath,
     NotNegative,
     Positive,
     Section,
@@ -65,6 +66,11 @@ class Study(Section):
     """Seed of the runs that settings are chosen on; the study's own seeds count from `seed`."""
     labelled_share: Annotated[float, Field(gt=0, lt=1)] = machine(0.1)
     """Share of the labels that Mean Teacher, fine-tuning and supervised learning alone are given."""
+
+    labelled_root: FolderPath | None = machine(None)
+    """Labelled folder that starts are compared on (`byolt study --starts`); left out, the recipe's own images."""
+    labelled_test_root: FolderPath | None = machine(None)
+    """Labelled folder held out for it; without it `data.test_share` of `labelled_root` is held out."""
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "Study":

@@ -6,7 +6,7 @@ from typing import Any
 
 from byolt.recipe.initial_file import initial_file
 from byolt.recipe.schema import Recipe
-from byolt.recipe.section import MACHINE, leaves
+from byolt.recipe.section import LATER, MACHINE, leaves
 from byolt_export.errors import InputError
 
 
@@ -16,6 +16,7 @@ def result_keys(recipe: Recipe) -> dict[str, Any]:
         ".".join(path): value
         for path, field, value in leaves(recipe)
         if field.json_schema_extra != MACHINE and path != ("name",)
+        if field.json_schema_extra != LATER or value != field.default
     }
     if recipe.model.init_file is not None:
         try:

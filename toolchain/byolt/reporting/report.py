@@ -10,6 +10,7 @@ from byolt.reporting import embeddings, tables
 from byolt.reporting.curves import DYNAMICS, LEARNING, RunCurves, read_band
 from byolt.reporting.page import render
 from byolt.reporting.pictures import data_uri
+from byolt.reporting.starts_page import answer_of
 from byolt.run import Run, open_run
 from byolt.working import working
 from byolt_export.errors import InputError
@@ -65,6 +66,7 @@ def report(run: Run | str | Path, overrides: Overrides = ()) -> Written:
         accuracies=tables.accuracies(run),
         folds=tables.accuracies_over_folds(run),
         finetuned=tables.finetuning(run),
+        starts=answer_of(run),
         learning=learning,
         dynamics=dynamics,
         collapse=tables.collapse_measures(run),

@@ -35,9 +35,16 @@ def write_markdown(study: StudyResults, path: Path, command: str) -> None:
     lines = [f"# {study.title}: {study.name}", "", f"`{command}`", "", f"{about} that are kept."]
     lines += ["", f"![every seed]({path.stem}.svg)"]
     for table in study.tables:
-        lines += ["", f"## {table.caption}", "", f"{_capital(table.measure)}, per cent.", "", *_markdown(*_arms(table))]
+        lines += [
+            "",
+            f"## {table.caption}",
+            "",
+            f"{_capital(table.measure)}, per cent.",
+            "",
+            *markdown_table(*_arms(table)),
+        ]
         if table.comparisons:
-            lines += ["", *_markdown(*_tests(table))]
+            lines += ["", *markdown_table(*_tests(table))]
         lines += ["", *(f"- {_capital(sentence)}." for sentence in table.said)]
     lines += ["", *(f"- {note}" for note in study.notes)]
     write_text(path, "\n".join(lines).rstrip() + "\n")
@@ -86,7 +93,8 @@ def _tests(table: Table) -> tuple[list[str], list[list[str]]]:
     return headings, rows
 
 
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 

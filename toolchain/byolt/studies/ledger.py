@@ -61,8 +61,8 @@ def run_hash(recipe: Recipe, fingerprint: str) -> str:
 class Ledger:
     """The CSV file; several processes may append to it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, columns: tuple[str, ...] = COLUMNS) -> None:
+        self.path, self.columns = path, columns
 
     def rows(self) -> dict[Key, Row]:
         """Every row by its key; of two with one key the first.
@@ -70,18 +70,29 @@ class Ledger:
         Raises:
             InputError: The file has other columns, or a row that is cut off.
         """
+        found: dict[Key, Row] = {}
+        for row in self.lines():
+            found.setdefault(Key(row["run"], row["protocol"], row["byolt"]), row)
+        return found
+
+    def lines(self) -> list[Row]:
+        """Every row, in order.
+
+        Raises:
+            InputError: The file has other columns, or a row that is cut off.
+        """
         if not self.path.exists() or self.path.stat().st_size == 0:
-            return {}
+            return []
         with open(self.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            if tuple(reader.fieldnames or ()) != self.columns:
                 raise InputError(f"{self.path}: its columns are not those of a study; name another --results folder")
-            found: dict[Key, Row] = {}
+            found: list[Row] = []
             try:
                 for row in reader:
-                    if len(row) != len(COLUMNS) or None in row.values():
+                    if len(row) != len(self.columns) or None in row.values():
                         raise self._cut_off(reader.line_num)
-                    found.setdefault(Key(row["run"], row["protocol"], row["byolt"]), row)
+                    found.append(row)
             except (csv.Error, UnicodeDecodeError) as error:
                 raise self._cut_off(reader.line_num + 1) from error
         return found
@@ -95,12 +106,12 @@ class Ledger:
         Raises:
             ByoltError: The disk is full or the folder cannot be written.
         """
-        assert set(row) <= set(COLUMNS), set(row) - set(COLUMNS)
+        assert set(row) <= set(self.columns), set(row) - set(self.columns)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 lock(file)  # Until it is closed.
-                writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+                writer = csv.DictWriter(file, self.columns, restval="", lineterminator="\n")
                 if file.tell() == 0:
                     writer.writeheader()
                 writer.writerow(row)

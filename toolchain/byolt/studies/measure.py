@@ -67,7 +67,12 @@ def last_encoder(run: Run) -> nn.Module:
     classes = len(state["projector.bias"]) if recipe.method.share_of_labels is not None else 0
     method = build_method(recipe, classes)
     method.load_state_dict(state)
-    data, encoder, device = recipe.data, method.eval_encoder.eval(), pick_device(recipe.machine.device)
+    return with_statistics_of_learning(method.eval_encoder.eval(), recipe)
+
+
+def with_statistics_of_learning(encoder: nn.Module, recipe: Recipe) -> nn.Module:
+    """The encoder with BatchNorm statistics of the images that the recipe learns from, as a finished run has them."""
+    data, device = recipe.data, pick_device(recipe.machine.device)
     learned = Squares(store_of(open_splits(data, recipe.seed).learn, data, data.learn_size_px), data.image_size_px)
     reestimate(encoder.to(device), learned, mean=data.mean, std=data.std, seed=recipe.seed, device=device)
     return encoder

@@ -43,6 +43,9 @@ class Job:
     recipe: Recipe
     role: Role
 
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.recipe.seed}"
+
 
 def method_arm(recipe: Recipe, name: str, tuned: Changes | None = None) -> Arm:
     """A method on the recipe's data, views, encoder and length, with what the study says of it.

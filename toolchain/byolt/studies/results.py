@@ -129,15 +129,15 @@ class StudyResults:
             "notes": list(self.notes),
             "hours": round(self.hours, 2),
         }
-        return dict(_without_nan(lines))
+        return dict(without_nan(lines))
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """None for NaN, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and value != value else value
 
 

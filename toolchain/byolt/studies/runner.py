@@ -4,12 +4,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from byolt.cores import usable_cores
 from byolt.data import ImageStore, open_splits, store_of
@@ -26,6 +26,8 @@ from byolt.training.signals import StopSignals
 from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
 
 OnLog = Callable[[str], None]
+J = TypeVar("J")
+K = TypeVar("K")
 _POLL_S = 1.0
 _told_to_stop = Event()
 """Of a process of the pool."""
@@ -78,26 +80,34 @@ def complete(
     if missing:
         known = len(wanted) - len(missing)
         on_log(f"{len(wanted)} runs, {known} of them known; learning {len(missing)}, {at_once} at once")
+    for done, (key, row, left_s) in enumerate(in_processes(learn_and_measure, missing, at_once), start=1):
+        ledger.append(key._asdict() | row)
+        job = missing[key]
+        on_log(f"{done}/{len(missing)} {job}: {_told(row)}; {left_s / 60:.0f} min left")
+    rows = ledger.rows()
+    return {key: rows[key] for key in wanted}
+
+
+def in_processes(
+    make: Callable[[J], dict[str, Any]], jobs: Mapping[K, J], at_once: int
+) -> Iterator[tuple[K, dict[str, Any], float]]:
+    """Each job's key and row as it ends, and the seconds that the rest will take; ``at_once`` processes.
+
+    Raises:
+        ByoltError: A row could not be made; no further job is begun.
+        Stopped: A signal came; the jobs at hand have ended where they can go on.
+    """
     started_s, done = time.monotonic(), 0
     with StopSignals() as signals, ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
-        pending: dict[Future[Answer], tuple[Key, Job]] = {
-            pool.submit(answer, job): (key, job) for key, job in missing.items()
-        }
+        pending = {pool.submit(answer, job, make): key for key, job in jobs.items()}
         while pending:
             finished, _ = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
             if signals.received:
                 _stop(pool, signals.received)
             for future in finished:
-                key, job = pending.pop(future)
-                row = _row(future, pool)
-                ledger.append(key._asdict() | row)
+                key, row = pending.pop(future), _row(future, pool)
                 done += 1
-                left_s = (time.monotonic() - started_s) / done * len(pending)
-                on_log(
-                    f"{done}/{len(missing)} {job.arm}, seed {job.recipe.seed}: {_told(row)}; {left_s / 60:.0f} min left"
-                )
-    rows = ledger.rows()
-    return {key: rows[key] for key in wanted}
+                yield key, row, (time.monotonic() - started_s) / done * len(pending)
 
 
 def _row(future: "Future[Answer]", pool: Executor) -> dict[str, Any]:
@@ -126,19 +136,19 @@ def _stop(pool: Executor, received: signal.Signals) -> None:
     raise Stopped(f"stopped by {received.name}; rows of finished runs are kept, and the same command goes on", received)
 
 
-def answer(job: Job) -> Answer:
-    """Learn and measure one run, in a process of the pool; faults come back as words.
+def answer(job: J, make: Callable[[J], dict[str, Any]]) -> Answer:
+    """The row that ``make`` makes of a job, in a process of the pool; faults come back as words.
 
     After a signal no further one is begun: the pool has handed out more than it runs, and cannot take it back.
     """
     if _told_to_stop.is_set():
         return Answer(None, "not begun")
     try:
-        return Answer(learn_and_measure(job))
+        return Answer(make(job))
     except ByoltError as error:
         if isinstance(error, Stopped):
             _told_to_stop.set()
-        return Answer(None, f"{job.arm}, seed {job.recipe.seed}: {error}")
+        return Answer(None, f"{job}: {error}")
 
 
 def learn_and_measure(job: Job) -> dict[str, Any]:
