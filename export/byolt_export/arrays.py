@@ -4,14 +4,15 @@ Axes: N images, H W pixels, D output features.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from byolt_export.errors import InputError
 
-Images = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-"""(N, H, W, C): RGB, or grey (C = 1); uint16 of more than 8 bits."""
+Images = npt.NDArray[np.unsignedinteger[Any]]
+"""(N, H, W, C): RGB, or grey (C = 1); uint8, or uint16 of more than 8 bits."""
 Outputs = npt.NDArray[np.float32]
 """(N, D)."""
 Maps = Mapping[str, npt.NDArray[np.float32]]

@@ -46,11 +46,12 @@ def to_square(pixels: Images, size_px: int, resize: str) -> Images:
     return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR)).reshape(size_px, size_px, -1)
 
 
-def _across(pixels: npt.NDArray[np.uint16], size_px: int) -> npt.NDArray[np.uint16]:
+def _across(pixels: Images, size_px: int) -> npt.NDArray[np.uint16]:
     """Rows (H, W, C) to (H, S, C), each value rounded: the sums of integers below 2^53 are exact in float64."""
     weights = resize_weights(pixels.shape[1], size_px)
     sums = np.matmul(weights, pixels.astype(np.float64)) + (1 << (_WEIGHT_BITS - 1))
-    return np.minimum(np.floor(sums / (1 << _WEIGHT_BITS)), 65535).astype(np.uint16)
+    found: npt.NDArray[np.uint16] = np.minimum(np.floor(sums / (1 << _WEIGHT_BITS)), 65535).astype(np.uint16)
+    return found
 
 
 def resize_weights(length: int, size_px: int) -> npt.NDArray[np.float64]:
@@ -78,11 +79,14 @@ def to_inputs(frames: Frames, pixels: Input) -> Images:
         InputError: A frame has another type or shape, or a value above the ``bit_depth``.
         MissingPart: Pillow is not installed, and a frame has to be resized.
     """
-    # A frame of its own: (H, W, C), or of grey (H, W).
-    one = isinstance(frames, np.ndarray) and (frames.shape[2:] == (pixels.channels,) or frames.ndim == 2)
-    each: Iterable[Images] = [frames] if one else frames  # type: ignore[list-item]
+    each: Iterable[Images] = [frames] if isinstance(frames, np.ndarray) and _is_one(frames, pixels) else frames
     squares = [_input(number, frame, pixels) for number, frame in enumerate(each)]
     return np.stack(squares) if squares else np.empty((0, *pixels.shape), pixels.dtype)
+
+
+def _is_one(frames: Images, pixels: Input) -> bool:
+    """Whether an array is one frame, (H, W, C) or of grey (H, W), and no batch."""
+    return frames.ndim == 2 or (frames.ndim == 3 and (pixels.channels == 3 or frames.shape[2] == 1))
 
 
 def _input(number: int, frame: Images, pixels: Input) -> Images:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from byolt_export.errors import InputError
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.unsignedinteger[Any]]
 Labels = npt.NDArray[np.int64]
 Digests = npt.NDArray[Any]
 """Digests of the files of N images, cut to ``DIGEST_BYTES``; empty where one could not be read, (N,)."""
