@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from byolt.recipe.schema import Recipe
-from byolt.recipe.section import MACHINE, leaves
+from byolt.recipe.section import LATER, MACHINE, leaves
 from byolt_export.errors import InputError
 
 
@@ -15,6 +15,7 @@ def result_keys(recipe: Recipe) -> dict[str, Any]:
         ".".join(path): value
         for path, field, value in leaves(recipe)
         if field.json_schema_extra != MACHINE and path != ("name",)
+        if field.json_schema_extra != LATER or value != field.default
     }
     if recipe.model.init_file is not None:
         try:

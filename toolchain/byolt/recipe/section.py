@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from byolt_export.wording import shown
 
 MACHINE: dict[str, JsonValue] = {"machine": True}
+LATER: dict[str, JsonValue] = {"later": True}
 
 # Every number of a recipe has both bounds (a test looks). Those of no unit are float32's, in which they are computed.
 _LEAST, _MOST = 1e-37, 1e37
@@ -100,6 +101,11 @@ Settings = Annotated[dict[str, Any], AfterValidator(plain)]
 def machine(default: Any = ..., **constraints: Any) -> Any:
     """A key that does not change what is learned, and so stays out of the run's hash."""
     return Field(default, json_schema_extra=MACHINE, **constraints)
+
+
+def later(default: Any) -> Any:
+    """A key of what is learned that older recipes lack: it enters the run's hash only where it is not its default."""
+    return Field(default, json_schema_extra=LATER)
 
 
 class Section(BaseModel):

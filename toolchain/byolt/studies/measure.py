@@ -69,7 +69,8 @@ def last_encoder(run: Run) -> nn.Module:
     method.load_state_dict(state)
     data, encoder, device = recipe.data, method.eval_encoder.eval(), pick_device(recipe.machine.device)
     learned = Squares(store_of(open_splits(data, recipe.seed).learn, data, data.learn_size_px), data.image_size_px)
-    reestimate(encoder.to(device), learned, mean=data.mean, std=data.std, seed=recipe.seed, device=device)
+    how: dict[str, Any] = {"mean": data.mean, "std": data.std, "white": data.white, "seed": recipe.seed}
+    reestimate(encoder.to(device), learned, **how, device=device)
     return encoder
 
 
