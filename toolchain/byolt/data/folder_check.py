@@ -251,13 +251,14 @@ def _depth_in_words(largest: int, report: CheckReport) -> Iterator[str]:
     if bits == 16:
         yield f"bit depth   16: values end at {largest}; 8 bits of them are kept, and all with data.bit_depth: 16"
         return
+    left = (largest + 128) // 257 + 1
     yield (
-        f"bit depth   {bits} in files of 16: values end at {largest}, so that {(largest + 128) // 257 + 1} grey levels are "
-        f"left of 8 bits; give data.bit_depth: {bits}"
+        f"bit depth   {bits} in files of 16: values end at {largest}, so that {left} grey levels are left of 8 bits; "
+        f"give data.bit_depth: {bits}"
     )
     if report.mean and report.std and all(mode.startswith("I") for mode in report.modes):
         scale = 65535 / (2**bits - 1)
-        yield f"            mean and std are then {report.mean[0] * scale:.3f} and {report.std[0] * scale:.3f}"
+        yield f"            mean and std are then about {report.mean[0] * scale:.2f} and {report.std[0] * scale:.2f}"
 
 
 def _ends_first(span: tuple[int, float, int]) -> tuple[int, int, float]:
