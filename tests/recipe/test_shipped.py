@@ -104,7 +104,7 @@ PAPER_BY_EPOCHS = {
 NOT_IN_THE_PAPER = {
     *("name", "seed", "data.name", "data.labels", "data.store_size_px", "data.resize", "data.mean", "data.std"),
     *("data.test_share", "data.synthetic_images", "views.backend", "views.early_share", "views.extra"),
-    *("model.args", "model.init_file", "optim.accumulate", "method.temperature"),
+    *("model.args", "model.init_file", "optim.accumulate", "method.temperature", "data.bit_depth"),
 }
 
 

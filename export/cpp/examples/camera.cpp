@@ -1,5 +1,5 @@
-// byolt-example-camera BUNDLE WIDTHxHEIGHT rgb|bgr|nv12|grey8|grey16: raw frames from stdin; a line for each frame with its time,
-// and its class, or how unlike the first frame it is. From a camera:
+// byolt-example-camera BUNDLE WIDTHxHEIGHT rgb|bgr|nv12|grey8|grey16: raw frames from stdin; a line for each frame with
+// its time, and its class, or how unlike the first frame it is. From a camera:
 //   ffmpeg -f v4l2 -i /dev/video0 -f rawvideo -pix_fmt nv12 - | byolt-example-camera BUNDLE 640x480 nv12
 
 #include <byolt/encoder.hpp>

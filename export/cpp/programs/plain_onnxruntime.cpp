@@ -33,9 +33,9 @@ void PlainOnnxRuntime::run(const std::uint8_t* images, std::size_t batch) {
                                              side(state_->pixel_bytes)};
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   // The API takes what it only reads as mutable.
-  const Ort::Value input =
-      Ort::Value::CreateTensor<std::uint8_t>(memory, const_cast<std::uint8_t*>(images),
-                                             batch * state_->height * state_->width * state_->pixel_bytes, shape.data(), shape.size());
+  const Ort::Value input = Ort::Value::CreateTensor<std::uint8_t>(
+      memory, const_cast<std::uint8_t*>(images), batch * state_->height * state_->width * state_->pixel_bytes,
+      shape.data(), shape.size());
   const char *name = "images", *output = state_->output.c_str();
   const auto outputs = state_->session.Run(Ort::RunOptions{nullptr}, &name, &input, 1, &output, 1);
 }

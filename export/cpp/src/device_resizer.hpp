@@ -13,8 +13,8 @@ class DeviceResizer {
   DeviceResizer(std::size_t width, std::size_t height, std::size_t pixel_bytes = 3)
       : width_(width), height_(height), pixel_bytes_(pixel_bytes) {}
 
-  /// Queue the frame's way to `out` (height, width, channels), RGB or grey, on a stream. Its values are not looked at. What was queued with an earlier frame has to
-  /// come before it in that stream's order.
+  /// Queue the frame's way to `out` (height, width, channels), RGB or grey, on a stream. Its values are not looked at.
+  /// What was queued with an earlier frame has to come before it in that stream's order.
   /// @throws Error(input) for a frame whose sizes do not fit; Error(machine) where the GPU refuses
   void operator()(const Image& frame, Rule rule, std::uint8_t* out, cudaStream_t stream);
 

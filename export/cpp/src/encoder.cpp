@@ -16,7 +16,10 @@ namespace byolt {
 /// A session with the buffers that turn frames into what it is fed.
 struct Context::State {
   State(std::unique_ptr<Session> opened, const Description& about, const Input& input)
-      : session(std::move(opened)), description(about), rule(input.resize), samples(input.samples),
+      : session(std::move(opened)),
+        description(about),
+        rule(input.resize),
+        samples(input.samples),
         resizer(input.size_px, input.resize, input.samples) {}
 
   Outputs run(Span<const Image> images) {

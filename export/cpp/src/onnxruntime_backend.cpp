@@ -151,8 +151,9 @@ class OnnxBackend final : public Backend {
     const auto refuse = [&] {
       throw Error(Code::input, path_ +
                                    " is not an encoder of this bundle: it must map one input `images`, uint8 (batch, " +
-                                   std::to_string(tensors_.height) + ", " + std::to_string(tensors_.width) +
-                                   ", " + std::to_string(tensors_.pixel_bytes) + "), to one float output (batch, " + std::to_string(tensors_.dim) + ")");
+                                   std::to_string(tensors_.height) + ", " + std::to_string(tensors_.width) + ", " +
+                                   std::to_string(tensors_.pixel_bytes) + "), to one float output (batch, " +
+                                   std::to_string(tensors_.dim) + ")");
     };
     if (session_.GetInputCount() != 1 || session_.GetOutputCount() != 1) refuse();
     const Ort::TypeInfo input = session_.GetInputTypeInfo(0), output = session_.GetOutputTypeInfo(0);
@@ -163,8 +164,9 @@ class OnnxBackend final : public Backend {
     const bool fits = session_.GetInputNameAllocated(0, allocator).get() == std::string(kInput) &&
                       in.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 &&
                       out.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT && sides.size() == 4 &&
-                      is(sides[1], tensors_.height) && is(sides[2], tensors_.width) && is(sides[3], tensors_.pixel_bytes) &&
-                      rows.size() == 2 && (rows[1] < 0 || is(rows[1], tensors_.dim));
+                      is(sides[1], tensors_.height) && is(sides[2], tensors_.width) &&
+                      is(sides[3], tensors_.pixel_bytes) && rows.size() == 2 &&
+                      (rows[1] < 0 || is(rows[1], tensors_.dim));
     if (!fits) refuse();
     if (sides[0] >= 0) {
       throw Error(Code::input,

@@ -29,9 +29,7 @@ struct Samples {
   [[nodiscard]] std::size_t bytes() const { return bit_depth > 8 ? 2 : 1; }
   [[nodiscard]] std::size_t pixel_bytes() const { return channels * bytes(); }
   [[nodiscard]] std::size_t white() const { return (std::size_t{1} << bit_depth) - 1; }
-  bool operator==(const Samples& other) const {
-    return channels == other.channels && bit_depth == other.bit_depth;
-  }
+  bool operator==(const Samples& other) const { return channels == other.channels && bit_depth == other.bit_depth; }
 };
 
 /// @throws Error(input) frames of this format are no images of a bundle whose pixels have so many bytes

@@ -6,7 +6,8 @@ namespace {
 __global__ void narrow(FrameWindow frame, AxisTable across, std::uint8_t* narrowed, std::size_t width) {
   const std::size_t k = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const std::size_t y = std::size_t{blockIdx.y} * blockDim.y + threadIdx.y;
-  if (k < width && y < frame.height) narrow_pixel(frame, across, k, y, narrowed + (y * width + k) * pixel_bytes(frame.format));
+  if (k < width && y < frame.height)
+    narrow_pixel(frame, across, k, y, narrowed + (y * width + k) * pixel_bytes(frame.format));
 }
 
 template <std::size_t kBytes>

@@ -15,7 +15,8 @@ constexpr std::uintptr_t kAlignment = 256;
 }  // namespace
 
 TensorRtSession::TensorRtSession(std::shared_ptr<const TensorRtEngine> engine)
-    : engine_(std::move(engine)), resizer_(engine_->tensors().width, engine_->tensors().height, engine_->tensors().pixel_bytes) {
+    : engine_(std::move(engine)),
+      resizer_(engine_->tensors().width, engine_->tensors().height, engine_->tensors().pixel_bytes) {
   const cuda::Current on(engine_->gpu().device);
   const Tensors& tensors = engine_->tensors();
   const std::size_t output_bytes = tensors.max_batch * tensors.dim * sizeof(float);

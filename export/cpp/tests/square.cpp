@@ -1,4 +1,5 @@
-// byolt-test-square WIDTH HEIGHT SIZE crop|squash [grey8|grey16] < frame > square: the resize alone, for a comparison with Pillow's.
+// byolt-test-square WIDTH HEIGHT SIZE crop|squash [grey8|grey16] < frame > square: the resize alone, for a comparison
+// with Pillow's.
 
 #include <cstdio>
 #include <cstdlib>

@@ -77,7 +77,7 @@ TEST(a_grey_image_of_12_bits) {
   const Encoder encoder = Encoder::open(folder.path());
   CHECK(encoder.description().channels == 1 && encoder.description().bit_depth == 12);
   std::vector<std::uint8_t> pixels;
-  for (int k = 0; k < 48; ++k) pixels.insert(pixels.end(), {9, 4});  // 4 * 256 + 9
+  for (int k = 0; k < 48; ++k) pixels.insert(pixels.end(), {9, 4});                       // 4 * 256 + 9
   CHECK((encoder.run(image_of(pixels, Format::grey16)) == std::vector<float>{9, 4, 4}));  // The fake sums bytes.
   CHECK_ERROR(Code::input, "give grey16", encoder.run(image_of(pixels)));
 }

@@ -81,8 +81,7 @@ TEST(sixteen_bits_are_weighed_whole) {
   CHECK((out == std::vector<std::uint8_t>{2329 & 255, 2329 >> 8, 1716 & 255, 1716 >> 8, 2329 & 255, 2329 >> 8,
                                           1716 & 255, 1716 >> 8}));
   std::fill(frame.begin(), frame.end(), std::uint8_t{255});  // White of 16 bits stays white.
-  CHECK(grey_square({frame.data(), 4, 4, 0, Format::grey16, nullptr}, 2, {1, 16}) ==
-        std::vector<std::uint8_t>(8, 255));
+  CHECK(grey_square({frame.data(), 4, 4, 0, Format::grey16, nullptr}, 2, {1, 16}) == std::vector<std::uint8_t>(8, 255));
 }
 
 TEST(frames_of_another_kind_are_refused) {
@@ -94,7 +93,8 @@ TEST(frames_of_another_kind_are_refused) {
   CHECK_ERROR(Code::input, "the bundle takes grey frames of 10 to 16 bits: give grey16", give(Format::grey8, {1, 10}));
   CHECK_ERROR(Code::input, "colour frames of 8 bits: give rgb, bgr or nv12", give(Format::grey8, {3, 8}));
   CHECK_ERROR(Code::input, "no format is: fill `images()` instead", give(Format::rgb, {3, 12}));
-  CHECK_ERROR(Code::input, "a frame holds 4112, and the bundle's bit_depth ends at 4095", give(Format::grey16, {1, 12}));
+  CHECK_ERROR(Code::input, "a frame holds 4112, and the bundle's bit_depth ends at 4095",
+              give(Format::grey16, {1, 12}));
   CHECK(give(Format::grey16, {1, 14}) == 32);
 }
 
@@ -203,6 +203,7 @@ TEST(formats_that_are_none_are_refused) {
     const Image image{pixels.data(), 10, 10, 0, static_cast<Format>(number), nullptr};
     CHECK_ERROR(Code::input, "is not known: it is rgb, bgr, nv12, grey8 or grey16",
                 (byolt::Resizer(16, Rule::crop)(image, out.data()), 0));
-    CHECK_ERROR(Code::input, "is not known: it is rgb, bgr, nv12, grey8 or grey16", (byolt::copy_frame(image, out.data()), 0));
+    CHECK_ERROR(Code::input, "is not known: it is rgb, bgr, nv12, grey8 or grey16",
+                (byolt::copy_frame(image, out.data()), 0));
   }
 }
