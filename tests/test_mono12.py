@@ -22,13 +22,15 @@ data:
   {name: folder, root: images, image_size_px: 32, store_size_px: 40, bit_depth: auto, cache_dir: cache,
    mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
 model:
-  backbone: resnet18
-  projector: {hidden_dim: 64, out_dim: 32}
-  predictor: {hidden_dim: 64, out_dim: 32}
+  backbone: timm/resnet18
+  args: {layers: [1, 1, 1, 1], channels: [16, 16, 16, 16]}
+  stem: small
+  projector: {hidden_dim: 16, out_dim: 8}
+  predictor: {hidden_dim: 16, out_dim: 8}
 optim: {name: sgd, batch_size: 32, base_lr: 0.1}
 schedule: {epochs: 2, warmup_epochs: 0}
 export: {max_batch: 8, golden_images: 16}
-machine: {device: cpu, workers: 0}
+machine: {device: cpu, threads: 1}
 """
 
 
@@ -44,49 +46,67 @@ def camera_frames(folder: Path, count: int = 96) -> None:
         Image.fromarray(np.clip(values, 0, 4095).astype(np.uint16)).save(folder / f"{k:03}.png")
 
 
-@pytest.mark.full
-def test_a_folder_of_12_bits_end_to_end(tmp_path: Path) -> None:
-    camera_frames(tmp_path / "images")
-    (tmp_path / "mono12.yaml").write_text(RECIPE)
-    assert "give data.bit_depth: 12" in byolt("data", "check", "images", folder=tmp_path).stdout
-    done = byolt("pretrain", "mono12.yaml", folder=tmp_path)
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fp32 bundle of a short run on such a folder."""
+    folder = tmp_path_factory.mktemp("mono12")
+    camera_frames(folder / "images")
+    (folder / "mono12.yaml").write_text(RECIPE)
+    assert "give data.bit_depth: 12" in byolt("data", "check", "images", folder=folder).stdout
+    done = byolt("pretrain", "mono12.yaml", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "data.bit_depth auto: 12, for the largest value is 4095" in done.stderr
-    run = only_run(tmp_path)
+    run = only_run(folder)
     assert "bit_depth: 12" in (run / "recipe.resolved.yaml").read_text()
-    squares = [np.load(path, mmap_mode="r") for path in sorted((tmp_path / "cache").glob("*.npy"))]
-    assert {(square.dtype.str, square.shape[1:]) for square in squares} <= {("<u2", (40, 40, 1)), ("<u2", (32, 32, 1))}
-    assert byolt("evaluate", folder=tmp_path).returncode == 0
-
-    done = byolt("export", "--precision", "fp32", folder=tmp_path)
+    assert byolt("evaluate", folder=folder).returncode == 0
+    done = byolt("export", "--precision", "fp32", folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
-    bundle = run / "export"
+    return run / "export"
+
+
+def frames_of(bundle: Path) -> list[np.ndarray]:
+    return [np.asarray(Image.open(path)) for path in sorted((bundle.parents[2] / "images").glob("???.png"))]
+
+
+def test_every_level_reaches_learning_and_the_golden_images_are_the_cameras(bundle: Path) -> None:
+    squares = [np.load(path) for path in sorted((bundle.parents[2] / "cache").glob("*.npy"))]
+    assert {square.dtype for square in squares} == {np.dtype(np.uint16)}
+    assert max(len(np.unique(square)) for square in squares) > 3000  # 96 images of 40 x 40 px, most of them dark.
     stated = json.loads((bundle / "manifest.json").read_text())["contract"]["input"]
     assert (stated["channels"], stated["bit_depth"], stated["dtype"]) == (1, 12, "uint16")
-    # The golden images are the camera's own pixels, resized as the device does.
-    frames = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "images").iterdir())]
-    resized = {to_square(frame[..., None], 32, "crop").tobytes() for frame in frames}
     golden = load_file(bundle / "golden.safetensors")
+    resized = {to_square(frame[..., None], 32, "crop").tobytes() for frame in frames_of(bundle)}
     assert {image.tobytes() for image in golden["images"]} <= resized
-    assert len(np.unique(golden["images"])) > 1500  # 16 images of 1,024 pixels; 8 bits have 256 levels.
+    assert len(np.unique(golden["images"])) > 1000  # 8 bits have 256 levels.
     np.testing.assert_allclose(Encoder(bundle)(golden["images"]), golden["outputs.reference"], rtol=1e-3, atol=1e-4)
 
-    for what, name in ((bundle, "device"), (run, "run")):
-        assert byolt("embed", what, "images", "-o", f"{name}.npz", folder=tmp_path).returncode == 0
-    device, torch = (np.load(tmp_path / f"{name}.npz")["embeddings"] for name in ("device", "run"))
+
+def test_run_bundle_and_frames_give_the_same_embeddings(bundle: Path) -> None:
+    folder = bundle.parents[2]
+    for what, name in ((bundle, "device"), (bundle.parent, "run")):
+        done = byolt("embed", what, "images", "-o", f"{name}.npz", folder=folder)
+        assert done.returncode == 0, done.stderr
+    device, torch = (np.load(folder / f"{name}.npz")["embeddings"] for name in ("device", "run"))
     np.testing.assert_allclose(device, torch, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(Encoder(bundle)(frames), device, rtol=1e-3, atol=1e-4)
-
-    # So short a training may fail the gates of fewer bits; both languages then say the same.
-    byolt("export", "--precision", "fp16,int8", folder=tmp_path)
-    verified = json.loads(byolt("verify", bundle, "--json", folder=tmp_path).stdout)
-    assert [file["precision"] for file in verified["files"]] == ["fp32", "fp16", "int8"]
-    if VERIFY.exists():
-        found = subprocess.run([VERIFY, bundle, "--json", "--provider", "CPU"], capture_output=True, check=False)
-        for ours, theirs in zip(json.loads(found.stdout)["files"], verified["files"], strict=True):
-            assert ours["verdict"] == theirs["verdict"]
-            assert ours["golden"]["relative_l2_mean"] == pytest.approx(theirs["golden"]["relative_l2_mean"], abs=1e-6)
-
-    Image.fromarray(np.full((40, 40), 5000, np.uint16)).save(tmp_path / "images" / "bright.png")
-    told = one_sentence(byolt("embed", bundle, "images", "-o", "a.npz", folder=tmp_path), 2)
+    np.testing.assert_allclose(Encoder(bundle)(frames_of(bundle)), device, rtol=1e-3, atol=1e-4)
+    Image.fromarray(np.full((40, 40), 5000, np.uint16)).save(folder / "images" / "bright.png")
+    told = one_sentence(byolt("embed", bundle, "images", "-o", "a.npz", folder=folder), 2)
+    (folder / "images" / "bright.png").unlink()
     assert told.endswith("holds 5000, and data.bit_depth 12 ends at 4095: give data.bit_depth=14, or mend the file")
+
+
+def test_every_precision_is_proven_alike_in_both_languages(bundle: Path) -> None:
+    # So short a training may fail the gates of fewer bits; both languages then say so.
+    byolt("export", "--precision", "fp16,int8", folder=bundle.parents[2])
+    verified = json.loads(byolt("verify", bundle, "--json", folder=bundle.parents[2]).stdout)
+    assert [file["precision"] for file in verified["files"]] == ["fp32", "fp16", "int8"]
+    assert verified["files"][0]["verdict"] == "passed"
+    if not VERIFY.exists():
+        pytest.skip(f"{VERIFY} is not built: make cpp-build")
+    found = subprocess.run([VERIFY, bundle, "--json", "--provider", "CPU"], capture_output=True, check=False)
+    for ours, theirs in zip(json.loads(found.stdout)["files"], verified["files"], strict=True):
+        assert ours["verdict"] == theirs["verdict"]
+        assert ours["golden"]["relative_l2_mean"] == pytest.approx(theirs["golden"]["relative_l2_mean"], abs=1e-6)
