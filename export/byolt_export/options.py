@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from byolt_export.bundle.manifest import Input, Rgb, first_fault
+from byolt_export.bundle.image_input import Input, Rgb
+from byolt_export.bundle.manifest import first_fault
 from byolt_export.errors import InputError
 
 

@@ -13,7 +13,8 @@ from safetensors.numpy import load, save
 
 from byolt_export.arrays import Images, Labels, Maps, Outputs
 from byolt_export.bundle.folder import GOLDEN, MANIFEST, open_file
-from byolt_export.bundle.manifest import Input, Manifest, Output
+from byolt_export.bundle.image_input import Input
+from byolt_export.bundle.manifest import Manifest, Output
 from byolt_export.errors import InputError, quoted
 
 # Noise on the largest kernel, as a share of its standard deviation.

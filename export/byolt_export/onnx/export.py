@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from byolt_export.arrays import Images, Outputs, as_bytes
-from byolt_export.bundle.manifest import OPSET, Input
+from byolt_export.bundle.image_input import Input
+from byolt_export.bundle.manifest import OPSET
 from byolt_export.errors import ByoltError, MissingPart
 from byolt_export.onnx.faults import export_faults
 from byolt_export.onnx.folding import fold

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.onnx.outputs import in_float32
 
 RESIZING = ("rows", "columns")  # Names of the constants whose products resize, which stay fp32 in every file.

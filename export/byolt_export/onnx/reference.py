@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from byolt_export.arrays import Images, Outputs, as_bytes, pooled
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import ByoltError, InputError, first_line
 from byolt_export.onnx.outputs import NamedOutputs, check_outputs
 from byolt_export.onnx.plain import name_of, plain_copy

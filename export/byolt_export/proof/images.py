@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from byolt_export.arrays import Frames, Images, Labels
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError
 from byolt_export.runtime.resize import to_inputs
 

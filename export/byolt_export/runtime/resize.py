@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt_export.arrays import Frames, Images
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError, MissingPart
 
 _WEIGHT_BITS = 22  # Of Pillow's fixed point for bytes.

@@ -10,7 +10,7 @@ from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe.schema import Recipe
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError
 from byolt_export.proof.images import ProofImages, image_digest
 from byolt_export.quantize.int8 import LEAST_IMAGES
