@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import byolt
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from tests.test_command_line import TINY, draw_folder, write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

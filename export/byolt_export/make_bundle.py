@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from byolt_export.arrays import Frames, Images, Maps, Outputs
 from byolt_export.bundle.folder import FILES, staged
 from byolt_export.bundle.golden import GoldenVectors, count_with_maps, not_applicable
+from byolt_export.bundle.image_input import Input
 from byolt_export.bundle.manifest import (
     CONTRACT_KEY,
     Calibration,
     Contract,
     Features,
-    Input,
     Output,
     Precision,
     first_fault,

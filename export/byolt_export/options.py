@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from byolt_export.bundle.manifest import Input, Rgb, first_fault
+from byolt_export.bundle.image_input import Input, Rgb
+from byolt_export.bundle.manifest import first_fault
 from byolt_export.errors import InputError
 
 
@@ -25,6 +26,8 @@ class BundleOptions:
         run: Name of that training, for the page that is signed.
         metadata: Further properties of the ONNX files: text or numbers.
         bisect: Compare the tensors on the way too, and name the first node whose error jumps.
+        channels: 1 where grey images go in, which the graph repeats for the module's three.
+        bit_depth: Of the images, 8, 10, 12, 14 or 16: 2^``bit_depth`` - 1 is white. Above 8 they are uint16.
         output: ``features`` delivers what the module gives as it is: a map (B, C, H, W), tokens (B, tokens, C), or
             several of them by name in a dict, tuple or list, with which neighbours are those of the pooled maps.
     """
@@ -41,6 +44,8 @@ class BundleOptions:
     metadata: Mapping[str, str | float] = field(default_factory=dict)
     bisect: bool = False
     output: Literal["embedding", "features"] = "embedding"
+    channels: int = 3
+    bit_depth: int = 8
 
     def input_of(self, size_px: int) -> Input:
         """What goes in, as the manifest states it.
@@ -48,8 +53,12 @@ class BundleOptions:
         Raises:
             InputError: The sizes do not fit one another.
         """
-        names = ("mean", "std", "resize", "camera_px", "opt_batch", "max_batch")
+        names = ("mean", "std", "resize", "camera_px", "opt_batch", "max_batch", "channels", "bit_depth")
         stated = {name: _plain(getattr(self, name)) for name in names}
+        if stated["channels"] == 1:
+            stated["colour_order"] = "grey"
+        if isinstance(stated["bit_depth"], int) and stated["bit_depth"] > 8:
+            stated |= {"dtype": "uint16", "byte_order": "little"}
         for name in ("mean", "std"):
             if not isinstance(stated[name], tuple) or len(stated[name]) != 3:
                 raise InputError(f"export: {name} is {getattr(self, name)!r}: give three numbers, one a channel")

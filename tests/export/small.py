@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from byolt_export import BundleOptions, ProofImages, build_bundle
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.proof.report import Report
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,7 +16,7 @@ import byolt_export
 from byolt_export import Encoder, build_bundle, verify
 from byolt_export.bundle.folder import read_manifest
 from byolt_export.bundle.golden import read_golden
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.proof.images import choose_images, image_digest
 from byolt_export.proof.report import Report, read_report

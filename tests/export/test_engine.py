@@ -15,7 +15,8 @@ from onnx import TensorProto
 from tests.export import graphs
 from tests.export.engines import AMPERE, INT8, PROFILE, RTX, build, trt, write
 
-from byolt_export.bundle.manifest import Input, Profile
+from byolt_export.bundle.image_input import Input
+from byolt_export.bundle.manifest import Profile
 from byolt_export.errors import EngineFault, InputError, MissingPart, ParityFault
 from byolt_export.files import sha256
 from byolt_export.quantize.multiply_adds import precision_shares

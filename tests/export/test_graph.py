@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from byolt_export.bundle.folder import GOLDEN, read_manifest
 from byolt_export.bundle.golden import PERTURBATIONS, read_golden
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError
 from byolt_export.onnx.controls import wrong_outputs
 from byolt_export.onnx.export import export_onnx, torch_tensors

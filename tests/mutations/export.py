@@ -123,7 +123,8 @@ EXPORT = [
     Mutation("damage whatever the work", QUANTIZE_SENSITIVITY, "-errors[layer.name] / layer.multiply_adds", "-errors[layer.name]", IN_SENSITIVITY),
     # The graph: preprocessing, resize, BatchNorm, half precision; and the wrong models.
     Mutation("mean added to the pixels", ONNX_PREPROCESSING, "(-mean / std).float()", "(mean / std).float()", IN_PREPROCESSING),
-    Mutation("pixels over 256", ONNX_PREPROCESSING, "(1 / (255 * std))", "(1 / (256 * std))", IN_PREPROCESSING),
+    Mutation("pixels over 256", ONNX_PREPROCESSING, "(1 / (pixels.white * std))", "(1 / ((pixels.white + 1) * std))", IN_PREPROCESSING),
+    Mutation("the high byte first", ONNX_PREPROCESSING, "x[..., 0::2] + 256 * x[..., 1::2]", "x[..., 1::2] + 256 * x[..., 0::2]", "tests/export/test_grey.py::test_every_value_arrives_in_three_channels"),
     Mutation("each feature normalised over the batch", ONNX_PREPROCESSING, "nn.functional.normalize(outputs, dim=1)", "nn.functional.normalize(outputs, dim=0)", IN_PREPROCESSING),
     Mutation("frames shrunk without antialiasing", ONNX_PREPROCESSING, '(identity, (size_px, kept), mode="bilinear", antialias=True)', '(identity, (size_px, kept), mode="bilinear")', IN_RESIZE),
     Mutation("crop from the corner", ONNX_PREPROCESSING, "first = (length - kept) // 2", "first = 0", IN_RESIZE),

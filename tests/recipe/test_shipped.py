@@ -105,7 +105,7 @@ NOT_IN_THE_PAPER = {
         "views.early_share",
         "views.extra",
     ),
-    *("model.args", "model.init_file", "optim.accumulate", "method.temperature"),
+    *("model.args", "model.init_file", "optim.accumulate", "method.temperature", "data.bit_depth"),
 }
 
 

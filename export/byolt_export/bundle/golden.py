@@ -13,7 +13,8 @@ from safetensors.numpy import load, save
 
 from byolt_export.arrays import Images, Labels, Maps, Outputs
 from byolt_export.bundle.folder import GOLDEN, MANIFEST, open_file
-from byolt_export.bundle.manifest import Input, Manifest, Output
+from byolt_export.bundle.image_input import Input
+from byolt_export.bundle.manifest import Manifest, Output
 from byolt_export.errors import InputError, quoted
 
 # Noise on the largest kernel, as a share of its standard deviation.
@@ -30,7 +31,7 @@ CONTROLS = ("swapped_channels", "no_normalisation", *PERTURBATIONS, "reinitialis
 
 @dataclass(frozen=True)
 class GoldenVectors:
-    """Images (N, H, W, 3), outputs (N, D) of PyTorch and of wrong models (``None``: no meaning here), labels (N,).
+    """Images (N, H, W, C), outputs (N, D) of PyTorch and of wrong models (``None``: no meaning here), labels (N,).
 
     Of features these outputs are the pooled maps; ``maps`` are the maps themselves, of the first images alone.
     """
@@ -71,7 +72,7 @@ def read_golden(folder: Path, manifest: Manifest) -> GoldenVectors:
         raise InputError(f"{path} cannot be read as safetensors: {quoted(str(error))}; export it again") from error
     count, shape, dim = manifest.golden.images, manifest.contract.input.shape, manifest.contract.output.dim
     absent = not_applicable(tensors["images"], manifest.contract.input) if "images" in tensors else set()
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("uint8", (count, *shape))}
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": (manifest.contract.input.dtype, (count, *shape))}
     expected["outputs.reference"] = ("float32", (count, dim))
     expected |= {f"outputs.control.{name}": ("float32", (count, dim)) for name in CONTROLS if name not in absent}
     output = manifest.contract.output
@@ -91,7 +92,7 @@ def read_golden(folder: Path, manifest: Manifest) -> GoldenVectors:
 def not_applicable(images: Images, contract: Input) -> set[str]:
     """The wrong models that are no different for this data: known from the data, never from their outputs."""
     absent = set()
-    if images.ndim == 4 and images.shape[-1] == 3 and np.array_equal(images[..., 0], images[..., -1]):
+    if images.ndim == 4 and images.shape[-1] and np.array_equal(images[..., 0], images[..., -1]):
         absent.add("swapped_channels")  # Grey images stay what they are.
     if contract.mean == (0.0, 0.0, 0.0) and contract.std == (1.0, 1.0, 1.0):
         absent.add("no_normalisation")

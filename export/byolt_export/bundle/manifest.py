@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveInt,
     ValidationError,
@@ -15,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from byolt_export.bundle.image_input import BATCH_BYTES, Batch, Input, ManifestSection
 from byolt_export.errors import quoted
 from byolt_export.wording import fault_in_words
 
@@ -22,7 +21,6 @@ CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's con
 OPSET = 18  # Of fp32 and fp16: the lowest that torch's exporter really writes, and one that TensorRT 8.6 to 11 read.
 NOT_MADE = "0" * 64  # In place of the digest of a file that could not be made: its entry says why.
 _LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
-_BATCH_BYTES = 2**30  # A bundle is somebody else's file: nothing larger is run in one batch.
 
 # No way out of the folder.
 OnnxName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.onnx$")]
@@ -31,55 +29,8 @@ OutputName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,60}$")]
 Precision = Literal["fp32", "fp16", "int8"]
 Verdict = Literal["passed", "failed", "not run here"]
-Side = Annotated[int, Field(ge=1, le=8192)]
-Batch = Annotated[int, Field(ge=1, le=65536)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Rgb = tuple[float, float, float]
-
-
-class ManifestSection(BaseModel):
-    """Strict and closed: a manifest is read from anywhere."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Input(ManifestSection):
-    """What goes in, and how the graph makes it ready: the one copy of the preprocessing.
-
-    ``size_px`` is the side of the square that the encoder sees. Without ``camera_px`` such squares go in, made by the
-    rule ``resize`` from an image of another shape. With ``camera_px`` (height, width) whole frames of that size go in
-    and the graph resizes. ``mean`` and ``std`` are for pixels in 0 to 1.
-    """
-
-    name: Literal["images"] = "images"
-    dtype: Literal["uint8"] = "uint8"
-    layout: Literal["NHWC"] = "NHWC"
-    colour_order: Literal["RGB"] = "RGB"
-    size_px: Annotated[int, Field(ge=1, le=4096)]
-    camera_px: tuple[Side, Side] | None = None
-    resize: Literal["crop", "squash"]
-    opt_batch: Batch = 1
-    max_batch: Batch
-    mean: Rgb
-    std: Rgb
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one image that goes in."""
-        height, width = self.camera_px or (self.size_px, self.size_px)
-        return height, width, 3
-
-    @model_validator(mode="after")
-    def _batch_is_bounded(self) -> "Input":
-        height, width, channels = self.shape
-        if self.max_batch * height * width * channels > _BATCH_BYTES:
-            raise ValueError(f"max_batch {self.max_batch} of {width} x {height} px images is more than 1 GiB")
-        if self.opt_batch > self.max_batch:
-            raise ValueError(f"opt_batch {self.opt_batch} is above max_batch {self.max_batch}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std {self.std} must be positive")
-        return self
 
 
 class Features(ManifestSection):
@@ -138,7 +89,7 @@ class Contract(ManifestSection):
     @model_validator(mode="after")
     def _classes_are_logits(self) -> "Contract":
         values = sum(math.prod(features.shape) for features in self.output.maps)
-        if self.input.max_batch * values * 4 > _BATCH_BYTES:
+        if self.input.max_batch * values * 4 > BATCH_BYTES:
             raise ValueError(f"the outputs of max_batch {self.input.max_batch} images are more than 1 GiB")
         if (self.output.name == "logits") != bool(self.classes):
             raise ValueError("classes go with logits, and logits need them")
@@ -249,6 +200,8 @@ class Manifest(ManifestSection):
     def _shares_came_with_version_2(self) -> "Manifest":
         if any((file.shares is not None) != (self.schema_version == 2) for file in self.files):
             raise ValueError("every file has `shares` in schema version 2, and none has them in version 1")
+        if self.schema_version == 1 and not self.contract.input.is_plain:
+            raise ValueError("channels and bit_depth came with schema version 2")
         return self
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.golden import PERTURBATIONS
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError
 from byolt_export.onnx.plain import plain_copy
 from byolt_export.onnx.reference import torch_outputs

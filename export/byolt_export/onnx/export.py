@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from byolt_export.arrays import Images, Outputs
-from byolt_export.bundle.manifest import OPSET, Input
+from byolt_export.arrays import Images, Outputs, as_bytes
+from byolt_export.bundle.image_input import Input
+from byolt_export.bundle.manifest import OPSET
 from byolt_export.errors import ByoltError, MissingPart
 from byolt_export.onnx.faults import export_faults
 from byolt_export.onnx.folding import fold
@@ -99,7 +100,7 @@ def torch_tensors(module: nn.Module, images: Images, *, pixels: Input) -> dict[s
             return value
 
     with torch.inference_mode(), full_float32():
-        Recorder(program.module(check_guards=False)).run(torch.from_numpy(np.array(images)))
+        Recorder(program.module(check_guards=False)).run(torch.from_numpy(np.array(as_bytes(images))))
     return found
 
 
@@ -107,7 +108,7 @@ def _trace(module: nn.Module, pixels: Input, normalize: bool) -> tuple[torch.exp
     """The whole graph from raw images, BatchNorm folded, and its dynamic shapes."""
     batch = {0: torch.export.Dim("batch", min=1, max=max(2, pixels.max_batch))}
     square = torch.zeros(2, 3, pixels.size_px, pixels.size_px)
-    frames = torch.zeros(2, *pixels.shape, dtype=torch.uint8)
+    frames = torch.zeros(2, *pixels.tensor_shape, dtype=torch.uint8)
     with quiet(), torch.no_grad(), export_faults(module, pixels.size_px):
         inner = torch.export.export(plain_copy(module).cpu(), (square,), dynamic_shapes=(batch,))
         traced: Any = inner.module(check_guards=False)

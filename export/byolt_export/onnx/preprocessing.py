@@ -1,4 +1,4 @@
-"""From raw uint8 images to a module's input, inside the graph: resize of whole frames, normalisation, layout.
+"""From raw images to a module's input, inside the graph: resize of whole frames, normalisation, layout.
 
 Axes: B batch, H W pixels of what comes in, S side of the square that the module sees, D output features.
 """
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.onnx.outputs import in_float32
 
 RESIZING = ("rows", "columns")  # Names of the constants whose products resize, which stay fp32 in every file.
 
 
 class FromPixels(nn.Module):
-    """Raw uint8 images (B, H, W, 3) to the module's outputs (B, D): what the device runs."""
+    """Raw images (B, H, W, C), as bytes, to the module's outputs (B, D): what the device runs."""
 
     scale: Tensor
     shift: Tensor
@@ -25,9 +25,11 @@ class FromPixels(nn.Module):
     def __init__(self, module: nn.Module, pixels: Input, normalize: bool) -> None:
         super().__init__()
         self.module, self.normalize = module, normalize
-        # (x / 255 - mean) / std as one Mul and one Add, their constants rounded once.
+        self.deep = pixels.dtype == "uint16"
+        # (x / white - mean) / std as one Mul and one Add, their constants rounded once. They have three channels, and
+        # so repeat a grey image's one.
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (pixels.mean, pixels.std))
-        self.register_buffer("scale", (1 / (255 * std)).float().view(1, 3, 1, 1))
+        self.register_buffer("scale", (1 / (pixels.white * std)).float().view(1, 3, 1, 1))
         self.register_buffer("shift", (-mean / std).float().view(1, 3, 1, 1))
         self.resizes = pixels.camera_px is not None
         if self.resizes:
@@ -36,10 +38,13 @@ class FromPixels(nn.Module):
             self.register_buffer("columns", columns.T.contiguous())
 
     def forward(self, images: Tensor) -> Any:
-        """Outputs (B, D) of raw images (B, H, W, 3); of ``NamedOutputs`` a tuple."""
+        """Outputs (B, D) of raw images as ``arrays.as_bytes`` gives them; of ``NamedOutputs`` a tuple."""
         # To float first: TensorRT transposes no uint8. Contiguous: channels-last memory makes the pooling
         # export as `as_strided`, a tail of shape arithmetic that no tool takes out again.
-        x = images.to(torch.float32).permute(0, 3, 1, 2).contiguous()
+        x = images.to(torch.float32)
+        if self.deep:  # TensorRT has no uint16. Exact in fp32, and before the scale: fp16 ends at 65504.
+            x = x[..., 0::2] + 256 * x[..., 1::2]
+        x = x.permute(0, 3, 1, 2).contiguous()
         if self.resizes:
             x = self.rows @ x @ self.columns
         outputs = in_float32(self.module(x * self.scale + self.shift))

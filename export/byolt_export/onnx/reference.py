@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from byolt_export.arrays import Images, Outputs, pooled
-from byolt_export.bundle.manifest import Input
+from byolt_export.arrays import Images, Outputs, as_bytes, pooled
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import ByoltError, InputError, first_line
 from byolt_export.onnx.outputs import NamedOutputs, check_outputs
 from byolt_export.onnx.plain import name_of, plain_copy
@@ -27,10 +27,10 @@ _REFERENCE_BATCH = 64
 
 
 def torch_outputs(module: nn.Module, images: Images, *, pixels: Input, normalize: bool = False) -> Outputs:
-    """The reference: what PyTorch computes for images (N, H, W, 3), as float32 (N, D).
+    """The reference: what PyTorch computes for images (N, H, W, C), as float32 (N, D).
 
     Eval mode, float32 without TF32 or autocast, on the module's own device. Resize and normalisation are torch's own
-    ``interpolate`` and ``(x / 255 - mean) / std`` as the formula says, and share no code with the graph's. Of
+    ``interpolate`` and ``(x / white - mean) / std`` as the formula says, and share no code with the graph's. Of
     ``NamedOutputs``, the pooled maps in a row.
 
     Raises:
@@ -57,7 +57,8 @@ def _batches(
         with torch.inference_mode(), torch.autocast(device.type, enabled=False), full_float32():
             raw = torch.from_numpy(np.array(images[start : start + _REFERENCE_BATCH]))  # A copy: it may be read-only.
             x = raw.to(device).permute(0, 3, 1, 2).contiguous().float()
-            x = (_resized(x, pixels) / 255 - mean) / std
+            x = _resized(x, pixels).expand(-1, 3, -1, -1)
+            x = (x / pixels.white - mean) / std
             outputs = _run(encoder, x)
             if isinstance(module, NamedOutputs):
                 check_outputs(name_of(module), outputs, len(x))
@@ -96,7 +97,7 @@ def torch_function(
     function = torch.compile(model, dynamic=False) if compiled else model
 
     def run(images: Images) -> Outputs:
-        raw = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+        raw = torch.from_numpy(np.require(as_bytes(images), requirements=["C", "W"]))
         try:
             # Setting what is set already would be timed too: TF32 is the GPU's, noise the compiler's.
             exact = nullcontext() if device == "cpu" else full_float32()
@@ -112,7 +113,7 @@ def torch_function(
 
 
 def _resized(x: Tensor, pixels: Input) -> Tensor:
-    """Frames (B, 3, H, W) as squares (B, 3, S, S), not rounded."""
+    """Frames (B, C, H, W) as squares (B, C, S, S), not rounded."""
     if pixels.camera_px is None:
         return x
     height, width = pixels.camera_px

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import Images, Outputs
+from byolt_export.arrays import Images, Outputs, as_bytes
 from byolt_export.errors import ByoltError, MissingPart
 from byolt_export.proof.measures import relative_l2
 from byolt_export.proof.report import Bisection, NodeError
@@ -20,7 +20,7 @@ def bisect(path: Path, expected: Mapping[str, Outputs], images: Images, *, limit
     Args:
         path: The file.
         expected: PyTorch's tensors by the names that the file gives them: ``torch_tensors``.
-        images: What both were computed from, uint8 (B, H, W, 3).
+        images: What both were computed from, (B, H, W, C).
         limit: A node whose own error, as relative L2, is above this is bad; the first such in order is named.
 
     Raises:
@@ -59,7 +59,7 @@ def _tensors(model: Any, expected: Mapping[str, Outputs], images: Images, path: 
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    feeds = [{"images": np.ascontiguousarray(images)}]
+    feeds = [{"images": as_bytes(images)}]
     (outputs,) = run_model(opened.SerializeToString(), feeds, str(path))
     return {name: outputs[name] for name in names if outputs[name].shape == expected[name].shape}
 

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from byolt_export.arrays import Images
 from byolt_export.errors import MissingPart
 from byolt_export.proof.measures import HISTOGRAM_EDGES
 
@@ -16,7 +16,7 @@ _BAR_PX = 11
 WIDTH_PX, HEIGHT_PX = _BAR_PX * (len(HISTOGRAM_EDGES) - 1), 90
 
 
-def picture(image: Images) -> tuple[str, int, int]:
+def picture(image: npt.NDArray[np.uint8]) -> tuple[str, int, int]:
     """A PNG data URI of an image (H, W, 3), its width and height; a small one in large pixels, a large one reduced.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from byolt_export.arrays import Frames, Images, Labels
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError
 from byolt_export.runtime.resize import to_inputs
 
@@ -17,7 +17,7 @@ _MOST_GALLERY, _MOST_CALIBRATION = 10_000, 512
 
 @dataclass(frozen=True)
 class ProofImages:
-    """Images as they go into the graph, uint8 (N, H, W, 3), that a bundle is made and proven with.
+    """Images as they go into the graph, (N, H, W, C), that a bundle is made and proven with.
 
     ``golden`` (8 or more) travels in the bundle, and ``golden_kind`` says whether these are the user's own. Neighbours
     are looked for among up to 10,000 of ``gallery``; with labels, ``queries`` measure the task. INT8 scales come from
@@ -80,10 +80,14 @@ def check_images(shown: ProofImages, pixels: Input) -> None:
     """
     measured = {"golden": shown.golden, "gallery": shown.gallery, "queries": shown.queries}
     for what, images in (measured | {"calibration": shown.calibration}).items():
-        if images is not None and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != pixels.shape):
-            height, width, _ = pixels.shape
+        if images is None:
+            continue
+        if images.dtype != pixels.dtype or images.ndim != 4 or images.shape[1:] != pixels.shape:
+            wanted = ", ".join(map(str, pixels.shape))
+            raise InputError(f"{what} images must be {pixels.dtype} (N, {wanted}), got {images.dtype} {images.shape}")
+        if images.size and images.max() > pixels.white:
             raise InputError(
-                f"{what} images must be uint8 (N, {height}, {width}, 3), got {images.dtype} {images.shape}"
+                f"{what} images hold {images.max()}, and a bit_depth of {pixels.bit_depth} ends at {pixels.white}"
             )
     labels = shown.golden_labels
     if len(shown.golden) < _LEAST_GOLDEN or (labels is not None and len(labels) != len(shown.golden)):

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from byolt_export.arrays import as_rgb
 from byolt_export.bundle.folder import GOLDEN, MANIFEST, PARITY, manifest_bytes
 from byolt_export.bundle.golden import PERTURBATIONS, GoldenVectors
 from byolt_export.bundle.manifest import Gates, Manifest
@@ -230,7 +231,7 @@ def _worst(parity: Parity, manifest: Manifest, golden: GoldenVectors) -> dict[st
     index, classes = parity.golden.worst_image, manifest.contract.classes
     label = None if golden.labels is None else int(golden.labels[index])
     known = label is not None and 0 <= label < len(classes)
-    source, width, height = picture(golden.images[index])
+    source, width, height = picture(as_rgb(golden.images[index], manifest.contract.input.white))
     return {
         "index": index,
         "of": len(golden.images),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import Images
+from byolt_export.arrays import Images, as_bytes
 from byolt_export.errors import InputError
 from byolt_export.quantize.layers import Layer
 from byolt_export.quantize.rounding import Reals, Rows
@@ -55,7 +55,7 @@ class Moments:
 def input_batches(model: Any, images: Images) -> Iterator[Values]:
     """Images (N, H, W, 3) as the model's input, batch by batch."""
     for start in range(0, len(images), _BATCH):
-        yield {model.graph.input[0].name: np.ascontiguousarray(images[start : start + _BATCH])}
+        yield {model.graph.input[0].name: as_bytes(images[start : start + _BATCH])}
 
 
 def with_outputs(model: Any, names: Iterable[str]) -> Any:

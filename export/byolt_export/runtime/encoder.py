@@ -23,7 +23,7 @@ _ON_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 class Encoder:
-    """An opened bundle: uint8 frames of any size to float32 outputs. For one thread at a time.
+    """An opened bundle: frames of any size to float32 outputs. For one thread at a time.
 
     The best file that passed is opened: a TensorRT engine, else ONNX Runtime on CUDA, else on the CPU. A file whose
     verdict is not ``passed`` is refused.
@@ -92,7 +92,8 @@ class Encoder:
 
         Args:
             frames: uint8, RGB: one (H, W, 3), a batch (N, H, W, 3), or a list of frames of any sizes. They are cropped
-                or squashed and resized as the training did; whole frames of a fixed camera go in as they are.
+                or squashed and resized as the training did; whole frames of a fixed camera go in as they are. Of a
+                bundle of grey images (H, W) or (H, W, 1), and uint16 where its ``bit_depth`` is above 8.
 
         Raises:
             InputError: A frame has another type or shape.

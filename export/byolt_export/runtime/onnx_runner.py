@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import check_batch, pooled
+from byolt_export.arrays import Images, as_bytes, check_batch, image_of, pooled
 from byolt_export.bundle.contents import check_onnx
 from byolt_export.bundle.manifest import CONTRACT_KEY, Contract, Output
 from byolt_export.cuda import MissingGpu, find_gpu
@@ -22,7 +22,7 @@ class MissingProvider(MissingPart):
 
 
 class OnnxRunner:
-    """An ONNX file of a bundle, as a function from uint8 images (B, H, W, 3) to float32 outputs (B, D)."""
+    """An ONNX file of a bundle, as a function from images (B, H, W, C) to float32 outputs (B, D)."""
 
     def __init__(self, path: str | Path, provider: str = CPU, threads: int | None = None) -> None:
         """Open the file.
@@ -52,35 +52,35 @@ class OnnxRunner:
             or not outputs
             or not all(o.type == "tensor(float)" and 2 <= len(o.shape) <= 4 for o in outputs)
             or not all(isinstance(side, int) for side in inputs[0].shape[1:])
-            or inputs[0].shape[3] != 3
+            or not image_of(tuple(inputs[0].shape[1:]))[0]
         ):
             raise InputError(
-                f"{path} is not an encoder of a bundle: it must map one input `images`, uint8 (batch, H, W, 3), "
-                "to one float output (batch, D), or to float maps"
+                f"{path} is not an encoder of a bundle: it must map one input `images`, uint8 (batch, H, W, 3) (1 of "
+                "grey, twice as many above 8 bits), to one float output (batch, D), or to float maps"
             )
         if isinstance(inputs[0].shape[0], int):
             raise InputError(f"{path} accepts batches of {inputs[0].shape[0]} alone: export it with a dynamic batch")
-        self.image_shape: tuple[int, ...] = tuple(inputs[0].shape[1:])
+        self.image_shape, self.dtype = image_of(tuple(inputs[0].shape[1:]))
         self.outputs: dict[str, tuple[Any, ...]] = {output.name: tuple(output.shape[1:]) for output in outputs}
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Outputs (B, D) of images (B, H, W, 3); of feature maps, the pooled maps in a row.
+    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
+        """Outputs (B, D) of images (B, H, W, C); of feature maps, the pooled maps in a row.
 
         Raises: as ``maps``.
         """
         return pooled(self.maps(images))
 
-    def maps(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        """Every output of images (B, H, W, 3) by its name, as it comes out.
+    def maps(self, images: Images) -> dict[str, npt.NDArray[np.float32]]:
+        """Every output of images (B, H, W, C) by its name, as it comes out.
 
         Raises:
             InputError: The images have another type or size than the file was made for.
             ByoltError: ONNX Runtime cannot run this batch.
         """
-        check_batch(images, self.image_shape, self.path.name)
+        check_batch(images, self.image_shape, self.path.name, self.dtype)
         try:
-            values = self._session.run(list(self.outputs), {"images": np.ascontiguousarray(images)})
+            values = self._session.run(list(self.outputs), {"images": as_bytes(images)})
         except Exception as error:  # ONNX Runtime's errors share no base class of their own.
             raise ByoltError(f"{self.path.name} does not run a batch of {len(images)}: {_brief(error)}") from error
         for outputs in values:
@@ -101,7 +101,7 @@ def open_onnx(path: Path, contract: Contract, provider: str, threads: int | None
     if (
         run.metadata.get(CONTRACT_KEY) != contract.model_dump_json()
         or not _gives(run, contract.output)
-        or run.image_shape != contract.input.shape
+        or (run.image_shape, run.dtype) != (contract.input.shape, contract.input.dtype)
     ):
         raise InputError(f"{path} was made for another contract than its manifest states: export it again")
     return run

@@ -102,7 +102,10 @@ def trtexec_lines(
             f"--onnx={path / file.name}",
             "--stronglyTyped",  # TensorRT 10 needs it; 11 knows nothing else and ignores it.
             "--noTF32",
-            *(f"--{end}Shapes={pixels.name}:{'x'.join(map(str, (n, *pixels.shape)))}" for end, n in batches.items()),
+            *(
+                f"--{end}Shapes={pixels.name}:{'x'.join(map(str, (n, *pixels.tensor_shape)))}"
+                for end, n in batches.items()
+            ),
             f"--memPoolSize=workspace:{workspace_mib}",
             f"--saveEngine={path / Path(file.name).with_suffix('.trtexec.engine').name}",
             "--skipInference",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from byolt_export.bundle.contents import check_onnx
 from byolt_export.bundle.folder import open_file
-from byolt_export.bundle.manifest import Engine, Input, Onnx, Profile, precision_fault
+from byolt_export.bundle.image_input import Input
+from byolt_export.bundle.manifest import Engine, Onnx, Profile, precision_fault
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.errors import InputError, ParityFault
 from byolt_export.files import replacing

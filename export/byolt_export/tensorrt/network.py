@@ -5,6 +5,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from byolt_export.arrays import image_of
 from byolt_export.bundle.manifest import Profile
 from byolt_export.errors import EngineFault, InputError, Stopped
 from byolt_export.tensorrt.flavour import Flavour, Target
@@ -49,11 +50,11 @@ class Network:
             or [tensor.dtype for tensor in outputs] != [trt.DataType.FLOAT]
             or [len(shape) for shape in shapes] != [4, 2]
             or min(shapes[0][1:]) < 1
-            or shapes[0][3] != 3
+            or not image_of(shapes[0][1:])[0]
         ):
             raise InputError(
-                f"{self.onnx} is not an encoder of a bundle: it must map one input `images`, uint8 (batch, H, W, 3), "
-                "to one float output (batch, D)"
+                f"{self.onnx} is not an encoder of a bundle: it must map one input `images`, uint8 (batch, H, W, 3) (1 "
+                "of grey, twice as many above 8 bits), to one float output (batch, D)"
             )
         if shapes[0][0] != -1:
             raise InputError(f"{self.onnx} accepts batches of {shapes[0][0]} alone: export it with a dynamic batch")

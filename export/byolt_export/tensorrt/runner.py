@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import check_batch
+from byolt_export.arrays import Images, as_bytes, check_batch, image_of
 from byolt_export.bundle.folder import open_file
 from byolt_export.bundle.manifest import Engine
 from byolt_export.cuda import Cuda, MissingGpu, find_gpu
@@ -41,7 +41,7 @@ def open_engine(folder: Path, entry: Engine) -> "EngineRunner":
 
 
 class EngineRunner:
-    """An engine, as a function from uint8 images (B, H, W, 3) to float32 outputs (B, D). For one thread at a time."""
+    """An engine, as a function from images (B, H, W, C) to float32 outputs (B, D). For one thread at a time."""
 
     def __init__(self, path: Path, flavour: Flavour) -> None:
         """Load the engine and take the memory of its largest batch.
@@ -74,7 +74,7 @@ class EngineRunner:
             raise EngineFault(f"{self.flavour} does not load {self.path}: {self._log.reason()}; build it again here")
         self._input, self._output = self._names()
         least, _, most = self._engine.get_tensor_profile_shape(self._input, 0)
-        self.image_shape: tuple[int, ...] = tuple(most)[1:]
+        self.image_shape, self.dtype = image_of(tuple(most)[1:])
         self.min_batch, self.max_batch = int(least[0]), int(most[0])
         self.dim = int(self._engine.get_tensor_shape(self._output)[1])
         self._context = self._engine.create_execution_context()
@@ -82,7 +82,7 @@ class EngineRunner:
             raise EngineFault(
                 f"{self.flavour} cannot prepare {self.path}: {self._log.reason()}; free memory on the GPU"
             )
-        self._images = self._cuda.allocate(self.max_batch * int(np.prod(self.image_shape)))
+        self._images = self._cuda.allocate(self.max_batch * int(np.prod(most[1:])))
         self._outputs = self._cuda.allocate(self.max_batch * self.dim * 4)
         for name, address in ((self._input, self._images), (self._output, self._outputs)):
             self._check(self._context.set_tensor_address(name, address), f"takes no memory for `{name}`")
@@ -100,6 +100,7 @@ class EngineRunner:
             kinds != [(False, "UINT8"), (True, "FLOAT")]
             or [len(shape) for shape in shapes] != [4, 2]
             or min(*shapes[0][1:], shapes[1][1]) < 1
+            or not image_of(shapes[0][1:])[0]
         ):
             raise InputError(
                 f"{self.path} is not an encoder of a bundle: it must map one uint8 input (batch, H, W, 3) to one float "
@@ -107,19 +108,19 @@ class EngineRunner:
             )
         return found[0][2], found[1][2]
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Outputs (B, D) of images (B, H, W, 3).
+    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
+        """Outputs (B, D) of images (B, H, W, C).
 
         Raises:
             InputError: The images have another type or size, or the batch is out of the engine's range.
             EngineFault: TensorRT or the driver refuses.
         """
-        check_batch(images, self.image_shape, self.path.name)
+        check_batch(images, self.image_shape, self.path.name, self.dtype)
         if not self.min_batch <= len(images) <= self.max_batch:
             raise InputError(
                 f"{self.path.name} takes batches of {self.min_batch} to {self.max_batch}, got {len(images)}"
             )
-        batch = np.ascontiguousarray(images)  # Kept until the stream has read it.
+        batch = as_bytes(images)  # Kept until the stream has read it.
         self._log.errors.clear()
         self._cuda.enter()
         self._check(self._context.set_input_shape(self._input, batch.shape), f"refuses a batch of {len(batch)}")

@@ -1,5 +1,5 @@
-// byolt-example-camera BUNDLE WIDTHxHEIGHT rgb|bgr|nv12: raw frames from stdin; a line for each frame with its time,
-// and its class, or how unlike the first frame it is. From a camera:
+// byolt-example-camera BUNDLE WIDTHxHEIGHT rgb|bgr|nv12|grey8|grey16: raw frames from stdin; a line for each frame with
+// its time, and its class, or how unlike the first frame it is. From a camera:
 //   ffmpeg -f v4l2 -i /dev/video0 -f rawvideo -pix_fmt nv12 - | byolt-example-camera BUNDLE 640x480 nv12
 
 #include <byolt/encoder.hpp>
@@ -15,13 +15,20 @@ using byolt::Code;
 using byolt::Error;
 using byolt::Format;
 
-constexpr const char* kUsage = "usage: byolt-example-camera BUNDLE WIDTHxHEIGHT rgb|bgr|nv12";
+constexpr const char* kUsage = "usage: byolt-example-camera BUNDLE WIDTHxHEIGHT rgb|bgr|nv12|grey8|grey16";
 
 Format to_format(const std::string& name) {
   if (name == "rgb") return Format::rgb;
   if (name == "bgr") return Format::bgr;
   if (name == "nv12") return Format::nv12;
+  if (name == "grey8") return Format::grey8;
+  if (name == "grey16") return Format::grey16;
   throw Error(Code::input, kUsage);
+}
+
+std::size_t bytes_of(Format format, std::size_t pixels) {
+  if (format == Format::nv12) return pixels * 3 / 2;
+  return format == Format::grey8 ? pixels : format == Format::grey16 ? pixels * 2 : pixels * 3;
 }
 
 double cosine_distance(byolt::Span<const float> a, byolt::Span<const float> b) {
@@ -40,7 +47,7 @@ void run(const std::string& bundle, const std::string& size, Format format) {
   const byolt::Encoder encoder = byolt::Encoder::open(bundle);
   byolt::Context context = encoder.context();
   const std::size_t pixels = std::size_t{width} * height;
-  std::vector<std::uint8_t> frame(format == Format::nv12 ? pixels * 3 / 2 : pixels * 3);
+  std::vector<std::uint8_t> frame(bytes_of(format, pixels));
   const byolt::Image image{frame.data(), width, height, 0, format, nullptr};
   std::vector<float> first;
   while (std::fread(frame.data(), 1, frame.size(), stdin) == frame.size()) {

@@ -123,9 +123,16 @@ struct Frames {
     const bool own_size = setting.frame_width != 0;
     const std::size_t width = own_size ? setting.frame_width : about.width;
     const std::size_t height = own_size ? setting.frame_height : about.height;
-    pixels = draw(batch * width * height * 3);
+    const bool deep = about.bit_depth > 8;
+    const std::size_t bytes = width * height * about.channels * (deep ? 2 : 1);
+    const byolt::Format format = about.channels == 3 ? byolt::Format::rgb
+                                 : deep              ? byolt::Format::grey16
+                                                     : byolt::Format::grey8;
+    pixels = draw(batch * bytes);
+    const auto highest = static_cast<std::uint8_t>((1U << about.bit_depth) / 256 - 1);
+    for (std::size_t k = 1; deep && k < pixels.size(); k += 2) pixels[k] &= highest;
     for (std::size_t k = 0; k < batch; ++k) {
-      images.push_back({pixels.data() + k * width * height * 3, width, height, 0, byolt::Format::rgb, nullptr});
+      images.push_back({pixels.data() + k * bytes, width, height, 0, format, nullptr});
     }
   }
 
@@ -201,6 +208,7 @@ void run(byolt::Arguments& arguments) {
 #ifdef BYOLT_ONNXRUNTIME
   if (setting.plain) {
     plain = std::make_unique<byolt::PlainOnnxRuntime>(setting.bundle + "/" + about.file, about.height, about.width,
+                                                      about.channels * (about.bit_depth > 8 ? 2 : 1),
                                                       setting.options.threads);
   }
 #endif

@@ -10,10 +10,11 @@ namespace byolt {
 /// ONNX Runtime called as its own documentation does it: what byolt's calls are compared with.
 class PlainOnnxRuntime {
  public:
-  PlainOnnxRuntime(const std::string& path, std::size_t height, std::size_t width, int threads);
+  PlainOnnxRuntime(const std::string& path, std::size_t height, std::size_t width, std::size_t pixel_bytes,
+                   int threads);
   ~PlainOnnxRuntime();
 
-  /// Run `batch` images (batch, height, width, 3).
+  /// Run `batch` images (batch, height, width, pixel_bytes).
   void run(const std::uint8_t* images, std::size_t batch);
 
  private:

@@ -11,16 +11,19 @@
 // The interface between the library and the runtimes below it.
 namespace byolt {
 
-/// What the bundle's contract promises: images (max_batch, height, width, 3) in, (max_batch, dim) out.
+/// What the bundle's contract promises: images (max_batch, height, width, pixel_bytes) in, (max_batch, dim) out.
 struct Tensors {
   std::size_t height, width, dim, max_batch;
+  std::size_t pixel_bytes = 3;  ///< 3 of colour, 1 of grey; twice as many above 8 bits
+
+  [[nodiscard]] std::size_t image_bytes() const { return height * width * pixel_bytes; }
 };
 
 /// One thread's context; created by a Backend, which outlives it.
 class Session {
  public:
   virtual ~Session() = default;
-  /// Host buffer of max_batch x height x width x 3 bytes to fill; pinned where that helps.
+  /// Host buffer of max_batch x height x width x pixel_bytes to fill; pinned where that helps.
   virtual std::uint8_t* images() = 0;
   /// Runs the first `batch` images; max_batch x dim floats, valid until the next call.
   virtual const float* run(std::size_t batch) = 0;

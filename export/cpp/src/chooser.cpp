@@ -127,6 +127,8 @@ class Choice {
     description.precision = precision;
     description.width = tensors.width;
     description.height = tensors.height;
+    description.channels = contract.input.samples.channels;
+    description.bit_depth = contract.input.samples.bit_depth;
     description.whole_frames = contract.input.camera_px.has_value();
     description.logits = contract.logits();
     description.normalized = contract.normalized;
@@ -146,7 +148,8 @@ class Choice {
 Opened open_best(const Bundle& bundle, const Options& options) { return Choice(bundle, options).make(); }
 
 Tensors tensors_of(const Contract& contract) {
-  return {contract.input.height(), contract.input.width(), contract.dim, contract.input.max_batch};
+  return {contract.input.height(), contract.input.width(), contract.dim, contract.input.max_batch,
+          contract.input.samples.pixel_bytes()};
 }
 
 std::string why_engine_cannot_run(const EngineEntry& entry) {

@@ -21,6 +21,7 @@ AxisTable place(const Axis& axis, std::int32_t*& host, const std::int32_t*& devi
 
 void DeviceResizer::operator()(const Image& frame, Rule rule, std::uint8_t* out, cudaStream_t stream) {
   const FrameWindow part = frame_of(frame, rule);
+  check_format(frame.format, pixel_bytes_);
   fit(part, stream);
   cuda::check(
       launch_resize(part, across_, down_, static_cast<std::uint8_t*>(narrowed_.get()), out, width_, height_, stream),
@@ -35,7 +36,7 @@ void DeviceResizer::fit(const FrameWindow& window, cudaStream_t stream) {
   fill_axis(down, window.height, height_);
   const std::size_t bytes = (length_of(across) + length_of(down)) * sizeof(std::int32_t);
   const cuda::PinnedMemory staged = cuda::allocate_pinned(bytes);
-  cuda::Memory tables = cuda::allocate(bytes), narrowed = cuda::allocate(window.height * width_ * 3);
+  cuda::Memory tables = cuda::allocate(bytes), narrowed = cuda::allocate(window.height * width_ * pixel_bytes_);
   auto* host = static_cast<std::int32_t*>(staged.get());
   const auto* device = static_cast<const std::int32_t*>(tables.get());
   across_ = place(across, host, device);

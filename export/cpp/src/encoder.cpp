@@ -16,16 +16,20 @@ namespace byolt {
 /// A session with the buffers that turn frames into what it is fed.
 struct Context::State {
   State(std::unique_ptr<Session> opened, const Description& about, const Input& input)
-      : session(std::move(opened)), description(about), rule(input.resize), resizer(input.size_px, input.resize) {}
+      : session(std::move(opened)),
+        description(about),
+        rule(input.resize),
+        samples(input.samples),
+        resizer(input.size_px, input.resize, input.samples) {}
 
   Outputs run(Span<const Image> images) {
-    const std::size_t bytes = description.width * description.height * 3;
+    const std::size_t bytes = description.width * description.height * samples.pixel_bytes();
     check_batch(images.size());
     std::uint8_t* to = session->images();
     for (const Image& image : images) {
       if (description.whole_frames) {
         check_size(image);
-        copy_rgb(image, to);
+        copy_frame(image, to, samples);
       } else {
         resizer(image, to);
       }
@@ -60,6 +64,7 @@ struct Context::State {
   std::unique_ptr<Session> session;
   const Description& description;
   Rule rule;
+  Samples samples;
   Resizer resizer;
 };
 

@@ -68,10 +68,11 @@ class Build {
     const auto* output = network_->getNbOutputs() == 1 ? network_->getOutput(0) : nullptr;
     if (input == nullptr || output == nullptr || std::string(input->getName()) != "images" ||
         input->getType() != nvinfer1::DataType::kUINT8 || output->getType() != nvinfer1::DataType::kFLOAT ||
-        !has_shape(input->getDimensions(), {tensors_.height, tensors_.width, 3}) ||
+        !has_shape(input->getDimensions(), {tensors_.height, tensors_.width, tensors_.pixel_bytes}) ||
         !has_shape(output->getDimensions(), {tensors_.dim})) {
       throw Error(Code::input, name_ + " is not the encoder that its manifest describes: it must map one input " +
-                                   "`images`, uint8 (batch, H, W, 3), to one float output (batch, D); export it again");
+                                   "`images`, uint8 (batch, H, W, 3) (1 of grey, twice as many above 8 bits), to one "
+                                   "float output (batch, D); export it again");
     }
     if (input->getDimensions().d[0] != -1) {
       throw Error(Code::input, name_ + " accepts one size of batch alone: export it with a dynamic batch");
@@ -126,7 +127,8 @@ class Build {
  private:
   bool set_batch(nvinfer1::IOptimizationProfile& profile, Selector select, std::size_t batch) const {
     const auto side = [](std::size_t value) { return static_cast<std::int64_t>(value); };
-    const nvinfer1::Dims shape{4, {side(batch), side(tensors_.height), side(tensors_.width), 3}};
+    const nvinfer1::Dims shape{4,
+                               {side(batch), side(tensors_.height), side(tensors_.width), side(tensors_.pixel_bytes)}};
     return profile.setDimensions("images", select, shape);
   }
 

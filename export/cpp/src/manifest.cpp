@@ -33,15 +33,44 @@ void expect(const Fields& fields, const std::string& key, const char* only) {
   if (fields.find(key) != nullptr) (void)fields.one_of(key, {only});
 }
 
+std::size_t one_of(const Fields& fields, const std::string& key, std::size_t usual,
+                   const std::vector<std::int64_t>& choices) {
+  const json* value = fields.find(key);
+  if (value == nullptr) return usual;
+  const std::int64_t found = to_integer(*value, fields.at(key), INT64_MIN, INT64_MAX);
+  if (std::find(choices.begin(), choices.end(), found) != choices.end()) return static_cast<std::size_t>(found);
+  std::string words;
+  for (const std::int64_t choice : choices) words += (words.empty() ? "" : ", ") + std::to_string(choice);
+  throw FieldError(fields.at(key), "it must be one of " + words);
+}
+
+/// Channels and bits, which came with schema version 2, and what follows from them.
+Samples read_samples(const Fields& fields, const std::string& where) {
+  const Samples samples{one_of(fields, "channels", 3, {1, 3}), one_of(fields, "bit_depth", 8, {8, 10, 12, 14, 16})};
+  const auto word = [&](const std::string& key, const char* usual, const char* other) {
+    const json* value = fields.find(key);
+    if (value == nullptr || (value->is_null() && *usual == '\0')) return std::string(usual);
+    return *usual == '\0' ? fields.one_of(key, {other}) : fields.one_of(key, {usual, other});
+  };
+  const bool deep = samples.bytes() == 2;
+  if (word("dtype", "uint8", "uint16") != (deep ? "uint16" : "uint8") ||
+      word("byte_order", "", "little") != (deep ? "little" : "")) {
+    throw FieldError(where, "above a bit_depth of 8 dtype is uint16 and byte_order little, else uint8 without one");
+  }
+  if ((word("colour_order", "RGB", "grey") == "grey") != (samples.channels == 1)) {
+    throw FieldError(where, "a colour_order of grey goes with 1 of the channels, and RGB with 3");
+  }
+  return samples;
+}
+
 Input read_input(const json& value, const std::string& where) {
   const Fields fields(value, where,
                       {"name", "dtype", "layout", "colour_order", "size_px", "camera_px", "resize", "opt_batch",
-                       "max_batch", "mean", "std"});
+                       "max_batch", "mean", "std", "channels", "bit_depth", "byte_order"});
   expect(fields, "name", "images");
-  expect(fields, "dtype", "uint8");
   expect(fields, "layout", "NHWC");
-  expect(fields, "colour_order", "RGB");
   Input input;
+  input.samples = read_samples(fields, where);
   input.size_px = size_of(fields, "size_px", 4096);
   if (const json* camera = fields.find("camera_px"); camera != nullptr && !camera->is_null()) {
     const json& sides = to_array(*camera, fields.at("camera_px"), 2, 2);
@@ -187,6 +216,9 @@ Manifest read_manifest(const json& value) {
     if (file.shares.has_value() == (version == json(2))) continue;
     throw FieldError("files", "every file has `shares` in schema version 2, and none has them in version 1");
   }
+  if (version == json(1) && !(manifest.contract.input.samples == Samples{})) {
+    throw FieldError("contract", "channels and bit_depth came with schema version 2");
+  }
   const Fields golden(fields.need("golden"), "golden", {"kind", "images", "sha256"});
   (void)golden.one_of("kind", {"dataset", "synthetic"});
   manifest.golden_images = size_of(golden, "images", kBatchBytes * 2);
@@ -206,7 +238,7 @@ Manifest read_manifest(const json& value) {
 
 bool Input::operator==(const Input& other) const {
   const auto all = [](const Input& i) {
-    return std::tie(i.size_px, i.camera_px, i.resize, i.opt_batch, i.max_batch, i.mean, i.std);
+    return std::tie(i.size_px, i.camera_px, i.resize, i.opt_batch, i.max_batch, i.mean, i.std, i.samples);
   };
   return all(*this) == all(other);
 }

@@ -22,10 +22,11 @@ struct Input {
   Rule resize = Rule::crop;
   std::size_t opt_batch = 1, max_batch = 0;
   std::array<double, 3> mean{}, std{};
+  Samples samples;
 
   [[nodiscard]] std::size_t height() const { return camera_px ? (*camera_px)[0] : size_px; }
   [[nodiscard]] std::size_t width() const { return camera_px ? (*camera_px)[1] : size_px; }
-  [[nodiscard]] std::size_t image_bytes() const { return height() * width() * 3; }
+  [[nodiscard]] std::size_t image_bytes() const { return height() * width() * samples.pixel_bytes(); }
   bool operator==(const Input& other) const;
 };
 

@@ -49,7 +49,7 @@ class OnnxSession final : public Session {
  public:
   OnnxSession(Ort::Session& session, const Tensors& tensors, std::string file, const std::string& output)
       : session_(session), tensors_(tensors), file_(std::move(file)), output_(output) {
-    images_.resize(tensors.max_batch * tensors.height * tensors.width * 3);
+    images_.resize(tensors.max_batch * tensors.image_bytes());
     outputs_.resize(tensors.max_batch * tensors.dim);
   }
 
@@ -81,10 +81,11 @@ class OnnxSession final : public Session {
   const Bound& bind(std::size_t batch) {
     if (const auto found = bound_.find(batch); found != bound_.end()) return found->second;
     const auto side = [](std::size_t value) { return static_cast<std::int64_t>(value); };
-    const std::array<std::int64_t, 4> in = {side(batch), side(tensors_.height), side(tensors_.width), 3};
+    const std::array<std::int64_t, 4> in = {side(batch), side(tensors_.height), side(tensors_.width),
+                                            side(tensors_.pixel_bytes)};
     const std::array<std::int64_t, 2> out = {side(batch), side(tensors_.dim)};
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-    const std::size_t bytes = batch * tensors_.height * tensors_.width * 3;
+    const std::size_t bytes = batch * tensors_.image_bytes();
     Bound bound;
     bound.input = Ort::Value::CreateTensor<std::uint8_t>(memory, images_.data(), bytes, in.data(), in.size());
     bound.output =
@@ -150,8 +151,9 @@ class OnnxBackend final : public Backend {
     const auto refuse = [&] {
       throw Error(Code::input, path_ +
                                    " is not an encoder of this bundle: it must map one input `images`, uint8 (batch, " +
-                                   std::to_string(tensors_.height) + ", " + std::to_string(tensors_.width) +
-                                   ", 3), to one float output (batch, " + std::to_string(tensors_.dim) + ")");
+                                   std::to_string(tensors_.height) + ", " + std::to_string(tensors_.width) + ", " +
+                                   std::to_string(tensors_.pixel_bytes) + "), to one float output (batch, " +
+                                   std::to_string(tensors_.dim) + ")");
     };
     if (session_.GetInputCount() != 1 || session_.GetOutputCount() != 1) refuse();
     const Ort::TypeInfo input = session_.GetInputTypeInfo(0), output = session_.GetOutputTypeInfo(0);
@@ -162,8 +164,9 @@ class OnnxBackend final : public Backend {
     const bool fits = session_.GetInputNameAllocated(0, allocator).get() == std::string(kInput) &&
                       in.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 &&
                       out.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT && sides.size() == 4 &&
-                      is(sides[1], tensors_.height) && is(sides[2], tensors_.width) && is(sides[3], 3) &&
-                      rows.size() == 2 && (rows[1] < 0 || is(rows[1], tensors_.dim));
+                      is(sides[1], tensors_.height) && is(sides[2], tensors_.width) &&
+                      is(sides[3], tensors_.pixel_bytes) && rows.size() == 2 &&
+                      (rows[1] < 0 || is(rows[1], tensors_.dim));
     if (!fits) refuse();
     if (sides[0] >= 0) {
       throw Error(Code::input,

@@ -6,14 +6,16 @@ namespace {
 __global__ void narrow(FrameWindow frame, AxisTable across, std::uint8_t* narrowed, std::size_t width) {
   const std::size_t k = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const std::size_t y = std::size_t{blockIdx.y} * blockDim.y + threadIdx.y;
-  if (k < width && y < frame.height) narrow_pixel(frame, across, k, y, narrowed + (y * width + k) * 3);
+  if (k < width && y < frame.height)
+    narrow_pixel(frame, across, k, y, narrowed + (y * width + k) * pixel_bytes(frame.format));
 }
 
-__global__ void shorten(const std::uint8_t* narrowed, AxisTable down, std::uint8_t* out, std::size_t row,
+template <std::size_t kBytes>
+__global__ void shorten(const std::uint8_t* narrowed, AxisTable down, std::uint8_t* out, std::size_t samples,
                         std::size_t height) {
   const std::size_t x = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const std::size_t k = std::size_t{blockIdx.y} * blockDim.y + threadIdx.y;
-  if (x < row && k < height) out[k * row + x] = shorten_byte(narrowed, row, down, x, k);
+  if (x < samples && k < height) shorten_sample<kBytes>(narrowed, samples * kBytes, down, x, k, out);
 }
 
 constexpr unsigned kAcross = 32, kDown = 8;  // Threads of a block: a warp reads neighbours of one row.
@@ -30,7 +32,10 @@ cudaError_t launch_resize(const FrameWindow& frame, const AxisTable& across, con
   const dim3 threads(kAcross, kDown);
   narrow<<<blocks(width, frame.height), threads, 0, stream>>>(frame, across, narrowed, width);
   if (const cudaError_t refused = cudaGetLastError(); refused != cudaSuccess) return refused;
-  shorten<<<blocks(width * 3, height), threads, 0, stream>>>(narrowed, down, out, width * 3, height);
+  const bool deep = frame.format == Format::grey16;
+  const std::size_t samples = deep ? width : width * pixel_bytes(frame.format);
+  const auto kernel = deep ? shorten<2> : shorten<1>;
+  kernel<<<blocks(samples, height), threads, 0, stream>>>(narrowed, down, out, samples, height);
   return cudaGetLastError();
 }
 

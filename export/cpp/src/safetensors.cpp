@@ -25,6 +25,7 @@ struct Tensor {
 
 std::size_t width_of(const std::string& dtype) {
   if (dtype == "U8") return 1;
+  if (dtype == "U16") return 2;
   if (dtype == "F32") return 4;
   if (dtype == "I64") return 8;
   throw FieldError("the header", "it holds a type that no bundle has");
@@ -68,16 +69,17 @@ std::map<std::string, Tensor> read_tensors(const std::string& content) {
   return tensors;
 }
 
-bool is_grey(const Tensor& images) {
-  for (std::size_t k = 0; k < images.bytes; k += 3) {
-    if (images.data[k] != images.data[k + 2]) return false;
+bool is_grey(const Tensor& images, const Samples& samples) {
+  const std::size_t last = (samples.channels - 1) * samples.bytes();
+  for (std::size_t k = 0; k < images.bytes; k += samples.pixel_bytes()) {
+    if (std::memcmp(images.data + k, images.data + k + last, samples.bytes()) != 0) return false;
   }
   return true;
 }
 
 /// Known from the data, never from the outputs: wrong models that are no different for this data.
 bool has_meaning(const std::string& control, const Tensor& images, const Input& input) {
-  if (control == "swapped_channels") return !is_grey(images);
+  if (control == "swapped_channels") return !is_grey(images, input.samples);
   const bool plain = input.mean == std::array<double, 3>{0, 0, 0} && input.std == std::array<double, 3>{1, 1, 1};
   return control != "no_normalisation" || !plain;
 }
@@ -91,8 +93,9 @@ class Reader {
     const auto count = static_cast<std::int64_t>(manifest_.golden_images);
     const auto dim = static_cast<std::int64_t>(manifest_.contract.dim);
     const Tensor& images =
-        take("images", "U8",
-             {count, static_cast<std::int64_t>(input.height()), static_cast<std::int64_t>(input.width()), 3});
+        take("images", input.samples.bytes() == 1 ? "U8" : "U16",
+             {count, static_cast<std::int64_t>(input.height()), static_cast<std::int64_t>(input.width()),
+              static_cast<std::int64_t>(input.samples.channels)});
     Golden golden;
     golden.images = manifest_.golden_images;
     golden.dim = manifest_.contract.dim;

@@ -11,7 +11,9 @@ namespace byolt {
 namespace {
 
 std::string is_no_encoder(const std::string& name) {
-  return name + " is not an encoder of a bundle: it must map one uint8 input (batch, H, W, 3) to one float output " +
+  return name +
+         " is not an encoder of a bundle: it must map one uint8 input (batch, H, W, 3) (1 of grey, twice as many above "
+         "8 bits) to one float output " +
          "(batch, D); " + TensorRtEngine::kBuildAgain;
 }
 
@@ -75,7 +77,8 @@ void TensorRtEngine::find_names() {
 
 void TensorRtEngine::compare_shapes() const {
   const nvinfer1::Dims in = engine_->getTensorShape(input_.c_str()), out = engine_->getTensorShape(output_.c_str());
-  if (in.nbDims != 4 || out.nbDims != 2 || extent(in, 3) != 3) throw Error(Code::input, is_no_encoder(name_));
+  if (in.nbDims != 4 || out.nbDims != 2 || extent(in, 3) != tensors_.pixel_bytes)
+    throw Error(Code::input, is_no_encoder(name_));
   if (extent(in, 1) != tensors_.height || extent(in, 2) != tensors_.width || extent(out, 1) != tensors_.dim) {
     throw Error(Code::input, name_ + " maps images of " + std::to_string(extent(in, 2)) + " x " +
                                  std::to_string(extent(in, 1)) + " px to " + std::to_string(extent(out, 1)) +

@@ -15,7 +15,8 @@ constexpr std::uintptr_t kAlignment = 256;
 }  // namespace
 
 TensorRtSession::TensorRtSession(std::shared_ptr<const TensorRtEngine> engine)
-    : engine_(std::move(engine)), resizer_(engine_->tensors().width, engine_->tensors().height) {
+    : engine_(std::move(engine)),
+      resizer_(engine_->tensors().width, engine_->tensors().height, engine_->tensors().pixel_bytes) {
   const cuda::Current on(engine_->gpu().device);
   const Tensors& tensors = engine_->tensors();
   const std::size_t output_bytes = tensors.max_batch * tensors.dim * sizeof(float);
@@ -47,7 +48,7 @@ void TensorRtSession::drain() const noexcept {
   static_cast<void>(cudaStreamSynchronize(stream_.get()));
 }
 
-std::size_t TensorRtSession::image_bytes() const { return engine_->tensors().height * engine_->tensors().width * 3; }
+std::size_t TensorRtSession::image_bytes() const { return engine_->tensors().image_bytes(); }
 
 std::unique_ptr<nvinfer1::IExecutionContext> TensorRtSession::make_context() const {
   auto context = engine_->context();
@@ -126,7 +127,7 @@ TensorRtSession::Recorded* TensorRtSession::find(std::size_t batch) {
 void TensorRtSession::prepare(nvinfer1::IExecutionContext& context, std::size_t batch, const void* images) const {
   const Tensors& tensors = engine_->tensors();
   const auto side = [](std::size_t value) { return static_cast<std::int64_t>(value); };
-  const nvinfer1::Dims shape{4, {side(batch), side(tensors.height), side(tensors.width), 3}};
+  const nvinfer1::Dims shape{4, {side(batch), side(tensors.height), side(tensors.width), side(tensors.pixel_bytes)}};
   const char* input = engine_->input().c_str();
   // TensorRT takes inputs as changeable too, and does not change them.
   if (!context.setInputShape(input, shape) || !context.setTensorAddress(input, const_cast<void*>(images))) {

@@ -18,7 +18,8 @@ class FakeSession final : public Session {
  public:
   explicit FakeSession(const Tensors& tensors)
       : pixels_(tensors.height * tensors.width),
-        images_(tensors.max_batch * pixels_ * 3),
+        pixel_bytes_(tensors.pixel_bytes),
+        images_(tensors.max_batch * tensors.image_bytes()),
         outputs_(tensors.max_batch * tensors.dim) {
     ++fake().sessions;
   }
@@ -30,7 +31,9 @@ class FakeSession final : public Session {
     for (std::size_t n = 0; n < batch; ++n) {
       for (std::size_t channel = 0; channel < 3; ++channel) {
         float sum = 0;
-        for (std::size_t k = 0; k < pixels_; ++k) sum += images_[(n * pixels_ + k) * 3 + channel];
+        for (std::size_t k = 0; k < pixels_; ++k) {
+          sum += images_[(n * pixels_ + k) * pixel_bytes_ + std::min(channel, pixel_bytes_ - 1)];
+        }
         outputs_[n * 3 + channel] =
             sum / static_cast<float>(pixels_) * fake().scale + (batch > 1 ? fake().of_batches.load() : 0);
       }
@@ -44,7 +47,7 @@ class FakeSession final : public Session {
   }
 
  private:
-  std::size_t pixels_;
+  std::size_t pixels_, pixel_bytes_;
   std::vector<std::uint8_t> images_;
   std::vector<float> outputs_;
 };

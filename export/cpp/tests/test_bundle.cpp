@@ -38,8 +38,8 @@ std::string golden_file(const std::function<void(json&, std::string&)>& change =
   return length + text + data;
 }
 
-byolt::Golden read(const std::string& content) {
-  return byolt::read_golden(content, "golden", byolt::parse_manifest(sample::manifest().dump(), "m"));
+byolt::Golden read(const std::string& content, const json& manifest = sample::manifest()) {
+  return byolt::read_golden(content, "golden", byolt::parse_manifest(manifest.dump(), "m"));
 }
 
 }  // namespace
@@ -179,6 +179,40 @@ TEST(golden_vectors) {
   const byolt::Golden golden = read(golden_file());
   CHECK(golden.images == 2 && golden.pixels[5] == 5 && golden.reference == std::vector<float>(6, 1));
   CHECK(golden.controls.size() == 9 && golden.controls[0].first == "swapped_channels" && golden.controls[0].second);
+}
+
+TEST(golden_vectors_of_more_than_8_bits) {
+  json manifest = sample::manifest();
+  json& input = manifest["contract"]["input"];
+  input.update({{"bit_depth", 16}, {"dtype", "uint16"}, {"byte_order", "little"}, {"size_px", 2}});
+  const auto change = [](json& header, std::string& data) {
+    header["images"].update({{"dtype", "U16"}, {"shape", {2, 2, 2, 3}}, {"data_offsets", {0, 48}}});
+    for (auto& item : header.items()) {
+      auto& offsets = item.value()["data_offsets"];
+      if (offsets[0].get<std::size_t>() >= 96) {
+        offsets = {offsets[0].get<std::size_t>() - 48, offsets[1].get<std::size_t>() - 48};
+      }
+    }
+    data.erase(48, 48);
+  };
+  const byolt::Golden golden = read(golden_file(change), manifest);
+  CHECK(golden.pixels.size() == 48 && golden.pixels[7] == 7 && golden.controls[0].second);
+  CHECK_ERROR(Code::input, "images: it is not the tensor", read(golden_file(change)));
+  // One channel has nothing to swap, and a file that holds such a control is not believed.
+  input.update({{"channels", 1}, {"colour_order", "grey"}});
+  CHECK_ERROR(Code::input, "it holds tensors that no bundle has",
+              read(golden_file([&](json& header, std::string& data) {
+                     change(header, data);
+                     header["images"]["shape"] = {2, 2, 2, 1}, header["images"]["data_offsets"] = {0, 16};
+                     for (auto& item : header.items()) {
+                       auto& offsets = item.value()["data_offsets"];
+                       if (offsets[0].get<std::size_t>() >= 48) {
+                         offsets = {offsets[0].get<std::size_t>() - 32, offsets[1].get<std::size_t>() - 32};
+                       }
+                     }
+                     data.erase(16, 32);
+                   }),
+                   manifest));
 }
 
 TEST(controls_without_a_meaning) {

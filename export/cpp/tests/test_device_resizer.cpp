@@ -17,7 +17,7 @@ using byolt::Rule;
 class Frame {
  public:
   Frame(std::size_t width, std::size_t height, Format format, cudaStream_t stream) {
-    const std::size_t row = format == Format::nv12 ? width : width * 3, gap = 6;
+    const std::size_t row = format == Format::nv12 ? width : width * byolt::pixel_bytes(format), gap = 6;
     const std::size_t bytes = (row + gap) * (format == Format::nv12 ? height + height / 2 : height);
     EXPECT(cudaMallocHost(&host_, bytes) == cudaSuccess && cudaMalloc(&device_, bytes) == cudaSuccess, "frame memory");
     std::mt19937 generator(static_cast<unsigned>(width));
@@ -58,19 +58,21 @@ TEST(frames_are_resized_as_on_the_host) {
     const byolt::cuda::Stream stream = byolt::cuda::make_stream();
     const byolt::cuda::Memory out = byolt::cuda::allocate(kSize * kSize * 3);
     const byolt::cuda::PinnedMemory found = byolt::cuda::allocate_pinned(kSize * kSize * 3);
-    byolt::DeviceResizer resizer(kSize, kSize);
     for (const Rule rule : {Rule::crop, Rule::squash}) {
-      for (const Format format : {Format::rgb, Format::bgr, Format::nv12}) {
+      for (const Format format : {Format::rgb, Format::bgr, Format::nv12, Format::grey8, Format::grey16}) {
+        const std::size_t bytes = byolt::pixel_bytes(format);
+        byolt::DeviceResizer resizer(kSize, kSize, bytes);
         for (const Size size : {Size{64, 48}, Size{48, 64}, Size{24, 24}, Size{10, 14}, Size{130, 24}, Size{130, 24}}) {
           const std::string words = std::to_string(size.width) + " x " + std::to_string(size.height);
           const Frame frame(size.width, size.height, format, stream.get());
           resizer(frame.on_device(), rule, static_cast<std::uint8_t*>(out.get()), stream.get());
           byolt::cuda::check(
-              cudaMemcpyAsync(found.get(), out.get(), kSize * kSize * 3, cudaMemcpyDeviceToHost, stream.get()),
+              cudaMemcpyAsync(found.get(), out.get(), kSize * kSize * bytes, cudaMemcpyDeviceToHost, stream.get()),
               "cudaMemcpyAsync");
           EXPECT(cudaStreamSynchronize(stream.get()) == cudaSuccess, words);
-          std::vector<std::uint8_t> wanted(kSize * kSize * 3);
-          byolt::Resizer(kSize, rule)(frame.on_host(), wanted.data());
+          std::vector<std::uint8_t> wanted(kSize * kSize * bytes);
+          const byolt::Samples samples{bytes == 3 ? std::size_t{3} : 1, bytes == 2 ? std::size_t{16} : 8};
+          byolt::Resizer(kSize, rule, samples)(frame.on_host(), wanted.data());
           EXPECT(std::memcmp(found.get(), wanted.data(), wanted.size()) == 0, words);
         }
       }
@@ -105,6 +107,11 @@ TEST(frames_of_one_size_wait_and_allocate_once) {
     const auto error = expect_error(
         [&] { resizer(wrong, Rule::crop, static_cast<std::uint8_t*>(out.get()), stream.get()); }, "stride");
     EXPECT(error.code() == byolt::Code::input && holds(error.what(), "too short"), error.what());
+    wrong = frame.on_device();
+    wrong.format = Format::grey8;
+    const auto other = expect_error(
+        [&] { resizer(wrong, Rule::crop, static_cast<std::uint8_t*>(out.get()), stream.get()); }, "format");
+    EXPECT(holds(other.what(), "give rgb, bgr or nv12"), other.what());
     EXPECT(cudaStreamSynchronize(stream.get()) == cudaSuccess, "stream");
   }
   EXPECT(fake::broken_rules().empty(), fake::broken_rules());

@@ -68,6 +68,20 @@ TEST(an_image_in_each_order) {
   CHECK((encoder.run(image_of(pixels, Format::bgr)) == std::vector<float>{30, 20, 10}));
 }
 
+TEST(a_grey_image_of_12_bits) {
+  const sample::Folder folder;
+  write(folder, [](json& m) {
+    m["contract"]["input"].update({{"channels", 1}, {"colour_order", "grey"}, {"bit_depth", 12}});
+    m["contract"]["input"].update({{"dtype", "uint16"}, {"byte_order", "little"}});
+  });
+  const Encoder encoder = Encoder::open(folder.path());
+  CHECK(encoder.description().channels == 1 && encoder.description().bit_depth == 12);
+  std::vector<std::uint8_t> pixels;
+  for (int k = 0; k < 48; ++k) pixels.insert(pixels.end(), {9, 4});                       // 4 * 256 + 9
+  CHECK((encoder.run(image_of(pixels, Format::grey16)) == std::vector<float>{9, 4, 4}));  // The fake sums bytes.
+  CHECK_ERROR(Code::input, "give grey16", encoder.run(image_of(pixels)));
+}
+
 TEST(more_images_than_a_batch) {
   const sample::Folder folder;
   write(folder);

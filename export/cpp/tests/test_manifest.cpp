@@ -47,6 +47,19 @@ TEST(frames_of_a_camera) {
   CHECK(read.height() == 48 && read.width() == 64 && read.image_bytes() == 48 * 64 * 3);
 }
 
+TEST(grey_images_and_more_than_8_bits) {
+  json manifest = sample::manifest();
+  input(manifest).update({{"channels", 1}, {"colour_order", "grey"}});
+  CHECK(parse(manifest).contract.input.image_bytes() == 16);
+  input(manifest).update({{"bit_depth", 12}, {"dtype", "uint16"}, {"byte_order", "little"}});
+  const byolt::Input read = parse(manifest).contract.input;
+  CHECK(read.samples.channels == 1 && read.samples.white() == 4095 && read.image_bytes() == 32);
+  CHECK(!(read == parse(sample::manifest()).contract.input));
+  manifest["schema_version"] = 1;
+  manifest["files"][0].erase("shares");
+  CHECK_ERROR(Code::input, "contract: channels and bit_depth came with schema version 2", parse(manifest));
+}
+
 TEST(a_byte_order_mark_is_refused_as_in_python) {
   const std::string mark = "\xef\xbb\xbf", text = sample::manifest().dump();
   (void)byolt::parse_manifest(text, "m");
@@ -109,6 +122,15 @@ TEST(faults_of_a_manifest) {
       {"contract.input.camera_px", [](json& m) { input(m)["camera_px"] = {48}; }},
       {"contract.input.camera_px", [](json& m) { input(m)["camera_px"] = {48, 9000}; }},
       {"contract.input.colour_order: it must be one of RGB", [](json& m) { input(m)["colour_order"] = "BGR"; }},
+      {"contract.input.dtype: it must be one of uint8, uint16", [](json& m) { input(m)["dtype"] = "float16"; }},
+      {"contract.input.bit_depth: it must be one of 8, 10, 12, 14, 16", [](json& m) { input(m)["bit_depth"] = 13; }},
+      {"contract.input.bit_depth: it must be one of 8, 10, 12, 14, 16", [](json& m) { input(m)["bit_depth"] = 99; }},
+      {"contract.input.channels: it must be one of 1, 3", [](json& m) { input(m)["channels"] = 2; }},
+      {"contract.input.channels: it must be a whole number", [](json& m) { input(m)["channels"] = 1.0; }},
+      {"contract.input.byte_order: it must be one of little", [](json& m) { input(m)["byte_order"] = "big"; }},
+      {"contract.input: above a bit_depth of 8 dtype is uint16", [](json& m) { input(m)["bit_depth"] = 12; }},
+      {"contract.input: above a bit_depth of 8 dtype is uint16", [](json& m) { input(m)["dtype"] = "uint16"; }},
+      {"contract.input: a colour_order of grey goes with 1", [](json& m) { input(m)["channels"] = 1; }},
       {"contract.input.resize: it must be one of crop, squash", [](json& m) { input(m)["resize"] = "pad"; }},
       {"contract.input.mean", [](json& m) { input(m)["mean"] = {0.5, 0.5}; }},
       {"contract.input.mean", [](json& m) { input(m)["mean"] = {0.5, 0.5, "a"}; }},

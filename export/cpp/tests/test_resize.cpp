@@ -25,6 +25,12 @@ std::vector<std::uint8_t> square(const Image& image, std::size_t size, Rule rule
   return out;
 }
 
+std::vector<std::uint8_t> grey_square(const Image& image, std::size_t size, const byolt::Samples& samples) {
+  std::vector<std::uint8_t> out(size * size * samples.pixel_bytes());
+  byolt::Resizer(size, Rule::crop, samples)(image, out.data());
+  return out;
+}
+
 }  // namespace
 
 TEST(weights_of_two_to_one) {
@@ -43,6 +49,53 @@ TEST(enlarging_is_plain_bilinear) {
   for (std::size_t row = 0; row < 4; ++row) {
     for (std::size_t k = 0; k < 4; ++k) CHECK(out[(row * 4 + k) * 3] == (std::array<int, 4>{0, 25, 75, 100})[k]);
   }
+}
+
+TEST(grey_is_one_channel_of_colour) {
+  const auto grey = noise(50 * 40);
+  std::vector<std::uint8_t> rgb, deep;
+  for (const std::uint8_t value : grey) {
+    rgb.insert(rgb.end(), 3, value);
+    deep.insert(deep.end(), {value, 0});
+  }
+  for (const std::size_t size : {std::size_t{16}, std::size_t{40}, std::size_t{70}}) {
+    const auto colour = square({rgb.data(), 50, 40, 0, Format::rgb, nullptr}, size, Rule::crop);
+    const auto shallow = grey_square({grey.data(), 50, 40, 0, Format::grey8, nullptr}, size, {1, 8});
+    const auto wide = grey_square({deep.data(), 50, 40, 0, Format::grey16, nullptr}, size, {1, 12});
+    for (std::size_t k = 0; k < size * size; ++k) {
+      CHECK(shallow[k] == colour[k * 3] && wide[2 * k] == shallow[k] && wide[2 * k + 1] == 0);
+    }
+  }
+}
+
+TEST(sixteen_bits_are_weighed_whole) {
+  // 4 to 2 px across: weights 3/7, 3/7, 1/7 and mirrored (see above), down the same of equal rows.
+  // 3/7 * 4095 + 3/7 * 7 + 1/7 * 4000 = 2329.4..., 1/7 * 7 + 3/7 * 4000 + 3/7 * 1 = 1715.7...
+  std::vector<std::uint8_t> frame;
+  for (int row = 0; row < 4; ++row) {
+    for (const int value : {4095, 7, 4000, 1}) {
+      frame.push_back(static_cast<std::uint8_t>(value & 255)), frame.push_back(static_cast<std::uint8_t>(value >> 8));
+    }
+  }
+  const auto out = grey_square({frame.data(), 4, 4, 0, Format::grey16, nullptr}, 2, {1, 12});
+  CHECK((out == std::vector<std::uint8_t>{2329 & 255, 2329 >> 8, 1716 & 255, 1716 >> 8, 2329 & 255, 2329 >> 8,
+                                          1716 & 255, 1716 >> 8}));
+  std::fill(frame.begin(), frame.end(), std::uint8_t{255});  // White of 16 bits stays white.
+  CHECK(grey_square({frame.data(), 4, 4, 0, Format::grey16, nullptr}, 2, {1, 16}) == std::vector<std::uint8_t>(8, 255));
+}
+
+TEST(frames_of_another_kind_are_refused) {
+  const std::vector<std::uint8_t> pixels(600, 16);  // 4112 in two bytes.
+  const auto give = [&](Format format, const byolt::Samples& samples) {
+    return grey_square({pixels.data(), 10, 10, 0, format, nullptr}, 4, samples).size();
+  };
+  CHECK_ERROR(Code::input, "the bundle takes grey frames of 8 bits: give grey8", give(Format::rgb, {1, 8}));
+  CHECK_ERROR(Code::input, "the bundle takes grey frames of 10 to 16 bits: give grey16", give(Format::grey8, {1, 10}));
+  CHECK_ERROR(Code::input, "colour frames of 8 bits: give rgb, bgr or nv12", give(Format::grey8, {3, 8}));
+  CHECK_ERROR(Code::input, "no format is: fill `images()` instead", give(Format::rgb, {3, 12}));
+  CHECK_ERROR(Code::input, "a frame holds 4112, and the bundle's bit_depth ends at 4095",
+              give(Format::grey16, {1, 12}));
+  CHECK(give(Format::grey16, {1, 14}) == 32);
 }
 
 TEST(window_is_the_centre_in_whole_pixels) {
@@ -93,8 +146,8 @@ TEST(nv12_takes_the_chroma_of_its_own_pixels) {
                                      81, 81, 41, 41, 90, 240, 240, 110, 90, 240, 240, 110};
   std::vector<std::uint8_t> chroma(frame.begin() + 16, frame.end());
   std::vector<std::uint8_t> first(width * height * 3), second(width * height * 3);
-  byolt::copy_rgb({frame.data(), width, height, 0, Format::nv12, nullptr}, first.data());
-  byolt::copy_rgb({frame.data(), width, height, 0, Format::nv12, chroma.data()}, second.data());
+  byolt::copy_frame({frame.data(), width, height, 0, Format::nv12, nullptr}, first.data());
+  byolt::copy_frame({frame.data(), width, height, 0, Format::nv12, chroma.data()}, second.data());
   CHECK(first == second);
   for (std::size_t pixel = 0; pixel < width * height; ++pixel) {
     const bool left = pixel % 4 < 2;
@@ -138,7 +191,7 @@ TEST(frames_that_stand_on_their_head_are_refused) {
     for (const Format format : {Format::rgb, Format::bgr, Format::nv12}) {
       const Image image{pixels.data() + 270, 10, 10, stride, format, nullptr};
       CHECK_ERROR(Code::input, "turn a bottom-up frame over", (byolt::Resizer(16, Rule::crop)(image, out.data()), 0));
-      CHECK_ERROR(Code::input, "turn a bottom-up frame over", (byolt::copy_rgb(image, out.data()), 0));
+      CHECK_ERROR(Code::input, "turn a bottom-up frame over", (byolt::copy_frame(image, out.data()), 0));
     }
   }
 }
@@ -146,10 +199,11 @@ TEST(frames_that_stand_on_their_head_are_refused) {
 TEST(formats_that_are_none_are_refused) {
   const std::vector<std::uint8_t> pixels(300);
   std::vector<std::uint8_t> out(16 * 16 * 3);
-  for (const int number : {3, -1, 99}) {
+  for (const int number : {5, -1, 99}) {
     const Image image{pixels.data(), 10, 10, 0, static_cast<Format>(number), nullptr};
-    CHECK_ERROR(Code::input, "is not known: it is rgb, bgr or nv12",
+    CHECK_ERROR(Code::input, "is not known: it is rgb, bgr, nv12, grey8 or grey16",
                 (byolt::Resizer(16, Rule::crop)(image, out.data()), 0));
-    CHECK_ERROR(Code::input, "is not known: it is rgb, bgr or nv12", (byolt::copy_rgb(image, out.data()), 0));
+    CHECK_ERROR(Code::input, "is not known: it is rgb, bgr, nv12, grey8 or grey16",
+                (byolt::copy_frame(image, out.data()), 0));
   }
 }

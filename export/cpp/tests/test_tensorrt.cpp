@@ -19,6 +19,9 @@ namespace {
 constexpr byolt::Tensors kTensors{4, 6, 5, 8};
 constexpr std::size_t kImageBytes = 4 * 6 * 3;
 
+// Grey of more than 8 bits: two bytes a pixel.
+constexpr byolt::Tensors kDeep{4, 9, 5, 8, 2};
+
 std::unique_ptr<byolt::Backend> open(const fake::Plan& plan = {}, const byolt::Tensors& tensors = kTensors) {
   const std::string bytes = fake::bytes_of(plan);
   return byolt::load_tensorrt("encoder.fp16.here.engine", bytes.data(), bytes.size(), tensors);
@@ -227,6 +230,26 @@ TEST(graphs_are_bounded_and_optional) {
     EXPECT(fake::calls().at("cudaStreamBeginCapture") == 1, "it was tried once and not again");
   }
   expect_clean("no graphs");
+}
+
+TEST(grey_images_of_two_bytes_go_in_as_bytes) {
+  fake::reset();
+  {
+    fake::Plan plan;
+    plan.width = 9, plan.channels = 2;
+    const auto backend = open(plan, kDeep);
+    const auto session = backend->session();
+    for (unsigned round = 0; round < 3; ++round) run_and_compare(*session, 3, round);
+    Camera camera;
+    const std::uint8_t* images = camera.shoot(1, 3);
+    const byolt::Image frame{camera.memory(), 9, 4, 0, byolt::Format::grey16};
+    const float* outputs = session->run_device_frames({&frame, 1}, byolt::Rule::squash, camera.stream());
+    EXPECT(cudaStreamSynchronize(camera.stream()) == cudaSuccess, "stream");
+    EXPECT(outputs[4] == fake::expected(images, kImageBytes, 4), "a frame in device memory");
+  }
+  expect_clean("two bytes");
+  const auto error = expect_error([&] { open({}, kDeep); }, "three bytes");
+  EXPECT(holds(error.what(), "is not an encoder"), error.what());
 }
 
 TEST(engines_of_others_are_refused) {

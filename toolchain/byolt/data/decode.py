@@ -1,4 +1,4 @@
-"""One image file to RGB pixels: upright, 8 bits, three channels; a damaged file is another fault than an absent one."""
+"""One image file to pixels, upright: RGB, or grey above 8 bits; a damaged file is another fault than an absent one."""
 
 import io
 import struct
@@ -7,13 +7,13 @@ import zlib
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import PIL
 from PIL import Image, UnidentifiedImageError, features
 
-from byolt.data.source import Pixels, UnreadableImage
+from byolt.data.source import Decoded, Pixels, UnreadableImage
 from byolt_export.errors import InputError, first_line
 
 # Formats are named, so that a file's content cannot choose a decoder of Pillow's that starts another program (EPS).
@@ -113,15 +113,10 @@ def holds_image(file: Path | io.BufferedReader) -> bool:
         return False
 
 
-class Decoded(NamedTuple):
-    """An image and what it was in its file."""
-
-    pixels: Pixels
-    mode: str
-
-
-def decode_image(path: Path | str, at_least_px: int | None = None, content: bytes | None = None) -> Decoded:
-    """An image file as RGB (H, W, 3), turned upright by its EXIF orientation, and its mode in Pillow's words.
+def decode_image(
+    path: Path | str, at_least_px: int | None = None, content: bytes | None = None, bit_depth: int | None = None
+) -> Decoded:
+    """An image file as RGB (H, W, 3), or grey above 8 bits (H, W, 1), turned upright by its EXIF orientation.
 
     Grey becomes three equal channels; 16-bit is scaled to 8 by its full range, 65535, for any other range would
     depend on the image; palettes are looked up; CMYK is converted; an alpha channel is dropped, the colours below it
@@ -132,10 +127,13 @@ def decode_image(path: Path | str, at_least_px: int | None = None, content: byte
         at_least_px: A JPEG may be decoded at a half, a quarter or an eighth of its size while its sides stay at least
             twice this: the last factor of two is left to the antialiased resize, so that the shortcut does not show.
         content: The file's bytes where they are at hand; ``path`` is then only what to call them.
+        bit_depth: Bits that the values of files of more than 8 bits are taken to have, as they are; the white of files
+            of 8 bits becomes 2^``bit_depth`` - 1. Left out, 16 bits become 8.
 
     Raises:
         UnreadableImage: The file is damaged, or no image, or a link to nothing.
-        InputError: The file is gone, or the system cannot read it.
+        InputError: The file is gone, or the system cannot read it; or it holds more than ``bit_depth`` bits, or is
+            colour where that is above 8.
     """
     opened = str(path) if content is None else io.BytesIO(content)
     named = str(path).lower().endswith(_SUFFIXES[_NO_MARK])
@@ -145,8 +143,21 @@ def decode_image(path: Path | str, at_least_px: int | None = None, content: byte
             mode = image.mode
             if at_least_px is not None:
                 image.draft(None, (2 * at_least_px, 2 * at_least_px))
+            stated_white = _stated_white(image)
             turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-            return Decoded(_to_rgb(image if turn is None else image.transpose(turn)), mode)
+            upright = image if turn is None else image.transpose(turn)
+            if not mode.startswith("I"):
+                rgb = _to_rgb(upright)
+                return Decoded(rgb if bit_depth in (None, 8) else _deep_grey(rgb, bit_depth, path), mode)
+            wide = _wide_values(upright)  # Wider than 8 bits: Pillow's own conversion would clip at 255.
+            values = (wide * stated_white + 32767) // 65535
+            largest = int(values.max())
+            if bit_depth is None:
+                grey = ((wide + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded half up
+            else:
+                _refuse_above(bit_depth, largest, path)
+                grey = values.astype(np.uint8 if bit_depth == 8 else np.uint16)
+            return Decoded(np.repeat(grey[:, :, None], 3 if grey.dtype == np.uint8 else 1, axis=2), mode, largest)
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise system_fault(Path(path), error) from error
@@ -174,13 +185,46 @@ def system_fault(path: Path, error: OSError) -> InputError:
     return InputError(f"image {path} is gone since the folder was listed; put it back, or start again")
 
 
+def _stated_white(image: Image.Image) -> int:
+    """The white that a PGM file states, such as 4095, which Pillow makes 65535 when it reads the pixels; else that."""
+    tile = getattr(image, "tile", None)  # Of files that are not read yet.
+    arguments = tile[0][3] if image.format == "PPM" and tile else None
+    return int(arguments[1]) if isinstance(arguments, tuple) and image.mode.startswith("I") else 65535
+
+
+def _wide_values(image: Image.Image) -> npt.NDArray[np.int64]:
+    wide = np.asarray(image).astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise ValueError("it holds 32-bit pixels beyond the range of 16 bits; convert it to 8 or 16 bits")
+    return wide
+
+
+def _refuse_above(bit_depth: int, largest: int, path: Path | str) -> None:
+    if largest >= 2**bit_depth:
+        raise InputError(
+            f"image {path} holds {largest}, and data.bit_depth {bit_depth} ends at {2**bit_depth - 1}: give "
+            f"data.bit_depth={least_depth(largest)}, or mend the file"
+        )
+
+
+def least_depth(largest: int) -> int:
+    """The fewest of the bits that ``data.bit_depth`` takes which hold a value of 16 bits."""
+    return next(bits for bits in (8, 10, 12, 14, 16) if largest < 2**bits)
+
+
+def _deep_grey(rgb: Pixels, bit_depth: int, path: Path | str) -> Pixels:
+    """Grey pixels of 8 bits as (H, W, 1) of more, white as white."""
+    if not (rgb == rgb[:, :, :1]).all():
+        raise InputError(
+            f"image {path} is colour, of which 8 bits a channel are read, and above 8 bits data.bit_depth {bit_depth} "
+            "is for grey images: leave the key out, or move the image away"
+        )
+    grey = rgb[:, :, :1].astype(np.uint32)
+    deep: Pixels = ((grey * (2**bit_depth - 1) + 127) // 255).astype(np.uint16)
+    return deep
+
+
 def _to_rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I"):  # Wider than 8 bits: Pillow's own conversion would clip at 255.
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise ValueError("it holds 32-bit pixels beyond the range of 16 bits; convert it to 8 or 16 bits")
-        grey = ((wide + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded half up
-        return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels of unknown range; convert it to 8 or 16 bits")
     if image.mode == "P":  # By way of RGBA: Pillow warns when it drops a palette's transparency itself.

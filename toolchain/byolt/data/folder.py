@@ -7,7 +7,7 @@ from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
-from byolt.data.decode import Decoded, decode_image, readable_suffixes, system_fault
+from byolt.data.decode import decode_image, readable_suffixes, system_fault
 from byolt.data.folder_listing import (
     Listing,
     class_name,
@@ -18,7 +18,7 @@ from byolt.data.folder_listing import (
     told_passed_over,
     why_no_labels,
 )
-from byolt.data.source import Files, ImageSource, Pixels, UnreadableImage
+from byolt.data.source import Decoded, Files, ImageSource, Pixels, UnreadableImage
 from byolt.log import warn_once
 from byolt_export.errors import InputError
 
@@ -68,9 +68,9 @@ class FolderSource:
         """Decode image ``index``; see ``decode_image``."""
         return self.decode(index, at_least_px).pixels
 
-    def decode(self, index: int, at_least_px: int | None = None) -> Decoded:
+    def decode(self, index: int, at_least_px: int | None = None, bit_depth: int | None = None) -> Decoded:
         """Image ``index`` and its mode; see ``decode_image``."""
-        return decode_image(self.path(index), at_least_px)
+        return decode_image(self.path(index), at_least_px, bit_depth=bit_depth)
 
     def digest(self, index: int) -> bytes:
         """SHA-256 of the file, not of its pixels, which another version of a decoder may round otherwise."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from byolt.data.decode import least_depth
 from byolt.data.folder import FolderSource
 from byolt.data.folder_listing import shown, some, told_passed_over
 from byolt.data.progress import ImageProgress
@@ -54,6 +55,8 @@ class CheckReport:
     """Channel means over all pixels of all images."""
     std: tuple[float, float, float] | None
     """Channel standard deviations over all pixels of all images."""
+    largest: int | None
+    """Largest value in files of more than 8 bits; None where there are none."""
     unreadable: list[tuple[str, str]]
     """Path and reason."""
     duplicates: list[list[str]]
@@ -106,6 +109,7 @@ def check_folder(path: str | Path, test_path: str | Path | None = None) -> Check
         modes=dict(survey.modes.most_common()),
         mean=survey.mean(),
         std=survey.std(),
+        largest=survey.largest,
         unreadable=survey.unreadable,
         duplicates=[paths for paths in survey.by_content.values() if len(paths) > 1],
         test_folder=None if test_path is None else str(test_path),
@@ -130,6 +134,7 @@ class _ImageFacts(NamedTuple):
     mode: str
     content: bytes
     pixels: int
+    largest: int | None
     sums: npt.NDArray[np.int64]  # (2, 3): sum and sum of squares per channel
 
 
@@ -140,6 +145,7 @@ class _FolderCounts:
         self.source, self.images, self.pixels = source, 0, 0
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: Counter[str] = Counter()
+        self.largest: int | None = None
         self.labels: Counter[int] = Counter()
         self.by_content: defaultdict[bytes, list[str]] = defaultdict(list)
         self.unreadable: list[tuple[str, str]] = []
@@ -158,6 +164,8 @@ class _FolderCounts:
         self.pixels += facts.pixels
         self.sizes[facts.size] += 1
         self.modes[facts.mode] += 1
+        if facts.largest is not None:
+            self.largest = max(facts.largest, self.largest or 0)
         if self.source.labels is not None:
             self.labels[int(self.source.labels[index])] += 1
         self.by_content[facts.content].append(self.source.path(index))
@@ -189,7 +197,7 @@ def _all_image_facts(source: FolderSource | ShardSource) -> Iterator[tuple[int, 
 
 def _image_facts(source: FolderSource | ShardSource, index: int) -> _ImageFacts | str:
     try:
-        pixels, mode = source.decode(index)
+        pixels, mode, largest = source.decode(index)
     except UnreadableImage as error:
         return str(error)
     height, width = pixels.shape[:2]
@@ -199,7 +207,7 @@ def _image_facts(source: FolderSource | ShardSource, index: int) -> _ImageFacts 
     counts = [np.bincount(pixels[:, :, channel].ravel(), minlength=256) for channel in range(3)]
     value = np.arange(256)
     sums = np.array([[count @ value for count in counts], [count @ value**2 for count in counts]], np.int64)
-    return _ImageFacts((width, height), mode, content.digest(), width * height, sums)
+    return _ImageFacts((width, height), mode, content.digest(), width * height, largest, sums)
 
 
 def _range(values: Sequence[int]) -> tuple[int, float, int] | None:
@@ -226,6 +234,8 @@ def _lines(report: CheckReport) -> Iterator[str]:
         yield "height      {} to {} px, median {:g}".format(*_ends_first(report.height_px))
         yield f"sizes       {', '.join(f'{w} x {h} ({count})' for w, h, count in report.common_sizes)}"
         yield f"modes       {', '.join(f'{mode} ({count})' for mode, count in report.modes.items())}"
+        if report.largest is not None:
+            yield from _depth_in_words(report.largest, report)
         yield f"mean        [{', '.join(f'{value:.4f}' for value in report.mean)}]"
         yield f"std         [{', '.join(f'{value:.4f}' for value in report.std)}]"
     yield from _listed("unreadable", [reason for _, reason in report.unreadable])
@@ -233,6 +243,22 @@ def _lines(report: CheckReport) -> Iterator[str]:
     if report.leaked is not None:
         yield f"test        {report.test_folder}: {report.test_images} images"
         yield from _listed("leaked", [f"{theirs} = {ours}" for theirs, ours in report.leaked])
+
+
+def _depth_in_words(largest: int, report: CheckReport) -> Iterator[str]:
+    """What the values of files of 16 bits leave of their range, and the key that keeps all levels."""
+    bits = least_depth(largest)
+    if bits == 16:
+        yield f"bit depth   16: values end at {largest}; 8 bits of them are kept, and all with data.bit_depth: 16"
+        return
+    left = (largest + 128) // 257 + 1
+    yield (
+        f"bit depth   {bits} in files of 16: values end at {largest}, so that {left} grey levels are left of 8 bits; "
+        f"give data.bit_depth: {bits}"
+    )
+    if report.mean and report.std and all(mode.startswith("I") for mode in report.modes):
+        scale = 65535 / (2**bits - 1)
+        yield f"            mean and std are then about {report.mean[0] * scale:.2f} and {report.std[0] * scale:.2f}"
 
 
 def _ends_first(span: tuple[int, float, int]) -> tuple[int, int, float]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt
 from torch import Tensor
 
 from byolt.data.order import Order, epoch_order
@@ -32,9 +32,9 @@ class Batch(NamedTuple):
     """What the views of each image are drawn by."""
     labels: Int64[np.ndarray, "B"] | Int64[Tensor, "B"] | None = None
     """Class of each image, ``UNLABELLED`` where it is not used; None where no label is used at all."""
-    images: UInt8[Tensor, "B S S 3"] | None = None
+    images: UInt[Tensor, "B S S C"] | None = None
     """Decoded squares to cut views from; with ``second_views`` first views."""
-    second_views: UInt8[Tensor, "B S S 3"] | None = None
+    second_views: UInt[Tensor, "B S S C"] | None = None
     """Where workers make the views."""
 
     def with_tensors(self) -> "Batch":

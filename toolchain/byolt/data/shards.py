@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt.data.decode import Decoded, decode_image, readable_formats, readable_suffixes
+from byolt.data.decode import decode_image, readable_formats, readable_suffixes
 from byolt.data.folder_listing import class_name, shown, told_passed_over
 from byolt.data.shard_cache import LEAST_KEPT, CachedShards, fetch_index
 from byolt.data.shard_index import INDEX, ShardIndex, read_index, scan_shards
-from byolt.data.source import Files, Labels, Pixels
+from byolt.data.source import Decoded, Files, Labels, Pixels
 from byolt_export.errors import InputError, not_written
 from byolt_export.files import replacing, sha256
 
@@ -55,9 +55,9 @@ class ShardSource:
         """Decode image ``index``; see ``decode_image``."""
         return self.decode(index, at_least_px).pixels
 
-    def decode(self, index: int, at_least_px: int | None = None) -> Decoded:
+    def decode(self, index: int, at_least_px: int | None = None, bit_depth: int | None = None) -> Decoded:
         """Image ``index`` and its mode; see ``decode_image``."""
-        return decode_image(self.path(index), at_least_px, self.content(index))
+        return decode_image(self.path(index), at_least_px, self.content(index), bit_depth)
 
     def content(self, index: int) -> bytes:
         """The encoded bytes of image ``index`` as they were packed.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from byolt_export.errors import InputError
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.unsignedinteger[Any]]
 Labels = npt.NDArray[np.int64]
 Digests = npt.NDArray[Any]
 """Digests of the files of N images, cut to ``DIGEST_BYTES``; empty where one could not be read, (N,)."""
@@ -18,6 +18,16 @@ DIGEST_BYTES = 16
 
 class UnreadableImage(InputError):
     """A file whose content is no image that can be read; a store leaves it out, up to the recipe's limit."""
+
+
+class Decoded(NamedTuple):
+    """An image and what it was in its file."""
+
+    pixels: Pixels
+    mode: str
+    """In Pillow's words."""
+    largest: int | None = None
+    """Of a file of more than 8 bits, the largest of its values; None of any other."""
 
 
 class Files(NamedTuple):
@@ -80,6 +90,13 @@ class FileImages(ImageSource, Protocol):
 
     def file_list(self) -> Files:
         """The images' files."""
+        ...
+
+    def decode(self, index: int, at_least_px: int | None = None, bit_depth: int | None = None) -> Decoded:
+        """Image ``index`` and what it was; see ``decode.decode_image``.
+
+        Raises: as ``read``.
+        """
         ...
 
     def content_digest(self, index: int) -> bytes:
@@ -155,6 +172,11 @@ class PartOf:
         """Those of the whole source, which has some."""
         assert isinstance(self.source, FileImages)
         return self.source.file_list().of(self.indices)
+
+    def decode(self, index: int, at_least_px: int | None = None, bit_depth: int | None = None) -> Decoded:
+        """Image ``index`` of this part, of a source of files."""
+        assert isinstance(self.source, FileImages)
+        return self.source.decode(int(self.indices[index]), at_least_px, bit_depth)
 
     def content_digest(self, index: int) -> bytes:
         """That of the image in the whole source."""

@@ -3,38 +3,35 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.format import write_array_header_1_0
 
 from byolt.data.decode import readable_formats
 from byolt.data.order import Order, epoch_order, sharded_order
-from byolt.data.progress import ImageProgress
 from byolt.data.shards import ShardSource
-from byolt.data.source import DIGEST_BYTES, Digests, FileImages, ImageSource, Labels, Pixels, UnreadableImage
+from byolt.data.source import DIGEST_BYTES, Digests, ImageSource, Labels, Pixels, UnreadableImage
+from byolt.data.squares import SquareRule, decode_squares
 from byolt.files import read_json
 from byolt.log import warn_once
 from byolt_export.errors import ByoltError, InputError
-from byolt_export.files import replacing, write_whole
-from byolt_export.runtime.resize import to_square
+from byolt_export.files import write_whole
 
 if TYPE_CHECKING:
     from byolt.recipe.data import Data
 
 FORMAT = 4  # Any change of a decoded pixel, or of what is kept beside the pixels, is a new format.
-_WAITING_BYTES = 64e6  # Decoded squares that wait to be written, in order, at a time.
 _DECODE_AGAIN = "remove it and give the command again: the images are decoded once more"
 _log = logging.getLogger("byolt")
 
 
 class ImageStore:
-    """Squares (S, S, 3) of the images of a source, by number: cached ones of the readable images, or streamed ones.
+    """Squares (S, S, C) of the images of a source, by number: cached ones of the readable images, or streamed ones.
+
+    RGB of 8 bits, or with a ``bit_depth`` above 8 grey, uint16 of one channel.
 
     ``fingerprint`` is the identity of the images and their order, the same on every machine and for every size; part
     of the run's hash. Of a cached set it is of the images' content, of a streamed one, which is not read before it is
@@ -48,8 +45,7 @@ class ImageStore:
     def __init__(
         self,
         source: ImageSource,
-        size_px: int,
-        resize: str,
+        rule: SquareRule,
         *,
         kept: Labels,
         content: str,
@@ -62,7 +58,7 @@ class ImageStore:
         ``cache`` holds the squares, or None to decode each time, up to ``corrupt_limit`` (a share) of damaged images.
         ``digests`` are those of the files of all the source's images; empty where it has none, None where unread.
         """
-        self.source, self.size_px, self.resize, self.kept, self.cache = source, size_px, resize, kept, cache
+        self.source, self.rule, self.kept, self.cache = source, rule, kept, cache
         self.classes = source.classes
         self.labels: Labels | None = None if source.labels is None else source.labels[kept]
         self.fingerprint = hashlib.sha256(f"{source.fingerprint} {content}".encode()).hexdigest()
@@ -80,13 +76,17 @@ class ImageStore:
         for candidate in self._candidates(index):
             if candidate not in self.damaged:
                 try:
-                    return _square(self.source, int(self.kept[candidate]), self.size_px, self.resize)
+                    return self.rule.read(self.source, int(self.kept[candidate]))
                 except UnreadableImage as error:
                     self._leave_out(candidate, str(error))
         raise InputError(f"{self.path(index)} cannot be read, nor can any image that could take its place; mend them")
 
+    def read_whole(self, index: int) -> Pixels:
+        """Image ``index`` before it becomes a square, (H, W, C)."""
+        return self.rule.read(self.source, int(self.kept[index]), whole=True)
+
     def batch(self, indices: Labels) -> Pixels:
-        """Squares (B, S, S, 3) at ``indices``.
+        """Squares (B, S, S, C) at ``indices``.
 
         Raises:
             InputError: A file is gone, or more of them are damaged than the limit allows (streamed sets only).
@@ -146,6 +146,7 @@ def open_store(
     budget_gb: float,
     cache_dir: Path,
     corrupt_limit: float,
+    bit_depth: int | None = None,
 ) -> ImageStore:
     """The images of a source: decoded the first time where they fit into the budget, else streamed from their files.
 
@@ -157,22 +158,21 @@ def open_store(
         InputError: More files than the limit are unreadable, or one is gone.
         ByoltError: The cache cannot be written.
     """
-    square_bytes = size_px * size_px * 3
-    if len(source) * square_bytes > budget_gb * 1e9:
+    rule = SquareRule(size_px, resize, bit_depth)
+    if len(source) * rule.bytes > budget_gb * 1e9:
         every = np.arange(len(source))
         # No digest is such a word, so no streamed set is taken for one whose content is known.
-        return ImageStore(
-            source, size_px, resize, kept=every, content="unread", cache=None, corrupt_limit=corrupt_limit
-        )
+        return ImageStore(source, rule, kept=every, content="unread", cache=None, corrupt_limit=corrupt_limit)
     # With other formats than before, a file that could not be read may be an image.
     key = f"{FORMAT} {source.cache_key} {size_px} {resize} {' '.join(readable_formats())}"
+    key += "" if bit_depth is None else f" {bit_depth} bits"
     stem = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:24]
     pixels, description = stem.with_suffix(".npy"), stem.with_suffix(".json")
     if not description.exists() or not pixels.exists():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            _check_room(cache_dir, len(source) * square_bytes)
-            write_whole(description, json.dumps(_decode(source, size_px, resize, pixels)))
+            _check_room(cache_dir, len(source) * rule.bytes)
+            write_whole(description, json.dumps(decode_squares(source, rule, pixels)))
         except OSError as error:
             raise _no_room(cache_dir, str(error.strerror)) from error
     known = read_json(description, needs=("unreadable", "content"), mend=_DECODE_AGAIN)
@@ -185,8 +185,7 @@ def open_store(
     kept = np.setdiff1d(np.arange(len(source)), np.array(list(faults), np.int64))
     return ImageStore(
         source,
-        size_px,
-        resize,
+        rule,
         kept=kept,
         content=known["content"],
         cache=pixels,
@@ -196,7 +195,16 @@ def open_store(
 
 
 def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
-    """``open_store`` as a recipe's data section says, at ``size_px``."""
+    """``open_store`` as a recipe's data section says, at ``size_px``.
+
+    Raises:
+        InputError: ``bit_depth`` is ``auto``: what that is was to be found before, by ``with_bit_depth``.
+    """
+    if data.bit_depth == "auto":
+        raise InputError(
+            "data.bit_depth auto is looked for where byolt pretrain begins a run: write the number here, which byolt "
+            "data check says"
+        )
     return open_store(
         source,
         size_px,
@@ -204,68 +212,8 @@ def store_of(source: ImageSource, data: "Data", size_px: int) -> ImageStore:
         budget_gb=data.cache_budget_gb,
         cache_dir=data.cache_dir,
         corrupt_limit=data.corrupt_limit,
+        bit_depth=data.bit_depth,
     )
-
-
-def _decode(source: ImageSource, size_px: int, resize: str, cache: Path) -> dict[str, Any]:
-    """Decode every image into ``cache``; what to keep of them beside it."""
-    # Written, not mapped: a write to a map on a full disk kills the process instead of raising.
-    with replacing(cache) as beside, open(beside, "wb") as file:
-        return _decode_into(file, source, size_px, resize)
-
-
-def _decode_into(file: BinaryIO, source: ImageSource, size_px: int, resize: str) -> dict[str, Any]:
-    """Squares of the readable images one after the other, as one ``.npy`` file.
-
-    Returns:
-        JSON-able: the set's name, the faults of the unreadable images by number, the digest of all images' content and
-        that of each where the images are files.
-    """
-    faults: dict[int, str] = {}
-    digests: list[str] = []
-    files = source if isinstance(source, FileImages) else None
-    content, progress = hashlib.sha256(), ImageProgress(source.name)
-    _write_header(file, len(source), size_px)
-    for index, (square, digest) in _squares(source, size_px, resize):
-        content.update(digest)
-        if files is not None:
-            digests.append((digest or files.content_digest(index)).hex()[: 2 * DIGEST_BYTES])
-        if isinstance(square, str):
-            faults[index] = square
-        else:
-            file.write(square.data)
-        progress(index + 1, len(source))
-    if faults:
-        file.seek(0)
-        _write_header(file, len(source) - len(faults), size_px)
-    return {"source": source.name, "unreadable": faults, "content": content.hexdigest(), "digests": digests}
-
-
-def _squares(source: ImageSource, size_px: int, resize: str) -> Iterator[tuple[int, tuple[Pixels | str, bytes]]]:
-    """Square or fault, and digest, of every image by number, in order, on all cores."""
-
-    def attempt(index: int) -> tuple[Pixels | str, bytes]:
-        digest = source.digest(index)  # The file is then in memory for the decoder.
-        try:
-            return _square(source, index, size_px, resize), digest
-        except UnreadableImage as error:
-            return str(error), digest
-
-    window = max(16, int(_WAITING_BYTES / (size_px * size_px * 3)))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales outside Python's lock.
-        for start in range(0, len(source), window):
-            numbers = range(start, min(start + window, len(source)))
-            yield from zip(numbers, pool.map(attempt, numbers), strict=True)
-
-
-def _square(source: ImageSource, index: int, size_px: int, resize: str) -> Pixels:
-    return to_square(source.read(index, size_px), size_px, resize)
-
-
-def _write_header(file: BinaryIO, images: int, size_px: int) -> None:
-    # NumPy pads the header for a first axis that changes, so the second one is as long as the first.
-    shape = (images, size_px, size_px, 3)
-    write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def _mapped(cache: Path | None) -> Pixels | None:

@@ -15,6 +15,7 @@ import torch
 from byolt.data import FolderSource, ImageStore
 from byolt.data.folder import tell_remarks
 from byolt.data.progress import ImageProgress
+from byolt.delivery.proof_images import with_channels
 from byolt.environment import command
 from byolt.evaluation.evaluate import embed_store, evaluation_store
 from byolt.evaluation.features import refuse_non_finite
@@ -86,7 +87,7 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
         NonFiniteFeatures: An embedding is NaN or infinite.
     """
     if not isinstance(run, Run) and (Path(run) / MANIFEST).is_file():
-        recipe, function = _of_bundle(Path(run), overrides)
+        recipe, function = _of_bundle(Path(run), Path(folder), overrides)
     else:
         run = open_run(run)
         recipe = with_overrides(run.recipe, overrides)
@@ -105,7 +106,7 @@ def embed(run: Run | str | Path, folder: str | Path, overrides: Overrides = ()) 
     return Embeddings(vectors, tuple(images.path(i) for i in range(len(images))))
 
 
-def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[ImageStore], Vectors]]:
+def _of_bundle(bundle: Path, folder: Path, overrides: Overrides) -> tuple[Recipe, Callable[[ImageStore], Vectors]]:
     """A recipe that says how a bundle's images are read, and the function from them to embeddings."""
     manifest = read_manifest(bundle)
     contract = manifest.contract.input
@@ -120,7 +121,13 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
         raise InputError(f"{bundle} does not pass here ({report.reason}); see {command('verify', bundle)}")
     recipe = Recipe(
         name="bundle",
-        data=Data(name="synthetic", image_size_px=contract.size_px, resize=contract.resize),
+        data=Data(
+            name="folder",
+            root=folder,
+            image_size_px=contract.size_px,
+            resize=contract.resize,
+            bit_depth=None if contract.bit_depth == 8 else contract.bit_depth,
+        ),
         schedule=Schedule(epochs=1, warmup_epochs=0),
     )
     if contract.camera_px is not None:
@@ -134,7 +141,8 @@ def _of_bundle(bundle: Path, overrides: Overrides) -> tuple[Recipe, Callable[[Im
         progress = ImageProgress("the images", "embedding", live=True)
         parts: list[Vectors] = []
         for k in range(0, len(order), step):
-            parts.append(run(images.batch(order[k : k + step])))
+            squares = images.batch(order[k : k + step])
+            parts.append(run(with_channels(squares, contract.channels, images, order[k : k + step])))
             progress(min(k + step, len(order)), len(order))
         return np.concatenate(parts)
 

@@ -162,4 +162,6 @@ def bundle_options(recipe: Recipe) -> BundleOptions:
         camera_px=export.camera_px,
         opt_batch=export.tuned_batch,
         max_batch=export.max_batch,
+        channels=export.channels or (1 if data.is_deep else 3),
+        bit_depth=data.bit_depth if data.is_deep and isinstance(data.bit_depth, int) else 8,
     )

@@ -1,15 +1,16 @@
 """Which images of a run a bundle is made and proven with."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from byolt.data import Splits
+from byolt.data import ImageStore, Splits
 from byolt.data.source import ImageSource, Labels, Pixels
 from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe.schema import Recipe
-from byolt_export.bundle.manifest import Input
+from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError
 from byolt_export.proof.images import ProofImages, image_digest
 from byolt_export.quantize.int8 import LEAST_IMAGES
@@ -37,7 +38,8 @@ def gather_proof_images(
     """
     export, seed = recipe.export, recipe.seed
     learn, train, test = (
-        None if source is None else _Reader(source, recipe) for source in (splits.learn, splits.train, splits.test)
+        None if source is None else _Reader(source, recipe, pixels)
+        for source in (splits.learn, splits.train, splits.test)
     )
     assert learn is not None
     held_out, gallery = test or learn, train or learn
@@ -67,15 +69,14 @@ def gather_proof_images(
 class _Reader:
     """Images of a source as they go into the graph: squares, or with ``export.camera_px`` whole frames."""
 
-    def __init__(self, source: ImageSource, recipe: Recipe) -> None:
+    def __init__(self, source: ImageSource, recipe: Recipe, pixels: Input) -> None:
         store = evaluation_store(source, recipe)
-        self.labels, self.size = store.labels, len(store)
-        self._batch: Callable[[Labels], Pixels] = store.batch
-        self._camera_px, side = recipe.export.camera_px, recipe.data.image_size_px
+        self.labels, self.size, self._store, self._pixels = store.labels, len(store), store, pixels
+        self._read: Callable[[Labels], Pixels] = store.batch
+        self._camera_px = recipe.export.camera_px
         if self._camera_px is not None:
-            self._batch, self._source, self._kept = self._frames, source, store.kept
-        height, width = self._camera_px or (side, side)
-        self._most = _EVIDENCE_BYTES // (height * width * 3)
+            self._read = self._frames
+        self._most = _EVIDENCE_BYTES // math.prod(pixels.tensor_shape)
         self._at_once = max(1, min(256, self._most // 4))
 
     def take(self, wanted: int, seed: int, seen: set[bytes]) -> tuple[Pixels, Labels | None]:
@@ -100,21 +101,42 @@ class _Reader:
         taken = np.concatenate(parts) if parts else self._batch(order[:0])
         return taken, None if self.labels is None else self.labels[np.array(chosen, dtype=np.int64)]
 
+    def _batch(self, rows: Labels) -> Pixels:
+        return with_channels(self._read(rows), self._pixels.channels, self._store, rows)
+
     def _frames(self, rows: Labels) -> Pixels:
-        frames = [self._source.read(int(row)) for row in self._kept[rows]]
-        for row, frame in zip(self._kept[rows], frames, strict=True):
+        frames = [self._store.read_whole(int(row)) for row in rows]
+        for row, frame in zip(rows, frames, strict=True):
             if frame.shape[:2] != self._camera_px:
                 (height, width), (high, wide) = self._camera_px or (0, 0), frame.shape[:2]
                 raise InputError(
-                    f"{self._source.path(int(row))} is {wide} x {high} px, but export.camera_px says that frames of "
+                    f"{self._store.path(int(row))} is {wide} x {high} px, but export.camera_px says that frames of "
                     f"{width} x {height} px come in: prove it on a folder of such frames, or leave camera_px out"
                 )
-        return np.stack(frames) if frames else np.zeros((0, *(self._camera_px or (0, 0)), 3), np.uint8)
+        return np.stack(frames) if frames else np.zeros((0, *self._pixels.shape), self._pixels.dtype)
+
+
+def with_channels(images: Pixels, channels: int, store: ImageStore, rows: Labels) -> Pixels:
+    """Images (N, H, W, C), ``rows`` of a store, with so many channels: one of three that are equal, or three of one.
+
+    Raises:
+        InputError: One channel is wanted of a colour image.
+    """
+    if channels == 3:
+        return np.repeat(images, 3 // images.shape[-1], axis=-1)
+    colour = (images != images[..., :1]).any(axis=(1, 2, 3))
+    if colour.any():
+        path = store.path(int(rows[colour.argmax()]))
+        raise InputError(f"{path} is colour, and one channel is for grey images: leave export.channels out")
+    return images[..., :1]
 
 
 def _drawn(wanted: int, pixels: Input) -> Pixels:
-    """Synthetic images, so that none of the user's leaves."""
-    height, width, _ = pixels.shape
+    """Synthetic images, so that none of the user's leaves; of grey ones the green channel, white as white."""
+    height, width, channels = pixels.shape
     side = max(height, width)
     source = SyntheticSource("test", wanted, side)
-    return np.stack([source.read(i)[:height, :width] for i in range(wanted)])
+    images = np.stack([source.read(i)[:height, :width] for i in range(wanted)])
+    if channels == 1:
+        images = images[..., 1:2]
+    return images if pixels.dtype == "uint8" else (images.astype(np.uint32) * pixels.white // 255).astype(pixels.dtype)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,14 @@ def evaluate(run: Run | str | Path, overrides: Overrides = ()) -> RunMetrics:
         name: (what, lambda images, encoder=encoder: embed_store(encoder, images, recipe))  # type: ignore[misc]
         for name, (what, encoder) in encoders.items()
     }
-    kinds["pixels"] = "RGB pixels averaged down to at most 16 x 16, less the image's own mean", pixel_features
-    kinds["colours"] = "square root of the joint 8 x 8 x 8 RGB histogram", colour_features
+    kinds["pixels"] = (
+        "RGB pixels averaged down to at most 16 x 16, less the image's own mean",
+        partial(pixel_features, white=recipe.data.white),
+    )
+    kinds["colours"] = (
+        "square root of the joint 8 x 8 x 8 RGB histogram",
+        partial(colour_features, white=recipe.data.white),
+    )
     train, test = evaluation_store(splits.train, recipe), evaluation_store(splits.test, recipe)
     measured = {
         name: _labelled_metrics(what, features, train, test, splits, recipe) for name, (what, features) in kinds.items()
@@ -159,7 +166,7 @@ class _Watched:
         return len(self.images)
 
     def batch(self, indices: Labels, /) -> Pixels:
-        """Images (B, S, S, 3) at ``indices``."""
+        """Images (B, S, S, C) at ``indices``."""
         self.progress(int(indices[-1]) + 1, len(self.images))
         return np.asarray(self.images.batch(indices))
 
@@ -167,4 +174,6 @@ class _Watched:
 def embed_store(encoder: nn.Module, images: Any, recipe: Recipe) -> Tensor:
     """Features (N, D) on the recipe's device."""
     device = pick_device(recipe.machine.device)
-    return embed(encoder.to(device), _Watched(images), mean=recipe.data.mean, std=recipe.data.std, device=device)
+    data = recipe.data
+    how: dict[str, Any] = {"mean": data.mean, "std": data.std, "white": data.white, "device": device}
+    return embed(encoder.to(device), _Watched(images), **how)

@@ -6,12 +6,12 @@ Axes: N images of a store, B images of a batch, S side in pixels, D features.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt
 from torch import Tensor, nn
 
 from byolt.views import normalise
@@ -27,8 +27,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Indices, /) -> npt.NDArray[np.uint8]:
-        """Images (B, S, S, 3) at ``indices``."""
+    def batch(self, indices: Indices, /) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Images (B, S, S, C) at ``indices``: RGB of 8 bits, or grey of more."""
         ...
 
 
@@ -42,8 +42,8 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def batch(self, indices: Indices, /) -> npt.NDArray[np.uint8]:
-        """Images (B, S, S, 3) at ``indices`` of this subset."""
+    def batch(self, indices: Indices, /) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Images (B, S, S, C) at ``indices`` of this subset."""
         return self.images.batch(self.indices[indices])
 
 
@@ -60,7 +60,7 @@ class LabelledImages:
         return LabelledImages(Subset(self.images, indices), self.labels[indices], self.classes)
 
 
-def batches(images: Images, batch_size: int) -> Iterator[UInt8[Tensor, "B S S 3"]]:
+def batches(images: Images, batch_size: int) -> Iterator[UInt[Tensor, "B S S C"]]:
     """All images in their order, at most ``batch_size`` at a time."""
     for start in range(0, len(images), batch_size):
         yield torch.from_numpy(images.batch(np.arange(start, min(start + batch_size, len(images)))))
@@ -110,15 +110,17 @@ def embed(
     mean: Rgb,
     std: Rgb,
     device: torch.device | str,
+    white: int = 255,
     batch_size: int = 256,
 ) -> Float32[Tensor, "N D"]:
     """Features of every image, in order, without augmentation, in float32.
 
     Args:
         encoder: Gives (B, D) from normalised (B, 3, S, S); lies on ``device`` and keeps its modes.
-        images: At least one uint8 RGB image.
+        images: At least one.
         mean, std: Channel statistics for pixels in 0 to 1.
         device: Where the encoder lies.
+        white: The value of a pixel that is 1.
         batch_size: Images a forward pass.
 
     Returns:
@@ -128,7 +130,10 @@ def embed(
         NonFiniteFeatures: A feature is NaN or infinite.
     """
     with evaluating(encoder):
-        parts = [encoder(normalise(batch.to(device), mean, std)).float().cpu() for batch in batches(images, batch_size)]
+        parts = [
+            encoder(normalise(batch.to(device), mean, std, white)).float().cpu()
+            for batch in batches(images, batch_size)
+        ]
     features = torch.cat(parts)  # Outside the block, so that the result is an ordinary tensor that autograd takes.
     refuse_non_finite(features, type(encoder).__name__)
     return features

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, UInt
 from torch import Tensor, nn
 
 from byolt.data.subsets import stratified_subset
@@ -230,7 +230,7 @@ class _Trainer:
             # Parts of near-equal size: a last batch of one image would break BatchNorm.
             for indices in np.array_split(rng.permutation(len(images)), steps_per_epoch):
                 batch = torch.from_numpy(images.batch(indices)).to(self.device)
-                batch = normalise(shift_and_flip(batch, rng), data.mean, data.std)
+                batch = normalise(shift_and_flip(batch, rng), data.mean, data.std, data.white)
                 for group in optimizer.param_groups:
                     group["lr"] = cosine_rate(step, steps, settings.base_lr * settings.batch_size / 256)
                 loss = F.cross_entropy(classifier(batch), labels[indices].to(self.device))
@@ -243,7 +243,8 @@ class _Trainer:
             if self.on_log is not None:
                 self.on_log(f"{what}: epoch {epoch + 1}/{settings.epochs}")
         classifier.eval()
-        return reestimate(classifier, images, mean=data.mean, std=data.std, seed=self.recipe.seed, device=self.device)
+        how: dict[str, Any] = {"mean": data.mean, "std": data.std, "white": data.white, "seed": self.recipe.seed}
+        return reestimate(classifier, images, **how, device=self.device)
 
 
 def cosine_rate(step: int, steps: int, peak: float) -> float:
@@ -252,8 +253,8 @@ def cosine_rate(step: int, steps: int, peak: float) -> float:
 
 
 def shift_and_flip(
-    images: UInt8[Tensor, "B S S 3"], rng: np.random.Generator, flip: float = 0.5
-) -> UInt8[Tensor, "B S S 3"]:
+    images: UInt[Tensor, "B S S C"], rng: np.random.Generator, flip: float = 0.5
+) -> UInt[Tensor, "B S S C"]:
     """Each image moved by up to S / 8 px in both directions, edges mirrored, and flipped with probability ``flip``."""
     count, side = images.shape[0], images.shape[1]
     margin = side // CROP_MARGIN

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from byolt.data.subsets import spread
 from byolt.evaluation.collapse import alignment, rankme, uniformity, z_std_ratio
 from byolt.evaluation.features import Images, Subset, embed, evaluating, refuse_non_finite
-from byolt.views import batched_views
+from byolt.views import batched_views, in_unit_range
 
 if TYPE_CHECKING:
     from byolt.recipe.schema import Recipe
@@ -41,7 +41,7 @@ def frozen_collapse(encoder: nn.Module, images: Images, recipe: "Recipe", device
     """
     chosen = spread(len(images), recipe.evaluation.probe_images)
     probe = Subset(images, chosen)
-    features = embed(encoder, probe, mean=recipe.data.mean, std=recipe.data.std, device=device)
+    features = embed(encoder, probe, mean=recipe.data.mean, std=recipe.data.std, white=recipe.data.white, device=device)
     view_1, view_2 = _view_features(encoder, probe, chosen, recipe, device)
     refuse_non_finite(torch.cat([view_1, view_2]), f"{type(encoder).__name__}, views of the images")
     return {
@@ -68,7 +68,7 @@ def _view_features(
         for start in range(0, len(probe), _BATCH):
             numbers = np.arange(start, min(start + _BATCH, len(probe)))
             views = batched_views(
-                torch.from_numpy(probe.batch(numbers)).to(device),
+                in_unit_range(torch.from_numpy(probe.batch(numbers)).to(device), recipe.data.white),
                 torch.from_numpy(index[numbers]).to(device),
                 epoch=recipe.schedule.epochs,
                 seed=recipe.seed,

@@ -66,7 +66,7 @@ class _Moments:
 
 
 def reestimate(
-    network: nn.Module, images: Images, *, mean: Rgb, std: Rgb, seed: int, device: torch.device
+    network: nn.Module, images: Images, *, mean: Rgb, std: Rgb, seed: int, device: torch.device, white: int = 255
 ) -> dict[str, Any]:
     """Take a network's running statistics anew, in place, by forward passes over images in an order drawn by ``seed``.
 
@@ -79,6 +79,7 @@ def reestimate(
         mean, std: Channel statistics for pixels in 0 to 1.
         seed: The recipe's.
         device: Where the network lies.
+        white: The value of a pixel that is 1.
 
     Returns:
         What was done, JSON-able: ``layers``, and with any of them ``images``, ``batch``, ``order``, ``views``,
@@ -101,7 +102,7 @@ def reestimate(
             seen += len(part)
             for module in others:  # A cumulative average, by the module's own formula.
                 setattr(module.train(), "momentum", len(part) / seen)  # noqa: B010 - typed as a tensor.
-            network(normalise(torch.from_numpy(images.batch(part)).to(device), mean, std))
+            network(normalise(torch.from_numpy(images.batch(part)).to(device), mean, std, white))
         for each in moments:
             each.finish()
     return {
@@ -117,13 +118,13 @@ def reestimate(
 
 @contextmanager
 def reestimated(
-    network: nn.Module, images: Images, *, mean: Rgb, std: Rgb, seed: int, device: torch.device
+    network: nn.Module, images: Images, *, mean: Rgb, std: Rgb, seed: int, device: torch.device, white: int = 255
 ) -> Iterator[dict[str, Any]]:
     """``reestimate`` inside, and the running statistics of learning, bit for bit, in the same memory, after it."""
     norms = [module for module in network.modules() if _keeps(module)]
     kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
     try:
-        yield reestimate(network, images, mean=mean, std=std, seed=seed, device=device)
+        yield reestimate(network, images, mean=mean, std=std, seed=seed, device=device, white=white)
     finally:
         with torch.no_grad():
             for buffer, before in kept:

@@ -38,6 +38,11 @@ class Data(Section):
     """Side of the decoded square that learning cuts its views from; left out, `image_size_px`."""
     resize: Literal["crop", "squash"] = "crop"
     """How an image becomes square: `crop` scales the shorter side and cuts the centre, `squash` scales both sides."""
+    bit_depth: Literal[8, 10, 12, 14, 16, "auto"] | None = later(None)
+    """Bits of a pixel (`folder`, `shards`): 2^`bit_depth` - 1 is white, and files with larger values are refused. Above
+    8, for cameras that write 10 to 16 bits into files of 16, the images are grey and every level is kept. `auto`: the
+    fewest bits that hold the largest value, looked for in every file when a run begins. Left out, pixels become 8 bits,
+    those of 16 by their full range."""
     mean: Annotated[tuple[_Mean, _Mean, _Mean], Strict(False)] = (0.485, 0.456, 0.406)
     """Channel means taken off, for pixels in 0 to 1; the defaults are ImageNet's."""
     std: Annotated[tuple[_Std, _Std, _Std], Strict(False)] = (0.229, 0.224, 0.225)
@@ -68,9 +73,28 @@ class Data(Section):
             raise ValueError(f"url goes with `name: shards` and starts with {', '.join(_URLS)}")
         if self.labels == "none" and self.test_root is not None:
             raise ValueError("test_root goes with labels: leave it out, or set labels: auto")
+        if self.bit_depth is not None and self.name not in ("folder", "shards"):
+            raise ValueError(
+                "bit_depth goes with `name: folder` or `name: shards`, whose files may have more than 8 bits"
+            )
         return self
 
     @property
     def learn_size_px(self) -> int:
         """Side of the decoded images that the views are cut from."""
         return self.store_size_px or self.image_size_px
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether decoded images are grey and of more than 8 bits."""
+        return isinstance(self.bit_depth, int) and self.bit_depth > 8
+
+    @property
+    def white(self) -> int:
+        """The value of a decoded pixel that is 1."""
+        return int(2**self.bit_depth - 1) if isinstance(self.bit_depth, int) else 255
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a decoded pixel: three channels of 8 bits, or one of 16."""
+        return 2 if self.is_deep else 3

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -72,9 +72,11 @@ def _type_name(field: FieldInfo) -> str:
     """``int``, ``one of lars, sgd, adamw``, ``Path or nothing``: words for a person."""
     annotation: Any = field.annotation
     inside: tuple[Any, ...] = get_args(annotation)
-    if inside and all(isinstance(option, str) for option in inside):
+    if get_origin(annotation) is Literal:
         return "one of " + ", ".join(str(option) for option in inside)
     if type(None) in inside:
+        if get_origin(inside[0]) is Literal:
+            return "one of " + ", ".join(str(option) for option in get_args(inside[0])) + ", or nothing"
         core = next(iter(get_args(inside[0])), inside[0])
         return f"{core.__name__} or nothing"
     if isinstance(annotation, type) and not inside:

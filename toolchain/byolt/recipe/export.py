@@ -21,6 +21,9 @@ class Export(Section):
     """Batch that engines are tuned for, at most `max_batch`; left out, 8, or `max_batch` where that is smaller."""
     camera_px: CameraSize | None = machine(None)
     """Height and width of whole camera frames that go in, which the graph then resizes; left out, squares go in."""
+    channels: Literal[1, 3] | None = machine(None)
+    """Channels of the images that go in: 3, RGB, or 1 of a grey camera, which the graph repeats for the encoder; left
+    out, 3, and 1 where `data.bit_depth` is above 8."""
     output: Literal["embedding", "features"] = machine("embedding")
     """What the encoder's files give: the `embedding`, one vector an image, or its `features`: the last map (C, H, W), a
     transformer's tokens, for a detector or a segmenter to stand on."""

@@ -75,7 +75,7 @@ def _fault(details: ErrorDetails, root: type[Section]) -> Fault:
     if key[-1:] == ("[key]",):
         return Fault(key[:-2], kind, f": has a key that is no text: {shown(value)}")
     if kind == "literal_error":
-        return Fault(key, kind, _not_one_of(value, get_args(_field_at(root, location).annotation)))
+        return Fault(key, kind, _not_one_of(value, _options(_field_at(root, location).annotation)))
     if kind == "string_pattern_mismatch":
         return Fault(key, kind, f": should be small letters, digits and dashes, such as my-images, got {shown(value)}")
     colon = isinstance(value, str) and ":" in value and kind in ("model_type", "dict_type")
@@ -93,6 +93,12 @@ def _one_fault_each(faults: list[Fault], root: type[Section]) -> list[Fault]:
     }
     kept = [fault for fault in faults if not (fault.kind == "missing" and fault.key in misspelt)]
     return list(dict.fromkeys(kept))
+
+
+def _options(annotation: Any) -> list[str]:
+    """What a key that takes one of a few values takes; it may be left out where ``None`` is among its types."""
+    inside = get_args(annotation)
+    return _options(inside[0]) if type(None) in inside else [str(option) for option in inside]
 
 
 def _not_one_of(value: Any, options: Sequence[str]) -> str:

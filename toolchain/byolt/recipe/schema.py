@@ -67,6 +67,16 @@ class Recipe(Section):
             raise recipe_fault(error, Recipe) from error
 
     @model_validator(mode="after")
+    def _views_take_the_pixels(self) -> "Recipe":
+        if self.views.backend == "albumentations" and self.data.bit_depth not in (None, 8):
+            raise ValueError(
+                "views.backend albumentations works on 8 bits: take `batched`, or leave data.bit_depth out"
+            )
+        if self.data.is_deep and self.export.channels == 3:
+            raise ValueError("export.channels 3 goes with 8 bits: above, images are grey; leave it out, or take 1")
+        return self
+
+    @model_validator(mode="after")
     def _batches_fit_the_method(self) -> "Recipe":
         self.method.check_batch(self.optim.batch_size, self.optim.accumulate)
         return self

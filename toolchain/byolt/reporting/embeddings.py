@@ -30,6 +30,7 @@ from byolt.reporting.page import HtmlTable, number
 from byolt.reporting.pictures import square, thumbnail_map
 from byolt.run import Run
 from byolt.working import working
+from byolt_export.arrays import as_rgb
 from byolt_export.errors import InputError
 
 GALLERY_IMAGES = 2000
@@ -56,6 +57,8 @@ class Gallery:
     """(N,), -1 where not known."""
     changed: bool
     """Whether the images are others than those learned from."""
+    white: int = 255
+    """The value of a pixel that is 1."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -89,6 +92,7 @@ def open_gallery(run: Run, recipe: Recipe) -> Gallery:
         embed_store(encoder, images, recipe),
         np.full(len(chosen), -1) if splits.train is None or store.labels is None else store.labels[chosen],
         store.fingerprint != run.environment.get("images"),
+        recipe.data.white,
     )
 
 
@@ -109,7 +113,7 @@ def embedding_sections(gallery: Gallery, recipe: Recipe) -> dict[str, Any]:
         ],
         "same_class": number(float(same.mean()), ".1%") if same.size else None,
         "charts": [_map_chart(points, gallery.labels[mapped], gallery.classes), *_spectrum_charts(gallery, recipe)],
-        "map": thumbnail_map(gallery.images.batch(mapped), points),
+        "map": thumbnail_map(as_rgb(gallery.images.batch(mapped), gallery.white), points),
         "mapped": len(mapped),
     }
 
@@ -126,7 +130,7 @@ def _neighbour_cells(
     gallery: Gallery, members: npt.NDArray[np.int64], cosines: npt.NDArray[np.float64]
 ) -> list[dict[str, Any]]:
     """The query, then its neighbours: an image, what class it is, whether that is the query's, and how near."""
-    labels = gallery.labels[members]
+    labels, images = gallery.labels[members], as_rgb(gallery.images.batch(members), gallery.white)
     return [
         {
             "source": square(image),
@@ -134,7 +138,7 @@ def _neighbour_cells(
             "same": label >= 0 and label == labels[0],
             "cosine": number(float(cosine), ".2f"),
         }
-        for image, label, cosine in zip(gallery.images.batch(members), labels, [1.0, *cosines], strict=True)
+        for image, label, cosine in zip(images, labels, [1.0, *cosines], strict=True)
     ]
 
 

@@ -74,7 +74,8 @@ def with_statistics_of_learning(encoder: nn.Module, recipe: Recipe) -> nn.Module
     """The encoder with BatchNorm statistics of the images that the recipe learns from, as a finished run has them."""
     data, device = recipe.data, pick_device(recipe.machine.device)
     learned = Squares(store_of(open_splits(data, recipe.seed).learn, data, data.learn_size_px), data.image_size_px)
-    reestimate(encoder.to(device), learned, mean=data.mean, std=data.std, seed=recipe.seed, device=device)
+    how: dict[str, Any] = {"mean": data.mean, "std": data.std, "white": data.white, "seed": recipe.seed}
+    reestimate(encoder.to(device), learned, **how, device=device)
     return encoder
 
 

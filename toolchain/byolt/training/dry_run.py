@@ -14,6 +14,7 @@ from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 
 from byolt.cores import usable_cores
+from byolt.data.bit_depth import with_bit_depth
 from byolt.data.sampler import Batch
 from byolt.device import peak_bytes
 from byolt.distributed.process_group import all_reduce_max
@@ -112,6 +113,7 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
         TrainingFault: A loss, or what a step left of the weights, is not finite.
         ByoltError: A step needs more memory than there is.
     """
+    recipe = with_bit_depth(recipe)
     parts = prepare(recipe)
     with working("taking a few steps at smaller batches"):
         batch, because = largest_batch(parts)
@@ -231,7 +233,7 @@ def advice(shares: Mapping[str, float], parts: Parts) -> list[str]:
     if threads > cores:
         said.append(f"{threads} threads share {cores} cores: see the line of threads")
     if shares["data"] > _WAITING:
-        decoded_gb = math.ceil(len(store) * store.size_px**2 * 3 / 1e9)
+        decoded_gb = math.ceil(len(store) * store.rule.bytes / 1e9)
         once = f", or decode once with data.cache_budget_gb={decoded_gb}" if store.images is None else ""
         said.append(f"waiting for images takes {shares['data']:.0%} of a step: more machine.workers{once}")
     if shares["views"] > _VIEWS and not on_gpu and recipe.view_size_px >= _WIDE_PX:

@@ -137,7 +137,7 @@ def make_views(batch: Batch, recipe: "Recipe", epoch: Tensor | None = None) -> t
         recipe: What the views are drawn from.
         epoch: The batch's own as a tensor (), for a captured step.
     """
-    from byolt.views import batched_views, normalise
+    from byolt.views import batched_views, in_unit_range, normalise
 
     data = recipe.data
     assert batch.images is not None
@@ -145,7 +145,7 @@ def make_views(batch: Batch, recipe: "Recipe", epoch: Tensor | None = None) -> t
     with record_function("views"):
         if batch.second_views is None:
             views = batched_views(
-                batch.images,
+                in_unit_range(batch.images, data.white),
                 batch.view_keys,
                 epoch=batch.epoch if epoch is None else epoch,
                 seed=recipe.seed,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from byolt.data.bit_depth import with_bit_depth
 from byolt.data.known_splits import keep_run_images
 from byolt.distributed.process_group import (
     all_reduce_max,
@@ -68,7 +69,7 @@ def pretrain(
         TrainingFault: The representation collapsed, or the loss is not finite.
         Stopped: A signal came; the checkpoint of that step is written.
     """
-    text = recipe_text(recipe, source)
+    text, recipe = recipe_text(recipe, source), with_bit_depth(recipe)
     named = None if resume is None or str(resume) == "auto" else open_run(resume)
     keys = result_keys(recipe)
     if named is None:

@@ -93,7 +93,8 @@ class OnlineEvaluator:
         Gives what ``norm_statistics.reestimate`` says of it.
         """
         data, encoder = self.recipe.data, learner.method.eval_encoder
-        how: dict[str, Any] = {"mean": data.mean, "std": data.std, "seed": self.recipe.seed, "device": learner.device}
+        how: dict[str, Any] = {"mean": data.mean, "std": data.std, "white": data.white, "device": learner.device}
+        how["seed"] = self.recipe.seed
         with reestimated(encoder, self.learned, **how) as done:
             yield done
 
@@ -128,8 +129,11 @@ class OnlineEvaluator:
         """
         self.monitor.judge_last(*self._reading(self.metrics))
         untrained = untrained_encoder(self.recipe).to(learner.device)
-        encodings = {"untrained": self._encoding(untrained, learner.device), "pixels": pixel_features}
-        encodings["colours"] = colour_features
+        encodings = {
+            "untrained": self._encoding(untrained, learner.device),
+        }
+        encodings["pixels"] = partial(pixel_features, white=self.recipe.data.white)
+        encodings["colours"] = partial(colour_features, white=self.recipe.data.white)
         encode = self._encoding(learner.method.eval_encoder, learner.device)
         beside: dict[str, Any] = {"rankme": {"untrained": round(rankme(encodings["untrained"](self.probe)), 2)}}
         beside["rankme"]["encoder"] = self.metrics["rankme"]
@@ -150,7 +154,8 @@ class OnlineEvaluator:
 
     def _encoding(self, encoder: nn.Module, device: torch.device) -> Encoding:
         """The features of images by an encoder that lies on ``device``."""
-        return partial(embed, encoder, mean=self.recipe.data.mean, std=self.recipe.data.std, device=device)
+        data = self.recipe.data
+        return partial(embed, encoder, mean=data.mean, std=data.std, white=data.white, device=device)
 
     def _right(self, encode: Encoding) -> npt.NDArray[np.bool_]:
         """Which queries the gallery's nearest neighbours answer right."""
@@ -184,11 +189,15 @@ class Squares:
         return len(self.store)
 
     def batch(self, indices: np.ndarray, /) -> np.ndarray:
-        """Images (B, S, S, 3) at ``indices``."""
+        """Images (B, S, S, C) at ``indices``."""
         images = self.store.batch(indices)
         if images.shape[1] == self.size_px:
             return images
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        scaled = F.interpolate(pixels, (self.size_px, self.size_px), mode="bilinear", antialias=True)
+        size = (self.size_px, self.size_px)
+        if pixels.dtype == torch.uint8:
+            scaled = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        else:  # torch's own takes no uint16.
+            scaled = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True).round().to(pixels.dtype)
         pixels_last: np.ndarray = scaled.permute(0, 2, 3, 1).numpy()
         return pixels_last

@@ -45,7 +45,7 @@ def needed_bytes(recipe: "Recipe", workers: int) -> int:
     if recipe.views.backend == "albumentations":
         batch = 2 * _pages(images * recipe.view_size_px**2 * 3)
     else:
-        batch = _pages(images * recipe.data.learn_size_px**2 * 3)
+        batch = _pages(images * recipe.data.learn_size_px**2 * recipe.data.pixel_bytes)
     return (workers * PREFETCH + _HELD) * (batch + of_numbers) + (workers + 1) * _QUEUE_BYTES
 
 

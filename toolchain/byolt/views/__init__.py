@@ -4,6 +4,6 @@
 take their randomness from ``hashing``: a view is a function of (seed, epoch, image, view), whoever makes it.
 """
 
-from byolt.views.batched import batched_views, normalise
+from byolt.views.batched import batched_views, in_unit_range, normalise
 
-__all__ = ["batched_views", "normalise"]
+__all__ = ["batched_views", "in_unit_range", "normalise"]

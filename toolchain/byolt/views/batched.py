@@ -1,19 +1,20 @@
 """Views of a whole batch in torch, on whichever device, with per-sample parameters.
 
 Order of the paper's Table 6: crop, flip, jitter, grey, blur, solarize. Axes: B images, S side of the source, s side of
-the view, in pixels. Everything linear is one matrix per sample: crop, flip and antialiased resize are one (s, S) matrix
-per axis, blur one (s, s) matrix. On the way an image lies as scanlines, (B, y, 3, x): a matrix along either axis is
-then one batched product without a copy. Views leave channels-last. Only arithmetic touches the pixels: comparisons
-and ``where`` take 5 to 40 times as long as an addition on a CPU. A GPU is never waited for and a CUDA graph may
-capture it all; on a CPU, where a loop and a choice cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip
-needless work.
+the view, in pixels, C channels: 3, or 1 of grey images, which become three equal ones in the last step. Of those hue,
+saturation and grey say nothing, and they are left out; the result is that of three equal channels. Everything linear is
+one matrix per sample: crop, flip and antialiased resize are one (s, S) matrix per axis, blur one (s, s) matrix. On the
+way an image lies as scanlines, (B, y, C, x): a matrix along either axis is then one batched product without a copy.
+Views leave channels-last. Only arithmetic touches the pixels: comparisons and ``where`` take 5 to 40 times as long as
+an addition on a CPU. A GPU is never waited for and a CUDA graph may capture it all; on a CPU, where a loop and a choice
+cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip needless work.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt, UInt8
 from torch import Tensor
 
 from byolt.views.parameters import ViewParameters, draw_parameters
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from byolt.recipe.views import View, Views
 
 Rgb = tuple[float, float, float]
+Pixels = UInt8[Tensor, "B S S C"] | Float32[Tensor, "B S S C"]
+"""Bytes, or values in 0 to 1."""
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as in PIL, torchvision and OpenCV.
 BLUR_REACH = 3.5  # A Gaussian ends at this many standard deviations, as in albumentations.
@@ -29,7 +32,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def batched_views(
-    images: UInt8[Tensor, "B S S 3"],
+    images: Pixels,
     index: Int64[Tensor, "B"],
     *,
     epoch: int | Int64[Tensor, ""],
@@ -48,12 +51,12 @@ def batched_views(
 
 
 def make_view(
-    images: UInt8[Tensor, "B S S 3"], p: ViewParameters, view: "View", *, size_px: int, mean: Rgb, std: Rgb
+    images: Pixels, p: ViewParameters, view: "View", *, size_px: int, mean: Rgb, std: Rgb
 ) -> Float32[Tensor, "B 3 s s"]:
     """Apply the parameters. What ``view`` gives no chance at all is not computed."""
     out = (_resize_each if images.device.type == "cpu" else resize)(images, p, size_px)
     if view.jitter > 0 or view.grey > 0:
-        out = _recolour(out, p, hue=view.jitter > 0 and view.hue > 0)
+        out = _recolour(out, p, hue=view.jitter > 0 and view.hue > 0 and images.shape[3] == 3)
     if view.blur > 0:
         out = _blur(out, p.blur_sigma_px, reach_px=int(BLUR_REACH * view.blur_sigma_px[1]))
     if view.solarize > 0:
@@ -63,7 +66,7 @@ def make_view(
     return out.transpose(1, 2).contiguous(memory_format=torch.channels_last)
 
 
-def resize(images: UInt8[Tensor, "B S S 3"], p: ViewParameters, size_px: int) -> Float32[Tensor, "B s 3 s"]:
+def resize(images: Pixels, p: ViewParameters, size_px: int) -> Float32[Tensor, "B s C s"]:
     """Crop, resize and flip each image by its two matrices; scanlines in 0 to 1."""
     source_px = images.shape[1]
     rows = resize_matrix(p.top, p.height, source_px, size_px)
@@ -71,20 +74,27 @@ def resize(images: UInt8[Tensor, "B S S 3"], p: ViewParameters, size_px: int) ->
     return _warp(_scanlines(images), rows, columns).clamp_(0, 1)  # Bicubic weights overshoot.
 
 
-def _resize_each(images: UInt8[Tensor, "B S S 3"], p: ViewParameters, size_px: int) -> Float32[Tensor, "B s 3 s"]:
-    """The same, one image at a time, rounded to bytes: at 160 to 96 px it takes an eighth of the matrices' time."""
-    squares = images.new_empty((len(images), size_px, size_px, 3))
+def _resize_each(images: Pixels, p: ViewParameters, size_px: int) -> Float32[Tensor, "B s C s"]:
+    """The same, one image at a time, rounded to bytes: at 160 to 96 px it takes an eighth of the matrices' time.
+
+    Of more than 8 bits it is not rounded.
+    """
+    squares = images.new_empty((len(images), size_px, size_px, images.shape[3]))
     source, target = images.permute(0, 3, 1, 2), squares.permute(0, 3, 1, 2)
     boxes = torch.stack([p.top, p.left, p.top + p.height, p.left + p.width, p.flip], 1).tolist()
     for i, (top, left, bottom, right, flip) in enumerate(boxes):
         crop = source[i : i + 1, :, top:bottom, left:right]
         square = F.interpolate(crop, (size_px, size_px), mode="bicubic", antialias=True)
         target[i : i + 1] = square.flip(3) if flip else square
-    return _scanlines(squares)
+    lines = _scanlines(squares)
+    return lines if images.dtype == torch.uint8 else lines.clamp_(0, 1)
 
 
-def _scanlines(images: UInt8[Tensor, "B S S 3"]) -> Float32[Tensor, "B S 3 S"]:
-    return images.permute(0, 1, 3, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+def _scanlines(images: Pixels) -> Float32[Tensor, "B S C S"]:
+    lines = images.permute(0, 1, 3, 2)
+    if images.dtype != torch.uint8:
+        return lines.clone(memory_format=torch.contiguous_format)
+    return lines.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _colour(rgb: Rgb, like: Tensor) -> Float32[Tensor, "3 1"]:
@@ -93,13 +103,13 @@ def _colour(rgb: Rgb, like: Tensor) -> Float32[Tensor, "3 1"]:
 
 
 def _warp(
-    lines: Float32[Tensor, "B S 3 S"], rows: Float32[Tensor, "B s S"], columns: Float32[Tensor, "B s S"]
-) -> Float32[Tensor, "B s 3 s"]:
+    lines: Float32[Tensor, "B S C S"], rows: Float32[Tensor, "B s S"], columns: Float32[Tensor, "B s S"]
+) -> Float32[Tensor, "B s C s"]:
     """Each image through its own matrix along y and its own along x."""
-    batch, source_px, _, _ = lines.shape
+    batch, source_px, channels, _ = lines.shape
     size_px = rows.shape[1]
     across = lines.flatten(1, 2) @ columns.transpose(1, 2)
-    return (rows @ across.view(batch, source_px, 3 * size_px)).view(batch, size_px, 3, size_px)
+    return (rows @ across.view(batch, source_px, channels * size_px)).view(batch, size_px, channels, size_px)
 
 
 def resize_matrix(
@@ -129,7 +139,7 @@ def resize_matrix(
     return weights.div_(weights.sum(2, keepdim=True))
 
 
-def _recolour(lines: Float32[Tensor, "B s 3 s"], p: ViewParameters, *, hue: bool) -> Float32[Tensor, "B s 3 s"]:
+def _recolour(lines: Float32[Tensor, "B s C s"], p: ViewParameters, *, hue: bool) -> Float32[Tensor, "B s C s"]:
     """Jitter in each sample's order, then grey, clamped to 0 to 1 once, at the end.
 
     Without a clamp between them, brightness b, contrast c, saturation s and the hue shift H commute, but for the grey g
@@ -158,12 +168,14 @@ def _recolour(lines: Float32[Tensor, "B s 3 s"], p: ViewParameters, *, hue: bool
     return torch.addcmul(shared[:, :, None], of_colour[:, None, None, None], turned).clamp_(0, 1)
 
 
-def _grey(lines: Float32[Tensor, "B s 3 s"]) -> Float32[Tensor, "B s s"]:
+def _grey(lines: Float32[Tensor, "B s C s"]) -> Float32[Tensor, "B s s"]:
+    if lines.shape[2] == 1:
+        return lines[:, :, 0]
     red, green, blue = lines.unbind(2)
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 
-def shift_hue(lines: Float32[Tensor, "B s 3 s"], turns: Float32[Tensor, "B"]) -> Float32[Tensor, "B s 3 s"]:
+def shift_hue(lines: Float32[Tensor, "B s C s"], turns: Float32[Tensor, "B"]) -> Float32[Tensor, "B s C s"]:
     """Turn the hue by ``turns``, value and chroma kept: the rotation of HSV's hexagon, exact and without a branch.
 
     With V and m the largest and smallest channel, C = V - m, r = (R - m) / C and q = |G - B| / C, the way along the
@@ -185,8 +197,8 @@ def shift_hue(lines: Float32[Tensor, "B s 3 s"], turns: Float32[Tensor, "B"]) ->
 
 
 def _blur(
-    lines: Float32[Tensor, "B s 3 s"], sigma_px: Float32[Tensor, "B"], reach_px: int
-) -> Float32[Tensor, "B s 3 s"]:
+    lines: Float32[Tensor, "B s C s"], sigma_px: Float32[Tensor, "B"], reach_px: int
+) -> Float32[Tensor, "B s C s"]:
     """Gaussian blur of each image, borders mirrored; an image with sigma 0 stays."""
     if lines.device.type == "cpu":  # Here a data-dependent choice costs nothing, and most of view 2 is not blurred.
         chosen = sigma_px.nonzero()[:, 0]
@@ -197,7 +209,7 @@ def _blur(
     return _warp(lines, weights, weights)
 
 
-def _solarize(lines: Float32[Tensor, "B s 3 s"], chosen: Bool[Tensor, "B"]) -> Float32[Tensor, "B s 3 s"]:
+def _solarize(lines: Float32[Tensor, "B s C s"], chosen: Bool[Tensor, "B"]) -> Float32[Tensor, "B s C s"]:
     """1 - x above one half, where it is the smaller."""
     if lines.device.type == "cpu":
         few = chosen.nonzero()[:, 0].tolist()
@@ -227,7 +239,15 @@ def blur_matrix(sigma_px: Float32[Tensor, "B"], size_px: int, reach_px: int) -> 
     return (kernel @ met.flatten(1)).view(-1, size_px, size_px)
 
 
-def normalise(images: UInt8[Tensor, "B S S 3"], mean: Rgb, std: Rgb) -> Float32[Tensor, "B 3 S S"]:
+def in_unit_range(images: UInt[Tensor, "B S S C"], white: int) -> Pixels:
+    """Images as the views take them: bytes as they are, values of more bits in 0 to 1, of which ``white`` is 1."""
+    return images if images.dtype == torch.uint8 else images.float().div_(white)
+
+
+def normalise(images: UInt[Tensor, "B S S C"], mean: Rgb, std: Rgb, white: int = 255) -> Float32[Tensor, "B 3 S S"]:
     """Pixels in 0 to 1, less ``mean``, over ``std``; channels first in shape, last in memory."""
-    pixels = images.permute(0, 3, 1, 2).float().div_(255)
+    assert images.dtype == torch.uint8 or white > 255, "of uint16 the white has to be told"
+    pixels = images.permute(0, 3, 1, 2).float().div_(white)
+    if images.shape[3] == 1:
+        pixels = pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     return pixels.sub_(_colour(mean, pixels)[:, :, None]).div_(_colour(std, pixels)[:, :, None])

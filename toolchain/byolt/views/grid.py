@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from byolt.views.batched import batched_views
+from byolt.views.batched import batched_views, in_unit_range
+from byolt_export.arrays import as_rgb
 
 if TYPE_CHECKING:
     from byolt.data import ImageStore
@@ -20,7 +21,10 @@ def write_view_grid(path: Path, store: "ImageStore", recipe: "Recipe") -> None:
     """Write a PNG of 8 rows: an image, then four pairs of its views as the first four epochs see them."""
     chosen = np.linspace(0, len(store) - 1, min(ROWS, len(store))).astype(np.int64)
     originals = store.batch(chosen)
-    columns = [originals, *(view for epoch in range(PAIRS) for view in _views(originals, chosen, epoch, recipe))]
+    columns = [
+        as_rgb(originals, recipe.data.white),
+        *(view for epoch in range(PAIRS) for view in _views(originals, chosen, epoch, recipe)),
+    ]
     rows = [np.concatenate([_cell(column[row]) for column in columns], 1) for row in range(len(chosen))]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(rows)).save(path)
@@ -34,7 +38,7 @@ def _views(images: np.ndarray, indices: np.ndarray, epoch: int, recipe: "Recipe"
         pairs = [make(image, int(index), epoch) for image, index in zip(images, indices, strict=True)]
         return [np.stack(side) for side in zip(*pairs, strict=True)]
     pair = batched_views(
-        torch.from_numpy(images),
+        in_unit_range(torch.from_numpy(images), recipe.data.white),
         torch.from_numpy(indices),
         epoch=epoch,
         seed=recipe.seed,

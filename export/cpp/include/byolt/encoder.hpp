@@ -32,6 +32,8 @@ struct Description {
   std::string precision;             ///< fp32, fp16 or int8
   std::size_t width = 0;             ///< pixels of what the network is fed
   std::size_t height = 0;            ///< pixels
+  std::size_t channels = 3;          ///< 3, RGB, or 1, grey
+  std::size_t bit_depth = 8;         ///< 2^bit_depth - 1 is white; above 8 a value has two bytes, the low one first
   bool whole_frames = false;         ///< the graph itself resizes frames of exactly this size
   bool logits = false;               ///< outputs are class scores, not an embedding
   bool normalized = false;           ///< embeddings have length 1
@@ -67,7 +69,7 @@ class Context {
   Outputs run(Span<const Image> images);
 
   /// Outputs of images that already have the network's size, without a copy: fill the first `batch` x height x width
-  /// x 3 bytes of `images()`, RGB, then call `run_filled`.
+  /// x channels values of `images()`, RGB or grey, of one byte or two, then call `run_filled`.
   std::uint8_t* images();
   Outputs run_filled(std::size_t batch);
 

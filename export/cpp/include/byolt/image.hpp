@@ -7,12 +7,14 @@ namespace byolt {
 
 /// How a frame's bytes are laid out.
 enum class Format {
-  rgb,   ///< 3 bytes a pixel: red, green, blue
-  bgr,   ///< 3 bytes a pixel: blue, green, red
-  nv12,  ///< a plane of luma, then one of interleaved U and V at half the size: BT.601, video range; even sides
+  rgb,     ///< 3 bytes a pixel: red, green, blue
+  bgr,     ///< 3 bytes a pixel: blue, green, red
+  nv12,    ///< a plane of luma, then one of interleaved U and V at half the size: BT.601, video range; even sides
+  grey8,   ///< 1 byte a pixel, for a bundle of grey images of 8 bits
+  grey16,  ///< 2 bytes a pixel, the low one first, for one of 10 to 16 bits: the values as the camera counts them
 };
 
-/// A raw uint8 frame in host memory. byolt reads it during a call and keeps no pointer to it.
+/// A raw frame in host memory. byolt reads it during a call and keeps no pointer to it.
 struct Image {
   const std::uint8_t* pixels = nullptr;
   std::size_t width = 0;         ///< pixels
