@@ -100,7 +100,7 @@ class FewLabelTrainer:
             self.on_step()
             batch = torch.from_numpy(few.images.batch(rows)).to(device)
             batch = shift_and_flip(batch, rng, flip=self.recipe.views.view_1.flip)
-            batch = relit(normalise(batch, data.mean, data.std), rng)
+            batch = relit(normalise(batch, data.mean, data.std, data.white), rng)
             for group in optimizer.param_groups:
                 group["lr"] = cosine_rate(step, setting.steps, setting.rate)
             loss = F.cross_entropy(classifier(batch), labels[rows].to(device))
@@ -111,7 +111,7 @@ class FewLabelTrainer:
             optimizer.step()
         classifier.eval()
         if not setting.frozen_norms:
-            reestimate(classifier, few.images, mean=data.mean, std=data.std, seed=seed, device=device)
+            reestimate(classifier, few.images, mean=data.mean, std=data.std, white=data.white, seed=seed, device=device)
         return classifier
 
     def logits(self, classifier: Classifier, images: Images) -> Float[Tensor, "N C"]:
