@@ -36,7 +36,7 @@ def write_starts_markdown(study: StartsResults, path: Path, command: str) -> Non
     images, made = study.images, "; ".join(f"{name} {value}" for name, value in study.environment.items())
     about = (
         f"{_count(len(study.seeds), 'seed')}; labels are drawn from {images['train']:,} training images of "
-        f"{images['classes']} classes, and tested on {images['test']:,}; {made}; {study.hours:.1f} hours by one "
+        f"{images['classes']} classes, and tested on {images['test']:,}; {made}; {study.hours:.2f} hours by one "
         "process at a time."
     )
     lines = [f"# {study.title} {study.name}", "", f"`{command}`", "", about]
