@@ -223,7 +223,7 @@ def test_the_whole_command_is_stopped_and_goes_on(tmp_path: Path) -> None:
     root = draw_folder(tmp_path / "images", classes=2, images=80)
     recipe = write_recipe(tmp_path, root)
     words = ("study", recipe, "--starts", "byol,scratch", "--labels", "8,all", "--seeds", "1", "--jobs", "1")
-    words = (*words, "--set", "schedule.epochs=60")
+    words = (*words, "--set", "schedule.epochs=30")
     process = subprocess.Popen(
         [sys.executable, "-m", "byolt", *map(str, words), "--results", "stopped"], cwd=tmp_path, stderr=subprocess.PIPE
     )
