@@ -18,7 +18,8 @@ TableRows = tuple[list[str], list[list[str]]]
 def print_starts(study: StartsResults, written: Sequence[Path], next_command: str) -> None:
     """Of each way the curves as a table, the sentence and the recommendation; the files, the next command."""
     for way in study.ways:
-        print_table(*curve_rows(way), title=f"{way.caption}: {study.measure}, per cent [95 % interval]")
+        click.echo(f"{way.caption}: {study.measure}, per cent [95 % interval]")
+        print_table(*curve_rows(way))
         for said in way.sentences:
             click.echo(f"labels   {said}")
         click.echo(f"advice   {way.recommendation}")
