@@ -160,7 +160,9 @@ def test_a_classifier_of_one_image_a_class(labelled_run: Path, tmp_path: Path, t
 
 def test_the_next_command_names_the_run_unless_it_is_the_latest(labelled_run: Path, tmp_path: Path) -> None:
     run = only_run(labelled_run).relative_to(labelled_run)
-    assert byolt("evaluate", folder=labelled_run).stdout.splitlines()[-1] == "next     byolt export --onnx"
+    *_, worth, following = byolt("evaluate", folder=labelled_run).stdout.splitlines()
+    assert following == "next     byolt export --onnx"
+    assert worth.endswith(f"byolt study {run}/recipe.resolved.yaml --starts scratch,byol")
     done = byolt("pretrain", "tiny.yaml", "--set", "machine.runs_dir=other runs", folder=labelled_run)
     (other,) = (labelled_run / "other runs").iterdir()
     assert done.stdout.splitlines()[-1] == f"next     byolt evaluate 'other runs/{other.name}'"

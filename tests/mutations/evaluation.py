@@ -4,6 +4,7 @@ from tests.mutations.mutation import Mutation
 
 KNN = "toolchain/byolt/evaluation/knn.py"
 LINEAR = "toolchain/byolt/evaluation/linear.py"
+FEW = "toolchain/byolt/evaluation/few_labels.py"
 COLLAPSE = "toolchain/byolt/evaluation/collapse.py"
 DYNAMICS = "toolchain/byolt/evaluation/dynamics.py"
 NORMS = "toolchain/byolt/evaluation/norm_statistics.py"
@@ -27,6 +28,8 @@ EVALUATION = [
         "/ temperature).double().exp().ceil()",
         IN_EVALUATION + "/test_knn.py",
     ),
+    Mutation("a tie counts as a pair in order", FEW, "(below + up_to).mean()", "(2 * up_to).mean()", IN_EVALUATION + "/test_few_labels.py"),
+    Mutation("labels of what is held out", FEW, "kept, out = np.delete(draw, held), draw[held]", "kept, out = draw, draw[held]", IN_EVALUATION + "/test_few_labels.py"),
     Mutation("probe's penalty doubled", LINEAR, "l2 / 2 * weight", "l2 * weight", IN_EVALUATION + "/test_linear.py"),
     Mutation(
         "probe refitted on a part",

@@ -18,7 +18,8 @@ TableRows = tuple[list[str], list[list[str]]]
 def print_starts(study: StartsResults, written: Sequence[Path], next_command: str) -> None:
     """Of each way the curves as a table, the sentence and the recommendation; the files, the next command."""
     for way in study.ways:
-        print_table(*curve_rows(way), title=f"{way.caption}: {study.measure}, per cent [95 % interval]")
+        click.echo(f"{way.caption}: {study.measure}, per cent [95 % interval]")
+        print_table(*curve_rows(way))
         for said in way.sentences:
             click.echo(f"labels   {said}")
         click.echo(f"advice   {way.recommendation}")
@@ -36,7 +37,7 @@ def write_starts_markdown(study: StartsResults, path: Path, command: str) -> Non
     images, made = study.images, "; ".join(f"{name} {value}" for name, value in study.environment.items())
     about = (
         f"{_count(len(study.seeds), 'seed')}; labels are drawn from {images['train']:,} training images of "
-        f"{images['classes']} classes, and tested on {images['test']:,}; {made}; {study.hours:.1f} hours by one "
+        f"{images['classes']} classes, and tested on {images['test']:,}; {made}; {study.hours:.2f} hours by one "
         "process at a time."
     )
     lines = [f"# {study.title} {study.name}", "", f"`{command}`", "", about]
