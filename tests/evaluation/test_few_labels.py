@@ -7,7 +7,6 @@ import torch
 
 from byolt.evaluation.few_labels import (
     L2_GRID,
-    area_under_curve,
     choose,
     choose_l2,
     draw_of_labels,
@@ -65,14 +64,12 @@ def test_folds_hold_each_image_once_and_every_class() -> None:
     assert folds_of(np.array([0, 0, 0, 1]), 0) == []
 
 
-def test_the_area_under_the_curve_is_the_share_of_ordered_pairs() -> None:
-    scores, positive = np.array([1, 2, 3, 2], np.float32), np.array([False, False, True, True])
-    # Pairs (3, 1), (3, 2), (2, 1) are in order, (2, 2) is a tie: 3.5 of 4.
-    assert area_under_curve(scores, positive) == 0.875
-    labels = positive.astype(np.int64)
+def test_two_classes_are_measured_by_the_area_under_the_curve() -> None:
+    labels = np.array([0, 0, 1, 1])
     assert measure_of(labels) == "auc"
     logits = torch.tensor([[0.0, 1], [1, 3], [-1, 2], [5, 7]])
     assert scores_of(logits, labels, "auc").tolist() == [1, 2, 3, 2]
+    # Pairs (3, 1), (3, 2), (2, 1) are in order, (2, 2) is a tie: 3.5 of 4.
     assert metric_of(scores_of(logits, labels, "auc"), labels, "auc") == 0.875
     assert scores_of(logits, labels, "accuracy").tolist() == [0, 0, 1, 1]
     assert metric_of(scores_of(logits, labels, "accuracy"), labels, "accuracy") == 0.5

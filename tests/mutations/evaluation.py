@@ -28,7 +28,6 @@ EVALUATION = [
         "/ temperature).double().exp().ceil()",
         IN_EVALUATION + "/test_knn.py",
     ),
-    Mutation("a tie counts as a pair in order", FEW, "(below + up_to).mean()", "(2 * up_to).mean()", IN_EVALUATION + "/test_few_labels.py"),
     Mutation("labels of what is held out", FEW, "kept, out = np.delete(draw, held), draw[held]", "kept, out = draw, draw[held]", IN_EVALUATION + "/test_few_labels.py"),
     Mutation("probe's penalty doubled", LINEAR, "l2 / 2 * weight", "l2 * weight", IN_EVALUATION + "/test_linear.py"),
     Mutation(

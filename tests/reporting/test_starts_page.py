@@ -57,7 +57,15 @@ def test_the_sentence_the_table_and_the_json(tmp_path: Path, capsys) -> None:  #
     told = json.loads(json.dumps(study.to_dict()))["ways"]["linear"]
     assert told["curves"]["scratch"][0]["mean"] == 0.625
     assert [one["budget"] for one in told["labels_saved"]] == [10]  # Nothing is measured above the largest.
-    assert [(one["ours"], one["theirs"]) for one in told["differences"]] == [("byol", "scratch")] * 2
+    found = [(one["ours"], one["theirs"], one["budget"]) for one in told["differences"]]
+    assert found == [("byol", "scratch", 10)]  # Neither 50 nor 100 was measured.
+
+
+def test_starts_are_compared_at_few_numbers_of_labels() -> None:
+    budgets, rows = (10, 50, 100, 400), np.eye(3)[:, None]
+    scores = {(start, budget): rows for start in ("scratch", "byol") for budget in budgets}
+    way = WayResults("linear", Measured(("scratch", "byol"), budgets, scores, np.arange(3) % 2, "accuracy"), {})
+    assert [one.budget for one in way.differences] == [50, 100]
 
 
 def test_the_report_of_a_run_repeats_the_answer_and_the_picture(tmp_path: Path) -> None:

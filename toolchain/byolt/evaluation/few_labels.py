@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from byolt.evaluation.linear import fit_path
+from byolt.evaluation.roc import auc
 from byolt.evaluation.variance_components import Measure
 from byolt_export.errors import InputError
 
@@ -52,14 +53,7 @@ def scores_of(logits: Float[Tensor, "N C"], labels: Labels, measure: Measure) ->
 
 def metric_of(scores: npt.NDArray[np.float32], labels: Labels, measure: Measure) -> float:
     """The measure of images by their scores, (N,)."""
-    return area_under_curve(scores, labels == 1) if measure == "auc" else float(scores.mean())
-
-
-def area_under_curve(scores: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> float:
-    """Share of pairs of a positive and another image in which the positive has the higher score; ties count half."""
-    ordered = np.sort(scores[~positive])
-    below, up_to = (np.searchsorted(ordered, scores[positive], side) for side in ("left", "right"))
-    return float((below + up_to).mean() / (2 * len(ordered)))
+    return auc(scores, labels) if measure == "auc" else float(scores.mean())
 
 
 def draw_of_labels(labels: Labels, budget: int, key: Sequence[int]) -> Labels:
