@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from byolt.environment import environment
 from byolt.evaluation.statistics import (
     Comparison,
     RankCorrelation,
@@ -13,6 +14,7 @@ from byolt.evaluation.statistics import (
     rank_correlation,
     sentence,
 )
+from byolt.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,18 @@ class StudyResults:
             "hours": round(self.hours, 2),
         }
         return dict(without_nan(lines))
+
+
+def measured_with(recipe: Recipe) -> dict[str, str]:
+    """Versions, processor and threads of a study, in words."""
+    made = environment()
+    return {
+        "byolt": made["byolt"],
+        "torch": made["packages"].get("torch", ""),
+        "processor": made["processor"],
+        "cores": str(made["cores"]),
+        "threads a run": str(recipe.machine.threads or "torch's choice"),
+    }
 
 
 def without_nan(value: Any) -> Any:

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 from byolt.data import Splits
-from byolt.environment import environment
 from byolt.evaluation.few_labels import FOLDS
 from byolt.evaluation.label_efficiency import (
     Difference,
@@ -20,7 +19,7 @@ from byolt.evaluation.label_efficiency import (
 from byolt.evaluation.label_efficiency_words import recommendation, sentence
 from byolt.recipe.load import dump_recipe
 from byolt.recipe.schema import Recipe
-from byolt.studies.results import without_nan
+from byolt.studies.results import measured_with, without_nan
 from byolt.studies.starts_ledger import DRAWS, Cell, Rows
 from byolt.studies.starts_measure import TUNING_DRAWS
 from byolt.studies.starts_plan import PAIRS, WAYS, Way
@@ -153,21 +152,13 @@ def results_of(
     assert splits.train is not None
     assert splits.test is not None
     train, test = len(splits.train), len(splits.test)
-    made = environment()
-    about = {
-        "byolt": made["byolt"],
-        "torch": made["packages"].get("torch", ""),
-        "processor": made["processor"],
-        "cores": str(made["cores"]),
-        "threads a run": str(recipe.machine.threads or "torch's choice"),
-    }
     return StartsResults(
         f"{recipe.name}-starts",
         tuple(ways),
         tuple(sorted({cell.seed for cell in cells})),
         {"train": train, "test": test, "classes": len(splits.train.classes)},
         tuple(_notes(recipe, cells, rows, splits)),
-        about,
+        measured_with(recipe),
         dump_recipe(recipe),
         rows.hours(cells),
     )

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from byolt.environment import environment
 from byolt.recipe.evaluation import SUPERVISED
 from byolt.recipe.load import recipe_text
 from byolt.recipe.schema import Recipe
@@ -12,7 +11,7 @@ from byolt.run import run_of
 from byolt.studies.ablations import CAVEAT, ablation_arms
 from byolt.studies.ledger import PROTOCOL, PROTOCOLS, Key, Ledger, Row, key_of
 from byolt.studies.plan import WITH_LABELS, Arm, Job, Role, in_words, jobs_of, method_arm, tuning_arms
-from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words
+from byolt.studies.results import ArmResults, StudyResults, Table, collapsed_in_words, measured_with
 from byolt.studies.runner import (
     OnLog,
     RowsMissing,
@@ -253,18 +252,10 @@ def ablate(
 def _metrics(
     recipe: Recipe, text: str, context: StudyContext, name: str, title: str, tables: list[Table], notes: list[str]
 ) -> StudyResults:
-    made = environment()
     # A run that is measured in two ways was learned once.
     learned = {row["run"]: float(row["learn_s"]) for row in context.ledger.rows().values()}
     hours = sum(learned.values()) / 3600
-    about = {
-        "byolt": made["byolt"],
-        "torch": made["packages"].get("torch", ""),
-        "processor": made["processor"],
-        "cores": str(made["cores"]),
-        "threads a run": str(recipe.machine.threads or "torch's choice"),
-    }
-    return StudyResults(name, title, tuple(tables), tuple(notes), about, text, hours)
+    return StudyResults(name, title, tuple(tables), tuple(notes), measured_with(recipe), text, hours)
 
 
 def _records(recipe: Recipe, fingerprint: str) -> list[dict[str, object]]:
