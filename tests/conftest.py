@@ -1,5 +1,6 @@
 """What several tests share: a recipe small enough for two cores."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from byolt.recipe.schema import Recipe
 
 torch.set_num_threads(1)
+# Started in the background of a shell, pytest and whatever it starts would ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def tiny_recipe(**sections: Any) -> Recipe:

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,6 @@ def test_progress_that_says_no_stops_the_build(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Started in the background, a process ignores SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_the_build(tmp_path: Path) -> None:
     steps: list[str] = []
 
