@@ -151,6 +151,13 @@ def test_labels_saved_beyond_what_was_measured_are_censored() -> None:
     assert not behind.high_censored
 
 
+@pytest.mark.parametrize(("lead", "low_censored", "high_censored"), [(0.09, False, True), (-0.09, True, False)])
+def test_an_interval_that_meets_an_end_is_censored_there(lead: float, low_censored: bool, high_censored: bool) -> None:
+    found = labels_saved(two(lead=lead), "ours", "theirs", 20)
+    assert found.reached == "within"  # The estimate itself is not beyond the end.
+    assert (found.low_censored, found.high_censored) == (low_censored, high_censored)
+
+
 def test_a_flat_curve_leaves_the_labels_saved_without_an_end() -> None:
     flat = two(lead=0.0)
     scores = {cell: flat.scores[cell[0], 10 if cell[1] != 100 else 100] for cell in flat.scores}
