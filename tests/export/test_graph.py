@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -151,7 +152,9 @@ def test_the_callers_module_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_another_process_writes_the_same_bytes_and_prints_nothing(bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "tests.export.small", str(tmp_path / "again")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": ":".join(sys.path)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     first, again = (
         {path.name: re.sub(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC", b"", path.read_bytes()) for path in folder.iterdir()}
