@@ -38,7 +38,7 @@ STATISTICS = [
     Mutation("noise of one seed taken for what the images share", COMPONENTS_FILE, "(total[:, None] * total - same) / (n * (n - 1))", "total[:, None] * total / n**2", IN_COMPONENTS),
     Mutation("an interval narrower than that of the seeds", COMPONENTS_FILE, "np.maximum(of_all, of_units)", "of_all", IN_COMPONENTS),
     Mutation("covariance of the images taken for known", COMPONENTS_FILE, " + self.images * by_image.var(-1, ddof=1) / 2", "", IN_COMPONENTS),
-    Mutation("negatives placed upside down", COMPONENTS_FILE, "1 - below / n_1", "below / n_1", IN_COMPONENTS),
+    Mutation("negatives placed upside down", ROC, "1 - below / positive.sum()", "below / positive.sum()", IN_COMPONENTS),
     Mutation("seeds left out of the interval", EFFICIENCY_FILE, "return self._seeds == 1 or starts <= self.fixed", "return True", IN_EFFICIENCY),
     Mutation("better on the draws of one seed", EFFICIENCY_FILE, "return self._seeds > 1 or starts <= self.fixed", "return True", IN_EFFICIENCY),
     Mutation("no Bonferroni over pairs and budgets", EFFICIENCY_FILE, "half_width(weights, ALPHA / family)", "half_width(weights, ALPHA)", IN_EFFICIENCY),

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from byolt.data.source import Labels
 from byolt.evaluation.roc import area_difference_on_test_set, area_on_test_set
 from byolt.evaluation.statistics import accuracy_on_test_set, difference_on_test_set
-
-Labels = npt.NDArray[np.int64]
 
 
 class Answers(NamedTuple):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from byolt.device import pick_device
 from byolt.evaluation.evaluate import embed_store
 from byolt.evaluation.features import Images, LabelledImages
 from byolt.evaluation.few_labels import Choice, choose
-from byolt.evaluation.finetune import Classifier, cosine_rate, sgd, shift_and_flip
+from byolt.evaluation.finetune import Classifier, cosine_rate, sgd, shift_and_flip, train_step
 from byolt.evaluation.linear import fit_path
 from byolt.evaluation.norm_statistics import reestimate
 from byolt.evaluation.variance_components import Measure
@@ -101,14 +100,9 @@ class FewLabelTrainer:
             batch = torch.from_numpy(few.images.batch(rows)).to(device)
             batch = shift_and_flip(batch, rng, flip=self.recipe.views.view_1.flip)
             batch = relit(normalise(batch, data.mean, data.std, data.white), rng)
-            for group in optimizer.param_groups:
-                group["lr"] = cosine_rate(step, setting.steps, setting.rate)
-            loss = F.cross_entropy(classifier(batch), labels[rows].to(device))
-            if not torch.isfinite(loss):
+            rate = cosine_rate(step, setting.steps, setting.rate)
+            if not train_step(classifier, optimizer, batch, labels[rows].to(device), rate):
                 raise TrainingFault(f"fine-tuning with few labels: the loss is not finite at step {step + 1}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
         classifier.eval()
         if not setting.frozen_norms:
             reestimate(classifier, few.images, mean=data.mean, std=data.std, white=data.white, seed=seed, device=device)

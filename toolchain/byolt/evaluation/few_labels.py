@@ -13,12 +13,11 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
+from byolt.data.source import Labels
 from byolt.evaluation.linear import fit_path
 from byolt.evaluation.roc import auc
 from byolt.evaluation.variance_components import Measure
 from byolt_export.errors import InputError
-
-Labels = npt.NDArray[np.int64]
 
 FOLDS = 3
 L2_GRID = (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt
@@ -43,8 +42,6 @@ PROTOCOL = (
     "last epoch, one look at the test split; against: McNemar's exact test "
     "on the same test images, which covers their draw, not the seed's"
 )
-
-Labels = npt.NDArray[np.int64]
 
 
 class FinetuneMetrics(TypedDict, total=False):
@@ -231,20 +228,34 @@ class _Trainer:
             for indices in np.array_split(rng.permutation(len(images)), steps_per_epoch):
                 batch = torch.from_numpy(images.batch(indices)).to(self.device)
                 batch = normalise(shift_and_flip(batch, rng), data.mean, data.std, data.white)
-                for group in optimizer.param_groups:
-                    group["lr"] = cosine_rate(step, steps, settings.base_lr * settings.batch_size / 256)
-                loss = F.cross_entropy(classifier(batch), labels[indices].to(self.device))
-                if not torch.isfinite(loss):
+                rate = cosine_rate(step, steps, settings.base_lr * settings.batch_size / 256)
+                if not train_step(classifier, optimizer, batch, labels[indices].to(self.device), rate):
                     raise TrainingFault(f"{what}: the loss is not finite in epoch {epoch + 1}; lower finetune.base_lr")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
                 step += 1
             if self.on_log is not None:
                 self.on_log(f"{what}: epoch {epoch + 1}/{settings.epochs}")
         classifier.eval()
         how: dict[str, Any] = {"mean": data.mean, "std": data.std, "white": data.white, "seed": self.recipe.seed}
         return reestimate(classifier, images, **how, device=self.device)
+
+
+def train_step(
+    classifier: Classifier,
+    optimizer: torch.optim.Optimizer,
+    images: Float[Tensor, "B 3 S S"],
+    labels: Int64[Tensor, "B"],
+    rate: float,
+) -> bool:
+    """One step at a learning rate; False, and no step, where the loss is not finite."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss = F.cross_entropy(classifier(images), labels)
+    if not torch.isfinite(loss):
+        return False
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return True
 
 
 def cosine_rate(step: int, steps: int, peak: float) -> float:

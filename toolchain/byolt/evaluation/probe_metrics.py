@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Float32
 from torch import Tensor
 
+from byolt.data.source import Labels
 from byolt.evaluation.answers import Answers, measured
 from byolt.evaluation.knn import knn_votes
 from byolt.evaluation.linear import linear_probe
@@ -19,8 +19,6 @@ from byolt.evaluation.statistics import chance_on_test_set
 
 if TYPE_CHECKING:
     from byolt.recipe.evaluation import Evaluation
-
-Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from byolt.data.source import Labels
+from byolt.evaluation.statistics import scipy_stats
 from byolt_export.errors import InputError
 
 Scores = npt.NDArray[np.floating[Any]]
-Labels = npt.NDArray[np.int64]
 
 Z_95 = NormalDist().inv_cdf(0.975)
 
@@ -46,8 +47,9 @@ def auc(scores: Scores, labels: Labels, weights: npt.NDArray[Any] | None = None)
     weights = np.ones(len(scores)) if weights is None else weights
     positive, negative = labels == 1, labels == 0
     order = np.argsort(scores[negative], kind="stable")
+    ascending = scores[negative][order]
     below = np.concatenate([[0.0], np.cumsum(weights[negative][order])])
-    lower, not_above = _ranks(scores[positive], scores[negative][order])
+    lower, not_above = (np.searchsorted(ascending, scores[positive], side) for side in ("left", "right"))
     won = weights[positive] @ (below[lower] + below[not_above]) / 2
     pairs = weights[positive].sum() * below[-1]
     return float(won / pairs) if pairs else math.nan
@@ -100,35 +102,47 @@ def area_difference_on_test_set(scores_a: Scores, scores_b: Scores, labels: Labe
 
 def _interval(scores: Scores, labels: Labels) -> tuple[float, float, float]:
     """Area, lower and upper end."""
-    placements = _placements(scores, labels)
-    area, variance = float(placements[0].mean()), _variance(placements)
+    parts = _placements(scores, labels)
+    area, variance = float(parts[0].mean()), _variance(parts)
     if variance > 0 and 0 < area < 1:
         centre, half = math.log(area / (1 - area)), Z_95 * math.sqrt(variance) / (area * (1 - area))
         return area, _logistic(centre - half), _logistic(centre + half)
-    pairs = min(len(part) for part in placements)
+    pairs = min(len(part) for part in parts)
     centre, shrunk = area + Z_95**2 / (2 * pairs), 1 + Z_95**2 / pairs
     half = Z_95 * math.sqrt(area * (1 - area) / pairs + Z_95**2 / (4 * pairs**2))
     return area, max(0.0, (centre - half) / shrunk), min(1.0, (centre + half) / shrunk)
 
 
+def placements(scores: Scores, labels: Labels) -> Scores:
+    """Of each image of class 1 the share of class 0 below it, of each of class 0 the share of class 1 above it.
+
+    DeLong et al. 1988; ties count half. The mean over either class is the area.
+
+    Args:
+        scores: Rows of scores, higher for class 1, (..., N).
+        labels: 0 or 1, (N,), both there.
+    """
+    rank: Any = scipy_stats().rankdata
+    positive = labels == 1
+    # An image's rank among all less that within its class: how many of the other class lie below it.
+    below = rank(scores, axis=-1)
+    below[..., positive] -= rank(scores[..., positive], axis=-1)
+    below[..., ~positive] -= rank(scores[..., ~positive], axis=-1)
+    placed: Scores = np.where(positive, below / (~positive).sum(), 1 - below / positive.sum())
+    return placed
+
+
 def _placements(scores: Scores, labels: Labels) -> tuple[Scores, Scores]:
-    """Of each image of class 1 the share of class 0 below it, (M,), and of each of 0 the share of 1 above it, (K,)."""
-    ones, zeros = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-    below, at_most = _ranks(scores[labels == 1], zeros)
-    lower, not_above = _ranks(scores[labels == 0], ones)
-    return (below + at_most) / 2 / len(zeros), 1 - (lower + not_above) / 2 / len(ones)
+    """Those of class 1, (M,), and those of class 0, (K,)."""
+    placed = placements(scores, labels)
+    return placed[labels == 1], placed[labels == 0]
 
 
-def _ranks(values: Scores, ascending: Scores) -> tuple[Labels, Labels]:
-    """How many of ``ascending`` are below each value, and how many at most it: half of their sum counts ties half."""
-    return np.searchsorted(ascending, values, "left"), np.searchsorted(ascending, values, "right")
-
-
-def _variance(placements: tuple[Scores, ...]) -> float:
+def _variance(parts: tuple[Scores, ...]) -> float:
     """DeLong's: the variance of each class's placements by the number of its images; 0 where it is not known."""
-    if min(len(part) for part in placements) < 2:
+    if min(len(part) for part in parts) < 2:
         return 0.0
-    variance = sum(float(part.var(ddof=1)) / len(part) for part in placements)
+    variance = sum(float(part.var(ddof=1)) / len(part) for part in parts)
     return variance if variance > 1e-16 else 0.0  # Below it is rounding.
 
 

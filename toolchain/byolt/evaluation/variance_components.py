@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from byolt.evaluation.roc import placements
 from byolt.evaluation.statistics import scipy_stats
 from byolt_export.errors import InputError
 
@@ -115,12 +116,7 @@ def metric_and_influences(
     n_1, n_0 = int(positive.sum()), int((~positive).sum())
     if min(n_1, n_0) < 2:
         raise InputError(f"area under the curve: {n_1} positive and {n_0} negative test images; it needs 2 of each")
-    # An image's rank among all less that within its class: how many of the other class lie below it.
-    rank: Any = scipy_stats().rankdata
-    below = rank(scores, axis=-1)
-    below[..., positive] -= rank(scores[..., positive], axis=-1)
-    below[..., ~positive] -= rank(scores[..., ~positive], axis=-1)
-    placed = np.where(positive, below / n_0, 1 - below / n_1)
+    placed = placements(scores, labels)
     metric = placed[..., positive].mean(-1)
     divisor = np.where(positive, n_1 * (n_1 - 1), n_0 * (n_0 - 1))
     return metric, (placed - metric[..., None]) / np.sqrt(divisor)

@@ -9,7 +9,7 @@ import click
 from byolt.console.tables import print_table
 from byolt.evaluation.label_efficiency_words import name, sentence
 from byolt.files import write_text
-from byolt.reporting.study_text import markdown_table
+from byolt.reporting.study_text import capital, markdown_table, print_written
 from byolt.studies.starts_results import StartsResults, WayResults
 
 TableRows = tuple[list[str], list[list[str]]]
@@ -23,9 +23,7 @@ def print_starts(study: StartsResults, written: Sequence[Path], next_command: st
         for said in way.sentences:
             click.echo(f"labels   {said}")
         click.echo(f"advice   {way.recommendation}")
-    for path in written:
-        click.echo(f"wrote    {path}")
-    click.echo(f"next     {next_command}")
+    print_written(written, next_command)
 
 
 def write_starts_markdown(study: StartsResults, path: Path, command: str) -> None:
@@ -45,7 +43,7 @@ def write_starts_markdown(study: StartsResults, path: Path, command: str) -> Non
         lines += ["", f"**{way.caption}.** {way.recommendation}", *(f"- {said}." for said in way.sentences)]
     lines += ["", f"![{study.measure} by number of labels]({path.stem}.svg)"]
     for way in study.ways:
-        lines += ["", f"## {way.caption}", "", f"{study.measure[0].upper()}{study.measure[1:]}, per cent, with its "]
+        lines += ["", f"## {way.caption}", "", f"{capital(study.measure)}, per cent, with its "]
         lines[-1] += "pointwise 95 % interval, by the number of labels."
         lines += ["", *markdown_table(*curve_rows(way))]
         if way.differences:

@@ -19,6 +19,11 @@ def print_study(study: StudyResults, written: list[Path], next_command: str) -> 
             click.echo(f"         {sentence}")
     for note in study.notes:
         click.echo(f"note     {note}")
+    print_written(written, next_command)
+
+
+def print_written(written: Sequence[Path], next_command: str) -> None:
+    """The files that a study wrote, and the next command."""
     for path in written:
         click.echo(f"wrote    {path}")
     click.echo(f"next     {next_command}")
@@ -39,13 +44,13 @@ def write_markdown(study: StudyResults, path: Path, command: str) -> None:
             "",
             f"## {table.caption}",
             "",
-            f"{_capital(table.measure)}, per cent.",
+            f"{capital(table.measure)}, per cent.",
             "",
             *markdown_table(*_arms(table)),
         ]
         if table.comparisons:
             lines += ["", *markdown_table(*_tests(table))]
-        lines += ["", *(f"- {_capital(sentence)}." for sentence in table.said)]
+        lines += ["", *(f"- {capital(sentence)}." for sentence in table.said)]
     lines += ["", *(f"- {note}" for note in study.notes)]
     write_text(path, "\n".join(lines).rstrip() + "\n")
 
@@ -99,5 +104,6 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> li
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """A sentence's beginning; what follows stays, names with capitals too."""
     return text[0].upper() + text[1:]

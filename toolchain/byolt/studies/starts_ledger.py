@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt import __version__
-from byolt.evaluation.few_labels import Labels
+from byolt.data.source import Labels
 from byolt.files import write_bytes
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.schema import Recipe
@@ -134,9 +134,14 @@ class StartsLedger:
 
     def measured(self, cell: Cell, rows: "Rows") -> int:
         """How many draws of a cell, from the first on, have both their row and their scores."""
+        return len(self.scores_of_whole_draws(cell, rows))
+
+    def scores_of_whole_draws(self, cell: Cell, rows: "Rows") -> list[Scores]:
+        """The scores (N,) of a cell's draws from the first on, as far as each has its row too."""
         kept = self.read_scores(cell.key)
-        whole = (draw for draw in range(0 if kept is None else len(kept[0])) if rows.of(cell.key, "test", str(draw)))
-        return sum(1 for number, draw in enumerate(whole) if number == draw)
+        scores = [] if kept is None else list(kept[0])
+        cut = (draw for draw in range(len(scores)) if not rows.of(cell.key, "test", str(draw)))
+        return scores[: next(cut, len(scores))]
 
     def append(self, cell: Cell, **columns: Any) -> None:
         """Add the row of a draw, or of a choice."""

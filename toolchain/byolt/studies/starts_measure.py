@@ -167,13 +167,12 @@ class _Subject(NamedTuple):
     def measure(self, cell: Cell, classifiers: "Classifiers") -> float:
         """Choose where that is to be done, then draw after draw; the mean metric."""
         kept, measure = self.job.kept, measure_of(self.train.labels)
-        setting = kept.rows().setting(cell)
+        rows = kept.rows()
+        setting = rows.setting(cell)
         if setting is None:
             setting = self._choose(cell, classifiers)
-        known = kept.read_scores(cell.key)
-        done = kept.measured(cell, kept.rows())
-        scores = [] if known is None else list(known[0][:done])
-        for draw in range(done, cell.draws):
+        scores = kept.scores_of_whole_draws(cell, rows)
+        for draw in range(len(scores), cell.draws):
             started_s = time.monotonic()
             drawn = draw_of_labels(self.train.labels, cell.budget, (self.job.seed, draw, _REPORTED))
             logits = classifiers.tested(drawn, setting, 1000 * self.job.seed + draw)
