@@ -6,11 +6,13 @@ LEARNER = "toolchain/byolt/training/step.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
 CONVOLUTIONS = "toolchain/byolt/networks/convolutions.py"
+FROZEN_NORMS = "toolchain/byolt/networks/frozen_norms.py"
 PARAMETERS = "toolchain/byolt/views/parameters.py"
 BATCHED = "toolchain/byolt/views/batched.py"
 IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
     f"tests/training/test_{name}.py" for name in ("step", "optimizers", "schedules")
 )
+IN_FROZEN_NORMS = "tests/training/test_frozen_norms.py"
 IN_VIEWS = "tests/views/test_batched.py"
 IN_CONVOLUTIONS = "tests/networks/test_convolutions.py"
 
@@ -27,6 +29,13 @@ LEARNING = [
         "rate off by one step", LEARNER, "return learning_rate(step, ", "return learning_rate(step + 1, ", IN_LEARNER
     ),
     Mutation("rate not scaled by the batch", LEARNER, "recipe.optim.batch_size / 256", "1", IN_LEARNER),
+    Mutation(
+        "frozen norms in train mode",
+        FROZEN_NORMS,
+        "norm.train = partial(_left_alone, norm)",
+        "norm.train()",
+        IN_FROZEN_NORMS,
+    ),
     Mutation("accumulated gradients summed", LEARNER, "(term.loss / self.accumulate)", "(term.loss)", IN_LEARNER),
     Mutation("gradients carried over", LEARNER, "self.optimizer.zero_grad(set_to_none=True)", "pass", IN_LEARNER),
     Mutation(

@@ -27,7 +27,7 @@ from byolt.recipe.load import dump_recipe
 from byolt.recipe.schema import Recipe
 from byolt.studies.starts_ledger import Cell, Images, StartsLedger
 from byolt.studies.starts_measure import Encoder, MeasureJob, _FineTuned, _Linear, _Subject
-from byolt.studies.starts_plan import LabelledSet, Start, Way, budgets_of, labelled_set, starts_of
+from byolt.studies.starts_plan import STARTS, LabelledSet, Start, Way, budgets_of, labelled_set, starts_of
 from byolt.training.signals import StopSignals
 from byolt_export.errors import InputError
 
@@ -49,6 +49,15 @@ def test_starts_differ_in_their_initial_weights_alone(tmp_path: Path) -> None:
     # A recipe that begins from weights of its own: those are the ones.
     own = recipe.model_copy(update={"model": recipe.model.model_copy(update={"init": "file", "init_file": Path("w")})})
     assert [one.recipe.model.init for one in starts_of(own, ["byol", "imagenet+byol"])] == ["random", "file"]
+
+
+def test_frozen_norms_are_those_of_imagenet_alone(tmp_path: Path) -> None:
+    """Random weights have no statistics to keep; a further seed's recipe is read anew, which would refuse the key."""
+    recipe = recipe_of(folder(tmp_path / "parts", good=10, crack=10), model={"init": "imagenet", "frozen_norms": True})
+    frozen = {start.name: start.with_seed(7).model.frozen_norms for start in starts_of(recipe, STARTS)}
+    assert frozen == {"scratch": False, "imagenet": True, "byol": False, "imagenet+byol": True}
+    bare = recipe_of(tmp_path / "parts")
+    assert starts_of(recipe, ["byol"])[0].recipe == starts_of(bare, ["byol"])[0].recipe  # The same run.
 
 
 def test_every_seed_holds_out_what_the_first_one_does(tmp_path: Path) -> None:

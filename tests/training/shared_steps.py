@@ -5,14 +5,17 @@ torchrun --nproc-per-node=2 -m tests.training.shared_steps OUT [METHOD]...
 
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tests.conftest import tiny_recipe
 
 from byolt.data.sampler import BatchSampler, LabelledImages
 from byolt.distributed.process_group import destroy_distributed, init_distributed, is_rank_zero
+from byolt.networks.encoders import build_encoder
 from byolt.recipe.schema import Recipe
 from byolt.training.step import Learner, gathered
 
@@ -27,6 +30,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "simsiam": {"name": "simsiam"},
     "moco v2": {"name": "moco_v2", "queue_size": 64, "norm_groups": 4},
     "moco v2 unshuffled": {"name": "moco_v2", "queue_size": 64, "norm_groups": 4, "shuffle": False},
+    "byol frozen norms": {},
+    "moco v2 frozen norms": {"name": "moco_v2", "queue_size": 64, "norm_groups": 4},
     "moco v3": {"name": "moco_v3", "temperature": 0.2},
     "mean teacher": {"name": "mean_teacher", "labelled_share": 0.5, "tau": 0.9, "rampup_share": 0.0},
 }
@@ -63,9 +68,22 @@ def learn(name: str) -> dict[str, Any]:
 def recipe_of(name: str) -> Recipe:
     accumulate = 2 if name.endswith("accumulated") else 1
     narrow = {"backbone": "timm/resnetv2_18", "args": {"layers": [1, 1], "channels": [16, 16], "stem_chs": 16}}
-    return tiny_recipe(
-        model=narrow, method=METHODS[name], optim={"momentum": 0.9, "accumulate": accumulate, "base_lr": 1.0}
-    )
+    how: dict[str, Any] = {"optim": {"momentum": 0.9, "accumulate": accumulate, "base_lr": 1.0}}
+    if name.endswith("frozen norms"):
+        narrow |= {"init": "file", "init_file": _initial_file(narrow), "frozen_norms": True}
+    return tiny_recipe(model=narrow, method=METHODS[name], **how)
+
+
+def _initial_file(narrow: dict[str, Any]) -> Path:
+    """The encoder's weights with 0.5 for every mean and variance; each process writes its own."""
+    encoder, _ = build_encoder(tiny_recipe(model=narrow).model, seed=0, image_size_px=8)
+    weights = {name: value.float() for name, value in encoder.state_dict().items()}
+    for name, value in weights.items():
+        if name.endswith(("running_mean", "running_var")):
+            value.fill_(0.5)
+    file = Path(mkdtemp(), "initial.safetensors")
+    save_file(weights, file)
+    return file
 
 
 if __name__ == "__main__":

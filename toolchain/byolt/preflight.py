@@ -105,10 +105,13 @@ def check_networks(recipe: "Recipe") -> None:
     import torch
 
     from byolt.networks.encoders import without_initial_weights
+    from byolt.networks.frozen_norms import freeze_norms
 
     model = recipe.model
     if model.init != "random":
-        _built(recipe, model)  # Its file, or its download, is to be had now.
+        encoder = _built(recipe, model)  # Its file, or its download, is to be had now.
+        if model.frozen_norms:
+            freeze_norms(encoder)
     try:
         with torch.device("meta"):
             encoder = _built(recipe, without_initial_weights(model))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from byolt.distributed.collectives import batch_moments, rank, sum_over_processes, world_size
+from byolt.networks.frozen_norms import is_frozen
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -79,10 +80,11 @@ def statistics_in_turn(network: nn.Module, parts: int) -> Iterator[None]:
         network: Normalises each part alone.
         parts: How many go through it here inside the context.
     """
-    if world_size() == 1:
+    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    norms = [norm for norm in norms if not is_frozen(norm)]  # Not by a formula that rounds, either.
+    if world_size() == 1 or not norms:
         yield
         return
-    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     statistics = [
         (norm.momentum or 0.0, s) for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None
     ]
@@ -102,8 +104,10 @@ def statistics_in_turn(network: nn.Module, parts: int) -> Iterator[None]:
 def synchronise_norms(module: nn.Module, device: torch.device) -> nn.Module:
     """Each BatchNorm of ``module`` in place by one over all processes; the module itself where it is one.
 
-    Weights keep their names. torch's kind on a GPU, ``SyncBatchNorm`` elsewhere.
+    Weights keep their names. torch's kind on a GPU, ``SyncBatchNorm`` elsewhere. Frozen norms see no batch, and stay.
     """
+    if is_frozen(module):
+        return module
     if isinstance(module, _BatchNorm):
         return _torch_norm(module) if device.type == "cuda" else SyncBatchNorm(module)
     for name, child in module.named_children():

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from byolt.data.subsets import spread
 from byolt.device import peak_bytes
 from byolt.evaluation.features import Images, Rgb, evaluating
+from byolt.networks.frozen_norms import has_statistics, is_frozen
 from byolt.run import Run
 from byolt.views import normalise
 
@@ -71,7 +72,8 @@ def reestimate(
     """Take a network's running statistics anew, in place, by forward passes over images in an order drawn by ``seed``.
 
     Each norm is given what it normalises: the norms before it use the moments of the batch at hand, as in learning.
-    No process is waited for, and no other part of the network is in train mode. Without such norms nothing is read.
+    No process is waited for, and no other part of the network is in train mode. Without such norms nothing is read;
+    frozen ones keep the statistics that they have.
 
     Args:
         network: Takes normalised images (B, 3, S, S); lies on ``device`` and keeps its modes.
@@ -83,12 +85,15 @@ def reestimate(
 
     Returns:
         What was done, JSON-able: ``layers``, and with any of them ``images``, ``batch``, ``order``, ``views``,
-        ``seconds``, and ``memory_mb``, by which the peak of the process or the GPU rose above that of learning.
+        ``seconds``, and ``memory_mb``, by which the peak of the process or the GPU rose above that of learning;
+        ``frozen``, how many norms keep those of the initial weights, where there are any.
     """
-    moments = [_Moments(norm) for norm in network.modules() if isinstance(norm, _BatchNorm) and _keeps(norm)]
-    others = [module for module in network.modules() if not isinstance(module, _BatchNorm) and _keeps(module)]
+    norms = [module for module in network.modules() if has_statistics(module)]
+    frozen = [module for module in norms if is_frozen(module)]
+    moments = [_Moments(norm) for norm in norms if isinstance(norm, _BatchNorm) and not is_frozen(norm)]
+    others = [module for module in norms if not isinstance(module, _BatchNorm) and not is_frozen(module)]
     if not moments and not others:
-        return {"layers": 0}
+        return {"layers": 0} | ({"frozen": len(frozen)} if frozen else {})
     started_s, peak_before = time.monotonic(), peak_bytes(device)
     chosen = np.random.default_rng([seed, 0]).permutation(spread(len(images), IMAGES))  # Classes lie side by side.
     parts = np.array_split(chosen, -(-len(chosen) // BATCH))
@@ -121,7 +126,7 @@ def reestimated(
     network: nn.Module, images: Images, *, mean: Rgb, std: Rgb, seed: int, device: torch.device, white: int = 255
 ) -> Iterator[dict[str, Any]]:
     """``reestimate`` inside, and the running statistics of learning, bit for bit, in the same memory, after it."""
-    norms = [module for module in network.modules() if _keeps(module)]
+    norms = [module for module in network.modules() if has_statistics(module)]
     kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
     try:
         yield reestimate(network, images, mean=mean, std=std, seed=seed, device=device, white=white)
@@ -152,9 +157,3 @@ def warn_of_lag(run: Run) -> None:
             "weights; learn it again for statistics of its images",
             run.path,
         )
-
-
-def _keeps(module: nn.Module) -> bool:
-    """Whether a module normalises by moving averages in eval mode: BatchNorm of any kind, timm's EvoNorm B0."""
-    moves = isinstance(module, _BatchNorm) or isinstance(getattr(module, "momentum", None), float)
-    return moves and isinstance(getattr(module, "running_var", None), Tensor)

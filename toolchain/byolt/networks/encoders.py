@@ -66,8 +66,11 @@ def untrained_encoder(recipe: "Recipe") -> nn.Module:
 
 
 def without_initial_weights(model: "Model") -> "Model":
-    """The same networks from random weights, whatever the run starts from: no download, no initial file."""
-    return model.model_copy(update={"init": "random", "init_file": None})
+    """The same networks from random weights, whatever the run starts from: no download, no initial file.
+
+    Random weights have no statistics to keep, so nothing is frozen.
+    """
+    return model.model_copy(update={"init": "random", "init_file": None, "frozen_norms": False})
 
 
 def build_head(in_dim: int, head: "Head", *, seed: int) -> nn.Sequential:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from byolt.recipe.section import FolderPath, Section, Settings, Text
+from byolt.recipe.section import FolderPath, Section, Settings, Text, later
 
 _Width = Annotated[int, Field(ge=1, le=10**12)]
 
@@ -40,6 +40,9 @@ class Model(Section):
     """Weights of the same backbone (init: file): the folder of a run, or a file of torchvision, timm, Lightning or
     plain torch (`.safetensors`, `.pth`, `.pt`, `.bin`, `.ckpt`), whose classifier is left out; `package:NAME/PATH` is a
     file in an installed Python package."""
+    frozen_norms: bool = later(False)
+    """The encoder's BatchNorm keeps the statistics of the initial weights (init: file or imagenet), in learning and
+    after it; scale and shift are learned. For few images of another kind than those of the initial weights."""
     zero_init_residual: bool = False
     """Start each residual block at zero; the paper's results did not, its published code does."""
     projector: Head = Head()
@@ -55,4 +58,6 @@ class Model(Section):
             )
         if (self.init == "file") != (self.init_file is not None):
             raise ValueError("init_file goes with `init: file`, and `init: file` needs it")
+        if self.frozen_norms and self.init == "random":
+            raise ValueError("frozen_norms keeps statistics that random weights lack: take `init: imagenet` or `file`")
         return self

@@ -61,18 +61,22 @@ def last_encoder(run: Run) -> nn.Module:
 
     There in a collapsed run too.
     """
-    recipe = run.recipe
-    recipe = recipe.model_copy(update={"model": without_initial_weights(recipe.model)})
+    recipe = run.recipe.model_copy(update={"model": without_initial_weights(run.recipe.model)})
     state = load_checkpoint(run.checkpoints)["method"]
     classes = len(state["projector.bias"]) if recipe.method.share_of_labels is not None else 0
     method = build_method(recipe, classes)
     method.load_state_dict(state)
-    return with_statistics_of_learning(method.eval_encoder.eval(), recipe)
+    return with_statistics_of_learning(method.eval_encoder.eval(), run.recipe)
 
 
 def with_statistics_of_learning(encoder: nn.Module, recipe: Recipe) -> nn.Module:
-    """The encoder with BatchNorm statistics of the images that the recipe learns from, as a finished run has them."""
+    """The encoder with BatchNorm statistics as a finished run has them: of the images that the recipe learns from.
+
+    With `model.frozen_norms` they are those that it has.
+    """
     data, device = recipe.data, pick_device(recipe.machine.device)
+    if recipe.model.frozen_norms:
+        return encoder.to(device)
     learned = Squares(store_of(open_splits(data, recipe.seed).learn, data, data.learn_size_px), data.image_size_px)
     how: dict[str, Any] = {"mean": data.mean, "std": data.std, "white": data.white, "seed": recipe.seed}
     reestimate(encoder.to(device), learned, **how, device=device)

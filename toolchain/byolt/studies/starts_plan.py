@@ -54,7 +54,7 @@ def starts_of(recipe: Recipe, names: Sequence[str]) -> list[Start]:
     """The starts of a recipe by their names, the cheapest first.
 
     ``imagenet`` is the recipe's own initial weights (`init: file` or `init: imagenet`), of one that begins from random
-    weights the backbone's ImageNet weights.
+    weights the backbone's ImageNet weights. Those from random weights have no norms to freeze (`model.frozen_norms`).
 
     Raises:
         InputError: A name is unknown, there is none, or the recipe's method is not BYOL.
