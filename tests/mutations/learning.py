@@ -13,6 +13,7 @@ IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
     f"tests/training/test_{name}.py" for name in ("step", "optimizers", "schedules")
 )
 IN_FROZEN_NORMS = "tests/training/test_frozen_norms.py"
+IN_TURNS = "tests/views/test_quarter_turns.py"
 IN_VIEWS = "tests/views/test_batched.py"
 IN_CONVOLUTIONS = "tests/networks/test_convolutions.py"
 
@@ -112,6 +113,20 @@ LEARNING = [
         IN_VIEWS,
     ),
     Mutation("blur of a smaller sigma", BATCHED, "torch.exp(-0.5 * (distance", "torch.exp(-1.0 * (distance", IN_VIEWS),
+    Mutation(
+        "turned by 90 to the other side",
+        BATCHED,
+        "p.flip ^ (turns == 1) ^ (turns == 2)",
+        "p.flip ^ (turns == 3) ^ (turns == 2)",
+        IN_TURNS,
+    ),
+    Mutation(
+        "no turn as a fourth turn",
+        PARAMETERS,
+        "1 + (3 * number / share).long().clamp_max(2)",
+        "(4 * number / share).long().clamp_max(3)",
+        IN_TURNS,
+    ),
     Mutation("shrunk without antialiasing", BATCHED, "scale.clamp_min(1)", "scale.clamp(1, 1)", IN_VIEWS),
     Mutation(
         "aspect uniform for log-uniform",

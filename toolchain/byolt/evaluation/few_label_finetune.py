@@ -99,7 +99,10 @@ class FewLabelTrainer:
             self.on_step()
             batch = torch.from_numpy(few.images.batch(rows)).to(device)
             batch = shift_and_flip(batch, rng, flip=self.recipe.views.view_1.flip)
-            batch = relit(normalise(batch, data.mean, data.std, data.white), rng)
+            batch = turned(
+                normalise(batch, data.mean, data.std, data.white), rng, self.recipe.views.view_1.quarter_turn
+            )
+            batch = relit(batch, rng)
             rate = cosine_rate(step, setting.steps, setting.rate)
             if not train_step(classifier, optimizer, batch, labels[rows].to(device), rate):
                 raise TrainingFault(f"fine-tuning with few labels: the loss is not finite at step {step + 1}")
@@ -115,6 +118,15 @@ class FewLabelTrainer:
             NonFiniteFeatures: One is not finite.
         """
         return embed_store(classifier, images, self.recipe)
+
+
+def turned(images: Float[Tensor, "B 3 S S"], rng: np.random.Generator, share: float) -> Float[Tensor, "B 3 S S"]:
+    """Each image turned by 90, 180 or 270 degrees, each as likely, with probability ``share``; 0 draws nothing."""
+    if share == 0:
+        return images
+    turns = np.where(rng.random(len(images)) < share, rng.integers(1, 4, len(images)), 0)
+    made = [torch.rot90(image, int(turn), (1, 2)) for image, turn in zip(images, turns, strict=True)]
+    return torch.stack(made).contiguous(memory_format=torch.channels_last)
 
 
 def relit(images: Float[Tensor, "B 3 S S"], rng: np.random.Generator) -> Float[Tensor, "B 3 S S"]:

@@ -67,10 +67,18 @@ class AlbumentationsViews:
         return made
 
 
+class _QuarterTurn(albumentations.RandomRotate90):
+    """A turn by 90, 180 or 270 degrees; albumentations' own counts no turn at all as a fourth."""
+
+    def get_params(self) -> dict[str, int]:
+        """How many turns to the left, 1 to 3."""
+        return {"factor": self.py_random.randint(1, 3)}
+
+
 def _compose(
     view: "View", size_px: int, extra: list[albumentations.BasicTransform], record: bool
 ) -> albumentations.Compose:
-    """The paper's Table 6 in its order, then the recipe's extra transforms."""
+    """The paper's Table 6 in its order, with a turn after the flip, then the recipe's extra transforms."""
 
     def around(reach: float) -> tuple[float, float]:
         return 1 - reach, 1 + reach
@@ -84,6 +92,7 @@ def _compose(
             area_for_downscale="image",  # OpenCV's cubic does not antialias where it shrinks.
         ),
         albumentations.HorizontalFlip(p=view.flip),
+        *([_QuarterTurn(p=view.quarter_turn)] if view.quarter_turn > 0 else []),  # It draws at 0 too.
         albumentations.ColorJitter(
             brightness=around(view.brightness),
             contrast=around(view.contrast),

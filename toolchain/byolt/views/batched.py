@@ -1,10 +1,10 @@
 """Views of a whole batch in torch, on whichever device, with per-sample parameters.
 
-Order of the paper's Table 6: crop, flip, jitter, grey, blur, solarize. Axes: B images, S side of the source, s side of
-the view, in pixels, C channels: 3, or 1 of grey images, which become three equal ones in the last step. Of those hue,
-saturation and grey say nothing, and they are left out; the result is that of three equal channels. Everything linear is
-one matrix per sample: crop, flip and antialiased resize are one (s, S) matrix per axis, blur one (s, s) matrix. On the
-way an image lies as scanlines, (B, y, C, x): a matrix along either axis is then one batched product without a copy.
+Order of the paper's Table 6, and a turn: crop, flip, turn, jitter, grey, blur, solarize. Axes: B images, S side of the
+source, s side of the view, in pixels, C channels: 3, or 1 of grey images, which become three equal ones in the last
+step. Of those hue, saturation and grey say nothing, and they are left out; the result is that of three equal channels.
+Everything linear is one matrix per sample: crop, flip and antialiased resize are one (s, S) matrix per axis, blur one
+(s, s) matrix. On the way an image lies as scanlines, (B, y, C, x): a matrix along either axis is then one batched product without a copy.
 Views leave channels-last. Only arithmetic touches the pixels: comparisons and ``where`` take 5 to 40 times as long as
 an addition on a CPU. A GPU is never waited for and a CUDA graph may capture it all; on a CPU, where a loop and a choice
 cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip needless work.
@@ -67,11 +67,19 @@ def make_view(
 
 
 def resize(images: Pixels, p: ViewParameters, size_px: int) -> Float32[Tensor, "B s C s"]:
-    """Crop, resize and flip each image by its two matrices; scanlines in 0 to 1."""
-    source_px = images.shape[1]
-    rows = resize_matrix(p.top, p.height, source_px, size_px)
-    columns = resize_matrix(p.left, p.width, source_px, size_px, flip=p.flip)
-    return _warp(_scanlines(images), rows, columns).clamp_(0, 1)  # Bicubic weights overshoot.
+    """Crop, resize, flip and turn each image by its two matrices; scanlines in 0 to 1.
+
+    A turn by 180 degrees reverses both axes; one by 90 to the left reverses the columns, one by 270 the rows, and then
+    both axes change places.
+    """
+    source_px, turns = images.shape[1], p.quarter_turns
+    up, left = (None, p.flip) if turns is None else (turns >= 2, p.flip ^ (turns == 1) ^ (turns == 2))
+    rows = resize_matrix(p.top, p.height, source_px, size_px, flip=up)
+    columns = resize_matrix(p.left, p.width, source_px, size_px, flip=left)
+    lines = _warp(_scanlines(images), rows, columns)
+    if turns is not None:
+        lines = torch.where((turns % 2 == 1)[:, None, None, None], lines.transpose(1, 3), lines).contiguous()
+    return lines.clamp_(0, 1)  # Bicubic weights overshoot.
 
 
 def _resize_each(images: Pixels, p: ViewParameters, size_px: int) -> Float32[Tensor, "B s C s"]:
@@ -81,11 +89,13 @@ def _resize_each(images: Pixels, p: ViewParameters, size_px: int) -> Float32[Ten
     """
     squares = images.new_empty((len(images), size_px, size_px, images.shape[3]))
     source, target = images.permute(0, 3, 1, 2), squares.permute(0, 3, 1, 2)
-    boxes = torch.stack([p.top, p.left, p.top + p.height, p.left + p.width, p.flip], 1).tolist()
-    for i, (top, left, bottom, right, flip) in enumerate(boxes):
+    turns = torch.zeros_like(p.top) if p.quarter_turns is None else p.quarter_turns
+    boxes = torch.stack([p.top, p.left, p.top + p.height, p.left + p.width, p.flip, turns], 1).tolist()
+    for i, (top, left, bottom, right, flip, turn) in enumerate(boxes):
         crop = source[i : i + 1, :, top:bottom, left:right]
         square = F.interpolate(crop, (size_px, size_px), mode="bicubic", antialias=True)
-        target[i : i + 1] = square.flip(3) if flip else square
+        square = square.flip(3) if flip else square
+        target[i : i + 1] = torch.rot90(square, turn, (2, 3)) if turn else square
     lines = _scanlines(squares)
     return lines if images.dtype == torch.uint8 else lines.clamp_(0, 1)
 

@@ -1,6 +1,7 @@
 """What is done to each image of a batch for a view, drawn from the hash of (seed, epoch, index, view).
 
-Order of the paper's Table 6: crop, flip, jitter, grey, blur, solarize. Axes: B images, T tries.
+Order of the paper's Table 6, with a turn that it lacks: crop, flip, turn, jitter, grey, blur, solarize. Axes: B images,
+T tries.
 """
 
 import math
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from byolt.recipe.views import View
 
 CROP_TRIES = 10  # torchvision draws boxes until one fits, ten times at most, then takes the centre.
-_SLOTS = 2 * CROP_TRIES + 16
+_SLOTS = 2 * CROP_TRIES + 17  # Each is hashed alone: one more at the end moves none.
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class ViewParameters:
     blur_sigma_px: Float32[Tensor, "B"]
     """0 where the image is not blurred."""
     solarize: Bool[Tensor, "B"]
+    quarter_turns: Int64[Tensor, "B"] | None
+    """0 to 3 turns by 90 degrees to the left, after the flip; None where no image is turned."""
 
 
 def draw_parameters(
@@ -82,7 +85,13 @@ def draw_parameters(
         grey=rest[12] < view.grey,
         blur_sigma_px=torch.where(rest[13] < view.blur, low + rest[14] * (high - low), 0.0),
         solarize=rest[15] < view.solarize,
+        quarter_turns=_quarter_turns(rest[16], view.quarter_turn) if view.quarter_turn > 0 else None,
     )
+
+
+def _quarter_turns(number: Float32[Tensor, "B"], share: float) -> Int64[Tensor, "B"]:
+    """1, 2 or 3, each as likely, with probability ``share``, else 0."""
+    return torch.where(number < share, 1 + (3 * number / share).long().clamp_max(2), 0)
 
 
 def _crop_sizes(
