@@ -4,10 +4,10 @@ Order of the paper's Table 6, and a turn: crop, flip, turn, jitter, grey, blur, 
 source, s side of the view, in pixels, C channels: 3, or 1 of grey images, which become three equal ones in the last
 step. Of those hue, saturation and grey say nothing, and they are left out; the result is that of three equal channels.
 Everything linear is one matrix per sample: crop, flip and antialiased resize are one (s, S) matrix per axis, blur one
-(s, s) matrix. On the way an image lies as scanlines, (B, y, C, x): a matrix along either axis is then one batched product without a copy.
-Views leave channels-last. Only arithmetic touches the pixels: comparisons and ``where`` take 5 to 40 times as long as
-an addition on a CPU. A GPU is never waited for and a CUDA graph may capture it all; on a CPU, where a loop and a choice
-cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip needless work.
+(s, s) matrix. On the way an image lies as scanlines, (B, y, C, x): a matrix along either axis is then one batched
+product without a copy. Views leave channels-last. Only arithmetic touches the pixels: comparisons and ``where`` take 5
+to 40 times as long as an addition on a CPU. A GPU is never waited for and a CUDA graph may capture it all; on a CPU,
+where a loop and a choice cost little, ``_resize_each``, ``_blur`` and ``_solarize`` skip needless work.
 """
 
 from typing import TYPE_CHECKING
