@@ -177,7 +177,8 @@ def _notes(recipe: Recipe, cells: Sequence[Cell], rows: Rows, splits: Splits) ->
         f"draws of as many labels that are not reported, {tuning}, of all labels inside them, with the first seed's "
         "encoder. With fewer than three images of a class there are fewer folds, with one none: then the strongest "
         "regularisation is taken.",
-        "scratch has BatchNorm statistics of the images to learn from; imagenet has those of its weights.",
+        "scratch has BatchNorm statistics of the images to learn from; imagenet has those of its weights"
+        f"{', and imagenet+byol keeps them' if recipe.model.frozen_norms else ''}.",
         "Compared are BYOL from ImageNet with ImageNet alone, and BYOL from random weights with random weights, at 50 "
         "and 100 labels, or the fewest where neither was measured: one family for each way, fixed beforehand. A "
         "direction is named where the simultaneous interval lies on one side of 0.",
