@@ -6,13 +6,13 @@ LEARNER = "toolchain/byolt/training/step.py"
 OPTIMIZERS = "toolchain/byolt/training/optimizers.py"
 SCHEDULES = "toolchain/byolt/training/schedules.py"
 CONVOLUTIONS = "toolchain/byolt/networks/convolutions.py"
-FROZEN_NORMS = "toolchain/byolt/networks/frozen_norms.py"
+FROZEN = "toolchain/byolt/networks/frozen.py"
 PARAMETERS = "toolchain/byolt/views/parameters.py"
 BATCHED = "toolchain/byolt/views/batched.py"
 IN_LEARNER, IN_OPTIMIZERS, IN_SCHEDULES = (
     f"tests/training/test_{name}.py" for name in ("step", "optimizers", "schedules")
 )
-IN_FROZEN_NORMS = "tests/training/test_frozen_norms.py"
+IN_FROZEN = "tests/training/test_frozen_norms.py"
 IN_TURNS = "tests/views/test_quarter_turns.py"
 IN_VIEWS = "tests/views/test_batched.py"
 IN_CONVOLUTIONS = "tests/networks/test_convolutions.py"
@@ -32,10 +32,17 @@ LEARNING = [
     Mutation("rate not scaled by the batch", LEARNER, "recipe.optim.batch_size / 256", "1", IN_LEARNER),
     Mutation(
         "frozen norms in train mode",
-        FROZEN_NORMS,
+        FROZEN,
         "norm.train = partial(_left_alone, norm)",
         "norm.train()",
-        IN_FROZEN_NORMS,
+        IN_FROZEN,
+    ),
+    Mutation(
+        "frozen parts learn",
+        FROZEN,
+        ".requires_grad_(False)",
+        ".requires_grad_(True)",
+        "tests/training/test_frozen_parts.py",
     ),
     Mutation("accumulated gradients summed", LEARNER, "(term.loss / self.accumulate)", "(term.loss)", IN_LEARNER),
     Mutation("gradients carried over", LEARNER, "self.optimizer.zero_grad(set_to_none=True)", "pass", IN_LEARNER),

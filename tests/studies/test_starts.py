@@ -60,6 +60,28 @@ def test_frozen_norms_are_those_of_imagenet_alone(tmp_path: Path) -> None:
     assert starts_of(recipe, ["byol"])[0].recipe == starts_of(bare, ["byol"])[0].recipe  # The same run.
 
 
+def test_a_start_has_keys_of_its_own(tmp_path: Path) -> None:
+    root = folder(tmp_path / "parts", good=10, crack=10)
+    model = {"init": "imagenet", "frozen_parts": ["conv1"]}
+    recipe = recipe_of(root, model=model, study={"starts": {"byol": {"schedule.epochs": 7, "method.beta": 0.5}}})
+    made = {start.name: start.with_seed(3) for start in starts_of(recipe, STARTS)}
+    others = {one.schedule.epochs for name, one in made.items() if name != "byol"}
+    assert others == {recipe.schedule.epochs}
+    assert (made["byol"].schedule.epochs, made["byol"].method.beta) == (7, 0.5)
+    assert [one.model.frozen_parts for one in made.values()] == [(), ("conv1",), (), ("conv1",)]
+    for own, told in (
+        (
+            {"data.image_size_px": 8},
+            r"study.starts.byol: data.image_size_px is the same for every start; one of its own",
+        ),
+        ({"schedule.epoch": 8}, r"study.starts.byol: .*epoch"),
+    ):
+        with pytest.raises(InputError, match=told):
+            starts_of(recipe_of(root, study={"starts": {"byol": own}}), ["byol"])
+    with pytest.raises(InputError, match="starts: 'scratch' is not one of byol, imagenet\\+byol"):
+        recipe_of(root, study={"starts": {"scratch": {"schedule.epochs": 7}}})
+
+
 def test_every_seed_holds_out_what_the_first_one_does(tmp_path: Path) -> None:
     recipe = recipe_of(folder(tmp_path / "parts", good=10, crack=10), seed=4)
     (start,) = starts_of(recipe, ["byol"])

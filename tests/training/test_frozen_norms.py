@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from byolt.distributed.batch_norm import SyncBatchNorm, synchronise_norms
 from byolt.files import read_json
 from byolt.methods.build import build_method
-from byolt.networks.frozen_norms import freeze_norms, is_frozen
+from byolt.networks.frozen import freeze_norms, is_frozen
 from byolt.recipe.identity import result_keys
 from byolt.recipe.model import Model
 from byolt.studies.measure import last_encoder

@@ -105,13 +105,11 @@ def check_networks(recipe: "Recipe") -> None:
     import torch
 
     from byolt.networks.encoders import without_initial_weights
-    from byolt.networks.frozen_norms import freeze_norms
+    from byolt.networks.frozen import freeze
 
     model = recipe.model
     if model.init != "random":
-        encoder = _built(recipe, model)  # Its file, or its download, is to be had now.
-        if model.frozen_norms:
-            freeze_norms(encoder)
+        freeze(_built(recipe, model), model)  # Its file, or its download, is to be had now.
     try:
         with torch.device("meta"):
             encoder = _built(recipe, without_initial_weights(model))

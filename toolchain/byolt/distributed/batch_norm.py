@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from byolt.distributed.collectives import batch_moments, rank, sum_over_processes, world_size
-from byolt.networks.frozen_norms import is_frozen
+from byolt.networks.frozen import is_frozen
 
 
 class SyncBatchNorm(_BatchNorm):

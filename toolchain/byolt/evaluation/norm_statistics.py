@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from byolt.data.subsets import spread
 from byolt.device import peak_bytes
 from byolt.evaluation.features import Images, Rgb, evaluating
-from byolt.networks.frozen_norms import has_statistics, is_frozen
+from byolt.networks.frozen import has_statistics, is_frozen
 from byolt.run import Run
 from byolt.views import normalise
 

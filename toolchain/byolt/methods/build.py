@@ -7,7 +7,7 @@ from torch import nn
 
 from byolt.methods.base import Method
 from byolt.networks.encoders import build_encoder, build_head, seeded, weight_seed
-from byolt.networks.frozen_norms import freeze_norms
+from byolt.networks.frozen import freeze
 from byolt.recipe.schema import Recipe
 
 
@@ -25,8 +25,7 @@ class Networks:
         self.encoder, self.feature_dim = build_encoder(
             recipe.model, seed=weight_seed(recipe.seed), image_size_px=recipe.view_size_px
         )
-        if recipe.model.frozen_norms:
-            freeze_norms(self.encoder)  # Before a target network is copied from it.
+        freeze(self.encoder, recipe.model)
 
     def projector(self) -> nn.Sequential:
         """g, features (B, F) to projections (B, D)."""

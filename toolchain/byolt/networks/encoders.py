@@ -68,9 +68,10 @@ def untrained_encoder(recipe: "Recipe") -> nn.Module:
 def without_initial_weights(model: "Model") -> "Model":
     """The same networks from random weights, whatever the run starts from: no download, no initial file.
 
-    Random weights have no statistics to keep, so nothing is frozen.
+    Random weights have nothing to keep, so nothing is frozen.
     """
-    return model.model_copy(update={"init": "random", "init_file": None, "frozen_norms": False})
+    bare = {"init": "random", "init_file": None, "frozen_norms": False, "frozen_parts": ()}
+    return model.model_copy(update=bare)
 
 
 def build_head(in_dim: int, head: "Head", *, seed: int) -> nn.Sequential:

@@ -23,6 +23,8 @@ from byolt_export.wording import shown
 
 SUPERVISED = "supervised"
 """Mean Teacher's batches and labels without its consistency loss: an arm of a study, and no method."""
+LEARNED_STARTS = ("byol", "imagenet+byol")
+"""Starts of a study that are learned before labels are looked at: from random weights, and from initial ones."""
 
 
 class Evaluation(Section):
@@ -67,6 +69,9 @@ class Study(Section):
     labelled_share: Annotated[float, Field(gt=0, lt=1)] = machine(0.1)
     """Share of the labels that Mean Teacher, fine-tuning and supervised learning alone are given."""
 
+    starts: Annotated[dict[str, dict[str, Any]], AfterValidator(plain)] = machine({})
+    """A start by name (`byolt study --starts`), and the keys that it sets for this recipe, for example
+    `byol: {schedule.epochs: 40}`, since random weights learn longer than ImageNet's."""
     labelled_root: FolderPath | None = machine(None)
     """Labelled folder that starts are compared on (`byolt study --starts`); left out, the recipe's own images."""
     labelled_test_root: FolderPath | None = machine(None)
@@ -74,7 +79,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "Study":
-        for key, known in (("methods", [*METHODS]), ("tuning", [*METHODS, SUPERVISED])):
+        of_methods = (("methods", [*METHODS]), ("tuning", [*METHODS, SUPERVISED]))
+        for key, known in (*of_methods, ("starts", [*LEARNED_STARTS])):
             for name in getattr(self, key):
                 if name not in known:
                     near = did_you_mean(name, known)

@@ -4,6 +4,8 @@ import hashlib
 import json
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from byolt.recipe.initial_file import initial_file
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import LATER, MACHINE, leaves
@@ -16,7 +18,7 @@ def result_keys(recipe: Recipe) -> dict[str, Any]:
         ".".join(path): value
         for path, field, value in leaves(recipe)
         if field.json_schema_extra != MACHINE and path != ("name",)
-        if field.json_schema_extra != LATER or value != field.default
+        if field.json_schema_extra != LATER or value != to_jsonable_python(field.default)
     }
     if recipe.model.init_file is not None:
         try:

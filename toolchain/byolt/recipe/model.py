@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from byolt.recipe.section import FolderPath, Section, Settings, Text, later
 
@@ -43,6 +43,9 @@ class Model(Section):
     frozen_norms: bool = later(False)
     """The encoder's BatchNorm keeps the statistics of the initial weights (init: file or imagenet), in learning and
     after it; scale and shift are learned. For few images of another kind than those of the initial weights."""
+    frozen_parts: Annotated[tuple[Text, ...], Strict(False)] = later(())
+    """Parts of the encoder, by their names in it, whose weights stay the initial ones, for example
+    `[conv_stem, bn1, blocks.0]` of a timm EfficientNet: of few images, what the first layers know is better kept."""
     zero_init_residual: bool = False
     """Start each residual block at zero; the paper's results did not, its published code does."""
     projector: Head = Head()
@@ -60,4 +63,6 @@ class Model(Section):
             raise ValueError("init_file goes with `init: file`, and `init: file` needs it")
         if self.frozen_norms and self.init == "random":
             raise ValueError("frozen_norms keeps statistics that random weights lack: take `init: imagenet` or `file`")
+        if self.frozen_parts and self.init == "random":
+            raise ValueError("frozen_parts keeps initial weights, and random ones know nothing: take `init: imagenet`")
         return self

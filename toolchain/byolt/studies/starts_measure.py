@@ -38,7 +38,7 @@ from byolt.training.prepare import configure_torch
 from byolt.training.signals import StopSignals
 from byolt_export.errors import Stopped, TrainingFault
 
-TUNING_DRAWS: dict[Way, int] = {"linear": 5, "finetune": 2}
+TUNING_DRAWS: dict[Way, int] = {"linear": 20, "finetune": 2}
 """Draws of labels that settings are chosen on, by cross-validation within each."""
 _REPORTED, _TUNING = 0, 1
 

@@ -22,6 +22,7 @@ PAIRS = (("imagenet+byol", "imagenet"), ("byol", "scratch"))
 """What is compared, fixed beforehand: the same initial weights with learning and without."""
 LABELS = (10, 20, 50, 100, 200)
 """Budgets where none are named, those of them that the set holds; and all labels."""
+_OF_LEARNING = ("views", "model", "method", "optim", "schedule")
 Way = Literal["linear", "finetune"]
 WAYS: dict[Way, str] = {"linear": "linear probe on frozen features", "finetune": "all weights fine-tuned"}
 
@@ -57,7 +58,8 @@ def starts_of(recipe: Recipe, names: Sequence[str]) -> list[Start]:
     weights the backbone's ImageNet weights. Those from random weights have no norms to freeze (`model.frozen_norms`).
 
     Raises:
-        InputError: A name is unknown, there is none, or the recipe's method is not BYOL.
+        InputError: A name is unknown, there is none, the recipe's method is not BYOL, or a key of `study.starts` does
+            not fit.
     """
     for name in names:
         if name not in STARTS:
@@ -69,11 +71,23 @@ def starts_of(recipe: Recipe, names: Sequence[str]) -> list[Start]:
     bare = without_initial_weights(recipe.model)
     weights = recipe.model if recipe.model.init != "random" else bare.model_copy(update={"init": "imagenet"})
     apart = open_sources(recipe.data).share is not None
-    return [
-        Start(name, recipe.model_copy(update={"model": weights if "imagenet" in name else bare}), apart)
-        for name in STARTS
-        if name in names
-    ]
+    begun = {name: recipe.model_copy(update={"model": weights if "imagenet" in name else bare}) for name in STARTS}
+    return [Start(name, _with_own_keys(name, begun[name]), apart) for name in STARTS if name in names]
+
+
+def _with_own_keys(name: str, recipe: Recipe) -> Recipe:
+    """What `study.starts` sets for a start; all starts see the same images, and are measured in one way."""
+    own = recipe.study.starts.get(name, {})
+    for key in own:
+        if key.partition(".")[0] not in _OF_LEARNING:
+            raise InputError(
+                f"study.starts.{name}: {key} is the same for every start; one of its own may be of "
+                f"{', '.join(_OF_LEARNING)}"
+            )
+    try:
+        return with_changes(recipe, own)
+    except InputError as error:
+        raise InputError(f"study.starts.{name}: {error}") from error
 
 
 class LabelledSet(NamedTuple):
