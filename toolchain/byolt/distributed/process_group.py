@@ -1,10 +1,12 @@
 """The processes of a run: one alone, or those that torchrun started, each with its part of every batch."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar
 
 import torch
@@ -49,6 +51,8 @@ def init_distributed(device: str) -> None:
             )
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
+    # Imported later, as DistributedDataParallel does, its functions would hold the group for good: their default.
+    import_module("torch.distributed.nn")
     store, own_rank, processes = next(rendezvous("env://", timeout=_PATIENCE))
     # torchrun may keep its store over a restart, and in it the addresses of processes that are gone.
     store = PrefixStore(f"start {_start()}", store)
@@ -56,8 +60,12 @@ def init_distributed(device: str) -> None:
 
 
 def destroy_distributed() -> None:
-    """Leave the process group at the end of a run."""
+    """Leave the process group at the end of a run, once nothing else holds it.
+
+    With its last reference its threads end; one that lets go of a tensor while the interpreter ends would abort.
+    """
     if dist.is_available() and dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -78,7 +78,9 @@ def pretrain(
         if named is not None and named.result is None:
             _hold(named, held)
             _check_resumed(named, keys)
-        return _learned(recipe, text, named, keys, auto=resume is not None, on_log=on_log, held=held)
+        run = _learned(recipe, text, named, keys, auto=resume is not None, on_log=on_log, held=held)
+    destroy_distributed()  # After the networks, which hold the group, are gone.
+    return run
 
 
 def _hold(run: Run, held: ExitStack) -> None:
@@ -124,7 +126,6 @@ def _learned(
             learn(parts, RunLogger(run, recipe, parts.sampler, parts.learner, evaluator, identity, on_log))
     elif result["state"] == "collapsed":
         raise TrainingFault(f"{run.path} collapsed by step {result['step']}; change the recipe, or remove the folder")
-    destroy_distributed()
     return run
 
 
