@@ -1,6 +1,6 @@
 """`make solar`: what it says where its packages cannot be had, and that its commands are whole.
 
-The packages are in no lock and CI has no need of them: offline it has none, and the chain runs on images of another kind.
+The packages are in no lock, and CI has no need of them: the chain runs on images of another kind.
 """
 
 import os
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.test_command_line import TINY, draw_folder, write_recipe
-from tests.test_documents import check_byolt_line
 
 from byolt.cli import cli
 from byolt.networks.encoders import untrained_encoder
 from byolt.recipe.load import load_recipe
 from byolt.studies.starts_plan import budgets_of, starts_of
+from tests.test_command_line import TINY, draw_folder, write_recipe
+from tests.test_documents import check_byolt_line
 
 ROOT = Path(__file__).resolve().parents[1]
 UV = Path(sys.prefix) / "bin" / "uv"
