@@ -55,7 +55,7 @@ def test_offline_it_is_one_sentence_and_code_5_before_anything_is_begun(tmp_path
 def test_its_commands_are_whole() -> None:
     """Each option exists, values parse, and the starts and numbers of labels are those of the shipped recipe."""
     printed = make_solar(ROOT, "-n", "BYOLT=byolt").stdout.replace("\\\n", " ")
-    lines = re.findall(r"(?<![\w./])byolt [^&>\n]+", printed)
+    lines = re.findall(r"(?<![\w./])byolt [^&;>\n]+", printed)
     assert [line.split()[1] for line in lines] == ["pretrain", "study", "export", "report"]
     for line in lines:
         check_byolt_line(line)
