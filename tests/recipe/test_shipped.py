@@ -7,9 +7,10 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from tests.data.tiny_sets import write_cifar, write_stl10
+from tests.data.tiny_sets import write_cifar, write_solar, write_stl10
 from tests.test_command_line import draw_folder
 
+from byolt.data.solar import content_digest
 from byolt.recipe.explain import explain
 from byolt.recipe.load import load_recipe
 from byolt.recipe.method_settings.byol import ByolMethod
@@ -26,7 +27,7 @@ OF_METHOD = {"moco_v2": ["method.norm_groups=2"]}
 
 
 def test_there_are_those_that_the_documents_name() -> None:
-    names = {"quickstart", "stl10", "cifar10", "cifar10-cpu", "folder", "folder-cpu", "cifar10-study"}
+    names = {"quickstart", "stl10", "cifar10", "cifar10-cpu", "folder", "folder-cpu", "cifar10-study", "solar"}
     assert {path.stem for path in RECIPES} >= names
     assert {load_recipe(path).method.name for path in RECIPES} == {"byol", *PAPERS}
 
@@ -193,6 +194,10 @@ def test_a_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytes
 
         write_cifar(CIFAR10, tmp_path / "set", monkeypatch)
         settings += [f"data.root={tmp_path / 'set'}"]
+    elif name == "solar":  # Neither of its packages is needed.
+        monkeypatch.setattr("byolt.data.solar.CONTENT", content_digest(write_solar(tmp_path / "packages", 96)))
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+        settings += ["model.init=random", "model.init_file=null"]
     else:
         draw_folder(tmp_path / "train", classes=2, images=16)
         draw_folder(tmp_path / "test", classes=2, images=8)

@@ -37,6 +37,9 @@ def test_the_page_and_its_picture(tmp_path: Path) -> None:
     # 12, 13, 13, 12, 12, 13 of 20 are 62.5 %.
     assert ("62.5", "62.5") in page.values
     (drawing,) = page.charts.values()
+    # A drawing of lines is the only picture: a committed page shows no image of the set.
+    assert [tag for tag, _ in page.tags].count("img") == 1
+    assert "<image" not in starts_chart(study)
     for said in ("accuracy (%)", "BYOL from random weights", "Linear probe on frozen features"):
         assert said in drawing
     assert study.ways[0].recommendation in page.text
