@@ -38,6 +38,13 @@ LEARNING = [
         IN_FROZEN,
     ),
     Mutation(
+        "the encoder waits a step too long",
+        LEARNER,
+        "step < self.heads_first_steps",
+        "step <= self.heads_first_steps",
+        "tests/training/test_heads_first.py",
+    ),
+    Mutation(
         "frozen parts learn",
         FROZEN,
         ".requires_grad_(False)",

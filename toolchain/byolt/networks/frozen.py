@@ -32,11 +32,11 @@ def freeze(encoder: nn.Module, model: "Model") -> None:
 
 
 def _part(encoder: nn.Module, name: str) -> nn.Module:
-    parts = {known: module for known, module in encoder.named_modules() if known}
+    parts = [known for known, _ in encoder.named_modules() if known]
     if name not in parts:
         near = difflib.get_close_matches(name, parts, n=1) or [known for known, _ in encoder.named_children()]
         raise InputError(f"model.frozen_parts: {type(encoder).__name__} has no part {name!r}; it has {', '.join(near)}")
-    return parts[name]
+    return encoder.get_submodule(name)
 
 
 def has_statistics(module: nn.Module) -> bool:

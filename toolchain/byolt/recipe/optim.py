@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from byolt.recipe.section import BatchSize, Count, Epochs, NotNegative, Positive, Section
+from byolt.recipe.section import BatchSize, Count, Epochs, NotNegative, Positive, Section, later
 
 
 class Optim(Section):
@@ -42,8 +42,14 @@ class Schedule(Section):
     warmup_epochs: Annotated[float, Field(ge=0, le=10**6)] = 10
     """Linear warm-up of the learning rate, then cosine decay to 0."""
 
+    heads_first_epochs: Annotated[float, Field(ge=0, le=10**6)] = later(0.0)
+    """Epochs in which the heads alone learn. They begin from random weights, and what they send back at first would
+    spoil initial weights of the encoder (Kumar et al. 2022, arXiv:2202.10054)."""
+
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Schedule":
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
+        if self.heads_first_epochs >= self.epochs:
+            raise ValueError(f"heads_first_epochs {self.heads_first_epochs:g} must be below epochs {self.epochs}")
         return self

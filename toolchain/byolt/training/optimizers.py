@@ -68,6 +68,7 @@ def build_optimizer(
     optim: "Optim",
     predictor: "PredictorRate | None" = None,
     *,
+    heads_first: bool = False,
     device_rates: bool = False,
 ) -> Optimizer:
     """The recipe's optimizer over the online parameters (the target's ask for no gradient).
@@ -81,17 +82,17 @@ def build_optimizer(
         optim: Which optimizer, and its settings.
         predictor: How the predictor's rate departs from that of the rest (Table 21); kept as ``rate_multiplier`` and
             ``constant_rate`` of its groups.
+        heads_first: Whether the encoder waits for the heads at first; kept as ``waits`` of its groups.
         device_rates: Whether each group's rate is a tensor beside its weights, as a captured step needs it.
     """
-    apart = predictor is not None and predictor != (1.0, False)
+    own: dict[str, dict[str, Any]] = {"encoder.": {"waits": True}} if heads_first else {}
+    if predictor is not None and predictor != (1.0, False):
+        own["predictor."] = {"rate_multiplier": predictor.multiplier, "constant_rate": predictor.constant}
     learned = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    predictors: list[Tensor] = [p for name, p in learned.items() if apart and name.startswith("predictor.")]
-    others: list[Tensor] = [p for name, p in learned.items() if not (apart and name.startswith("predictor."))]
+    others: list[Tensor] = [p for name, p in learned.items() if not name.startswith(tuple(own))]
     groups = _groups(others, optim)
-    if predictors:
-        assert predictor is not None
-        own = {"rate_multiplier": predictor.multiplier, "constant_rate": predictor.constant}
-        groups += [group | own for group in _groups(predictors, optim)]
+    for part, settings in own.items():
+        groups += [group | settings for group in _groups([p for n, p in learned.items() if n.startswith(part)], optim)]
     if device_rates:
         for group in groups:
             group["lr"] = torch.zeros((), device=others[0].device)

@@ -57,6 +57,7 @@ class Learner:
         """
         self.device, self.steps = device, steps
         self.warmup_steps = round(recipe.schedule.warmup_epochs * steps_per_epoch)
+        self.heads_first_steps = round(recipe.schedule.heads_first_epochs * steps_per_epoch)
         self.peak_lr = recipe.optim.base_lr * recipe.optim.batch_size / 256
         self.accumulate = recipe.optim.accumulate
         self.settings = recipe.method
@@ -70,7 +71,11 @@ class Learner:
         self.recomputed_blocks = recompute_blocks(self.method.encoder) if recipe.machine.recompute else 0
         self.forward, self._no_sync = _forward_of(self.method, compiled=recipe.machine.compile)
         self.optimizer = build_optimizer(
-            self.method, recipe.optim, recipe.method.predictor_rate_rule, device_rates=device_rates
+            self.method,
+            recipe.optim,
+            recipe.method.predictor_rate_rule,
+            heads_first=self.heads_first_steps > 0,
+            device_rates=device_rates,
         )
         self.decay: float | Tensor = torch.zeros((), device=device) if device_rates else 0.0
         self.bf16 = computes_in_bf16(recipe.machine.precision, device)
@@ -104,6 +109,7 @@ class Learner:
         rate = self.learning_rate(step)
         for group in self.optimizer.param_groups:
             own = (self.peak_lr if group.get("constant_rate") else rate) * group.get("rate_multiplier", 1.0)
+            own = 0.0 if group.get("waits") and step < self.heads_first_steps else own
             group["lr"] = group["lr"].fill_(own) if isinstance(group["lr"], Tensor) else own
         decay = self.tau(step)
         if decay is not None:

@@ -67,7 +67,7 @@ class AlbumentationsViews:
         return made
 
 
-class _QuarterTurn(albumentations.RandomRotate90):
+class _QuarterTurn(albumentations.RandomRotate90):  # type: ignore[misc]
     """A turn by 90, 180 or 270 degrees; albumentations' own counts no turn at all as a fourth."""
 
     def get_params(self) -> dict[str, int]:
