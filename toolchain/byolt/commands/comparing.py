@@ -78,11 +78,12 @@ def study(
         return
     _refuse(asked, ("labels", "finetune", "data_root", "test_root"), "is of starts: give --starts too")
     names = _names(asked["methods"]) if asked["methods"] is not None else METHODS
-    common |= {"tune": asked["tune"] is not False, "source": recipe_path}
+    common["source"] = recipe_path
     if asked["epochs"] is None:
         _refuse(asked, ("no_learn",), "is of lengths: give --epochs too")
-        metrics = byolt.study(recipe, names, seeds=seeds or 5, **common)
+        metrics = byolt.study(recipe, names, seeds=seeds or 5, tune=asked["tune"] is not False, **common)
     else:
+        _refuse(asked, ("tune",), "is of one length: with --epochs settings are chosen where study.tuning has some")
         lengths = _lengths(names, asked["epochs"])
         metrics = byolt.study_lengths(recipe, lengths, seeds=seeds or 3, learn=not asked["no_learn"], **common)
     following = command("ablate", recipe_path, "target", *with_sets(overrides), *_kept_in(results))

@@ -11,7 +11,6 @@ from byolt.files import write_text
 from byolt.studies.lengths_results import LengthsResults
 from byolt.studies.results import ArmResults, StudyResults, Table
 
-
 SEEDS_IN_BRACKETS = "Mean +/- standard deviation, per cent, and in brackets the number of seeds"
 
 

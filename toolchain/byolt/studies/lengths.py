@@ -26,7 +26,6 @@ def study_lengths(
     methods: Mapping[str, Sequence[int]],
     *,
     seeds: int = 3,
-    tune: bool = True,
     learn: bool = True,
     jobs: int | None = None,
     results: str | Path = "docs/results",
@@ -43,7 +42,6 @@ def study_lengths(
         recipe: Data, views and encoder that all share.
         methods: Names, and the epochs of each: all begin with the same.
         seeds: How many, from the recipe's seed on.
-        tune: Whether settings are chosen; else each method's own are taken.
         learn: Whether runs that are missing are learned; else it is told of those that have ended.
         jobs: Runs that learn at a time, each in a process; left out, as many as fit the cores.
         results: Folder of the CSV.
@@ -57,8 +55,6 @@ def study_lengths(
     """
     lengths = {name: tuple(sorted(set(epochs))) for name, epochs in methods.items()}
     _check(lengths)
-    if not tune:
-        recipe = with_changes(recipe, {"study.tuning": {}})
     arms = [_of_length(arm, epochs[0]) for name, epochs in lengths.items() for arm in tuning_arms(recipe, name)]
     numbers = seeds_of(recipe, seeds)
     check_study(arms, Path(results), jobs)
@@ -90,8 +86,10 @@ def _check(lengths: Lengths) -> None:
         if not epochs or epochs[0] < 1:
             raise InputError(f"--epochs of {name}: whole numbers from 1 on")
         if epochs[0] != lengths["byol"][0]:
-            raise InputError(f"--epochs of {name} begin with {epochs[0]}, byol's with {lengths['byol'][0]}: differences "
-                             "grow or shrink from one common length; begin with the same")  # fmt: skip
+            raise InputError(
+                f"--epochs of {name} begin with {epochs[0]}, byol's with {lengths['byol'][0]}: how a difference moves "
+                "is told from one length on; begin with the same"
+            )
 
 
 def _all(lengths: Lengths) -> list[int]:
@@ -149,9 +147,8 @@ def _settings(context: StudyContext, recipe: Recipe, name: str, lengths: Sequenc
         return {epochs: _of_length(own[0], epochs) for epochs in lengths}
     best = _ranked(context, recipe, _tried(recipe, name, lengths[0]))
     again = _ranked(context, recipe, _tried_again(context, recipe, name, lengths))
-    return dict(zip(lengths, best[:1])) | {
-        epochs: _of_length(arm, epochs) for arm in again[:1] for epochs in lengths[1:]
-    }
+    found = {lengths[0]: arm for arm in best[:1]}
+    return found | {epochs: _of_length(arm, epochs) for arm in again[:1] for epochs in lengths[1:]}
 
 
 def _table(context: StudyContext, chosen: Mapping[str, Mapping[int, Arm]], epochs: int) -> Table:
