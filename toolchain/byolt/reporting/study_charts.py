@@ -37,21 +37,7 @@ def lengths_chart(study: LengthsResults) -> str:
     names = dict.fromkeys(arm.name for table in study.tables for arm in table.arms)
     with canvas(6.4, 3.7) as (figure, (axes,)):
         for place, name in enumerate(names):
-            measured = [
-                (epochs, arm)
-                for epochs, table in zip(study.lengths, study.tables, strict=True)
-                for arm in table.arms
-                if arm.name == name
-            ]
-            look = {"color": f"C{place}", "linestyle": "solid"}
-            means = [(epochs, arm.summary) for epochs, arm in measured if arm.summary is not None]
-            lengths = [epochs for epochs, _ in means]
-            lows, centres, highs = 100 * np.array([(s.low, s.mean, s.high) for _, s in means]).reshape(-1, 3).T
-            axes.plot(lengths, centres, **look, marker=MARKS[place % len(MARKS)], label=shortened(name))
-            axes.fill_between(lengths, lows, highs, color=look["color"], alpha=0.13, linewidth=0)
-            for epochs, arm in measured:
-                seeds = 100 * np.array(arm.accuracies)
-                axes.scatter(np.full(len(seeds), epochs), seeds, s=9, color=look["color"], alpha=0.6, linewidths=0)
+            _draw_method(axes, place, name, study)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(list(study.lengths)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -61,6 +47,19 @@ def lengths_chart(study: LengthsResults) -> str:
         key = "dot: a seed; line: mean; band: 95 % t interval over seeds"
         figure.supxlabel(key, x=0.995, ha="right", fontsize=8.5, color=GREY)
         return svg_of(figure)
+
+
+def _draw_method(axes: Axes, place: int, name: str, study: LengthsResults) -> None:
+    tables = zip(study.lengths, study.tables, strict=True)
+    measured = [(epochs, arm) for epochs, table in tables for arm in table.arms if arm.name == name]
+    means = [(epochs, arm.summary) for epochs, arm in measured if arm.summary is not None]
+    lengths, colour, mark = [epochs for epochs, _ in means], f"C{place}", MARKS[place % len(MARKS)]
+    lows, centres, highs = 100 * np.array([(s.low, s.mean, s.high) for _, s in means]).reshape(-1, 3).T
+    axes.plot(lengths, centres, color=colour, linestyle="solid", marker=mark, label=shortened(name))
+    axes.fill_between(lengths, lows, highs, color=colour, alpha=0.13, linewidth=0)
+    for epochs, arm in measured:
+        seeds = 100 * np.array(arm.accuracies)
+        axes.scatter(np.full(len(seeds), epochs), seeds, s=9, color=colour, alpha=0.6, linewidths=0)
 
 
 def study_chart(study: StudyResults) -> str:

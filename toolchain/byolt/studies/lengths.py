@@ -147,7 +147,7 @@ def _settings(context: StudyContext, recipe: Recipe, name: str, lengths: Sequenc
         return {epochs: _of_length(own[0], epochs) for epochs in lengths}
     best = _ranked(context, recipe, _tried(recipe, name, lengths[0]))
     again = _ranked(context, recipe, _tried_again(context, recipe, name, lengths))
-    found = {lengths[0]: arm for arm in best[:1]}
+    found = {lengths[0]: best[0]} if best else {}
     return found | {epochs: _of_length(arm, epochs) for arm in again[:1] for epochs in lengths[1:]}
 
 
