@@ -1,4 +1,4 @@
-"""Methods over lengths: what is chosen where, what is told of runs that have ended, and whether a gap closes."""
+"""Methods over lengths: what is chosen where, what is told of runs that have ended, and whether a gap narrows."""
 
 import csv
 import json
@@ -75,24 +75,24 @@ def test_how_a_gap_moves_by_hand() -> None:
         (16, (arm("byol", 0.45, 0.47, 0.49), arm("simclr", 0.50, 0.51, 0.52))),
         (48, (arm("byol", 0.60, 0.61), arm("simclr", 0.58, 0.57))),
     )
-    closes, turns = study.gaps
-    assert (closes.first, closes.last, closes.theirs) == (4, 16, "simclr")
-    assert (closes.before, closes.after) == pytest.approx((-0.10, -0.04))
-    assert closes.change[1:4] == pytest.approx((0.06, 0.06 - 0.0248414, 0.06 + 0.0248414), abs=1e-6)
-    assert closes.change.family == 1
-    assert closes.sentence == (
-        "byol less simclr is -10.0 points at 4 epochs and -4.0 at 16: the gap closes, a change of +6.0 points "
+    narrows, turns = study.gaps
+    assert (narrows.first, narrows.last, narrows.theirs) == (4, 16, "simclr")
+    assert (narrows.before, narrows.after) == pytest.approx((-0.10, -0.04))
+    assert narrows.change[1:4] == pytest.approx((0.06, 0.06 - 0.0248414, 0.06 + 0.0248414), abs=1e-6)
+    assert narrows.change.family == 1
+    assert narrows.sentence == (
+        "byol less simclr is -10.0 points at 4 epochs and -4.0 at 16: the gap narrows, a change of +6.0 points "
         "[3.5, 8.5] over 3 seeds"
     )
     # Over the two seeds of both lengths: gains 30 and 30 against 18 and 16.
     assert (turns.change.n, turns.after) == pytest.approx((2, 0.03))
     assert turns.change.difference == pytest.approx(0.13)
-    assert turns.verdict == "turns" if turns.change.low > 0 else "not told apart"
+    assert turns.verdict == "changes sides" if turns.change.low > 0 else "not told apart"
 
 
 @pytest.mark.parametrize(
     ("late", "verdict"),
-    [((0.20, 0.21, 0.23), "widens"), ((0.40, 0.33, 0.31), "not told apart"), ((0.50, 0.51, 0.53), "turns")],
+    [((0.20, 0.21, 0.23), "widens"), ((0.40, 0.33, 0.31), "not told apart"), ((0.50, 0.51, 0.53), "changes sides")],
 )
 def test_a_gap_in_a_word(late: tuple[float, ...], verdict: str) -> None:
     study = results(
@@ -101,7 +101,7 @@ def test_a_gap_in_a_word(late: tuple[float, ...], verdict: str) -> None:
     )
     (gap,) = study.gaps
     assert gap.verdict == verdict
-    assert ("whether the gap closes is not told apart" in gap.sentence) == (verdict == "not told apart")
+    assert ("not told apart from none" in gap.sentence) == (verdict == "not told apart")
 
 
 def test_seeds_that_move_alike_prove_nothing() -> None:

@@ -42,7 +42,8 @@ def lengths_chart(study: LengthsResults) -> str:
         axes.xaxis.set_major_locator(FixedLocator(list(study.lengths)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels([f"{epochs:,}" for epochs in study.lengths])
-        axes.set(xlabel="epochs", ylabel=f"{shortened(study.tables[0].measure, 52)} (%)")
+        axes.set_title(f"{shortened(study.tables[0].measure, 52)} (%)", loc="left", fontsize=10)
+        axes.set(xlabel="epochs")
         axes.legend(fontsize=8.5)
         key = "dot: a seed; line: mean; band: 95 % t interval over seeds"
         figure.supxlabel(key, x=0.995, ha="right", fontsize=8.5, color=GREY)

@@ -45,10 +45,12 @@ def write_markdown(study: StudyResults, path: Path, command: str) -> None:
     environment = "; ".join(f"{name} {value}" for name, value in study.environment.items())
     about = f"{environment}; {study.hours:.1f} hours of learning by one process each, over all runs of this recipe"
     lines = [f"# {study.title}: {study.name}", "", f"`{command}`", "", f"{about} that are kept."]
+    alt = "every seed"
     if isinstance(study, LengthsResults):
+        alt = "accuracy against epochs"
         lines += ["", *markdown_table(*overview(study)), "", f"{SEEDS_IN_BRACKETS}.", ""]
-        lines += [*(f"- {capital(gap.sentence)}." for gap in study.gaps), "", "## Accuracy against epochs"]
-    lines += ["", f"![every seed]({path.stem}.svg)"]
+        lines += [*(f"- {capital(gap.sentence)}." for gap in study.gaps)]
+    lines += ["", f"![{alt}]({path.stem}.svg)"]
     for table in study.tables:
         lines += [
             "",

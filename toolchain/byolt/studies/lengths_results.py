@@ -23,12 +23,12 @@ class Gap(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``closes``, ``widens``, ``turns``, or ``not told apart`` where the simultaneous interval holds 0."""
+        """``narrows``, ``widens``, ``changes sides``, or ``not told apart`` where the simultaneous interval holds 0."""
         if self.change.verdict == "not told apart":
             return "not told apart"
         if self.before * self.after < 0:
-            return "turns"
-        return "closes" if abs(self.after) < abs(self.before) else "widens"
+            return "changes sides"
+        return "narrows" if abs(self.after) < abs(self.before) else "widens"
 
     @property
     def sentence(self) -> str:
@@ -40,10 +40,10 @@ class Gap(NamedTuple):
         c = self.change
         if c.low != c.low:
             return f"{moved}: the same change at each of {c.n} seeds, and no spread to draw an interval from"
-        change = f"a change of {in_points(c.difference, c.low, c.high, '+')} over {c.n} seeds"
+        change = f"{in_points(c.difference, c.low, c.high, '+')} over {c.n} seeds"
         if self.verdict == "not told apart":
-            return f"{moved}: whether the gap closes is not told apart, {change} holds 0"
-        return f"{moved}: the gap {self.verdict}, {change}"
+            return f"{moved}: the change is not told apart from none, {change} holds 0"
+        return f"{moved}: the gap {self.verdict}, a change of {change}"
 
 
 @dataclass(frozen=True)
