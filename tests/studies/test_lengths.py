@@ -1,6 +1,7 @@
 """Methods over lengths: what is chosen where, what is told of runs that have ended, and whether a gap narrows."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,16 @@ def test_a_study_of_lengths_from_the_command_line(tmp_path: Path, monkeypatch: p
     with open(tmp_path / "tiny.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     made = [(row["role"], row["arm"], row["epochs"], row["seed"]) for row in rows]
-    assert made == [
-        *[("tuning", "byol", "1", "1000")] * 2,
-        *[("study", name, "1", seed) for seed in "01" for name in ("byol", "simclr")],
-        *[("tuning", "byol", "2", "1000")] * 2,
-        *[("study", name, "2", seed) for seed in "01" for name in ("byol", "simclr")],
-        *[("study", "byol", "3", seed) for seed in "01"],
+    stages = [
+        [("tuning", "byol", "1", "1000")] * 2,
+        [("study", name, "1", seed) for name in ("byol", "simclr") for seed in "01"],
+        [("tuning", "byol", "2", "1000")] * 2,
+        [("study", name, "2", seed) for name in ("byol", "simclr") for seed in "01"],
+        [("study", "byol", "3", seed) for seed in "01"],
     ]
+    ends = list(itertools.accumulate(map(len, stages)))
+    assert [sorted(made[end - len(stage) : end]) for end, stage in zip(ends, stages, strict=True)] == stages
+    assert len(made) == ends[-1]
     linear = {row["seed"]: float(row["linear"]) for row in rows if row["epochs"] == "3"}
     assert told["tables"][2]["arms"][0]["accuracies"] == [linear["0"], linear["1"]]
     again = CliRunner(catch_exceptions=False).invoke(cli, [*command, "--no-learn"])
