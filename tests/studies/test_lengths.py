@@ -72,21 +72,21 @@ def results(*tables: tuple[int, tuple[ArmResults, ...]]) -> LengthsResults:
 def test_how_a_gap_moves_by_hand() -> None:
     """What byol gains less what the other gains: 5, 6 and 7 points; 6 -/+ 4.3027 x 1 / sqrt(3) = 3.52 to 8.48."""
     study = results(
-        (4, (arm("byol", 0.30, 0.31, 0.32), arm("simclr", 0.40, 0.41, 0.42), arm("simsiam", 0.2, 0.2, 0.2))),
-        (16, (arm("byol", 0.45, 0.47, 0.49), arm("simclr", 0.50, 0.51, 0.52))),
+        (4, (arm("byol", 0.30, 0.31, 0.32), arm("simclr", 0.40, 0.41, 0.43), arm("simsiam", 0.2, 0.2, 0.2))),
+        (16, (arm("byol", 0.45, 0.47, 0.49), arm("simclr", 0.50, 0.51, 0.53))),
         (48, (arm("byol", 0.60, 0.61), arm("simclr", 0.58, 0.57))),
     )
     narrows, turns = study.gaps
     assert (narrows.first, narrows.last, narrows.theirs) == (4, 16, "simclr")
-    assert (narrows.before, narrows.after) == pytest.approx((-0.10, -0.04))
+    assert (narrows.before, narrows.after) == pytest.approx((0.31 - 1.24 / 3, 0.47 - 1.54 / 3))
     assert narrows.change[1:4] == pytest.approx((0.06, 0.06 - 0.0248414, 0.06 + 0.0248414), abs=1e-6)
     assert narrows.change.family == 1
     assert narrows.sentence == (
-        "byol less simclr is -10.0 points at 4 epochs and -4.0 at 16: the gap narrows, a change of +6.0 points "
+        "byol less simclr is -10.3 points at 4 epochs and -4.3 at 16: the gap narrows, a change of +6.0 points "
         "[3.5, 8.5] over 3 seeds"
     )
     # Over the two seeds of both lengths: gains 30 and 30 against 18 and 16.
-    assert (turns.change.n, turns.after) == pytest.approx((2, 0.03))
+    assert (turns.change.n, turns.before, turns.after) == pytest.approx((2, -0.10, 0.03))
     assert turns.change.difference == pytest.approx(0.13)
     assert turns.verdict == "changes sides" if turns.change.low > 0 else "not told apart"
 
