@@ -203,6 +203,7 @@ def test_a_study_of_lengths_from_the_command_line(tmp_path: Path, monkeypatch: p
         (["--epochs", "1,x"], "--epochs: 'x' is no number of epochs"),
         (["--epochs", "2,4", "--methods", "simclr"], "byol is what the others are tested against"),
         (["--epochs", "2,4", "--methods", "byol,simclr:1"], "--epochs of simclr: whole numbers from 1 on"),
+        (["--epochs", "2,4", "--methods", "byol,mean_teacher"], "mean_teacher: it learns from labels"),
         (["--epochs", "2,4", "--no-tune"], "--tune is of one length"),
         (["--no-learn"], "--no-learn is of lengths: give --epochs too"),
         (["--epochs", "2", "--starts", "scratch"], "--epochs is of methods: leave it out with --starts"),

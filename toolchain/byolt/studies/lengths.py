@@ -7,7 +7,7 @@ from pathlib import Path
 from byolt.recipe.load import recipe_text, with_changes
 from byolt.recipe.schema import Recipe
 from byolt.studies.lengths_results import LengthsResults
-from byolt.studies.plan import Arm, in_words, tuning_arms
+from byolt.studies.plan import WITH_LABELS, Arm, in_words, tuning_arms
 from byolt.studies.results import Table, measured_with
 from byolt.studies.runner import OnLog, check_study, with_one_number_of_threads
 from byolt.studies.study import LINEAR, Rows, StudyContext, context_of, seeds_of
@@ -49,7 +49,7 @@ def study_lengths(
         on_log: Called with a line for each run.
 
     Raises:
-        InputError: A method is unknown, BYOL is not among them, the lengths do not begin together, a warm-up does not
+        InputError: A method is unknown or learns from labels, BYOL is not among them, the lengths do not begin together, a warm-up does not
             fit, or the tuning seed is one of the study's.
         ByoltError: A run could not be made; the rows of the others are kept.
     """
@@ -83,6 +83,10 @@ def _check(lengths: Lengths) -> None:
     if "byol" not in lengths:
         raise InputError("--methods: byol is what the others are tested against; name it too")
     for name, epochs in lengths.items():
+        if name in WITH_LABELS:
+            raise InputError(
+                f"--methods {name}: it learns from labels; over lengths methods without labels are compared"
+            )
         if not epochs or epochs[0] < 1:
             raise InputError(f"--epochs of {name}: whole numbers from 1 on")
         if epochs[0] != lengths["byol"][0]:
