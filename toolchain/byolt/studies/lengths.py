@@ -49,8 +49,8 @@ def study_lengths(
         on_log: Called with a line for each run.
 
     Raises:
-        InputError: A method is unknown or learns from labels, BYOL is not among them, the lengths do not begin together, a warm-up does not
-            fit, or the tuning seed is one of the study's.
+        InputError: A method is unknown or learns from labels, BYOL is not among them, the lengths do not begin
+            together, a warm-up does not fit, or the tuning seed is one of the study's.
         ByoltError: A run could not be made; the rows of the others are kept.
     """
     lengths = {name: tuple(sorted(set(epochs))) for name, epochs in methods.items()}
