@@ -73,6 +73,13 @@ def test_nothing_is_printed_but_what_on_log_prints(session: Session) -> None:
     assert "verdict healthy  kNN " in session.printed[-1]
 
 
+def test_lengths_are_told_of_the_runs_of_the_study(session: Session) -> None:
+    lengths, methods = session.names["lengths"], session.names["methods"]
+    assert (lengths.lengths, session.names["gaps"]) == ((3,), [])
+    accuracies = [[(arm.name, arm.accuracies) for arm in study.tables[0].arms] for study in (lengths, methods)]
+    assert accuracies[0] == accuracies[1]
+
+
 def test_metrics_are_those_of_the_command(session: Session) -> None:
     run, metrics = session.names["run"], session.names["metrics"]
     assert json.loads(json.dumps(metrics)) == metrics

@@ -91,7 +91,7 @@ EVALUATION = [
     Mutation("a run of another seed is taken", f"{STUDY}/ledger.py", "return recipe_hash(result_keys(recipe), fingerprint)", 'return recipe_hash({k: v for k, v in result_keys(recipe).items() if k != "seed"}, fingerprint)', IN_STUDY),
     Mutation("a run of another tau is taken", f"{STUDY}/ledger.py", "return recipe_hash(result_keys(recipe), fingerprint)", 'return recipe_hash({k: v for k, v in result_keys(recipe).items() if "tau" not in k}, fingerprint)', IN_STUDY),
     Mutation("a run of other views is taken", f"{STUDY}/ledger.py", "return recipe_hash(result_keys(recipe), fingerprint)", 'return recipe_hash({k: v for k, v in result_keys(recipe).items() if "view" not in k}, fingerprint)', IN_STUDY),
-    Mutation("settings chosen on test images", f"{STUDY}/study.py", '_number(rows.of(arm, seed)["validation"])', '_number(rows.of(arm, seed)["linear"])', IN_STUDY),
+    Mutation("settings chosen on test images", f"{STUDY}/study.py", '_number(self.of(arm, seed)["validation"])', '_number(self.of(arm, seed)["linear"])', IN_STUDY),
     Mutation("a known row is learned again", f"{STUDY}/runner.py", "if key not in rows}", "}", IN_STUDY),
     Mutation("supervised learning keeps the consistency", f"{STUDY}/plan.py", '({"method.consistency": 0.0} if name == SUPERVISED else {})', "{}", IN_STUDY),
     Mutation("a collapse is told as finished", f"{STUDY}/runner.py", 'state = "collapsed" if', 'state = "finished" if', IN_STUDY),

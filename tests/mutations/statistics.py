@@ -10,6 +10,8 @@ IN_COMPONENTS, IN_EFFICIENCY = (
     "tests/evaluation/test_variance_components.py",
     "tests/evaluation/test_label_efficiency.py",
 )
+GAPS, LENGTHS = "toolchain/byolt/studies/lengths_results.py", "toolchain/byolt/studies/lengths.py"
+IN_LENGTHS = "tests/studies/test_lengths.py"
 IN_STATISTICS, IN_ACCURACIES = "tests/evaluation/test_statistics.py", "tests/evaluation/test_accuracies.py"
 
 STATISTICS = [
@@ -46,4 +48,7 @@ STATISTICS = [
     Mutation("lines between shares, not log-odds", EFFICIENCY_FILE, "_replace(mean=np.log(mean / (1 - mean)))", "_replace(mean=mean)", IN_EFFICIENCY),
     Mutation("a curve made to rise by its running minimum", EFFICIENCY_FILE, "max(min(curve[i : j + 1].mean() for j in ks[k:]) for i in ks[: k + 1])", "min(curve[k:])", IN_EFFICIENCY),
     Mutation("an end without censoring", EFFICIENCY_FILE, "high_censored=bool(kept[-1]) or", "high_censored=", IN_EFFICIENCY),
+    Mutation("a gap's change without where it began", GAPS, "[b - a for a, b in", "[b for a, b in", IN_LENGTHS),
+    Mutation("a gap over seeds in their places", GAPS, "arm.accuracies[arm.seeds.index(seed)]", "arm.accuracies[-1 - arm.seeds.index(seed)]", IN_LENGTHS),
+    Mutation("every setting tried again at the second length", LENGTHS, "best[:AGAIN]]", "best]", IN_LENGTHS),
 ]  # fmt: skip

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from byolt.reporting.report import report as report
     from byolt.run import Run as Run
     from byolt.run import open_run as open_run
+    from byolt.studies.lengths import study_lengths as study_lengths
     from byolt.studies.starts import study_starts as study_starts
     from byolt.studies.study import ablate as ablate
     from byolt.studies.study import study as study
@@ -65,6 +66,7 @@ _MODULES = {
     "pretrain": "byolt.training.loop",
     "report": "byolt.reporting.report",
     "study": "byolt.studies.study",
+    "study_lengths": "byolt.studies.lengths",
     "study_starts": "byolt.studies.starts",
 }
 __all__ = list(_MODULES)

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +31,23 @@ JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [defa
 @click.command()
 @RECIPE
 @SET
-@click.option("--methods", help=f"Names with commas between.  [default: {','.join(METHODS)}]")
+@click.option(
+    "--methods",
+    help=f"Names with commas between; of lengths NAME:16 stops at 16 epochs.  [default: {','.join(METHODS)}]",
+)
 @click.option(
     "--tune/--no-tune", default=None, help="Methods also with settings chosen by study.tuning.  [default: tune]"
 )
+@click.option("--epochs", help="Methods at several lengths: epochs with commas between, for example 4,16,48.")
+@click.option("--no-learn", is_flag=True, help="Of lengths: tables of the runs that have ended.")
 @click.option("--starts", help="In place of methods: scratch,imagenet,byol,imagenet+byol, or some of them.")
 @click.option("--labels", help="Of starts: numbers of labels with commas between.  [default: 10,20,50,100,200,all]")
 @click.option("--finetune", is_flag=True, help="Of starts: fine-tune all weights too, with 10, 50 and 200 labels.")
 @click.option("--data", "data_root", type=PATH, help="Of starts: labelled folder beside the recipe's images.")
 @click.option("--test", "test_root", type=PATH, help="Of starts: labelled folder held out, with --data.")
-@click.option("--seeds", type=click.IntRange(1, 1000), help="Runs of each.  [default: 5 of methods, 3 of starts]")
+@click.option(
+    "--seeds", type=click.IntRange(1, 1000), help="Runs of each.  [default: 5 of methods, 3 of lengths and starts]"
+)
 @JOBS
 @RESULTS
 @JSON
@@ -55,6 +63,8 @@ def study(
 ) -> None:
     """Compare methods on RECIPE over several seeds, with intervals and paired tests.
 
+    With --epochs: accuracy against epochs, and whether BYOL comes closer to the others as runs grow longer.
+
     With --starts: is pretraining on these images worth it? Initial weights, learned from and not, are compared at each
     number of labels.
 
@@ -63,18 +73,19 @@ def study(
     recipe = byolt.load_recipe(recipe_path, overrides)
     common: dict[str, Any] = {"jobs": jobs, "results": results, "on_log": tell}
     if starts is not None:
-        _refuse(asked, ("methods", "tune"), "is of methods: leave it out with --starts")
+        _refuse(asked, ("methods", "tune", "epochs", "no_learn"), "is of methods: leave it out with --starts")
         _study_starts(recipe, recipe_path, starts, asked, common | {"seeds": seeds or 3}, as_json)
         return
     _refuse(asked, ("labels", "finetune", "data_root", "test_root"), "is of starts: give --starts too")
-    metrics = byolt.study(
-        recipe,
-        _names(asked["methods"]) if asked["methods"] is not None else METHODS,
-        seeds=seeds or 5,
-        tune=asked["tune"] is not False,
-        source=recipe_path,
-        **common,
-    )
+    names = _names(asked["methods"]) if asked["methods"] is not None else METHODS
+    common["source"] = recipe_path
+    if asked["epochs"] is None:
+        _refuse(asked, ("no_learn",), "is of lengths: give --epochs too")
+        metrics = byolt.study(recipe, names, seeds=seeds or 5, tune=asked["tune"] is not False, **common)
+    else:
+        _refuse(asked, ("tune",), "is of one length: with --epochs settings are chosen where study.tuning has some")
+        lengths = _lengths(names, asked["epochs"])
+        metrics = byolt.study_lengths(recipe, lengths, seeds=seeds or 3, learn=not asked["no_learn"], **common)
     following = command("ablate", recipe_path, "target", *with_sets(overrides), *_kept_in(results))
     _tell_study(metrics, results, following, as_json)
 
@@ -83,11 +94,27 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _lengths(names: Sequence[str], epochs: str) -> dict[str, list[int]]:
+    """Epochs of each method; those of NAME:16 end at 16."""
+    every, found = [_whole("--epochs", length) for length in _names(epochs)], {}
+    for name in names:
+        method, _, last = name.partition(":")
+        longest = _whole(f"--methods {name}", last) if last else max(every, default=0)
+        found[method] = [length for length in every if length <= longest]
+    return found
+
+
+def _whole(where: str, text: str) -> int:
+    if not text.isdecimal():
+        raise InputError(f"{where}: {text!r} is no number of epochs; write for example --epochs 4,16,48")
+    return int(text)
+
+
 def _refuse(asked: dict[str, Any], names: tuple[str, ...], why: str) -> None:
     """Refuse options of the other kind of study: they would be words without an effect."""
     for name in names:
         if asked[name] not in (None, False) or (name == "tune" and asked[name] is not None):
-            raise InputError(f"--{name.removesuffix('_root')} {why}")
+            raise InputError(f"--{name.removesuffix('_root').replace('_', '-')} {why}")
 
 
 def _study_starts(
@@ -157,12 +184,12 @@ def _kept_in(results: Path) -> list[str]:
 
 def _tell_study(metrics: "StudyResults", results: Path, following: str, as_json: bool) -> None:
     from byolt.files import write_text
-    from byolt.reporting.study_charts import study_chart
+    from byolt.reporting.study_charts import chart_of
     from byolt.reporting.study_page import write_study_report
     from byolt.reporting.study_text import print_study, write_markdown
 
     page, plot, report = (results / f"{metrics.name}.{kind}" for kind in ("md", "svg", "html"))
     write_markdown(metrics, page, shlex.join(["byolt", *sys.argv[1:]]))
-    write_text(plot, study_chart(metrics))
+    write_text(plot, chart_of(metrics))
     write_study_report(report, metrics)
     print_result(metrics.to_dict(), as_json, lambda: print_study(metrics, [page, plot, report], following))

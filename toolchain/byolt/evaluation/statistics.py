@@ -177,14 +177,18 @@ def sentence(ours: str, theirs: str, c: Comparison) -> str:
     if math.isnan(c.low):
         same = f"{_points(c.difference, 1, '+')} points at each of {c.n} seeds"
         return f"{ours} and {theirs} are not told apart: {same}, and no spread to draw an interval from"
-    difference, low, high = c[1:4] if c.verdict != "worse" else (-c.difference, -c.high, -c.low)
+    if c.verdict == "not told apart":
+        return f"{ours} and {theirs} are not told apart: {in_points(c.difference, c.low, c.high, '+')} holds 0"
+    gap = c[1:4] if c.verdict == "better" else (-c.difference, -c.high, -c.low)
+    return f"{ours} is {c.verdict} than {theirs} by {in_points(*gap)}"
+
+
+def in_points(difference: float, low: float, high: float, sign: str = "") -> str:
+    """``2.1 points [0.5, 3.7]``: decimals are added until no end prints as 0 that is not 0."""
     digits = 1
     while any(end != 0 and float(_points(end, digits)) == 0 for end in (low, high)):
         digits += 1
-    interval = f"[{_points(low, digits)}, {_points(high, digits)}]"
-    if c.verdict == "not told apart":
-        return f"{ours} and {theirs} are not told apart: {_points(difference, digits, '+')} points {interval} holds 0"
-    return f"{ours} is {c.verdict} than {theirs} by {_points(difference, digits)} points {interval}"
+    return f"{_points(difference, digits, sign)} points [{_points(low, digits)}, {_points(high, digits)}]"
 
 
 def difference_on_test_set(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) -> PairedModels:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
 
-from byolt.reporting.charts import ALARM, GREY, Chart, canvas, shortened, svg_of
+from byolt.reporting.charts import ALARM, GREY, MARKS, Chart, canvas, shortened, svg_of
 from byolt.reporting.curves import DYNAMICS, LEARNING, spectra_chart, values_of
+from byolt.studies.lengths_results import LengthsResults
 from byolt.studies.results import ArmResults, StudyResults
 
 SHARES = 60
@@ -23,6 +25,42 @@ _READINGS = {
     "line.",
     "loss": "Losses of different methods do not compare; that of a collapsed arm is often the lowest.",
 }
+
+
+def chart_of(study: StudyResults) -> str:
+    """The picture of a study, an SVG file: accuracy against epochs where it has several lengths, else every seed."""
+    return lengths_chart(study) if isinstance(study, LengthsResults) else study_chart(study)
+
+
+def lengths_chart(study: LengthsResults) -> str:
+    """An SVG file of accuracy against epochs: a line for each method, its 95 % t interval, and a dot for each seed."""
+    names = dict.fromkeys(arm.name for table in study.tables for arm in table.arms)
+    with canvas(6.4, 3.7) as (figure, (axes,)):
+        for place, name in enumerate(names):
+            _draw_method(axes, place, name, study)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(list(study.lengths)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"{epochs:,}" for epochs in study.lengths])
+        axes.set_title(f"{shortened(study.tables[0].measure, 52)} (%)", loc="left", fontsize=10)
+        axes.set(xlabel="epochs")
+        axes.legend(fontsize=8.5)
+        key = "dot: a seed; line: mean; band: 95 % t interval over seeds"
+        figure.supxlabel(key, x=0.995, ha="right", fontsize=8.5, color=GREY)
+        return svg_of(figure)
+
+
+def _draw_method(axes: Axes, place: int, name: str, study: LengthsResults) -> None:
+    tables = zip(study.lengths, study.tables, strict=True)
+    measured = [(epochs, arm) for epochs, table in tables for arm in table.arms if arm.name == name]
+    means = [(epochs, arm.summary) for epochs, arm in measured if arm.summary is not None]
+    lengths, colour, mark = [epochs for epochs, _ in means], f"C{place}", MARKS[place % len(MARKS)]
+    lows, centres, highs = 100 * np.array([(s.low, s.mean, s.high) for _, s in means]).reshape(-1, 3).T
+    axes.plot(lengths, centres, color=colour, linestyle="solid", marker=mark, label=shortened(name))
+    axes.fill_between(lengths, lows, highs, color=colour, alpha=0.13, linewidth=0)
+    for epochs, arm in measured:
+        seeds = 100 * np.array(arm.accuracies)
+        axes.scatter(np.full(len(seeds), epochs), seeds, s=9, color=colour, alpha=0.6, linewidths=0)
 
 
 def study_chart(study: StudyResults) -> str:

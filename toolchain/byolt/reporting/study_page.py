@@ -11,7 +11,9 @@ from byolt.files import write_text
 from byolt.reporting.charts import LOOKS
 from byolt.reporting.page import HtmlTable, Number, number, render
 from byolt.reporting.pictures import data_uri
-from byolt.reporting.study_charts import dynamics_charts, study_chart
+from byolt.reporting.study_charts import dynamics_charts, lengths_chart, study_chart
+from byolt.reporting.study_text import SEEDS_IN_BRACKETS, overview
+from byolt.studies.lengths_results import LengthsResults
 from byolt.studies.results import ArmResults, StudyResults, Table
 
 _COLLAPSED = Markup(' <span class="state bad">collapsed</span>')
@@ -27,6 +29,7 @@ def write_study_report(path: Path, metrics: StudyResults) -> None:
     page = render(
         "study.html.jinja",
         study=metrics,
+        lengths=_over_lengths(metrics) if isinstance(metrics, LengthsResults) else None,
         sentences=[f"{table.caption}: {said}" for table in metrics.tables for said in table.said],
         chart=data_uri(study_chart(metrics).encode(), "svg+xml") if measured else None,
         parts=[_part(table) for table in metrics.tables],
@@ -34,6 +37,15 @@ def write_study_report(path: Path, metrics: StudyResults) -> None:
         environment=HtmlTable([{"environment": name, "": value} for name, value in metrics.environment.items()]),
     )
     write_text(path, page)
+
+
+def _over_lengths(study: LengthsResults) -> dict[str, Any]:
+    columns, rows = overview(study)
+    return {
+        "table": HtmlTable([dict(zip(columns, row, strict=True)) for row in rows], note=f"{SEEDS_IN_BRACKETS}."),
+        "sentences": [gap.sentence for gap in study.gaps],
+        "chart": data_uri(lengths_chart(study).encode(), "svg+xml"),
+    }
 
 
 def _part(table: Table) -> dict[str, Any]:

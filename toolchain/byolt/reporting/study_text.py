@@ -8,11 +8,18 @@ import click
 
 from byolt.console.tables import print_table
 from byolt.files import write_text
+from byolt.studies.lengths_results import LengthsResults
 from byolt.studies.results import ArmResults, StudyResults, Table
+
+SEEDS_IN_BRACKETS = "Mean +/- standard deviation, per cent, and in brackets the number of seeds"
 
 
 def print_study(study: StudyResults, written: list[Path], next_command: str) -> None:
     """Each table with its tests, the notes, the files, and the next command to type."""
+    if isinstance(study, LengthsResults):
+        print_table(*overview(study), title=study.title)
+        for gap in study.gaps:
+            click.echo(f"         {gap.sentence}")
     for table in study.tables:
         print_table(*_arms(table), title=table.caption)
         for sentence in table.said:
@@ -38,7 +45,12 @@ def write_markdown(study: StudyResults, path: Path, command: str) -> None:
     environment = "; ".join(f"{name} {value}" for name, value in study.environment.items())
     about = f"{environment}; {study.hours:.1f} hours of learning by one process each, over all runs of this recipe"
     lines = [f"# {study.title}: {study.name}", "", f"`{command}`", "", f"{about} that are kept."]
-    lines += ["", f"![every seed]({path.stem}.svg)"]
+    alt = "every seed"
+    if isinstance(study, LengthsResults):
+        alt = "accuracy against epochs"
+        lines += ["", *markdown_table(*overview(study)), "", f"{SEEDS_IN_BRACKETS}.", ""]
+        lines += [*(f"- {capital(gap.sentence)}." for gap in study.gaps)]
+    lines += ["", f"![{alt}]({path.stem}.svg)"]
     for table in study.tables:
         lines += [
             "",
@@ -53,6 +65,24 @@ def write_markdown(study: StudyResults, path: Path, command: str) -> None:
         lines += ["", *(f"- {capital(sentence)}." for sentence in table.said)]
     lines += ["", *(f"- {note}" for note in study.notes)]
     write_text(path, "\n".join(lines).rstrip() + "\n")
+
+
+def overview(study: LengthsResults) -> tuple[list[str], list[list[str]]]:
+    """Headings and a row for each method: mean and deviation at each length, and over how many seeds."""
+    cells: dict[str, dict[str, str]] = {}
+    for table in study.tables:
+        for arm in table.arms:
+            cells.setdefault(arm.name, {})[table.caption] = _in_short(arm)
+    columns = [table.caption for table in study.tables]
+    return ["method", *columns], [[name, *(own.get(column, "") for column in columns)] for name, own in cells.items()]
+
+
+def _in_short(arm: ArmResults) -> str:
+    if arm.summary is None:
+        return "no figure"
+    _, mean, std, *_ = arm.summary
+    spread = "" if math.isnan(std) else f" +/- {100 * std:.1f}"
+    return f"{100 * mean:.1f}{spread} ({len(arm.seeds)})"
 
 
 def _arms(table: Table) -> tuple[list[str], list[list[str]]]:

@@ -97,6 +97,10 @@ class Ledger:
                 raise self._cut_off(reader.line_num + 1) from error
         return found
 
+    def hours(self) -> float:
+        """Of learning, over all rows; a run that is measured in two ways was learned once."""
+        return sum({row["run"]: float(row["learn_s"]) for row in self.rows().values()}.values()) / 3600
+
     def _cut_off(self, line: int) -> InputError:
         return InputError(f"{self.path}:{line}: half a row; remove that line, and its run is learned again")
 

@@ -66,8 +66,24 @@ class Rows(NamedTuple):
 
     def of(self, arm: Arm, seed: int) -> Row:
         """The row of one run."""
+        return self.known[self._key(arm, seed)]
+
+    def has(self, arm: Arm, seed: int) -> bool:
+        """Whether that run has ended."""
+        return self._key(arm, seed) in self.known
+
+    def _key(self, arm: Arm, seed: int) -> Key:
         job, context = Job(arm.name, arm.with_seed(seed), self.role), self.context
-        return self.known[key_of(job, context.fingerprint, context.protocol)]
+        return key_of(job, context.fingerprint, context.protocol)
+
+    def ranked(self, arms: Sequence[Arm], seed: int) -> list[Arm]:
+        """Settings by validation accuracy at the tuning seed, the best first; equals stay in order."""
+
+        def validation(arm: Arm) -> float:
+            accuracy = _number(self.of(arm, seed)["validation"])
+            return accuracy if accuracy == accuracy else -1.0
+
+        return sorted(arms, key=validation, reverse=True)
 
     def metrics(self, arm: Arm, column: str, name: str | None = None) -> ArmResults:
         """An arm over the study's seeds by one column of the ledger."""
@@ -87,9 +103,22 @@ class Rows(NamedTuple):
         )
 
 
-def _context(
+def seeds_of(recipe: Recipe, seeds: int) -> range:
+    """A study's seeds, from the recipe's on.
+
+    Raises:
+        InputError: The tuning seed is one of them.
+    """
+    numbers = range(recipe.seed, recipe.seed + seeds)
+    if recipe.study.tuning_seed in numbers:
+        raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
+    return numbers
+
+
+def context_of(
     recipe: Recipe, results: str | Path, seeds: Sequence[int], jobs: int | None, on_log: OnLog | None
 ) -> StudyContext:
+    """Decode the images, and find the rows that there are."""
     store, ledger = decode_all(recipe), ledger_of(Path(results), recipe)
     at_once, log = jobs or at_once_default(recipe), on_log or (lambda line: None)
     return StudyContext(store.fingerprint, len(store), ledger, seeds, at_once, log)
@@ -142,9 +171,7 @@ def study(
         InputError: A method is unknown, BYOL is not among them, or the tuning seed is one of the study's.
         ByoltError: A run could not be made; the rows of the others are kept.
     """
-    numbers = range(recipe.seed, recipe.seed + seeds)
-    if recipe.study.tuning_seed in numbers:
-        raise InputError(f"study.tuning_seed {recipe.study.tuning_seed} is one of the study's own; take another")
+    numbers = seeds_of(recipe, seeds)
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
     arms = {name: method_arm(recipe, name) for name in names}
@@ -152,7 +179,7 @@ def study(
         raise InputError("--methods: byol is what the others are tested against; name it too")
     tried = [arm for name in names for arm in tuning_arms(recipe, name)] if tune else []
     check_study([*arms.values(), *tried], Path(results), jobs)
-    text, context = recipe_text(recipe, source), _context(recipe, results, numbers, jobs, on_log)
+    text, context = recipe_text(recipe, source), context_of(recipe, results, numbers, jobs, on_log)
     recipe = with_one_number_of_threads(recipe, context.on_log)
     arms = {name: method_arm(recipe, name) for name in names}
 
@@ -189,13 +216,7 @@ def _tables(context: StudyContext, arms: Mapping[str, Arm], recipe: Recipe, how:
 def _chosen(context: StudyContext, recipe: Recipe, name: str) -> Arm:
     """The setting of best validation accuracy at the tuning seed; of equals the first, which is the method's own."""
     seed, candidates = recipe.study.tuning_seed, tuning_arms(recipe, name)
-    rows = context.rows(candidates, "tuning", [seed])
-
-    def validation(arm: Arm) -> float:
-        accuracy = _number(rows.of(arm, seed)["validation"])
-        return accuracy if accuracy == accuracy else -1.0
-
-    return max(candidates, key=validation)
+    return context.rows(candidates, "tuning", [seed]).ranked(candidates, seed)[0]
 
 
 def _told_of_tuning(chosen: Mapping[str, Arm], recipe: Recipe) -> str:
@@ -234,7 +255,7 @@ def ablate(
     check_study(arms, Path(results), jobs)
     text, context = (
         recipe_text(recipe, source),
-        _context(recipe, results, range(recipe.seed, recipe.seed + seeds), jobs, on_log),
+        context_of(recipe, results, range(recipe.seed, recipe.seed + seeds), jobs, on_log),
     )
     recipe = with_one_number_of_threads(recipe, context.on_log)
     arms = ablation_arms(recipe, name)
@@ -252,10 +273,7 @@ def ablate(
 def _metrics(
     recipe: Recipe, text: str, context: StudyContext, name: str, title: str, tables: list[Table], notes: list[str]
 ) -> StudyResults:
-    # A run that is measured in two ways was learned once.
-    learned = {row["run"]: float(row["learn_s"]) for row in context.ledger.rows().values()}
-    hours = sum(learned.values()) / 3600
-    return StudyResults(name, title, tuple(tables), tuple(notes), measured_with(recipe), text, hours)
+    return StudyResults(name, title, tuple(tables), tuple(notes), measured_with(recipe), text, context.ledger.hours())
 
 
 def _records(recipe: Recipe, fingerprint: str) -> list[dict[str, object]]:
