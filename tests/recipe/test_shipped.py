@@ -37,7 +37,8 @@ def test_a_recipe_opens_with_what_a_reader_needs(path: Path) -> None:
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(line.startswith("# Command:   ") for line in head)
     expected = next(line for line in head if line.startswith("# Expected:  "))
-    assert any(said in expected for said in ("docs/results.md", "not yet measured", "docs/why-no-collapse.md"))
+    pages = ("docs/results.md", "docs/why-no-collapse.md", "docs/results/solar-starts.md")
+    assert any(said in expected for said in ("not yet measured", *pages))
     if "docs/results.md" in expected:
         assert f"| {path.stem}" in (ROOT / "docs" / "results.md").read_text()
 
@@ -198,7 +199,7 @@ def test_a_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytes
     elif name == "solar":  # Neither of its packages is needed.
         monkeypatch.setattr("byolt.data.solar.CONTENT", content_digest(write_solar(tmp_path / "packages", 96)))
         monkeypatch.syspath_prepend(tmp_path / "packages")
-        settings += ["model.init=random", "model.init_file=null"]
+        settings += ["model.init=random", "model.init_file=null", "model.frozen_norms=false", "model.frozen_parts=[]"]
     else:
         draw_folder(tmp_path / "train", classes=2, images=16)
         draw_folder(tmp_path / "test", classes=2, images=8)
