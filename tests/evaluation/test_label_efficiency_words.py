@@ -64,6 +64,19 @@ def test_of_starts_that_are_not_told_apart_the_cheaper_is_taken() -> None:
     )
 
 
+def test_starts_that_nothing_joins_are_answered_apart() -> None:
+    """Better than random weights says nothing of ImageNet's, which may be far ahead."""
+    family = [
+        *found("imagenet+byol", "imagenet", at_50="same", at_100="same"),
+        *found("byol", "scratch", at_50="better", at_100="better"),
+    ]
+    assert recommendation(STARTS, family) == (
+        "Not told apart are ImageNet alone and BYOL from ImageNet; the cheapest is ImageNet alone. "
+        "Take BYOL from random weights: better than random weights with 50 and 100 labels. "
+        "Between these no difference was tested: see the curves."
+    )
+
+
 def test_a_start_that_is_better_here_and_worse_there_does_not_win() -> None:
     family = found("byol", "scratch", at_10="better", at_50="same", at_200="worse")
     assert recommendation(("scratch", "byol"), family) == (

@@ -39,17 +39,39 @@ def recommendation(starts: Sequence[str], found: Sequence[Difference]) -> str:
 
     A start beats another where it is better with some number of labels and worse with none. Taken is the one that beats
     most, itself or by those that it beats, and that none beats; of equals the first named, which is the cheapest.
+    Starts that no difference joins, directly or over others, are answered apart.
     """
+    groups = _joined(starts, found)
+    said = " ".join(_of_joined(group, found, alone=len(groups) == 1) for group in groups)
+    if len(groups) > 1:
+        said += " Between these no difference was tested: see the curves."
+    one_seed = any("not seeds" in d.covers for d in found)
+    return said + (" One seed tells nothing of the seeds: run at least 3." if one_seed else "")
+
+
+def _joined(starts: Sequence[str], found: Sequence[Difference]) -> list[list[str]]:
+    """The starts in groups whose members are compared, directly or over others; all in one where nothing is."""
+    groups: list[list[str]] = []
+    for d in found:
+        met = [group for group in groups if d.ours in group or d.theirs in group]
+        members = {d.ours, d.theirs}.union(*met)
+        groups = [group for group in groups if group not in met] + [[one for one in starts if one in members]]
+    return groups or [list(starts)]
+
+
+def _of_joined(starts: Sequence[str], found: Sequence[Difference], *, alone: bool) -> str:
+    """The recommendation among starts of one group; ``alone`` where there is no other."""
     beaten = {start: _beaten_by(start, found) for start in starts}
     unbeaten = [one for one in starts if not any(one in theirs for theirs in beaten.values())]
     best = max(unbeaten, key=lambda one: len(beaten[one]), default=starts[0])
     if beaten.get(best):
         against = [clause for other in starts if other != best and (clause := _clause(best, other, found))]
-        said = f"Take {name(best)}: {'; '.join(against)}."
-    else:
-        said = f"Not told apart: no start is better throughout; the cheapest is {name(starts[0])}." + _mixed(found)
-    one_seed = any("not seeds" in d.covers for d in found)
-    return said + (" One seed tells nothing of the seeds: run at least 3." if one_seed else "")
+        return f"Take {name(best)}: {'; '.join(against)}."
+    mixed = _mixed([d for d in found if d.ours in starts])
+    if alone:
+        return f"Not told apart: no start is better throughout; the cheapest is {name(starts[0])}.{mixed}"
+    names = " and ".join(name(one) for one in starts)
+    return f"Not told apart are {names}; the cheapest is {name(starts[0])}.{mixed}"
 
 
 def name(start: str) -> str:
