@@ -22,6 +22,7 @@ from byolt.evaluation.features import Images
 from byolt.evaluation.few_labels import L2_GRID, choose_l2, draw_of_labels, measure_of, metric_of, scores_of
 from byolt.evaluation.linear import fit_path
 from byolt.run import Run
+from byolt.studies.starts_measure import TUNING_DRAWS
 from byolt_export import Encoder
 
 
@@ -39,17 +40,15 @@ def main() -> None:
     assert splits.train is not None
     assert splits.test is not None
     train, test = (labelled(evaluation_store(part, recipe)) for part in (splits.train, splits.test))
-    network, bundle = (
-        run.encoder(),
-        Encoder(given.run / "export", precision=given.precision, runtime="cpu", allow_unproven=True),
-    )
+    network = run.encoder()
+    bundle = Encoder(given.run / "export", precision=given.precision, runtime="cpu", allow_unproven=True)
     features = {
         "PyTorch": [embed_store(network, part.images, recipe) for part in (train, test)],
         bundle.file: [outputs(bundle, part.images) for part in (train, test)],
     }
     measure = measure_of(train.labels)
     for budget in map(int, given.labels.split(",")):
-        tuning = [draw_of_labels(train.labels, budget, (recipe.seed, n, 1)) for n in range(20)]
+        tuning = [draw_of_labels(train.labels, budget, (recipe.seed, n, 1)) for n in range(TUNING_DRAWS["linear"])]
         l2 = L2_GRID[choose_l2(features["PyTorch"][0], train.labels, tuning, train.classes, measure).number]
         found = {name: [] for name in features}
         for draw in range(given.draws):
@@ -69,7 +68,7 @@ def outputs(bundle: Encoder, images: Images) -> Tensor:
     made = []
     for start in range(0, len(images), 64):
         squares = images.batch(np.arange(start, min(start + 64, len(images))))
-        made.append(bundle(np.repeat(squares, 3, axis=3) if squares.shape[3] == 1 else squares))
+        made.append(bundle(np.repeat(squares, 3 // squares.shape[3], axis=3)))
     return torch.from_numpy(np.concatenate(made))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import tiny_recipe
-from tests.views.test_batched import UNIT, WHOLE, bytes_of, image_of, nothing, photos
+from tests.views.test_batched import UNIT, WHOLE, bytes_of, image_of, nothing, photos, replayed_and_of_the_cpu
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -120,24 +120,9 @@ def test_turned_views_wait_for_no_gpu() -> None:
 
 @pytest.mark.gpu
 def test_turned_views_of_a_gpu_are_the_cpus() -> None:
-    """Captured once, replayed for another epoch."""
-    images, index = photos(16, 40), torch.arange(16)
     views = Views.model_validate({"view_1": STILL | {"quarter_turn": 0.75}, "view_2": STILL | {"quarter_turn": 0.5}})
-    there: dict[str, Any] = {"views": views, "seed": 1, "size_px": 32, **UNIT}
-    inputs, epoch = (images.cuda(), index.cuda()), torch.zeros((), dtype=torch.int64, device="cuda")
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        batched_views(*inputs, epoch=epoch, **there)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = batched_views(*inputs, epoch=epoch, **there)
-    for number in (0, 7):
-        epoch.fill_(number)
-        graph.replay()
-        for found, expected in zip(captured, batched_views(images, index, epoch=number, **there), strict=True):
-            assert (found.cpu() - expected).abs().max() * 255 <= 2.5
+    for found, expected in replayed_and_of_the_cpu(views):
+        assert (found - expected).abs().max() * 255 <= 2.5
 
 
 def test_fine_tuning_with_few_labels_turns_too() -> None:

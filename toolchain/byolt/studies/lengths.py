@@ -10,7 +10,7 @@ from byolt.studies.lengths_results import LengthsResults
 from byolt.studies.plan import WITH_LABELS, Arm, in_words, tuning_arms
 from byolt.studies.results import Table, measured_with
 from byolt.studies.runner import OnLog, check_study, with_one_number_of_threads
-from byolt.studies.study import LINEAR, Rows, StudyContext, context_of, seeds_of
+from byolt.studies.study import LINEAR, Rows, StudyContext, context_of, refuse_without_byol, seeds_of
 from byolt.training.dry_run import dry_run
 from byolt.training.rate_and_eta import duration
 from byolt_export.errors import InputError
@@ -80,8 +80,7 @@ def study_lengths(
 
 
 def _check(lengths: Lengths) -> None:
-    if "byol" not in lengths:
-        raise InputError("--methods: byol is what the others are tested against; name it too")
+    refuse_without_byol(lengths)
     for name, epochs in lengths.items():
         if name in WITH_LABELS:
             raise InputError(

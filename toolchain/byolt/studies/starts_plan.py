@@ -10,6 +10,7 @@ from byolt.data.known_splits import open_finetune_splits
 from byolt.data.splits import open_sources
 from byolt.networks.encoders import without_initial_weights
 from byolt.recipe.data import Data
+from byolt.recipe.evaluation import LEARNED_STARTS
 from byolt.recipe.faults import did_you_mean
 from byolt.recipe.load import with_changes
 from byolt.recipe.schema import Recipe
@@ -40,7 +41,7 @@ class Start:
     @property
     def learns(self) -> bool:
         """Whether it is learned by the recipe before it is measured."""
-        return "byol" in self.name
+        return self.name in LEARNED_STARTS
 
     def with_seed(self, seed: int) -> Recipe:
         """The recipe of one run."""
@@ -66,7 +67,7 @@ def starts_of(recipe: Recipe, names: Sequence[str]) -> list[Start]:
             raise InputError(f"--starts {name}: known are {', '.join(STARTS)}{did_you_mean(name, STARTS)}")
     if not names:
         raise InputError(f"--starts: name some of {', '.join(STARTS)}")
-    if recipe.method.name != "byol" and any("byol" in name for name in names):
+    if recipe.method.name != "byol" and any(name in LEARNED_STARTS for name in names):
         raise InputError(f"method.name {recipe.method.name}: starts are compared with BYOL; use a recipe of byol")
     bare = without_initial_weights(recipe.model)
     weights = recipe.model if recipe.model.init != "random" else bare.model_copy(update={"init": "imagenet"})

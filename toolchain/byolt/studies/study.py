@@ -1,6 +1,6 @@
 """Methods or ablations compared over seeds: make the runs that are missing, then the tables."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -115,6 +115,16 @@ def seeds_of(recipe: Recipe, seeds: int) -> range:
     return numbers
 
 
+def refuse_without_byol(methods: Collection[str]) -> None:
+    """Refuse methods among which there is nothing that the others are tested against.
+
+    Raises:
+        InputError: There is no BYOL.
+    """
+    if "byol" not in methods:
+        raise InputError("--methods: byol is what the others are tested against; name it too")
+
+
 def context_of(
     recipe: Recipe, results: str | Path, seeds: Sequence[int], jobs: int | None, on_log: OnLog | None
 ) -> StudyContext:
@@ -175,8 +185,7 @@ def study(
     names = [name for name in dict.fromkeys(methods) if name != SUPERVISED]
     names += [SUPERVISED] if "mean_teacher" in names else []
     arms = {name: method_arm(recipe, name) for name in names}
-    if "byol" not in arms:
-        raise InputError("--methods: byol is what the others are tested against; name it too")
+    refuse_without_byol(arms)
     tried = [arm for name in names for arm in tuning_arms(recipe, name)] if tune else []
     check_study([*arms.values(), *tried], Path(results), jobs)
     text, context = recipe_text(recipe, source), context_of(recipe, results, numbers, jobs, on_log)
