@@ -81,16 +81,34 @@ def best_levels(
     for exponent in _EQUALISATIONS:
         wanted = widest**-exponent
         gain: Rows = storable(wanted / np.exp(np.log(wanted).mean()), dtype).astype(np.float32)
-        scaled = rows * gain
-        energy = np.sum([_energy(k, gain) for k in kernels], axis=0)
-        kernel_error = _KERNEL_ERROR_SHARE * sum(_kernel_error(k, gain, scaled) for k in kernels)
-        bottom, top = min(float((low * gain).min()), 0.0), max(float((high * gain).max()), 0.0)
-        for clip in _RANGE_CLIPS:
-            scale, shift = _scale(bottom * clip, top * clip, dtype, may_shift)
-            error = ((_restored(scaled, scale, shift) - scaled) ** 2).mean(axis=0) @ energy + kernel_error
-            if error < best:
-                best, chosen = error, ActivationScaling(gain, scale, shift)
+        error, levels = levels_with_gain(rows, low, high, kernels, gain, dtype, may_shift=may_shift)
+        if error < best:
+            best, chosen = error, levels
     return chosen
+
+
+def levels_with_gain(
+    rows: Rows,
+    low: Rows,
+    high: Rows,
+    kernels: Sequence[Reals],
+    gain: Rows,
+    dtype: npt.DTypeLike,
+    *,
+    may_shift: bool,
+) -> tuple[float, ActivationScaling]:
+    """The squared error and the levels of ``best_levels`` where the channels are multiplied by this gain (C,)."""
+    scaled = rows * gain
+    energy = np.sum([_energy(k, gain) for k in kernels], axis=0) if kernels else np.ones(len(gain))
+    kernel_error = _KERNEL_ERROR_SHARE * sum(_kernel_error(k, gain, scaled) for k in kernels)
+    bottom, top = min(float((low * gain).min()), 0.0), max(float((high * gain).max()), 0.0)
+    best, chosen = np.inf, widest_levels(low * gain, high * gain, dtype)
+    for clip in _RANGE_CLIPS:
+        scale, shift = _scale(bottom * clip, top * clip, dtype, may_shift)
+        error = ((_restored(scaled, scale, shift) - scaled) ** 2).mean(axis=0) @ energy + kernel_error
+        if error < best:
+            best, chosen = error, ActivationScaling(gain, scale, shift)
+    return float(best), chosen
 
 
 def _scale(bottom: float, top: float, dtype: npt.DTypeLike, may_shift: bool) -> tuple[float, float]:
