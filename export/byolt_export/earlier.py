@@ -8,7 +8,16 @@ from typing import Literal
 
 import numpy as np
 
-from byolt_export.bundle.folder import FILES, MANIFEST, PAGE, PARITY, open_file, read_manifest, write_manifest
+from byolt_export.bundle.folder import (
+    FILES,
+    INT8_FILES,
+    MANIFEST,
+    PAGE,
+    PARITY,
+    open_file,
+    read_manifest,
+    write_manifest,
+)
 from byolt_export.bundle.golden import GoldenVectors, read_golden
 from byolt_export.bundle.manifest import Engine, Manifest, Onnx, Precision
 from byolt_export.errors import InputError
@@ -72,8 +81,10 @@ def keep_earlier(old: Path, new: Path, report: Report, judges: Judges, on_log: C
     return report
 
 
-def _place(file: FileReport | Onnx) -> int:
-    return list(FILES).index(file.precision)
+def _place(file: FileReport | Onnx) -> tuple[int, int]:
+    """Precisions in their order, and within int8 TensorRT's file, the CPU's and OpenVINO's."""
+    names = list(INT8_FILES.values())
+    return list(FILES).index(file.precision), names.index(file.name) if file.name in names else 0
 
 
 class _Keeper:
@@ -174,7 +185,8 @@ class _Keeper:
         path, judges = self.new / file.name, self.judges
         shares = precision_shares(onnx.load(path))
         contract = self.manifest.contract
-        parity = judge_export(path, file.precision, shares, contract, judges.golden, judges.gallery)
+        how = (contract, judges.golden, judges.gallery, file.placement)
+        parity = judge_export(path, file.precision, shares, *how)
         new = {"verdict": parity.verdict, "reason": "; ".join(parity.reasons), "gates": asdict(parity.gates)}
         entry = file.model_copy(update=new | {"shares": shares})
         return entry, FileReport(file.name, file.precision, CPU, parity)

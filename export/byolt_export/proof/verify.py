@@ -8,7 +8,7 @@ from pathlib import Path
 from byolt_export.arrays import Function
 from byolt_export.bundle.folder import PARITY, open_file, read_manifest, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, read_golden
-from byolt_export.bundle.manifest import Contract, Engine, Gates, Manifest, Precision, precision_fault
+from byolt_export.bundle.manifest import Contract, Engine, Gates, Manifest, Placement, Precision, precision_fault
 from byolt_export.errors import EngineFault, InputError, MissingPart, quoted
 from byolt_export.proof.gates import GATES, tighten
 from byolt_export.proof.parity import batch_sizes, control_faults, judge_maps, prove
@@ -64,7 +64,8 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
     open_file(path, PARITY, manifest.parity_sha256)
     reports = []
     for file in manifest.files:
-        gates, stated = tighten(GATES[file.precision], file.gates), precision_fault(file.precision, file.shares)
+        gates = tighten(GATES[file.precision], file.gates)
+        stated = precision_fault(file.precision, file.shares, file.placement)
         # It failed by more images, perhaps, than those that travel.
         made = f"failed when it was made ({quoted(file.reason, _LONGEST_REASON)})" if file.verdict == "failed" else ""
         if not file.is_made:
@@ -112,6 +113,7 @@ def judge_export(
     contract: Contract,
     golden: GoldenVectors,
     gallery: Gallery | None,
+    placement: Placement | None = None,
 ) -> Parity:
     """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged.
 
@@ -119,7 +121,7 @@ def judge_export(
     """
     how = (path, CPU, contract, golden)
     parity = prove_onnx(*how, gates=GATES[precision], gallery=gallery)
-    parity = _failed_by(parity, precision_fault(precision, shares))
+    parity = _failed_by(parity, precision_fault(precision, shares, placement))
     if precision != "int8" or parity.golden is None:
         return parity
     measured = [measures for measures in (parity.golden, parity.gallery) if measures is not None]
@@ -156,7 +158,7 @@ def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tupl
 def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, engine: Engine) -> FileReport:
     open_file(path, engine.name, engine.sha256)
     source = next((file for file in manifest.files if file.name == engine.onnx), None)
-    if source is None or source.sha256 != engine.onnx_sha256 or source.precision != engine.precision:
+    if source is None or (source.sha256, source.precision) != (engine.onnx_sha256, engine.precision):
         raise InputError(f"{path / engine.name} was built from another {engine.onnx}: byolt build-engine {path}")
     gates = tighten(GATES[engine.precision], source.gates)
 

@@ -121,7 +121,7 @@ class Encoder:
 
 def _why_unproven(entry: Onnx | Engine) -> str:
     """Why a file may not be trusted to be what it is named for; empty where it may."""
-    fault = precision_fault(entry.precision, entry.shares) if isinstance(entry, Onnx) else ""
+    fault = precision_fault(entry.precision, entry.shares, entry.placement) if isinstance(entry, Onnx) else ""
     return fault or ("" if entry.verdict == "passed" else f"verdict `{entry.verdict}`")
 
 
@@ -134,7 +134,16 @@ def _ranked(
         entries: tuple[Onnx | Engine, ...] = manifest.engines if kind == "tensorrt" else manifest.files
         for wanted in _ON_CPU if kind == "cpu" else _ON_GPU:
             if precision in (None, wanted):
-                yield from ((kind, entry) for entry in entries if entry.precision == wanted)
+                fitting = [entry for entry in entries if entry.precision == wanted]
+                yield from (
+                    (kind, entry) for entry in sorted(fitting, key=lambda entry: _is_placed_elsewhere(entry, kind))
+                )
+
+
+def _is_placed_elsewhere(entry: Onnx | Engine, kind: Runtime) -> bool:
+    """Whether an int8 file's Q/DQ are placed for another runtime than this one, which runs it, but more slowly."""
+    placement = entry.placement if isinstance(entry, Onnx) else None
+    return placement is not None and placement != ("tensorrt" if kind == "cuda" else kind)
 
 
 def _open(
