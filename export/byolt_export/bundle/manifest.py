@@ -124,6 +124,11 @@ class Gates:
     """Noise on the largest kernel that may go unnoticed: the detection limit is reported, and no larger than this."""
 
 
+def _older_placement(entry: dict[str, Any]) -> Placement | None:
+    """Of an entry that tells none, as before schema version 3."""
+    return "tensorrt" if entry.get("precision") == "int8" else None
+
+
 class Onnx(ManifestSection):
     """A delivered ONNX file, with the verdict of the machine that made it.
 
@@ -134,7 +139,7 @@ class Onnx(ManifestSection):
 
     name: OnnxName
     precision: Precision
-    placement: Placement | None = None
+    placement: Placement | None = Field(default_factory=_older_placement)
     opset: PositiveInt
     sha256: Sha256
     verdict: Verdict
@@ -153,17 +158,10 @@ class Onnx(ManifestSection):
         """Whether TensorRT builds engines from it: it refuses the zero points of an int8 file for a CPU."""
         return self.placement in (None, "tensorrt")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older_int8_is_for_tensorrt(cls, entry: Any) -> Any:
-        if isinstance(entry, dict) and entry.get("precision") == "int8" and entry.get("placement") is None:
-            return entry | {"placement": "tensorrt"}
-        return entry
-
     @model_validator(mode="after")
     def _int8_is_placed(self) -> "Onnx":
-        if self.placement is not None and self.precision != "int8":
-            raise ValueError(f"a placement goes with int8, and this file is {self.precision}")
+        if (self.placement is not None) != (self.precision == "int8"):
+            raise ValueError(f"a placement goes with int8, and int8 with one: this file is {self.precision}")
         return self
 
     @model_validator(mode="after")

@@ -73,7 +73,8 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
             continue
         onnx = open_file(path, file.name, file.sha256)
         for provider in providers or usable_providers():
-            parity = prove_onnx(onnx, provider, manifest.contract, golden, gates=gates, threads=threads)
+            how = {"threads": threads, "placement": file.placement}
+            parity = prove_onnx(onnx, provider, manifest.contract, golden, gates=gates, **how)
             reports.append(FileReport(file.name, file.precision, provider, _failed_by(parity, made, stated)))
     return Report(path, (*reports, *prove_engines(path, manifest, golden)))
 
@@ -87,6 +88,7 @@ def prove_onnx(
     gates: Gates,
     gallery: Gallery | None = None,
     threads: int | None = None,
+    placement: Placement | None = None,
 ) -> Parity:
     """Judge one ONNX file on one provider; ``not run here`` when the machine lacks the provider.
 
@@ -94,7 +96,7 @@ def prove_onnx(
         InputError: The file is damaged, or its own contract is not the manifest's.
     """
     try:
-        run = open_onnx(path, contract, provider, threads)
+        run = open_onnx(path, contract, provider, threads, placement)
     except MissingPart as error:
         return Parity("not run here", (str(error),), gates)
     return judge_maps(_prove(run, contract, golden, gates, gallery), run.maps, golden, contract.input.opt_batch)
@@ -120,7 +122,7 @@ def judge_export(
     ``shares`` are those of ``precision_shares``.
     """
     how = (path, CPU, contract, golden)
-    parity = prove_onnx(*how, gates=GATES[precision], gallery=gallery)
+    parity = prove_onnx(*how, gates=GATES[precision], gallery=gallery, placement=placement)
     parity = _failed_by(parity, precision_fault(precision, shares, placement))
     if precision != "int8" or parity.golden is None:
         return parity
@@ -137,7 +139,7 @@ def judge_export(
             ),
         },
     )
-    again = prove_onnx(*how, gates=gates)
+    again = prove_onnx(*how, gates=gates, placement=placement)
     loose = control_faults(parity.controls)  # Wrong models are noticed, or not, by the limits that are delivered.
     kept = (reason for reason in parity.reasons if reason not in loose)
     reasons = tuple(dict.fromkeys((*kept, *again.reasons)))

@@ -155,4 +155,4 @@ def _open(
     if kind == "cuda":
         find_gpu("ONNX Runtime's CUDA provider runs on a GPU")
     path = open_file(folder, entry.name, entry.sha256)
-    return open_onnx(path, manifest.contract, f"{kind.upper()}ExecutionProvider", threads)
+    return open_onnx(path, manifest.contract, f"{kind.upper()}ExecutionProvider", threads, entry.placement)

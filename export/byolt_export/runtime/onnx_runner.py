@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from byolt_export.arrays import Images, as_bytes, check_batch, image_of, pooled
 from byolt_export.bundle.contents import check_onnx
-from byolt_export.bundle.manifest import CONTRACT_KEY, Contract, Output
+from byolt_export.bundle.manifest import CONTRACT_KEY, Contract, Output, Placement
 from byolt_export.cuda import MissingGpu, find_gpu
 from byolt_export.errors import ByoltError, InputError, MissingPart, first_line, quoted
 
@@ -24,13 +24,16 @@ class MissingProvider(MissingPart):
 class OnnxRunner:
     """An ONNX file of a bundle, as a function from images (B, H, W, C) to float32 outputs (B, D)."""
 
-    def __init__(self, path: str | Path, provider: str = CPU, threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, provider: str = CPU, threads: int | None = None, placement: Placement | None = None
+    ) -> None:
         """Open the file.
 
         Args:
             path: The ONNX file.
             provider: ONNX Runtime's execution provider, which must be the one really used.
             threads: CPU threads of one call; left out, one per core.
+            placement: The engine that an int8 file is for, as its manifest says.
 
         Raises:
             MissingPart: ONNX Runtime is not installed.
@@ -39,7 +42,7 @@ class OnnxRunner:
         """
         path = Path(path)
         self.path, self.provider = path, provider
-        self._session = _open(path, provider, threads, str(path))
+        self._session = _open(path, provider, threads, str(path), for_tensorrt=placement == "tensorrt")
         used = self._session.get_providers()[0]
         if used != provider:  # ONNX Runtime falls back to the CPU with no more than a log line.
             raise MissingProvider(
@@ -89,7 +92,9 @@ class OnnxRunner:
         return dict(zip(self.outputs, values, strict=True))
 
 
-def open_onnx(path: Path, contract: Contract, provider: str, threads: int | None = None) -> OnnxRunner:
+def open_onnx(
+    path: Path, contract: Contract, provider: str, threads: int | None = None, placement: Placement | None = None
+) -> OnnxRunner:
     """An ONNX file that was made for this contract: classes in another order fool no measure of the outputs.
 
     Raises:
@@ -97,7 +102,7 @@ def open_onnx(path: Path, contract: Contract, provider: str, threads: int | None
         InputError: The file is damaged, or was made for another contract.
     """
     check_onnx(path)
-    run = OnnxRunner(path, provider, threads)
+    run = OnnxRunner(path, provider, threads, placement)
     if (
         run.metadata.get(CONTRACT_KEY) != contract.model_dump_json()
         or not _gives(run, contract.output)
@@ -166,7 +171,7 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(model: Path | bytes, provider: str, threads: int | None, name: str) -> Any:
+def _open(model: Path | bytes, provider: str, threads: int | None, name: str, *, for_tensorrt: bool = False) -> Any:
     onnxruntime = _onnxruntime()
     if provider not in onnxruntime.get_available_providers():
         raise MissingProvider(
@@ -177,6 +182,10 @@ def _open(model: Path | bytes, provider: str, threads: int | None, name: str) ->
     options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
+    if for_tensorrt and provider == CPU:
+        # Else ONNX Runtime moves Q/DQ about in search of integer kernels, finds none where outputs are not quantised
+        # too, and dequantises every constant kernel in every call: 2 to 6 times as slow.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     # TF32 keeps 10 bits of mantissa: with it, fp32 would not be what its name says.
     settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
     try:

@@ -118,7 +118,7 @@ class Choice {
       if (!proven(*entry, find_precision_fault(*entry))) continue;
       const std::string path = bundle_.open_onnx(*entry);
       try {
-        opened.backend = open_onnxruntime(path, tensors, provider, options_.threads);
+        opened.backend = open_onnxruntime(path, tensors, provider, options_.threads, entry->for_tensorrt());
       } catch (const Error& error) {
         if (error.code() != Code::missing || options_.runtime != Runtime::automatic) throw;
         refusals_.emplace_back(error.what());  // Another runtime may be here: that is what automatic means.

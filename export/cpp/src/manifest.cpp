@@ -148,11 +148,11 @@ OnnxEntry read_onnx(const json& value, const std::string& where) {
   entry.name = fields.file_name("name", ".onnx");
   entry.precision = fields.one_of("precision", {"fp32", "fp16", "int8"});
   if (entry.precision == "int8") entry.placement = "tensorrt";  // Where none is told: before schema version 3.
-  if (const json* placement = fields.find("placement"); placement != nullptr && !placement->is_null()) {
-    entry.placement = fields.one_of("placement", {"tensorrt", "cpu", "openvino"});
-    if (entry.precision != "int8") {
-      throw FieldError(where, "a placement goes with int8, and this file is " + entry.precision);
-    }
+  if (const json* placement = fields.find("placement"); placement != nullptr) {
+    entry.placement = placement->is_null() ? "" : fields.one_of("placement", {"tensorrt", "cpu", "openvino"});
+  }
+  if (entry.placement.empty() == (entry.precision == "int8")) {
+    throw FieldError(where, "a placement goes with int8, and int8 with one: this file is " + entry.precision);
   }
   (void)size_of(fields, "opset", kMostPositive);
   entry.sha256 = fields.sha256("sha256");

@@ -52,6 +52,9 @@ struct OnnxEntry {
   /// Whether TensorRT builds engines from it: it refuses the zero points of an int8 file for a CPU.
   [[nodiscard]] bool becomes_engines() const { return placement.empty() || placement == "tensorrt"; }
 
+  /// Whether ONNX Runtime finds no integer kernels for its Q/DQ.
+  [[nodiscard]] bool for_tensorrt() const { return placement == "tensorrt"; }
+
   std::string name, precision, sha256, verdict, reason;
   std::string placement;  ///< of int8: "tensorrt", "cpu" or "openvino", for which its Q/DQ are placed
   std::map<std::string, double> gates;

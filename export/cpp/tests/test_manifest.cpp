@@ -107,8 +107,10 @@ TEST(faults_of_a_manifest) {
       {"schema_version: this byolt reads versions 1, 2 and 3", [](json& m) { m["schema_version"] = 4, m["later"] = 1; }},
       {"files: every file has `shares` from schema version 2 on", [](json& m) { m["schema_version"] = 1; }},
       {"files: every file has `shares` from schema version 2 on", [](json& m) { m["files"][0].erase("shares"); }},
-      {"files.0: a placement goes with int8, and this file is fp32",
+      {"files.0: a placement goes with int8, and int8 with one: this file is fp32",
        [](json& m) { m["files"][0]["placement"] = "cpu"; }},
+      {"files.0: a placement goes with int8",
+       [](json& m) { m["files"][0].update({{"precision", "int8"}, {"placement", nullptr}}); }},
       {"files.0.placement", [](json& m) { m["files"][0].update({{"precision", "int8"}, {"placement", "gpu"}}); }},
       {"files: placement came with schema version 3",
        [](json& m) {
