@@ -19,7 +19,7 @@ from byolt_export.bundle.folder import (
     write_manifest,
 )
 from byolt_export.bundle.golden import GoldenVectors, read_golden
-from byolt_export.bundle.manifest import Engine, Manifest, Onnx, Precision
+from byolt_export.bundle.manifest import MOST_SPEEDS, Engine, Manifest, Onnx, Precision
 from byolt_export.errors import InputError
 from byolt_export.files import dump_json, sha256
 from byolt_export.proof.made import Made
@@ -133,7 +133,15 @@ class _Keeper:
         """Manifest, measures and page of the bundle with what was kept; the report with the engines, asked anew."""
         (self.new / PARITY).write_bytes(dump_json(report.to_json()))
         files = sorted((*self.manifest.files, *kept), key=_place)
-        changes = {"files": tuple(files), "engines": tuple(engines), "parity_sha256": sha256(self.new / PARITY)}
+        names = {*(entry.name for entry in kept), *(engine.name for engine in engines)}
+        of_kept = tuple(speed for speed in self.earlier.speeds if speed.file in names)
+        speeds = (*self.manifest.speeds, *of_kept)[:MOST_SPEEDS]
+        changes = {
+            "files": tuple(files),
+            "speeds": speeds,
+            "engines": tuple(engines),
+            "parity_sha256": sha256(self.new / PARITY),
+        }
         write_manifest(self.new, self.manifest.model_copy(update=changes))
         report = replace(report, files=(*report.files, *verify_engines(self.new)))
         write_page(self.new / PAGE, report, read_manifest(self.new), self.judges.golden, Made.here(self.judges.run))

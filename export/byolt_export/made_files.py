@@ -84,6 +84,7 @@ def write_bundle(
         golden=Golden(kind=kind, images=count, sha256=sha256(folder / GOLDEN)),
         parity_sha256=sha256(folder / PARITY),
         tools=tools | {"onnxruntime": runtime_version(), "python": platform.python_version()},
+        speeds=tuple(speed for each in made for speed in each.report.speeds),
     )
     write_manifest(folder, manifest)
     write_page(folder / PAGE, report, manifest, golden, Made.here(run))

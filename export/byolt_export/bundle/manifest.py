@@ -20,6 +20,7 @@ from byolt_export.wording import fault_in_words
 CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
 OPSET = 18  # Of fp32 and fp16: the lowest that torch's exporter really writes, and one that TensorRT 8.6 to 11 read.
 NOT_MADE = "0" * 64  # In place of the digest of a file that could not be made: its entry says why.
+MOST_SPEEDS = 1024
 _LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 
 # No way out of the folder.
@@ -28,6 +29,7 @@ EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.en
 OutputName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,60}$")]
 Precision = Literal["fp32", "fp16", "int8"]
+SpeedRuntime = Literal["cpu", "openvino", "cuda", "tensorrt"]
 Placement = Literal["tensorrt", "cpu", "openvino"]
 Verdict = Literal["passed", "failed", "not run here"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -180,7 +182,7 @@ class Speed(ManifestSection):
     """
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(onnx|engine)$")]
-    runtime: Literal["cpu", "openvino", "cuda", "tensorrt"]
+    runtime: SpeedRuntime
     processor: Annotated[str, Field(pattern=r"^[ -~]{1,200}$")]
     threads: PositiveInt
     batch: Batch
@@ -232,7 +234,7 @@ class Manifest(ManifestSection):
     golden: Golden
     parity_sha256: Sha256
     tools: dict[str, str]
-    speeds: Annotated[tuple[Speed, ...], Field(max_length=1024)] = ()
+    speeds: Annotated[tuple[Speed, ...], Field(max_length=MOST_SPEEDS)] = ()
 
     @model_validator(mode="after")
     def _later_keys_have_their_version(self) -> "Manifest":

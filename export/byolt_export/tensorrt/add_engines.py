@@ -73,7 +73,7 @@ def add_engines(
         progress=progress,
     )
     now = read_manifest(path)
-    if now.model_copy(update={"engines": manifest.engines}) != manifest:
+    if now.model_copy(update={"engines": manifest.engines, "speeds": manifest.speeds}) != manifest:
         line = f"byolt build-engine {shlex.quote(str(path))}"
         raise InputError(f"{path} was exported again while its engines were built: {line}")
     entries = {engine.name: engine for engine in (*now.engines, *built)}
