@@ -4,13 +4,14 @@ Axes: B batch, N images, H W pixels, D output features.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
 
-from byolt_export.arrays import Frames, Images, Maps, Outputs
+from byolt_export.arrays import Frames, Function, Images, Maps, Outputs
 from byolt_export.bundle.folder import FILES, staged
 from byolt_export.bundle.golden import GoldenVectors, count_with_maps, not_applicable
 from byolt_export.bundle.image_input import Input
@@ -30,11 +31,12 @@ from byolt_export.options import BundleOptions
 from byolt_export.proof.bisect import bisect
 from byolt_export.proof.images import ProofImages, check_images, choose_images
 from byolt_export.proof.report import FileReport, Report
+from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
 from byolt_export.proof.verify import judge_export
 from byolt_export.quantize.int8 import LEAST_IMAGES, quantize
 from byolt_export.quantize.multiply_adds import precision_shares
-from byolt_export.runtime.onnx_runner import CPU, runtime_version
+from byolt_export.runtime.onnx_runner import CPU, open_onnx, runtime_version
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +88,7 @@ def build_bundle(
         raise InputError("int8 needs calibration images, which are none of those that it is measured on")
     builder = _Builder(module, pixels, images, classes, options, on_log)
     with staged(Path(out_dir)) as folder:
-        made = builder.make_all(folder, precisions)
+        made = builder.time_all(folder, builder.make_all(folder, precisions))
         report = Report(Path(out_dir), tuple(each.report for each in made))
         run = builder.options.run
         write_bundle(folder, made, report, builder.contract, builder.golden, kind=images.golden_kind, run=run)
@@ -201,6 +203,17 @@ class _Builder:
             tensors = {name: tensor for name, tensor in tensors.items() if name not in named}
             found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
         return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration)
+
+    def time_all(self, folder: Path, made: Sequence[MadeFile]) -> list[MadeFile]:
+        """The same with the speeds of those that passed, where there are several."""
+        placements = {each.report.name: each.placement for each in made}
+
+        def open_run(file: FileReport) -> Function:
+            return open_onnx(folder / file.name, self.contract, file.provider, None, placements[file.name])
+
+        reports = [each.report for each in made]
+        timed = time_files(reports, open_run, self.golden.images, opt_batch=self.contract.input.opt_batch)
+        return [replace(each, report=report) for each, report in zip(made, timed, strict=True)]
 
     def export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
         from byolt_export.onnx.export import export_onnx

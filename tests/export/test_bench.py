@@ -17,12 +17,12 @@ from byolt_export.arrays import Images, Outputs
 from byolt_export.bench.candidates import bundle_candidates, choose_batches
 from byolt_export.bench.memory import peak_memory_mib
 from byolt_export.bench.run import Accuracy, Candidate, pareto_front, time_candidates
-from byolt_export.bench.timing import filled, percentile, relative_speeds, time_in_turn
 from byolt_export.errors import ByoltError, InputError, ParityFault
 from byolt_export.files import dump_json, sha256
 from byolt_export.proof.report import Measures, Report, Task
 from byolt_export.proof.verify import verify_engines
 from byolt_export.runtime.onnx_runner import OnnxRunner
+from byolt_export.runtime.timing import filled, percentile, relative_speeds, time_in_turn
 from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 
 MIB = 2**20

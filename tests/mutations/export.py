@@ -4,7 +4,7 @@ from tests.mutations.mutation import Mutation
 
 FOLDER = "export/byolt_export"
 BENCH_RUN = f"{FOLDER}/bench/run.py"
-BENCH_TIMING = f"{FOLDER}/bench/timing.py"
+BENCH_TIMING = f"{FOLDER}/runtime/timing.py"
 BUNDLE_MANIFEST = f"{FOLDER}/bundle/manifest.py"
 ONNX_CONTROLS = f"{FOLDER}/onnx/controls.py"
 ONNX_EXPORT = f"{FOLDER}/onnx/export.py"

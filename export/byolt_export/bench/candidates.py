@@ -92,7 +92,8 @@ def _candidate(
     entry = next((engine for engine in manifest.engines if engine.name == file.name), None)
     opened: Callable[[], Function]
     if entry is None:
-        opened = partial(OnnxRunner, path / file.name, file.provider, threads)
+        placement = next(onnx.placement for onnx in manifest.files if onnx.name == file.name)
+        opened = partial(OnnxRunner, path / file.name, file.provider, threads, placement)
     else:
         opened = partial(open_engine, path, entry)
     return Candidate(_name(file), file.precision, opened, (path / file.name).stat().st_size, _accuracy(file, known))
@@ -109,4 +110,6 @@ def _accuracy(file: FileReport, known: FileReport | None) -> Accuracy | None:
 def _name(file: FileReport) -> str:
     if file.is_engine:
         return f"{file.name.removesuffix('.engine').removeprefix('encoder.')} in {file.provider}"
-    return f"{file.precision} in ONNX Runtime, {file.provider.removesuffix('ExecutionProvider')}"
+    # An int8 file by its placement too: int8, int8-cpu.
+    kind = file.name.removeprefix("encoder.").removesuffix(".onnx") if file.precision == "int8" else file.precision
+    return f"{kind} in ONNX Runtime, {file.provider.removesuffix('ExecutionProvider')}"

@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from byolt_export.bundle.folder import PARITY, open_file
 from byolt_export.bundle.golden import PERTURBATIONS
-from byolt_export.bundle.manifest import Gates, Manifest, Precision, Verdict, first_fault
+from byolt_export.bundle.manifest import Gates, Manifest, Precision, Speed, Verdict, first_fault
 from byolt_export.errors import InputError
 
+_SLOWER = 0.95  # Times fp32. What is nearer to it may be as fast.
 _PARITY_BYTES = 64 * 2**20  # A bundle is somebody else's file: nothing larger is read.
 
 
@@ -154,6 +155,27 @@ class FileReport:
     provider: str
     parity: Parity
     bisection: Bisection | None = None
+    speeds: tuple[Speed, ...] = ()
+    """At each batch size that it was timed at here, the smallest first."""
+
+    @property
+    def times_fp32(self) -> float | None:
+        """Its throughput here over fp32's, at the batch size that the bundle is tuned for; none of fp32 itself."""
+        is_fp32 = self.precision == "fp32" and self.provider == "CPUExecutionProvider"
+        return self.speeds[-1].times_fp32 if self.speeds and not is_fp32 else None
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether it is slower than fp32 by more than its timing tells."""
+        return self.times_fp32 is not None and self.times_fp32 < _SLOWER
+
+    @property
+    def verdict_with_speed(self) -> str:
+        """``passed; 2.6 x fp32 here``; what is slower is called so."""
+        if self.times_fp32 is None:
+            return self.parity.verdict
+        slower = ", which is slower" if self.is_slower else ""
+        return f"{self.parity.verdict}; {self.times_fp32:.2g} x fp32 here{slower}"
 
     @property
     def is_engine(self) -> bool:
@@ -164,7 +186,8 @@ class FileReport:
         """Plain dicts, lists and numbers."""
         about = {"name": self.name, "precision": self.precision, "provider": self.provider}
         found = {} if self.bisection is None else {"bisection": asdict(self.bisection)}
-        return about | self.parity.to_json() | found
+        speeds = {"speeds": [speed.model_dump(mode="json") for speed in self.speeds]} if self.speeds else {}
+        return about | self.parity.to_json() | found | speeds
 
     @classmethod
     def from_json(cls, entry: Any) -> "FileReport":

@@ -13,6 +13,14 @@ namespace {
 // What serves best where nothing is asked for: half precision costs a GPU nothing, and a CPU has none.
 constexpr std::array<const char*, 3> kOnGpu = {"fp16", "fp32", "int8"}, kOnCpu = {"fp32", "fp16", "int8"};
 
+bool is_placed_for(const OnnxEntry& entry, const std::string& placement) {
+  return entry.placement.empty() || entry.placement == placement;
+}
+
+#ifdef BYOLT_TENSORRT
+bool is_placed_for(const EngineEntry&, const std::string&) { return true; }
+#endif
+
 class Choice {
  public:
   Choice(const Bundle& bundle, const Options& options) : bundle_(bundle), options_(options) {}
@@ -47,12 +55,15 @@ class Choice {
 
   /// Entries of the precision asked for, or of all, the best first.
   template <typename Entry>
-  std::vector<const Entry*> ranked(const std::vector<Entry>& entries, const std::array<const char*, 3>& order) {
+  std::vector<const Entry*> ranked(const std::vector<Entry>& entries, const std::array<const char*, 3>& order,
+                                   const std::string& placement) {
     std::vector<const Entry*> found;
     for (const char* precision : order) {
       if (!options_.precision.empty() && options_.precision != precision) continue;
-      for (const Entry& entry : entries) {
-        if (entry.precision == precision) found.push_back(&entry);
+      for (const bool placed : {true, false}) {  // Another placement than this runtime's runs too, but more slowly.
+        for (const Entry& entry : entries) {
+          if (entry.precision == precision && is_placed_for(entry, placement) == placed) found.push_back(&entry);
+        }
       }
     }
     return found;
@@ -69,7 +80,7 @@ class Choice {
 
   bool try_engines(Opened& opened) {
 #ifdef BYOLT_TENSORRT
-    const auto entries = ranked(bundle_.manifest().engines, kOnGpu);
+    const auto entries = ranked(bundle_.manifest().engines, kOnGpu, "tensorrt");
     for (const EngineEntry* entry : entries) {
       if (const std::string reason = why_engine_cannot_run(*entry); !reason.empty()) {
         refusals_.push_back(reason);
@@ -95,7 +106,8 @@ class Choice {
       refusals_.emplace_back("no GPU answers on this machine");
       return false;
     }
-    const auto entries = ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu);
+    const auto entries =
+        ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu, on_gpu ? "tensorrt" : "cpu");
     if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
     const Tensors tensors = tensors_of(bundle_.manifest().contract);
     for (const OnnxEntry* entry : entries) {
@@ -106,7 +118,7 @@ class Choice {
       if (!proven(*entry, find_precision_fault(*entry))) continue;
       const std::string path = bundle_.open_onnx(*entry);
       try {
-        opened.backend = open_onnxruntime(path, tensors, provider, options_.threads);
+        opened.backend = open_onnxruntime(path, tensors, provider, options_.threads, entry->for_tensorrt());
       } catch (const Error& error) {
         if (error.code() != Code::missing || options_.runtime != Runtime::automatic) throw;
         refusals_.emplace_back(error.what());  // Another runtime may be here: that is what automatic means.

@@ -34,7 +34,7 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
   }
   const std::string path = bundle.open_onnx(entry);
   try {
-    const auto backend = open_onnxruntime(path, tensors_of(contract), provider, threads);
+    const auto backend = open_onnxruntime(path, tensors_of(contract), provider, threads, entry.for_tensorrt());
     report.parity = prove(*backend->session(), golden, contract, gates);
   } catch (const Error& error) {
     if (error.code() != Code::missing) throw;

@@ -32,7 +32,7 @@ byolt::Contract contract() {
 
 byolt::Parity prove(const byolt::Golden& golden, const char* precision = "fp32") {
   const byolt::Contract about = contract();
-  const auto backend = byolt::open_onnxruntime("", {4, 4, 3, 10}, "CPU", 0);
+  const auto backend = byolt::open_onnxruntime("", {4, 4, 3, 10}, "CPU", 0, false);
   return byolt::prove(*backend->session(), golden, about, byolt::gates_of(precision, {}));
 }
 

@@ -134,7 +134,7 @@ def _of_bundle(bundle: Path, folder: Path, overrides: Overrides) -> tuple[Recipe
         raise InputError(f"{bundle} takes whole frames of one camera: embed with the run itself")
     recipe = with_overrides(recipe, overrides)
     check_machine(recipe.machine)
-    run = OnnxRunner(bundle / manifest.files[0].name)
+    run = OnnxRunner(bundle / manifest.files[0].name, placement=manifest.files[0].placement)
 
     def function(images: ImageStore) -> Vectors:
         order, step = np.arange(len(images)), contract.max_batch
