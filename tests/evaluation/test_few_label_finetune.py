@@ -44,7 +44,7 @@ def test_long_features_do_not_throw_an_encoder_away() -> None:
             self.inner = encoder()
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return 200 * self.inner(images)
+            return 1000 * self.inner(images)
 
     images, labels = coloured_images(40, 2, 16, seed=0)
     ours = FewLabelTrainer(Long().eval(), LabelledImages(images, labels, 2), tiny_recipe())

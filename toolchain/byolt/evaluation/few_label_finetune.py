@@ -4,8 +4,8 @@ The 20 epochs of ``finetune`` are 20 to 80 steps of so few images. Here a settin
 cross-validation chooses it, which is an early stop that no image is held out for in the end. With few images the batch
 statistics of BatchNorm are noise, so keeping the encoder's own is one of the choices. The head begins as the linear
 probe of the same labels. AdamW, since encoders differ in the length of their features: with SGD the gradient of the
-head grows with its square, and ImageNet's (length 40) went to one point within 8 steps at rate 0.003, which others bore. Every start, random weights too, has the same grid. Axes: N
-images, S side, C classes.
+head grows with its square, and ImageNet's (length 40) went to one point within 8 steps at a rate of 0.003, which others
+bore. Every start, random weights too, has the same grid. Axes: N images, S side, C classes.
 """
 
 from collections.abc import Callable, Iterator
