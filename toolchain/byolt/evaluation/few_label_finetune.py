@@ -3,7 +3,9 @@
 The 20 epochs of ``finetune`` are 20 to 80 steps of so few images. Here a setting has a number of steps, and
 cross-validation chooses it, which is an early stop that no image is held out for in the end. With few images the batch
 statistics of BatchNorm are noise, so keeping the encoder's own is one of the choices. The head begins as the linear
-probe of the same labels. Every start, random weights too, has the same grid. Axes: N images, S side, C classes.
+probe of the same labels. AdamW, since encoders differ in the length of their features: with SGD the gradient of the
+head grows with its square, and ImageNet's (length 40) went to one point within 8 steps at a rate of 0.003, which others
+bore. Every start, random weights too, has the same grid. Axes: N images, S side, C classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from byolt.device import pick_device
 from byolt.evaluation.evaluate import embed_store
 from byolt.evaluation.features import Images, LabelledImages
 from byolt.evaluation.few_labels import Choice, choose
-from byolt.evaluation.finetune import Classifier, cosine_rate, sgd, shift_and_flip, train_step
+from byolt.evaluation.finetune import Classifier, cosine_rate, decayed, shift_and_flip, train_step
 from byolt.evaluation.linear import fit_path
 from byolt.evaluation.norm_statistics import reestimate
 from byolt.evaluation.variance_components import Measure
@@ -34,14 +36,14 @@ if TYPE_CHECKING:
 BATCH = 16
 BRIGHTNESS = 0.2
 """Contrast is scaled by up to this share, and brightness shifted by as many standard deviations."""
-WEIGHT_DECAY = 5e-4
+WEIGHT_DECAY = 0.01
 
 
 class Setting(NamedTuple):
     """One way to train."""
 
     rate: float
-    """Peak of the learning rate, at a batch of ``BATCH``."""
+    """Peak of AdamW's learning rate."""
     frozen_norms: bool
     """BatchNorm keeps the encoder's statistics; else it takes those of each batch, and in the end of the images."""
     steps: int
@@ -50,8 +52,11 @@ class Setting(NamedTuple):
         return f"rate={self.rate:g} norms={'frozen' if self.frozen_norms else 'learned'} steps={self.steps}"
 
 
-GRID = tuple(
-    Setting(rate, frozen, steps) for rate, frozen in ((0.003, True), (0.03, True), (0.03, False)) for steps in (40, 160)
+GRID = (
+    Setting(1e-4, True, 40),
+    Setting(4e-4, True, 40),
+    Setting(4e-4, True, 160),
+    Setting(2e-3, False, 160),
 )
 """The gentlest first: of equals it is chosen."""
 
@@ -91,7 +96,7 @@ class FewLabelTrainer:
         features = embed_store(self.encoder, few.images, self.recipe)
         (probe,) = fit_path(features, few.labels, classes=few.classes, l2s=[l2])
         classifier = Classifier.from_probe(self.encoder, probe).to(device)
-        optimizer = sgd(classifier, WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(decayed(classifier, WEIGHT_DECAY), lr=0.0)
         speed_up_convolutions(classifier, device)
         classifier.train(not setting.frozen_norms)  # Dropout is 0 in every encoder: the norms alone differ.
         rng, labels = np.random.default_rng([seed, len(drawn)]), torch.from_numpy(few.labels)

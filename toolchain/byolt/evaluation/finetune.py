@@ -284,12 +284,13 @@ def _mirrored(positions: Int64[Tensor, "..."], side: int) -> Int64[Tensor, "..."
 
 def sgd(classifier: nn.Module, weight_decay: float) -> torch.optim.SGD:
     """SGD that decays weights, and leaves biases and normalisation parameters alone."""
+    return torch.optim.SGD(decayed(classifier, weight_decay), lr=0.0, momentum=MOMENTUM)
+
+
+def decayed(classifier: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters that learn, in two groups: weights, which decay, and biases and norms, which do not."""
     parameters = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=0.0,
-        momentum=MOMENTUM,
-    )
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -27,8 +27,8 @@ COLUMNS = (
     *("run", "protocol", "byolt", "role", "start", "seed", "way", "budget", "draw", "setting", "measure", "metric"),
     *("n_test", "state", "verdict", "learn_s", "measure_s", "torch", "processor", "commit", "date"),
 )
-PROTOCOL = 1
-"""How starts are measured; a change of any number is a new protocol."""
+PROTOCOL: dict[Way, int] = {"linear": 1, "finetune": 2}
+"""How starts are measured; a change of any number is a new protocol. Fine-tuning's first was SGD, which lost some."""
 DRAWS: dict[Way, int] = {"linear": 20, "finetune": 5}
 """Of labels, at each budget and seed; of all labels there is one."""
 Scores = npt.NDArray[np.float32]
@@ -63,7 +63,7 @@ class Cell(NamedTuple):
         """The hash of the encoder, that of how it is measured, and byolt's version."""
         recipe = self.start.with_seed(self.seed)
         measured = {
-            "protocol": PROTOCOL,
+            "protocol": PROTOCOL[self.way],
             "way": self.way,
             "budget": self.budget,
             "images": [self.images.train, self.images.test],
