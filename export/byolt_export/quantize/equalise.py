@@ -11,16 +11,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.quantize.activation_statistics import ActivationSample
-from byolt_export.quantize.layers import Layer, attributes
-from byolt_export.quantize.rounding import Rows, levels_with_gain
+from byolt_export.arrays import Images
+from byolt_export.quantize.activation_statistics import ActivationSample, collect_statistics
+from byolt_export.quantize.layers import Layer, attributes, find_layers
+from byolt_export.quantize.rounding import Reals, Rows, best_levels
 
 Gains = dict[str, Rows]
 """By tensor, what each of its channels (C,) is multiplied by."""
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """0 leaves the channels as they are, 1 gives each the same range."""
+_IMAGES = 64
+_WORTH = 0.8
+"""An error that is this share of the plain one, or less, is worth a gain: the estimate is no more exact."""
 _KEEP_FACTORS = ("Relu", "LeakyRelu", "Identity", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+
+
+def even_channels(model: Any, images: Images) -> None:
+    """Give the channels of an fp32 graph the ranges that cost int8 least, in place.
+
+    Args:
+        model: An ONNX graph of ``export_onnx``.
+        images: Raw images (N, H, W, C); a few show the ranges.
+    """
+    layers, _ = find_layers(model)
+    some = images[:: max(1, len(images) // _IMAGES)]
+    samples, _ = collect_statistics(model, layers, some, with_moments=False)
+    apply_gains(model, layers, choose_gains(gain_groups(model, layers), layers, samples))
 
 
 def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
@@ -59,19 +76,38 @@ def choose_gains(
             continue
         widest = np.max([np.maximum(-samples[name].low, samples[name].high) for name in read], axis=0)
         widest = np.maximum(widest, max(1e-4 * float(widest.max()), 1e-12))
-        least, chosen = np.inf, np.ones_like(widest)
-        plain: list[float] = []
-        for exponent in EXPONENTS:
-            gain = widest**-exponent
-            gain = (gain / np.exp(np.log(gain).mean())).astype(np.float32)
-            errors = [_error(samples[name], readers[name], gain) for name in read]
-            plain = plain or [max(error, 1e-30) for error in errors]
-            error = float(np.mean([now / before for now, before in zip(errors, plain, strict=True)]))
-            if error < least:
-                least, chosen = error, gain
-        if (chosen != 1).any():
-            gains |= dict.fromkeys(group, chosen)
+        errors = {exponent: _errors(read, readers, samples, _gain(widest, exponent)) for exponent in EXPONENTS}
+        shares = {exponent: float(np.mean(error / np.maximum(errors[0.0], 1e-30))) for exponent, error in errors.items()}
+        best = min(shares, key=lambda exponent: shares[exponent])
+        if shares[best] <= _WORTH:
+            gains |= dict.fromkeys(group, _gain(widest, best))
     return gains
+
+
+def _gain(widest: Rows, exponent: float) -> Rows:
+    """Powers of the ranges (C,), their geometric mean 1."""
+    gain: Rows = (widest / np.exp(np.log(widest).mean())).astype(np.float32) ** np.float32(-exponent)
+    return gain
+
+
+def _errors(
+    names: Sequence[str], readers: Mapping[str, Sequence[Layer]], samples: Mapping[str, ActivationSample], gain: Rows
+) -> Reals:
+    """What int8 of each tensor would cost its readers."""
+    found = []
+    for name in names:
+        sample = samples[name]
+        kernels = [_taken_up(reader, gain) for reader in readers[name]]
+        how = (sample.rows * gain, sample.low * gain, sample.high * gain, kernels, np.float32)
+        found.append(best_levels(*how, may_shift=True)[1])
+    return np.array(found)
+
+
+def _taken_up(layer: Layer, gain: Rows) -> Reals:
+    """The kernel (G, O, K) that undoes a gain (C,) of the layer's input."""
+    kernel = layer.as_matrices()
+    by_group = gain.astype(np.float64).reshape(layer.groups, -1)
+    return kernel / np.repeat(by_group, kernel.shape[2] // by_group.shape[1], axis=1)[:, None]
 
 
 def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
@@ -83,16 +119,14 @@ def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
         into, out = gains.get(layer.input), gains.get(layer.name)
         if into is None and out is None:
             continue
-        kernel = layer.as_matrices()
-        if into is not None:
-            by_group = into.astype(np.float64).reshape(layer.groups, -1)
-            kernel /= np.repeat(by_group, kernel.shape[2] // by_group.shape[1], axis=1)[:, None]
+        kernel = layer.as_matrices() if into is None else _taken_up(layer, into)
         factor = np.ones(layer.outputs) if out is None else out.astype(np.float64)
         kernel *= factor.reshape(layer.groups, -1, 1)
         node = next(node for node in model.graph.node if node.output[0] == layer.name)
-        _store(model, node, 1, f"{layer.name}.evened", layer.from_matrices(kernel), numpy_helper)
+        dtype = layer.kernel.dtype
+        _store(model, node, 1, f"{layer.name}.evened", layer.from_matrices(kernel).astype(dtype), numpy_helper)
         if len(node.input) > 2 and out is not None:
-            _store(model, node, 2, f"{layer.name}.evened_bias", layer.bias() * factor, numpy_helper)
+            _store(model, node, 2, f"{layer.name}.evened_bias", (layer.bias() * factor).astype(dtype), numpy_helper)
     read = {name for node in model.graph.node for name in node.input}
     kept = [constant for constant in constants.values() if constant.name in read]
     added = [constant for constant in model.graph.initializer if constant.name in read and constant.name not in constants]
@@ -103,15 +137,9 @@ def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
     model.graph.initializer.extend(copies)
 
 
-def _error(sample: ActivationSample, readers: Sequence[Layer], gain: Rows) -> float:
-    kernels = [reader.as_matrices() for reader in readers]
-    how = (sample.rows, sample.low, sample.high, kernels, gain, np.float32)
-    return levels_with_gain(*how, may_shift=True)[0]
-
-
 def _store(model: Any, node: Any, place: int, name: str, values: npt.NDArray[Any], numpy_helper: Any) -> None:
     node.input[place] = name
-    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
 
 
 def _is_sum_of_images(node: Any, constants: set[str]) -> bool:
