@@ -21,6 +21,7 @@ from byolt_export.bundle.manifest import (
     Contract,
     Features,
     Output,
+    Placement,
     Precision,
     first_fault,
 )
@@ -162,7 +163,9 @@ class _Builder:
         if len(errors) == len(made):
             raise errors[0] if isinstance(errors[0], ByoltError) else InputError(reason_of(errors[0])) from errors[0]
         return [
-            MadeFile.failed(precision, each) if isinstance(each, Exception) else each
+            MadeFile.failed(precision, each, "tensorrt" if precision == "int8" else None)
+            if isinstance(each, Exception)
+            else each
             for precision, each in zip(precisions, made, strict=True)
         ]
 
@@ -191,7 +194,9 @@ class _Builder:
         model = onnx.load(path)
         (opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         shares = precision_shares(model)
-        parity = judge_export(path, precision, shares, self.contract, self.golden, self.gallery)
+        placement: Placement | None = "tensorrt" if precision == "int8" else None
+        how = (self.contract, self.golden, self.gallery, placement)
+        parity = judge_export(path, precision, shares, *how)
         found = None
         if self.options.bisect:
             from byolt_export.onnx.export import torch_tensors
@@ -202,7 +207,7 @@ class _Builder:
             named = {features.name for features in self.contract.output.maps}
             tensors = {name: tensor for name, tensor in tensors.items() if name not in named}
             found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
-        return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration)
+        return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration, placement)
 
     def time_all(self, folder: Path, made: Sequence[MadeFile]) -> list[MadeFile]:
         """The same with the speeds of those that passed, where there are several."""

@@ -65,8 +65,12 @@ def test_without_speeds_there_is_no_fastest(copy: Path) -> None:
     manifest = read_manifest(copy)
     write_manifest(copy, manifest.model_copy(update={"files": manifest.files[:1]}))
     assert Encoder(copy, precision="fastest").file == "encoder.onnx"  # There is nothing to choose.
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_another_word_is_told(bundle: Path) -> None:
     with pytest.raises(InputError, match="it is fastest, or one of fp32"):
-        Encoder(copy, precision="quickest")  # type: ignore[arg-type]
+        Encoder(bundle, precision="quickest")  # type: ignore[arg-type]
 
 
 def report(name: str, precision: str, provider: str = CPU, verdict: str = "passed") -> FileReport:

@@ -144,6 +144,8 @@ def _file(file: FileReport, manifest: Manifest, golden: GoldenVectors) -> dict[s
             for control in parity.controls
         ],
         "detection_limit": _share(parity.detection_limit),
+        "speed": file.verdict_with_speed.removeprefix(parity.verdict),
+        "speeds": [(s, _number(s.images_per_s, ".4g"), _number(s.times_fp32, ".2f")) for s in file.speeds],
         "bisection": "" if file.bisection is None else file.bisection.to_text(),
     }
 

@@ -15,7 +15,7 @@ from byolt_export.bundle.golden import PERTURBATIONS
 from byolt_export.bundle.manifest import Gates, Manifest, Precision, Speed, Verdict, first_fault
 from byolt_export.errors import InputError
 
-_SLOWER = 0.95  # Times fp32. What is nearer to it may be as fast.
+SLOWER = 0.95  # Times fp32. What is nearer to it may be as fast.
 _PARITY_BYTES = 64 * 2**20  # A bundle is somebody else's file: nothing larger is read.
 
 
@@ -167,7 +167,7 @@ class FileReport:
     @property
     def is_slower(self) -> bool:
         """Whether it is slower than fp32 by more than its timing tells."""
-        return self.times_fp32 is not None and self.times_fp32 < _SLOWER
+        return self.times_fp32 is not None and self.times_fp32 < SLOWER
 
     @property
     def verdict_with_speed(self) -> str:

@@ -46,15 +46,14 @@ def verify(
 
     Args:
         bundle: The bundle's folder.
-        providers: As ``verify_bundle`` takes them; left out, OpenVINO too where it is installed.
+        providers: As ``verify_bundle`` takes them; left out, ``every_provider``.
         threads: CPU threads of one call; left out, one per core.
         on_log: Takes a line where the speeds cannot be kept.
 
     Raises: as ``verify_bundle``.
     """
     path = Path(bundle)
-    chosen = providers or (*usable_providers(), *((OPENVINO,) if has_openvino() else ()))
-    report = verify_bundle(path, chosen, threads=threads)
+    report = verify_bundle(path, providers or every_provider(), threads=threads)
     report = replace(report, files=_timed(path, report.files, threads))
     record_verdicts(path, report.files)
     if any(file.speeds for file in report.files):
@@ -97,7 +96,7 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
     Args:
         path: The bundle's folder.
         providers: ONNX Runtime's execution providers to prove it on, and ``OPENVINO``; left out, those of ONNX Runtime
-            that this machine can use, and for a file that is placed for OpenVINO that.
+            that this machine can use. A file that is placed for OpenVINO runs there, and one for a CPU on no GPU.
         threads: CPU threads; left out, one per core.
 
     Raises:
@@ -117,19 +116,24 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
             reports.append(FileReport(file.name, file.precision, CPU, Parity("failed", (made,), gates)))
             continue
         onnx = open_file(path, file.name, file.sha256)
-        for provider in _providers_of(file, providers):
+        for provider in _providers_of(file, providers or usable_providers()):
             how = (onnx, provider, manifest.contract, golden)
             parity = prove_onnx(*how, gates=gates, threads=threads, placement=file.placement)
             reports.append(FileReport(file.name, file.precision, provider, _failed_by(parity, made, stated)))
     return Report(path, (*reports, *prove_engines(path, manifest, golden)))
 
 
+def every_provider() -> tuple[str, ...]:
+    """ONNX Runtime's providers that this machine can use, and OpenVINO where it is installed."""
+    return (*usable_providers(), *((OPENVINO,) if has_openvino() else ()))
+
+
 def _providers_of(file: Onnx, asked: Sequence[str]) -> Sequence[str]:
-    if asked:
-        return asked
+    """Those of the providers that a file is for: its Q/DQ may be placed for one of them alone."""
     if file.placement == "openvino":
         return (OPENVINO,)
-    return (CPU,) if file.placement == "cpu" else usable_providers()
+    on_cpu = [provider for provider in asked if provider in (CPU, OPENVINO)]
+    return on_cpu or (CPU,) if file.placement == "cpu" else asked
 
 
 def prove_onnx(

@@ -244,6 +244,7 @@ Manifest read_manifest(const json& value) {
   const Fields fields(value, "",
                       {"schema_version", "contract", "files", "engines", "golden", "parity_sha256", "tools", "speeds"});
   Manifest manifest;
+  manifest.version = version.get<int>();
   manifest.contract = read_contract(fields.need("contract"), "contract");
   manifest.files = read_list(to_array(fields.need("files"), "files", 1, kMostFiles), "files", read_onnx);
   if (const json* engines = fields.find("engines"); engines != nullptr) {
@@ -336,6 +337,21 @@ std::string with_verdicts(const std::string& text, const std::vector<EngineVerdi
       engine["verdict"] = verdict.verdict;
       engine["reason"] = verdict.reason;
     }
+  }
+  return manifest.dump(2) + "\n";
+}
+
+std::string with_speeds(const std::string& text, const std::vector<Speed>& speeds) {
+  auto manifest = nlohmann::ordered_json::parse(text);
+  auto& list = manifest["speeds"] = nlohmann::ordered_json::array();
+  for (const Speed& speed : speeds) {
+    list.push_back({{"file", speed.file},
+                    {"runtime", speed.runtime},
+                    {"processor", speed.processor},
+                    {"threads", speed.threads},
+                    {"batch", speed.batch},
+                    {"images_per_s", speed.images_per_s},
+                    {"times_fp32", speed.times_fp32 ? nlohmann::ordered_json(*speed.times_fp32) : nullptr}});
   }
   return manifest.dump(2) + "\n";
 }

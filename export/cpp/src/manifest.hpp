@@ -76,6 +76,7 @@ struct Speed {
 };
 
 struct Manifest {
+  int version = 1;
   Contract contract;
   std::vector<OnnxEntry> files;
   std::vector<EngineEntry> engines;
@@ -101,5 +102,8 @@ struct EngineVerdict {
   std::string engine, verdict, reason;
 };
 std::string with_verdicts(const std::string& text, const std::vector<EngineVerdict>& verdicts);
+
+/// manifest.json with these speeds; everything else as it was.
+std::string with_speeds(const std::string& text, const std::vector<Speed>& speeds);
 
 }  // namespace byolt
