@@ -164,27 +164,32 @@ def _takes_shift(layer: Layer) -> bool:
 def _rounded_layers(
     layers: Sequence[Layer], moved: Mapping[str, Rows], moments: Mapping[str, Moments], rule: Rule
 ) -> tuple[dict[str, RoundedLayer], tuple[str, ...]]:
-    rounded, plain = {}, []
-    for layer in layers:
-        try:
-            rounded[layer.name] = _rounded(layer, moved[layer.input], moments[layer.name], rule)
-        except np.linalg.LinAlgError:
-            rounded[layer.name] = _rounded(layer, moved[layer.input], moments[layer.name], "min-max")
-            plain.append(layer.name)
-    return rounded, tuple(plain)
+    """Each layer by name, and the names of those that the images tell nothing of."""
+    found = {
+        layer.name: (None if rule == "min-max" else _least_error(layer, moved[layer.input], moments[layer.name]))
+        for layer in layers
+    }
+    rounded = {layer.name: found[layer.name] or _to_nearest(layer) for layer in layers}
+    return rounded, tuple(name for name, layer in found.items() if layer is None and rule != "min-max")
 
 
-def _rounded(layer: Layer, moved: Rows, moments: Moments, rule: Rule) -> RoundedLayer:
-    """``moved`` is by how much int8 moves the mean of each channel (C,) of the layer's input."""
+def _to_nearest(layer: Layer) -> RoundedLayer:
     kernel = layer.as_matrices()
-    if rule == "min-max":
-        scales = widest_kernel_scales(kernel, np.float16)
-        return RoundedLayer(nearest(kernel, scales), scales, layer.bias())
+    scales = widest_kernel_scales(kernel, np.float16)
+    return RoundedLayer(nearest(kernel, scales), scales, layer.bias())
+
+
+def _least_error(layer: Layer, moved: Rows, moments: Moments) -> RoundedLayer | None:
+    """``None`` where the images tell nothing of a layer. ``moved``: by how much int8 moves each channel's mean (C,)."""
+    kernel = layer.as_matrices()
     mean, covariance = moments.mean_and_covariance()  # The covariance: the bias takes up what the mean carries.
     second = np.einsum("gkk->gk", covariance) + mean**2
     covariance += _INPUT_ERROR * second.mean(axis=-1)[:, None, None] * np.eye(kernel.shape[-1])
     scales = kernel_scales(kernel, np.einsum("gkk->gk", covariance), np.float16)
-    whole = round_kernel(kernel, scales, covariance)
+    try:
+        whole = round_kernel(kernel, scales, covariance)
+    except np.linalg.LinAlgError:
+        return None
     restored = whole * scales[..., None]
     correction = (kernel - restored) * mean[:, None] - restored * _by_input(moved, kernel)[:, None]
     return RoundedLayer(whole, scales, layer.bias() + correction.sum(axis=-1).ravel())

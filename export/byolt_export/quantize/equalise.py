@@ -51,9 +51,7 @@ def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
         tensors = [name for name in (*node.input, *node.output) if name and name not in constants]
         if node.output[0] in takes_up:
             groups.add(*tensors)
-        elif node.op_type in _KEEP_FACTORS or _is_sum_of_images(node, constants):
-            groups.tie(*tensors)
-        elif _is_spatial_mean(node, constants, model):
+        elif _keeps_factors(node, constants, model):
             groups.tie(*tensors)
         else:
             groups.fix(*tensors)
@@ -62,9 +60,7 @@ def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
     return groups.free()
 
 
-def choose_gains(
-    groups: Iterable[set[str]], layers: Sequence[Layer], samples: Mapping[str, ActivationSample]
-) -> Gains:
+def choose_gains(groups: Iterable[set[str]], layers: Sequence[Layer], samples: Mapping[str, ActivationSample]) -> Gains:
     """Gains by tensor of the groups where int8 loses least by them, each a power of the group's ranges."""
     readers: dict[str, list[Layer]] = {}
     for layer in layers:
@@ -77,7 +73,9 @@ def choose_gains(
         widest = np.max([np.maximum(-samples[name].low, samples[name].high) for name in read], axis=0)
         widest = np.maximum(widest, max(1e-4 * float(widest.max()), 1e-12))
         errors = {exponent: _errors(read, readers, samples, _gain(widest, exponent)) for exponent in EXPONENTS}
-        shares = {exponent: float(np.mean(error / np.maximum(errors[0.0], 1e-30))) for exponent, error in errors.items()}
+        shares = {
+            exponent: float(np.mean(error / np.maximum(errors[0.0], 1e-30))) for exponent, error in errors.items()
+        }
         best = min(shares, key=lambda exponent: shares[exponent])
         if shares[best] <= _WORTH:
             gains |= dict.fromkeys(group, _gain(widest, best))
@@ -129,7 +127,9 @@ def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
             _store(model, node, 2, f"{layer.name}.evened_bias", (layer.bias() * factor).astype(dtype), numpy_helper)
     read = {name for node in model.graph.node for name in node.input}
     kept = [constant for constant in constants.values() if constant.name in read]
-    added = [constant for constant in model.graph.initializer if constant.name in read and constant.name not in constants]
+    added = [
+        constant for constant in model.graph.initializer if constant.name in read and constant.name not in constants
+    ]
     copies = [type(item)() for item in (*kept, *added)]
     for copy, item in zip(copies, (*kept, *added), strict=True):
         copy.CopyFrom(item)
@@ -142,8 +142,10 @@ def _store(model: Any, node: Any, place: int, name: str, values: npt.NDArray[Any
     model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
 
 
-def _is_sum_of_images(node: Any, constants: set[str]) -> bool:
-    return node.op_type == "Add" and not constants.intersection(node.input)
+def _keeps_factors(node: Any, constants: set[str], model: Any) -> bool:
+    """Whether a factor of each channel of what goes in is that factor of what comes out."""
+    is_sum = node.op_type == "Add" and not constants.intersection(node.input)
+    return is_sum or node.op_type in _KEEP_FACTORS or _is_spatial_mean(node, constants, model)
 
 
 def _is_spatial_mean(node: Any, constants: set[str], model: Any) -> bool:

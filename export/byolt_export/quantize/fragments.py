@@ -1,6 +1,6 @@
 """Pieces of a graph in int8, and how they take the place of a layer."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,10 @@ def rebuilt(model: Any, replace: Callable[[Any, Fragment], bool]) -> Any:
     graph.node.extend(nodes)
     graph.initializer.extend(constant for name, constant in held.items() if name in read)
     for opset in result.opset_import:
-        if opset.domain in ("", "ai.onnx"):  # 19 adds types to the operators of 18, and changes none that encoders have.
+        if opset.domain in (
+            "",
+            "ai.onnx",
+        ):  # 19 adds types to the operators of 18, and changes none that encoders have.
             opset.version = max(opset.version, OPSET)
     result.ir_version = max(result.ir_version, IR)
     return result
@@ -73,4 +76,3 @@ def readers_of(model: Any) -> dict[str, list[Any]]:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     return readers
-

@@ -14,7 +14,7 @@ from byolt_export.errors import InputError, MissingPart
 from byolt_export.proof.measures import measure
 from byolt_export.quantize.activation_statistics import input_batches
 from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
-from byolt_export.quantize.layers import spread
+from byolt_export.quantize.layers import find_layers, spread
 from byolt_export.quantize.place_cpu import place_cpu
 from byolt_export.quantize.place_tensorrt import place_tensorrt
 from byolt_export.quantize.sensitivity import most_sensitive, output_errors
@@ -62,9 +62,12 @@ class Int8:
             raise MissingPart('onnx is not installed: pip install "byolt[export]"') from error
         if len(images) < LEAST_IMAGES:
             raise InputError(f"{len(images)} images are too few to calibrate INT8: give at least {LEAST_IMAGES}")
-        calibrated = calibrate(onnx.load(path), images[::2], rule=rule)
-        if not calibrated.layers:
+        model = onnx.load(path)
+        if not find_layers(model)[0]:
             raise InputError(f"{path} has no layer with a constant kernel that INT8 fits: deliver it as fp16")
+        order = np.random.default_rng(0).permutation(len(images))  # Neighbours in a folder are often of one kind.
+        half = -(-len(images) // 2)
+        calibrated = calibrate(model, images[order[:half]], rule=rule)
         record = Calibration(
             images=len(images),
             source=source,
@@ -73,7 +76,7 @@ class Int8:
             int8_share=1.0,
             fp16_layers=(),
         )
-        return cls(calibrated, images[1::2], record)
+        return cls(calibrated, images[order[half:]], record)
 
     def for_tensorrt(self, half: Any, path: Path, *, least_share: float = LEAST_SHARE) -> Calibration:
         """Write the file for TensorRT: what harms most for its work stays in fp16, within ``least_share``.

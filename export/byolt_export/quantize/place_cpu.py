@@ -16,6 +16,7 @@ from byolt_export.quantize.layers import Layer
 from byolt_export.quantize.multiply_adds import attributes
 from byolt_export.quantize.rounding import ActivationScaling
 
+
 def place_cpu(model: Any, calibrated: Calibrated, names: Collection[str]) -> Any:
     """A copy of a graph with these layers in INT8, computed in whole numbers by a CPU's integer kernels.
 
@@ -97,7 +98,9 @@ class _Placement:
         assert INSIDE == 127
         source = self._bytes_before(name)
         if source is None:  # Frames were resized before: the resized pixels are rounded to whole grey levels.
-            made.add("QuantizeLinear", [name, *_scale_and_zero(made, name, self.calibrated.levels[name])], f"{name}.uint8")
+            made.add(
+                "QuantizeLinear", [name, *_scale_and_zero(made, name, self.calibrated.levels[name])], f"{name}.uint8"
+            )
             return
         pads = made.constant(f"{name}.of_bytes", [0] * 7 + [1], np.int64)
         inside = made.constant(f"{name}.byte_inside", 255, np.uint8)
@@ -124,7 +127,9 @@ class _Placement:
         if back not in self.back:
             self._back(made, name)
             reader = next(layer for layer in self.others.values() if layer.input == name)
-            channels = reader.kernel.shape[0 if reader.is_transposed else 1] * (1 if reader.is_transposed else reader.groups)
+            channels = reader.kernel.shape[0 if reader.is_transposed else 1] * (
+                1 if reader.is_transposed else reader.groups
+            )
             scale = made.constant(f"{name}.scales", np.full(channels, levels.scale), np.float32)
             zero = made.constant(f"{name}.zeros", np.full(channels, levels.zero_point), np.uint8)
             axis = 1 if reader.is_conv else -1
@@ -160,9 +165,7 @@ def _scale_and_zero(made: Fragment, name: str, levels: ActivationScaling) -> lis
     return [scale, made.constant(f"{name}.zero", levels.zero_point, np.uint8)]
 
 
-def _kernel_and_bias(
-    made: Fragment, layer: Layer, levels: ActivationScaling, rounded: RoundedLayer
-) -> tuple[str, str]:
+def _kernel_and_bias(made: Fragment, layer: Layer, levels: ActivationScaling, rounded: RoundedLayer) -> tuple[str, str]:
     name, scales = layer.name, rounded.scales.ravel()
     kernel = [
         made.constant(f"{name}.kernel", layer.from_matrices(rounded.whole), np.int8),

@@ -25,9 +25,9 @@ _BLOCK = 64
 class ActivationScaling:
     """How a tensor becomes int8: ``q = round((x - shift) / scale)``, held within -128 to 127.
 
-    ``shift`` is a whole number of scales: the zero point of an engine that takes one is ``-shift / scale``, and TensorRT,
-    which takes none, has it taken off before the rounding. A tensor without negative values uses all 256 levels, and
-    its zeros, half of what comes out of a ReLU, stay exact.
+    ``shift`` is a whole number of scales: to an engine with zero points it is one, and for TensorRT, which has none, it
+    is taken off before the rounding. A tensor without negative values uses all 256 levels, and its zeros, half of what
+    comes out of a ReLU, stay exact.
     """
 
     scale: float
