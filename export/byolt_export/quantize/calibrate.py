@@ -13,7 +13,7 @@ from byolt_export.arrays import Images
 from byolt_export.quantize.activation_statistics import Moments, collect_statistics
 from byolt_export.quantize.equalise import even_channels
 from byolt_export.quantize.exact_pixels import read_pixels
-from byolt_export.quantize.layers import Layer, find_layers
+from byolt_export.quantize.layers import Layer, find_layers, written_tensors
 from byolt_export.quantize.rounding import (
     ActivationScaling,
     Reals,
@@ -30,7 +30,6 @@ from byolt_export.quantize.rounding import (
 Rule = Literal["least error", "min-max"]
 
 _INPUT_ERROR = 2.0**-22  # Of the mean square of a layer's inputs: fp16 tells none of them apart that are nearer.
-_ACTIVATIONS = ("Relu", "Clip")
 
 
 @dataclass(frozen=True)
@@ -131,29 +130,6 @@ def calibrate(model: Any, images: Images, *, rule: Rule = "least error") -> Cali
         moved[name] = (levels[name].restored(rows) - rows).mean(axis=0)
     rounded, plain = _rounded_layers(layers, moved, moments, rule)
     return Calibrated(ready, layers, multiply_adds, levels, rounded, pixels, plain, rule)
-
-
-def written_tensors(model: Any, layers: Sequence[Layer]) -> dict[str, str]:
-    """By layer, the tensor that leaves it: behind its activation, where that alone reads the layer."""
-    readers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {output.name for output in model.graph.output}
-    constants = {constant.name for constant in model.graph.initializer}
-    written = {}
-    for layer in layers:
-        after = readers.get(layer.name, [])
-        fuses = (
-            len(after) == 1
-            and after[0].op_type in _ACTIVATIONS
-            and layer.name not in outputs
-            and constants.issuperset(name for name in after[0].input[1:] if name)
-        )
-        tensor = after[0].output[0] if fuses else layer.name
-        if tensor not in outputs:
-            written[layer.name] = str(tensor)
-    return written
 
 
 def _takes_shift(layer: Layer) -> bool:

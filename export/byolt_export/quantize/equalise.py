@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from byolt_export.arrays import Images
 from byolt_export.quantize.activation_statistics import ActivationSample, collect_statistics
-from byolt_export.quantize.layers import Layer, attributes, find_layers
+from byolt_export.quantize.layers import Layer, attributes, find_layers, written_tensors
 from byolt_export.quantize.rounding import Reals, Rows, best_levels
 
 Gains = dict[str, Rows]
@@ -24,6 +24,8 @@ EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _IMAGES = 64
 _WORTH = 0.8
 """An error that is this share of the plain one, or less, is worth a gain: the estimate is no more exact."""
+_LARGEST_GAIN = 64.0
+"""A channel that is hardly ever used has nothing to win by more."""
 _KEEP_FACTORS = ("Relu", "LeakyRelu", "Identity", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 
 
@@ -36,8 +38,10 @@ def even_channels(model: Any, images: Images) -> None:
     """
     layers, _ = find_layers(model)
     some = images[:: max(1, len(images) // _IMAGES)]
-    samples, _ = collect_statistics(model, layers, some, with_moments=False)
-    apply_gains(model, layers, choose_gains(gain_groups(model, layers), layers, samples))
+    groups = gain_groups(model, layers)
+    written = set(written_tensors(model, layers).values())
+    samples, _ = collect_statistics(model, layers, some, more=sorted(written), with_moments=False)
+    apply_gains(model, layers, choose_gains(groups, layers, samples))
 
 
 def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
@@ -67,12 +71,12 @@ def choose_gains(groups: Iterable[set[str]], layers: Sequence[Layer], samples: M
         readers.setdefault(layer.input, []).append(layer)
     gains: Gains = {}
     for group in groups:
-        read = sorted(name for name in group if name in readers and name in samples)
-        if not read:
+        rounded = sorted(group & samples.keys())
+        if not rounded:
             continue
-        widest = np.max([np.maximum(-samples[name].low, samples[name].high) for name in read], axis=0)
-        widest = np.maximum(widest, max(1e-4 * float(widest.max()), 1e-12))
-        errors = {exponent: _errors(read, readers, samples, _gain(widest, exponent)) for exponent in EXPONENTS}
+        widest = np.max([np.maximum(-samples[name].low, samples[name].high) for name in rounded], axis=0)
+        widest = np.maximum(widest, float(widest.max()) / _LARGEST_GAIN)
+        errors = {exponent: _errors(rounded, readers, samples, _gain(widest, exponent)) for exponent in EXPONENTS}
         shares = {
             exponent: float(np.mean(error / np.maximum(errors[0.0], 1e-30))) for exponent, error in errors.items()
         }
@@ -91,13 +95,13 @@ def _gain(widest: Rows, exponent: float) -> Rows:
 def _errors(
     names: Sequence[str], readers: Mapping[str, Sequence[Layer]], samples: Mapping[str, ActivationSample], gain: Rows
 ) -> Reals:
-    """What int8 of each tensor would cost its readers."""
+    """What int8 of each tensor would cost its readers, or the tensor itself where no kernel reads it."""
     found = []
     for name in names:
         sample = samples[name]
-        kernels = [_taken_up(reader, gain) for reader in readers[name]]
+        kernels = [_taken_up(reader, gain) for reader in readers.get(name, ())]
         how = (sample.rows * gain, sample.low * gain, sample.high * gain, kernels, np.float32)
-        found.append(best_levels(*how, may_shift=True)[1])
+        found.append(best_levels(*how, may_shift=True, weights=gain.astype(np.float64) ** -2)[1])
     return np.array(found)
 
 

@@ -15,6 +15,8 @@ from byolt_export.quantize.multiply_adds import attributes, infer, multiply_adds
 
 Array = npt.NDArray[Any]
 
+_ACTIVATIONS = ("Relu", "Clip")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -163,6 +165,29 @@ def find_layers(model: Any) -> tuple[list[Layer], int]:
                 Layer(node, kernel, bias[0] if bias else None, work, shapes[node.input[0]], shapes[node.output[0]])
             )
     return found, total
+
+
+def written_tensors(model: Any, layers: Sequence[Layer]) -> dict[str, str]:
+    """By layer, the tensor that leaves it: behind its activation, where that alone reads the layer."""
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {output.name for output in model.graph.output}
+    constants = {constant.name for constant in model.graph.initializer}
+    written = {}
+    for layer in layers:
+        after = readers.get(layer.name, [])
+        fuses = (
+            len(after) == 1
+            and after[0].op_type in _ACTIVATIONS
+            and layer.name not in outputs
+            and constants.issuperset(name for name in after[0].input[1:] if name)
+        )
+        tensor = after[0].output[0] if fuses else layer.name
+        if tensor not in outputs:
+            written[layer.name] = str(tensor)
+    return written
 
 
 def _fits(node: Any, constants: dict[str, Any]) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from byolt_export.quantize.calibrate import Calibrated, RoundedLayer, written_tensors
+from byolt_export.quantize.calibrate import Calibrated, RoundedLayer
 from byolt_export.quantize.exact_pixels import INSIDE, MIDDLE
 from byolt_export.quantize.fragments import Fragment, readers_of, rebuilt
-from byolt_export.quantize.layers import Layer
+from byolt_export.quantize.layers import Layer, written_tensors
 from byolt_export.quantize.multiply_adds import attributes
 from byolt_export.quantize.rounding import ActivationScaling
 

@@ -68,13 +68,19 @@ def widest_levels(low: Rows, high: Rows, dtype: npt.DTypeLike) -> ActivationScal
 
 
 def best_levels(
-    rows: Rows, low: Rows, high: Rows, kernels: Sequence[Reals], dtype: npt.DTypeLike, *, may_shift: bool
+    rows: Rows,
+    low: Rows,
+    high: Rows,
+    kernels: Sequence[Reals],
+    dtype: npt.DTypeLike,
+    *,
+    may_shift: bool,
+    weights: Reals | float = 1.0,
 ) -> tuple[ActivationScaling, float]:
     """The levels of a tensor that cost its layers the least squared error, and that error.
 
     Rounding errors of different inputs are independent, so a layer's error is the tensor's error in each channel,
-    weighted by the squares of the kernels that it meets, plus the kernels' own. Where no kernel reads the tensor, its
-    channels weigh the same.
+    weighted by the squares of the kernels that it meets, plus the kernels' own.
 
     Args:
         rows: Values of the tensor, (N, C).
@@ -83,8 +89,9 @@ def best_levels(
         kernels: Of each layer that reads the tensor, (G, O, K).
         dtype: Of the graph, which the scale is stored in.
         may_shift: Whether the layers can add what a shift takes away.
+        weights: Of the channels' squared errors, (C,) or one for all, where no kernel reads the tensor.
     """
-    energy = np.sum([_energy(k, low.size) for k in kernels], axis=0) if kernels else np.ones(low.size)
+    energy = np.sum([_energy(k, low.size) for k in kernels], axis=0) if kernels else np.ones(low.size) * weights
     kernel_error = _KERNEL_ERROR_SHARE * sum(_kernel_error(k, rows) for k in kernels)
     bottom, top = min(float(low.min()), 0.0), max(float(high.max()), 0.0)
     least, chosen = np.inf, widest_levels(low, high, dtype)
