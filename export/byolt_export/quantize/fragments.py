@@ -22,7 +22,9 @@ class Fragment:
         """A constant, once, by its name."""
         from onnx import numpy_helper
 
-        self.constants[name] = numpy_helper.from_array(np.array(values, dtype, order="C"), name)
+        with np.errstate(over="ignore"):  # What fp16 does not hold becomes infinite, and the proof says so.
+            stored = np.array(values, dtype, order="C")
+        self.constants[name] = numpy_helper.from_array(stored, name)
         return name
 
     def add(self, op: str, inputs: Sequence[str], output: str, **how: Any) -> str:

@@ -109,7 +109,9 @@ def _scale(bottom: float, top: float, dtype: npt.DTypeLike, may_shift: bool) -> 
     levels = round(128 + bottom / scale)
     if not may_shift or abs(levels) < _LEAST_SHIFT:
         return float(storable(max(-bottom, top) / 127, dtype)), 0.0
-    return scale, float(np.float64(levels * scale).astype(dtype))
+    with np.errstate(over="ignore"):
+        stored = float(np.float64(levels * scale).astype(dtype))
+    return scale, stored if np.isfinite(stored) else levels * scale  # An fp32 file holds what fp16 does not.
 
 
 def _by_channel(kernel: Reals, channels: int) -> Reals:
