@@ -18,7 +18,12 @@ PROOF_PARITY = f"{FOLDER}/proof/parity.py"
 PROOF_REPORT = f"{FOLDER}/proof/report.py"
 PROOF_TASK = f"{FOLDER}/proof/task.py"
 PROOF_VERIFY = f"{FOLDER}/proof/verify.py"
-QUANTIZE_CALIBRATE = f"{FOLDER}/quantize/activation_statistics.py"
+QUANTIZE_CALIBRATE = f"{FOLDER}/quantize/calibrate.py"
+QUANTIZE_STATISTICS = f"{FOLDER}/quantize/activation_statistics.py"
+QUANTIZE_EQUALISE = f"{FOLDER}/quantize/equalise.py"
+QUANTIZE_PIXELS = f"{FOLDER}/quantize/exact_pixels.py"
+QUANTIZE_CPU = f"{FOLDER}/quantize/place_cpu.py"
+QUANTIZE_TENSORRT = f"{FOLDER}/quantize/place_tensorrt.py"
 QUANTIZE_INT8 = f"{FOLDER}/quantize/int8.py"
 QUANTIZE_LAYERS = f"{FOLDER}/quantize/layers.py"
 QUANTIZE_MULTIPLY_ADDS = f"{FOLDER}/quantize/multiply_adds.py"
@@ -43,6 +48,7 @@ IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN
 )
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
+IN_EQUALISE, IN_PIXELS, IN_CPU = (f"tests/export/test_{name}.py" for name in ("equalise", "exact_pixels", "place_cpu"))
 IN_TRANSPOSED = "tests/export/test_folding.py::test_windows_times_matrices_are_the_transposed_convolution"
 IN_STEADY = "tests/export/test_steady_inputs.py"
 IN_PROGRESS = "tests/export/test_engine_progress.py"
@@ -97,25 +103,32 @@ EXPORT = [
     Mutation("a node's error is not its own", PROOF_BISECT, "max(0.0, errors[output] - from_inputs)", "errors[output]", IN_BISECT),
     Mutation("the first bad node by all of its error", PROOF_BISECT, "node.own > limit", "node.relative_l2 > limit", IN_BISECT),
     # INT8: levels, scales, rounding, what goes into the bias.
-    Mutation("shift added before the rounding", QUANTIZE_ROUNDING, "np.round((rows - np.float32(shift))", "np.round((rows + np.float32(shift))", IN_ROUNDING),
+    Mutation("shift added before the rounding", QUANTIZE_ROUNDING, "np.round((rows - shift) / scale)", "np.round((rows + shift) / scale)", IN_ROUNDING),
     Mutation("int8 cut off, not rounded", QUANTIZE_ROUNDING, "np.clip(np.round((rows", "np.clip(np.trunc((rows", IN_ROUNDING),
-    Mutation("a level above int8", QUANTIZE_ROUNDING, "-128, 127) * np.float32(", "-128, 128) * np.float32(", IN_ROUNDING),
+    Mutation("a level above int8", QUANTIZE_ROUNDING, "-128, 127) * scale + shift", "-128, 128) * scale + shift", IN_ROUNDING),
     Mutation("range of the positive values alone", QUANTIZE_ROUNDING, "max(-low.min(), high.max()) / 127", "high.max() / 127", IN_ROUNDING),
     Mutation("scales that the file does not hold", QUANTIZE_ROUNDING, "info.max), kind)", "info.max))", IN_ROUNDING),
     Mutation("one scale for a whole kernel", QUANTIZE_ROUNDING, "np.abs(kernel).max(axis=-1) / 127, dtype", "np.broadcast_to(np.abs(kernel).max(), kernel.shape[:2]) / 127, dtype", IN_ROUNDING),
     Mutation("kernel scales whatever the inputs are", QUANTIZE_ROUNDING, " * moments[:, None])", ")", IN_ROUNDING),
-    Mutation("levels of the greatest error", QUANTIZE_ROUNDING, "if error < best:", "if error > best or best == np.inf:", IN_ROUNDING),
+    Mutation("levels of the greatest error", QUANTIZE_ROUNDING, "if error < least:", "if error > least or least == np.inf:", IN_ROUNDING),
     Mutation("rounding errors are not taken up", QUANTIZE_ROUNDING, "kernel[:, order[k]] - rounded[:, k] * scales", "0.0 * rounded[:, k]", IN_ROUNDING),
-    Mutation("bounds of the last batch alone", QUANTIZE_CALIBRATE, "np.minimum(sample.low, low), np.maximum(sample.high, high)", "low, high", IN_PRECISION),
-    Mutation("second moments for the covariance", QUANTIZE_CALIBRATE, "second - mean[:, :, None] * mean[:, None]", "second", IN_PRECISION),
-    Mutation("moments in float32", QUANTIZE_CALIBRATE, "// batches)).astype(np.float64)", "// batches))", IN_STEADY),
-    Mutation("damping whatever the inputs' size", QUANTIZE_INT8, "_INPUT_ERROR * second.mean(axis=-1)", "0 * second.mean(axis=-1)", IN_STEADY),
-    Mutation("gain not taken out of the kernel", QUANTIZE_INT8, "kernel /= gain[:, None]", "kernel /= 1.0", IN_PRECISION),
-    Mutation("shift not given back", QUANTIZE_INT8, "bias + shifted.sum(axis=-1).ravel()", "bias", IN_PRECISION),
-    Mutation("shift not given back under padding", QUANTIZE_INT8, "np.ones((1, 1, *layer.in_shape[2:]), dtype)", "np.zeros((1, 1, *layer.in_shape[2:]), dtype)", IN_PRECISION),
-    Mutation("the mean error is not corrected", QUANTIZE_INT8, "layer.bias() + correction.ravel()", "layer.bias()", IN_PRECISION),
-    Mutation("int8 share by layers", QUANTIZE_INT8, "sum(layer.multiply_adds for layer in int8) / total", "len(int8) / len(layers)", IN_PRECISION),
-    Mutation("least share of int8 reversed", QUANTIZE_INT8, "- least_share * total", "- (1 - least_share) * total", IN_PRECISION),
+    Mutation("bounds of the last batch alone", QUANTIZE_STATISTICS, "np.minimum(sample.low, low), np.maximum(sample.high, high)", "low, high", IN_PRECISION),
+    Mutation("second moments for the covariance", QUANTIZE_STATISTICS, "self.gram / self.count - mean[:, :, None] * mean[:, None]", "self.gram / self.count", IN_PRECISION),
+    Mutation("moments in float32", QUANTIZE_STATISTICS, "// batches)).astype(np.float64)", "// batches))", IN_STEADY),
+    Mutation("damping whatever the inputs' size", QUANTIZE_CALIBRATE, "_INPUT_ERROR * second.mean(axis=-1)", "0 * second.mean(axis=-1)", IN_STEADY),
+    Mutation("gain not taken out of the kernel", QUANTIZE_EQUALISE, "return kernel / np.repeat(", "return kernel * np.repeat(", IN_EQUALISE),
+    Mutation("gain not put into the kernel before", QUANTIZE_EQUALISE, "kernel *= factor.reshape(layer.groups, -1, 1)", "kernel *= 1.0", IN_EQUALISE),
+    Mutation("gain by what is read alone", QUANTIZE_EQUALISE, "more=sorted(written)", "more=()", IN_EQUALISE),
+    Mutation("pixels from the middle without their mean", QUANTIZE_PIXELS, "(scale * MIDDLE + shift)", "(scale * MIDDLE)", IN_PIXELS),
+    Mutation("no channel inside the image", QUANTIZE_PIXELS, "[0, 0, 0, 0, 0, 1, 0, 0]", "[0, 1, 0, 0, 0, 0, 0, 0]", IN_PIXELS),
+    Mutation("zero point of the middle", QUANTIZE_ROUNDING, "128 - round(self.shift / self.scale)", "round(self.shift / self.scale)", IN_ROUNDING),
+    Mutation("bias in steps of the kernel alone", QUANTIZE_CPU, "step = levels.scale * scales", "step = scales", IN_CPU),
+    Mutation("a kept kernel behind one scale", QUANTIZE_CPU, "self._back_by_channel(made, read) if kept else self._back(made, read)", "self._back(made, read)", IN_CPU),
+    Mutation("shift not given back", QUANTIZE_TENSORRT, "rounded.bias + shifted.sum(axis=-1)", "rounded.bias", IN_PRECISION),
+    Mutation("shift not given back under padding", QUANTIZE_TENSORRT, "taps @ inside.T.astype(np.float64) + bias[:, None]", "0 * taps @ inside.T.astype(np.float64) + bias[:, None]", IN_PRECISION),
+    Mutation("the mean error is not corrected", QUANTIZE_CALIBRATE, "layer.bias() + correction.sum(axis=-1).ravel()", "layer.bias()", IN_PRECISION),
+    Mutation("int8 share by layers", QUANTIZE_CALIBRATE, "sum(layer.multiply_adds for layer in self.layers if layer.name in names) / self.multiply_adds", "len(names) / len(self.layers)", IN_PRECISION),
+    Mutation("least share of int8 reversed", QUANTIZE_INT8, "(self.calibrated.share(names) - least_share)", "(self.calibrated.share(names) - 1 + least_share)", IN_PRECISION),
     Mutation("multiply-adds without the map", QUANTIZE_MULTIPLY_ADDS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),
     Mutation("windows one pixel apart", QUANTIZE_LAYERS, "// across * strides[0]", "// across", IN_PRECISION),
     Mutation("a transposed kernel not turned around", QUANTIZE_LAYERS, "kernel[..., ::-1, ::-1] if self.is_transposed else kernel", "kernel", IN_TRANSPOSED),
