@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from byolt_export.arrays import Images
 from byolt_export.quantize.activation_statistics import ActivationSample, collect_statistics
-from byolt_export.quantize.layers import Layer, attributes, find_layers, written_tensors
+from byolt_export.quantize.layers import Layer, find_layers, written_tensors
+from byolt_export.quantize.multiply_adds import attributes, infer
 from byolt_export.quantize.rounding import Reals, Rows, best_levels
 
 Gains = dict[str, Rows]
@@ -51,11 +52,12 @@ def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
     groups = _Groups()
     for output in model.graph.output:
         groups.fix(output.name)
+    shapes, _ = infer(model)
     for node in model.graph.node:
         tensors = [name for name in (*node.input, *node.output) if name and name not in constants]
         if node.output[0] in takes_up:
             groups.add(*tensors)
-        elif _keeps_factors(node, constants, model):
+        elif _keeps_factors(node, constants, model) and len({shapes.get(name, ())[1:2] for name in tensors}) == 1:
             groups.tie(*tensors)
         else:
             groups.fix(*tensors)

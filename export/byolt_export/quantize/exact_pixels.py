@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from byolt_export.quantize.layers import attributes
+from byolt_export.quantize.multiply_adds import attributes
 
 MIDDLE = 128.0
 """What is taken off a pixel of 0 to 255, so that int8 holds it."""
@@ -34,21 +34,22 @@ def read_pixels(model: Any) -> str | None:
 
     graph = model.graph
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    bytes_of_pixel = graph.input[0].type.tensor_type.shape.dim[-1].dim_value
     found = _normalisation(graph, constants)
-    if found is None:
+    if found is None or bytes_of_pixel not in (1, 3):  # Of 16 bits: more levels than int8 has.
         return None
     pixels, scale, shift, normalised = found
     readers = [node for node in graph.node if normalised in node.input]
     if normalised in {output.name for output in graph.output} or not all(_is_plain(n, constants) for n in readers):
         return None
-    channels = 1 if _is_grey(graph, pixels) else scale.size
+    channels = int(bytes_of_pixel)
     at = next(k for k, node in enumerate(graph.node) if normalised in node.output)
     names = {key: f"{pixels}.{key}" for key in ("middle", "less", "pads", "inside", "whole")}
     graph.initializer.extend(
         [
-            numpy_helper.from_array(np.float32(MIDDLE), names["middle"]),
+            numpy_helper.from_array(np.array(MIDDLE, np.float32), names["middle"]),
             numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64), names["pads"]),
-            numpy_helper.from_array(np.float32(INSIDE), names["inside"]),
+            numpy_helper.from_array(np.array(INSIDE, np.float32), names["inside"]),
         ]
     )
     made = [
@@ -77,10 +78,7 @@ def _of_pixels(kernel: Any, scale: Any, shift: Any, channels: int) -> Any:
 
 
 def _normalisation(graph: Any, constants: Any) -> tuple[str, Any, Any, str] | None:
-    """The tensors of pixels and of normalised pixels, with scale and shift of each channel; None where it is not plain.
-
-    Of 16-bit images more than one tensor is made of ``images``: their pixels have more levels than int8.
-    """
+    """The tensors of pixels and of normalised pixels, with scale and shift of each channel; None where it is not plain."""
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.op_type != "Add" or node.input[1] not in constants:
@@ -90,11 +88,8 @@ def _normalisation(graph: Any, constants: Any) -> tuple[str, Any, Any, str] | No
             continue
         scale, shift = constants[before.input[1]], constants[node.input[1]]
         if scale.ndim == 4 and scale.shape == shift.shape == (1, scale.shape[1], 1, 1):
-            deep = sum("images" in other.input for other in graph.node) > 1 or any(
-                n.op_type == "Slice" for n in graph.node
-            )
             scale, shift = scale.astype(np.float64).ravel(), shift.astype(np.float64).ravel()
-            return None if deep else (before.input[0], scale, shift, node.output[0])
+            return before.input[0], scale, shift, node.output[0]
         return None
     return None
 
@@ -109,11 +104,6 @@ def _is_plain(node: Any, constants: Any) -> bool:
         and how.get("group", 1) == 1
         and how.get("auto_pad", b"NOTSET") == b"NOTSET"
     )
-
-
-def _is_grey(graph: Any, pixels: str) -> bool:
-    dims = graph.input[0].type.tensor_type.shape.dim
-    return dims[-1].dim_value == 1
 
 
 def _drop_unread(graph: Any) -> None:

@@ -83,7 +83,7 @@ def _taken(layer: Layer, shifted: Reals, bias: Reals) -> Reals:
     height, width = layer.in_shape[2:]
     taps = shifted.reshape(len(bias), -1, *layer.kernel.shape[2:]).sum(axis=1).reshape(len(bias), -1)
     inside = layer.of_one_channel().windows(np.ones((1, 1, height, width), np.float32), 2**31)[0]  # (S, h * w)
-    at_places = taps @ inside.T.astype(np.float64) + bias[:, None]
+    at_places: Reals = taps @ inside.T.astype(np.float64) + bias[:, None]
     return at_places.reshape(1, *layer.out_shape[1:])
 
 
