@@ -100,7 +100,7 @@ void record(byolt::Bundle& bundle, const std::vector<byolt::Speed>& speeds) {
     return;
   }
   try {
-    bundle.record(byolt::merged_speeds(bundle.manifest().speeds, speeds));
+    bundle.record_speeds(byolt::merged_speeds(bundle.manifest().speeds, speeds));
   } catch (const Error& error) {
     std::cerr << "speeds are not kept: " << error.what() << '\n';
   }
