@@ -36,5 +36,5 @@ def cpu_threads(threads: int | None = None) -> int:
 
 def plain_name(name: str) -> str:
     """A name as the manifest writes it: at most 200 printable characters of ASCII, and never empty."""
-    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in name).strip()
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in name.strip())
     return plain[:_LONGEST] or "unknown"
