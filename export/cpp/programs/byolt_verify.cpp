@@ -78,17 +78,17 @@ json to_json(const byolt::FileReport& file, const std::vector<byolt::Speed>& all
         {{"name", control.name}, {"state", control.state}, {"relative_l2_worst", to_json(control.relative_l2_worst)}});
   }
   json report = {{"name", file.name},
-          {"precision", file.precision},
-          {"provider", file.provider},
-          {"verdict", file.parity.verdict},
-          {"reasons", file.parity.reasons},
-          {"gates", to_json(file.parity.gates)},
-          {"golden", file.parity.golden ? to_json(*file.parity.golden) : json(nullptr)},
-          {"gallery", nullptr},  // The gallery is measured at export; it is no part of a bundle.
-          {"task", nullptr},
-          {"batches", batches},
-          {"controls", controls},
-          {"detection_limit", to_json(file.parity.detection_limit())}};
+                 {"precision", file.precision},
+                 {"provider", file.provider},
+                 {"verdict", file.parity.verdict},
+                 {"reasons", file.parity.reasons},
+                 {"gates", to_json(file.parity.gates)},
+                 {"golden", file.parity.golden ? to_json(*file.parity.golden) : json(nullptr)},
+                 {"gallery", nullptr},  // The gallery is measured at export; it is no part of a bundle.
+                 {"task", nullptr},
+                 {"batches", batches},
+                 {"controls", controls},
+                 {"detection_limit", to_json(file.parity.detection_limit())}};
   if (!speeds.empty()) report["speeds"] = speeds;
   return report;
 }

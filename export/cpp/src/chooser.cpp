@@ -173,8 +173,7 @@ class Choice {
 
   bool try_onnx(const std::string& provider, Opened& opened) {
     const bool on_gpu = provider == "CUDA";
-    const auto entries =
-        ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu, on_gpu ? "tensorrt" : "cpu");
+    const auto entries = ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu, on_gpu ? "tensorrt" : "cpu");
     if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
     return try_onnx(entries, provider, opened);
   }

@@ -176,9 +176,12 @@ TEST(the_fastest_is_what_was_written_down_here) {
               fastest(Runtime::cpu, 99));
   CHECK_ERROR(Code::missing, "tells no speeds of " + byolt::cpu_name(), fastest(Runtime::cuda));
   const std::vector<std::function<void(json&)>> elsewhere = {
-      [](json& m) { m["speeds"][1]["processor"] = "Another CPU"; }, [](json& m) { m["speeds"][1]["threads"] = 99; },
-      [](json& m) { m["speeds"][1]["batch"] = 1; },                 [](json& m) { m["speeds"][1]["runtime"] = "openvino"; },
-      [](json& m) { m["speeds"][1]["images_per_s"] = 99; },         [](json& m) { m["files"][1]["verdict"] = "failed"; },
+      [](json& m) { m["speeds"][1]["processor"] = "Another CPU"; },
+      [](json& m) { m["speeds"][1]["threads"] = 99; },
+      [](json& m) { m["speeds"][1]["batch"] = 1; },
+      [](json& m) { m["speeds"][1]["runtime"] = "openvino"; },
+      [](json& m) { m["speeds"][1]["images_per_s"] = 99; },
+      [](json& m) { m["files"][1]["verdict"] = "failed"; },
   };
   for (const auto& change : elsewhere) {
     with_speeds(change);

@@ -106,7 +106,8 @@ TEST(faults_of_a_manifest) {
          m["contract"]["output"]["maps"] = json::array({{{"name", "map"}, {"shape", {4, 2, 2}}}});
        }},
       {"contract.output.maps: ", [](json& m) { m["contract"]["output"]["maps"] = json::array({1}); }},
-      {"schema_version: this byolt reads versions 1, 2 and 3", [](json& m) { m["schema_version"] = 4, m["later"] = 1; }},
+      {"schema_version: this byolt reads versions 1, 2 and 3",
+       [](json& m) { m["schema_version"] = 4, m["later"] = 1; }},
       {"files: every file has `shares` from schema version 2 on", [](json& m) { m["schema_version"] = 1; }},
       {"files: every file has `shares` from schema version 2 on", [](json& m) { m["files"][0].erase("shares"); }},
       {"files.0: a placement goes with int8, and int8 with one: this file is fp32",
