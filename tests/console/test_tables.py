@@ -115,3 +115,19 @@ def test_the_table_of_parity_at_80_columns(capsys: pytest.CaptureFixture[str]) -
     assert row.split() == ["encoder.onnx", "CPU", "3.9e-07", "4.1e-07", "100.0%", "not", "run", "here"]
     assert knn == "kNN      encoder.onnx (CPU): -1.25 points [-3.00, +0.50]"
     assert controls == "controls encoder.onnx (CPU): 7 of 8 wrong models noticed"
+
+
+def test_the_table_says_what_is_slower_than_fp32(capsys: pytest.CaptureFixture[str]) -> None:
+    timed = [{"batch": 1, "times_fp32": 9.0}, {"batch": 8, "times_fp32": 0.7125}]
+    names = ("encoder.int8.onnx", "encoder.int8-cpu.onnx")
+    slow, fast = ({**FILES[0], "name": name, "verdict": "passed", "speeds": timed} for name in names)
+    fast["speeds"] = [{"batch": 8, "times_fp32": 2.61}]
+    print_parity({"files": [slow, fast, FILES[0]]})
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in lines if line.startswith(("encoder", "speed"))]
+    assert "fp32" in " ".join(lines[: lines.index(rows[0])])
+    assert [row.split()[5:7] for row in rows[:3]] == [["0.71", "passed"], ["2.6", "passed"], ["-", "not"]]
+    assert max(cell_len(row) for row in rows[:3]) <= 80
+    assert [row for row in rows if row.startswith("speed")] == [
+        "speed    encoder.int8.onnx (CPU): slower than fp32 here, 0.71 x"
+    ]

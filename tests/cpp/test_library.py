@@ -12,8 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tests.cpp.conftest import ROOT, Bundles
 
+from byolt_export import Encoder, verify
 from byolt_export.bundle.folder import GOLDEN, read_manifest, write_manifest
-from byolt_export.bundle.manifest import NOT_MADE
+from byolt_export.bundle.manifest import NOT_MADE, Speed
 from byolt_export.files import sha256
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_bundle
@@ -40,6 +41,14 @@ def run(program: Path, *words: object, code: int = 0, **options: Any) -> subproc
     found = subprocess.run([program, *map(str, words)], capture_output=True, env=environment, check=False, **options)
     assert found.returncode == code, (found.returncode, found.stdout[-2000:], found.stderr[-4000:])
     return found
+
+
+def untimed(printed: bytes) -> Any:
+    """What `byolt-verify --json` printed, without what it timed."""
+    report = json.loads(printed)
+    for file in report["files"]:
+        file.pop("speeds", None)
+    return report
 
 
 def assert_close(found: Any, expected: Any, where: str = "") -> None:
@@ -131,7 +140,28 @@ def test_verify_gives_pythons_measures_and_verdict(builds: Path, bundles: Bundle
     found = run(builds / build / "programs/byolt-verify", bundle, "--json", "--provider", "CPU", "--threads", "1")
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
     assert expected.verdict == "passed"
-    assert_close(json.loads(found.stdout), json.loads(json.dumps(expected.to_json())))
+    assert_close(untimed(found.stdout), json.loads(json.dumps(expected.to_json())))
+
+
+def test_speeds_are_written_as_python_writes_them(builds: Path, bundles: Bundles, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    words = ("--provider", "CPU", "--threads", "1")
+    found = json.loads(run(builds / "plain/programs/byolt-verify", bundle, "--json", *words).stdout)
+    ours = [speed for speed in read_manifest(bundle).speeds if speed.threads == 1]
+    assert sorted(speed.model_dump_json() for speed in ours) == sorted(
+        Speed.model_validate(speed).model_dump_json() for file in found["files"] for speed in file["speeds"]
+    )
+    report = verify(bundle, ("CPUExecutionProvider",), threads=1)
+    theirs = [speed for file in report.files for speed in file.speeds]
+    where = [(s.file, s.runtime, s.processor, s.threads, s.batch) for s in theirs]
+    assert sorted(where) == sorted((s.file, s.runtime, s.processor, s.threads, s.batch) for s in ours)
+    assert [speed for speed in read_manifest(bundle).speeds if speed.threads == 1] == theirs  # Replaced, not added.
+    bench = (builds / "plain/programs/byolt-bench", bundle, "--precision", "fastest", "--seconds", "1", "--json")
+    fastest = max((s for s in theirs if s.batch == theirs[-1].batch), key=lambda s: s.images_per_s)
+    told = json.loads(run(*bench, "--threads", "1", "--batch", "1").stdout)
+    assert told["file"] == fastest.file == Encoder(bundle, precision="fastest", threads=1).file
+    refused = run(*bench, "--threads", "77", code=5)
+    assert b"with 77 threads: run byolt-verify" in refused.stderr
 
 
 def test_verify_of_the_quickstart_where_it_was_run(builds: Path) -> None:
@@ -140,7 +170,7 @@ def test_verify_of_the_quickstart_where_it_was_run(builds: Path) -> None:
         pytest.skip("make quickstart was not run here")
     words = ("--json", "--provider", "CPU", "--threads", "1")
     expected = verify_bundle(found[-1], ("CPUExecutionProvider",), threads=1).to_json()
-    got = json.loads(run(builds / "plain/programs/byolt-verify", found[-1], *words).stdout)
+    got = untimed(run(builds / "plain/programs/byolt-verify", found[-1], *words).stdout)
     assert_close(got, json.loads(json.dumps(expected)))
 
 
@@ -155,7 +185,7 @@ def failed_alike(
     words = ("--json", "--provider", "CPU", "--threads", "1")
     failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
-    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    assert_close(untimed(failed.stdout), json.loads(json.dumps(expected.to_json())))
     return failed, expected
 
 
@@ -192,7 +222,7 @@ def test_a_file_that_could_not_be_made_is_told_and_the_others_run(
     failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
     assert expected.reason == "encoder.int8.onnx (CPUExecutionProvider): failed when it was made (no layer fits)"
-    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    assert_close(untimed(failed.stdout), json.loads(json.dumps(expected.to_json())))
     refused = run(builds / "plain/programs/byolt-bench", bundle, "--runtime", "cpu", "--precision", "int8", code=5)
     assert b"encoder.int8.onnx could not be made (no layer fits)" in refused.stderr
 
@@ -210,7 +240,7 @@ def test_a_file_named_for_another_precision_is_refused_in_pythons_words(
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
     sentence = "it is named fp16, and it multiplies 100% in fp32"
     assert expected.reason == f"encoder.fp16.onnx (CPUExecutionProvider): {sentence}"
-    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    assert_close(untimed(failed.stdout), json.loads(json.dumps(expected.to_json())))
     refused = run(builds / "plain/tests/byolt-build-engine-over-fake", bundle, "--precision", "fp16", code=4)
     assert f"encoder.fp16.onnx becomes no engine: {sentence}".encode() in refused.stderr
     refused = run(builds / "plain/programs/byolt-bench", bundle, "--runtime", "cpu", "--precision", "fp16", code=5)

@@ -19,7 +19,7 @@ from byolt_export.proof.speed import time_files
 from byolt_export.proof.verify import merged_speeds
 from byolt_export.runtime.onnx_runner import CPU
 from byolt_export.runtime.openvino_runner import OPENVINO
-from byolt_export.runtime.processor import cpu_name, cpu_threads
+from byolt_export.runtime.processor import cpu_name, cpu_threads, plain_name
 from byolt_export.runtime.timing import time_in_turn
 
 
@@ -63,14 +63,21 @@ def test_without_speeds_there_is_no_fastest(copy: Path) -> None:
     with pytest.raises(MissingPart, match=r"tells no speeds of .* threads: run `byolt verify \S*` here$"):
         Encoder(copy, precision="fastest")
     manifest = read_manifest(copy)
-    write_manifest(copy, manifest.model_copy(update={"files": manifest.files[:1]}))
-    assert Encoder(copy, precision="fastest").file == "encoder.onnx"  # There is nothing to choose.
+    failed = manifest.files[0].model_copy(update={"verdict": "failed", "reason": "planted"})
+    write_manifest(copy, manifest.model_copy(update={"files": (failed, manifest.files[1])}))
+    assert Encoder(copy, precision="fastest").file == "encoder.fp16.onnx"  # There is nothing to choose.
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_another_word_is_told(bundle: Path) -> None:
     with pytest.raises(InputError, match="it is fastest, or one of fp32"):
         Encoder(bundle, precision="quickest")  # type: ignore[arg-type]
+
+
+def test_names_of_processors_are_plain() -> None:
+    assert plain_name(" AMD EPYC\t") == "AMD EPYC"
+    assert plain_name("Core\u2122 i7\x1b") == "Core? i7?"  # As C++ writes it.
+    assert (plain_name(""), plain_name("a" * 999)) == ("unknown", "a" * 200)
 
 
 def report(name: str, precision: str, provider: str = CPU, verdict: str = "passed") -> FileReport:

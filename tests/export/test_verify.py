@@ -80,7 +80,7 @@ def test_a_bundle_of_schema_version_1_is_read_and_stays_one(bundle: Path, tmp_pa
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
     tree = json.loads((copy / "manifest.json").read_text())
     assert [file.pop("shares") for file in tree["files"]] == [{"fp32": 1.0}, {"fp16": 1.0}]
-    assert (tree.pop("schema_version"), tree.pop("speeds")) == (3, [])
+    assert (tree.pop("schema_version"), len(tree.pop("speeds"))) == (3, 2)
     assert [file.pop("placement") for file in tree["files"]] == [None, None]
     for version in ({}, {"schema_version": 1}):
         (copy / "manifest.json").write_text(json.dumps(version | tree))

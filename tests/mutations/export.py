@@ -16,6 +16,7 @@ PROOF_GATES = f"{FOLDER}/proof/gates.py"
 PROOF_MEASURES = f"{FOLDER}/proof/measures.py"
 PROOF_PARITY = f"{FOLDER}/proof/parity.py"
 PROOF_REPORT = f"{FOLDER}/proof/report.py"
+PROOF_SPEED = f"{FOLDER}/proof/speed.py"
 PROOF_TASK = f"{FOLDER}/proof/task.py"
 PROOF_VERIFY = f"{FOLDER}/proof/verify.py"
 QUANTIZE_CALIBRATE = f"{FOLDER}/quantize/calibrate.py"
@@ -29,6 +30,7 @@ QUANTIZE_LAYERS = f"{FOLDER}/quantize/layers.py"
 QUANTIZE_MULTIPLY_ADDS = f"{FOLDER}/quantize/multiply_adds.py"
 QUANTIZE_ROUNDING = f"{FOLDER}/quantize/rounding.py"
 QUANTIZE_SENSITIVITY = f"{FOLDER}/quantize/sensitivity.py"
+RUNTIME_ENCODER = f"{FOLDER}/runtime/encoder.py"
 TENSORRT_PLAN = f"{FOLDER}/tensorrt/plan.py"
 TENSORRT_PROGRESS = f"{FOLDER}/tensorrt/progress.py"
 
@@ -51,6 +53,9 @@ IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in 
 IN_EQUALISE, IN_PIXELS, IN_CPU = (f"tests/export/test_{name}.py" for name in ("equalise", "exact_pixels", "place_cpu"))
 IN_TRANSPOSED = "tests/export/test_folding.py::test_windows_times_matrices_are_the_transposed_convolution"
 IN_STEADY = "tests/export/test_steady_inputs.py"
+IN_FASTEST = "tests/export/test_fastest.py"
+IN_EMBEDDINGS = "tests/delivery/test_embeddings.py"
+DELIVERY_EMBED = "toolchain/byolt/delivery/embed.py"
 IN_PROGRESS = "tests/export/test_engine_progress.py"
 # Of a long file the test alone.
 IN_TIGHTENED = "tests/export/test_bundle.py::test_a_manifest_tightens_gates_and_never_loosens_them"
@@ -161,7 +166,13 @@ EXPORT = [
     Mutation("shares of products, not of multiply-adds", QUANTIZE_MULTIPLY_ADDS, "max(multiply_adds(node, shapes), 1)", "1", IN_SHARES),
     Mutation("any layer before the cast is a resize", QUANTIZE_MULTIPLY_ADDS, 'k < cast and node.op_type == "MatMul" and resizing < 2', "k < cast", IN_SHARES),
     Mutation("int8 by one operand alone", QUANTIZE_MULTIPLY_ADDS, "int8 = all(", "int8 = any(", IN_SHARES),
-    Mutation("int8 with products in fp32", BUNDLE_MANIFEST, '>= _LEAST_INT8 and not shares.get("fp32")', ">= _LEAST_INT8", IN_SHARES),
+    Mutation("int8 with products in fp32", BUNDLE_MANIFEST, '>= _LEAST_INT8 and not shares.get(never)', ">= _LEAST_INT8", IN_SHARES),
+    Mutation("a cpu's int8 with products in fp16", BUNDLE_MANIFEST, 'never: Precision = "fp16" if placement in ("cpu", "openvino") else "fp32"', 'never: Precision = "fp32"', IN_SHARES),
+    Mutation("the fastest of another machine", RUNTIME_ENCODER, "speed.processor in here and ", "True and ", IN_FASTEST),
+    Mutation("the slowest is taken", RUNTIME_ENCODER, "-speed.images_per_s", "speed.images_per_s", IN_FASTEST),
+    Mutation("times fp32 upside down", PROOF_SPEED, "relative_speeds(taken, baseline)", "relative_speeds(baseline, taken)", IN_FASTEST),
+    Mutation("speeds of other machines are lost", PROOF_VERIFY, "speed.threads) not in replaced]", "speed.threads) in replaced]", IN_FASTEST),
+    Mutation("a gallery of any file", DELIVERY_EMBED, "if self.file_sha256 != sha256:", "if False:", IN_EMBEDDINGS),
     Mutation("a plan of another version", TENSORRT_PLAN, "tuple(plan[24:28]) != flavour.release", "tuple(plan[24:26]) != flavour.release[:2]", IN_PLAN),
     Mutation("a build's share without its phases", TENSORRT_PROGRESS, "share = (done + share) / steps", "share = done / steps", IN_PROGRESS),
 ]  # fmt: skip

@@ -262,9 +262,8 @@ def precision_fault(
     if shares is None:
         return ""
     if precision == "int8":
-        right = shares.get("int8", 0) >= _LEAST_INT8 and not shares.get(
-            "fp16" if placement in ("cpu", "openvino") else "fp32"
-        )
+        never: Precision = "fp16" if placement in ("cpu", "openvino") else "fp32"
+        right = shares.get("int8", 0) >= _LEAST_INT8 and not shares.get(never)
     else:
         right = shares.get(precision) == 1
     found = ", ".join(f"{shares[name]:.0%} in {name}" for name in get_args(Precision) if shares.get(name))

@@ -154,9 +154,9 @@ def _fastest(
     if timed:
         timed.sort(key=lambda speed: -speed.images_per_s)
         return [(speed.runtime, entries[speed.file]) for speed in timed]
-    only = list(_ranked(manifest, runtime, None))
-    if len({entry.name for _, entry in only}) < 2:  # Nothing is timed where there is nothing to compare.
-        return only
+    ranked = list(_ranked(manifest, runtime, None))
+    if len({entry.name for _, entry in ranked if not _why_unproven(entry)}) < 2:
+        return ranked  # Nothing is timed where there is nothing to compare.
     raise MissingPart(
         f"{folder} tells no speeds of {cpu_name()} with {count} threads: run `byolt verify {shlex.quote(str(folder))}"
         f"{'' if threads is None else f' --threads {threads}'}` here"

@@ -16,12 +16,12 @@ def cpu_name() -> str:
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return _plain((names or [platform.processor() or platform.machine()])[0])
+    return plain_name((names or [platform.processor() or platform.machine()])[0])
 
 
 def gpu_names() -> tuple[str, ...]:
     """The GPUs that answer, each name once."""
-    return tuple(dict.fromkeys(_plain(gpu.name) for gpu in find_gpus()[1]))
+    return tuple(dict.fromkeys(plain_name(gpu.name) for gpu in find_gpus()[1]))
 
 
 def cpu_threads(threads: int | None = None) -> int:
@@ -34,6 +34,7 @@ def cpu_threads(threads: int | None = None) -> int:
         return os.cpu_count() or 1
 
 
-def _plain(name: str) -> str:
-    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in name).strip()
+def plain_name(name: str) -> str:
+    """A name as the manifest writes it: at most 200 printable characters of ASCII, and never empty."""
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in name.strip())
     return plain[:_LONGEST] or "unknown"

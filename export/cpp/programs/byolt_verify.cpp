@@ -78,17 +78,17 @@ json to_json(const byolt::FileReport& file, const std::vector<byolt::Speed>& all
         {{"name", control.name}, {"state", control.state}, {"relative_l2_worst", to_json(control.relative_l2_worst)}});
   }
   json report = {{"name", file.name},
-          {"precision", file.precision},
-          {"provider", file.provider},
-          {"verdict", file.parity.verdict},
-          {"reasons", file.parity.reasons},
-          {"gates", to_json(file.parity.gates)},
-          {"golden", file.parity.golden ? to_json(*file.parity.golden) : json(nullptr)},
-          {"gallery", nullptr},  // The gallery is measured at export; it is no part of a bundle.
-          {"task", nullptr},
-          {"batches", batches},
-          {"controls", controls},
-          {"detection_limit", to_json(file.parity.detection_limit())}};
+                 {"precision", file.precision},
+                 {"provider", file.provider},
+                 {"verdict", file.parity.verdict},
+                 {"reasons", file.parity.reasons},
+                 {"gates", to_json(file.parity.gates)},
+                 {"golden", file.parity.golden ? to_json(*file.parity.golden) : json(nullptr)},
+                 {"gallery", nullptr},  // The gallery is measured at export; it is no part of a bundle.
+                 {"task", nullptr},
+                 {"batches", batches},
+                 {"controls", controls},
+                 {"detection_limit", to_json(file.parity.detection_limit())}};
   if (!speeds.empty()) report["speeds"] = speeds;
   return report;
 }
@@ -100,7 +100,7 @@ void record(byolt::Bundle& bundle, const std::vector<byolt::Speed>& speeds) {
     return;
   }
   try {
-    bundle.record(byolt::merged_speeds(bundle.manifest().speeds, speeds));
+    bundle.record_speeds(byolt::merged_speeds(bundle.manifest().speeds, speeds));
   } catch (const Error& error) {
     std::cerr << "speeds are not kept: " << error.what() << '\n';
   }
@@ -110,17 +110,19 @@ void print(const byolt::Report& report, const std::vector<byolt::Speed>& speeds)
   std::printf("%-40s %-24s %-13s %12s %12s %10s %8s\n", "file", "ran by", "verdict", "relative L2", "cosine",
               "neighbours", "x fp32");
   for (const byolt::FileReport& file : report.files) {
-    const auto& golden = file.parity.golden;
-    const auto neighbours = !golden                ? std::nullopt
-                            : golden->overlap_at_1 ? golden->overlap_at_1
-                                                   : golden->top_1_agreement;
-    const auto timed = of(file, speeds);  // The last is at the batch size that the bundle is tuned for.
-    const bool known = !timed.empty() && timed.back().times_fp32;
+    std::string error = "-", cosine = "-", neighbours = "-", times = "-";
+    if (const auto& golden = file.parity.golden) {
+      error = byolt::short_number(golden->relative_l2_worst);
+      cosine = byolt::long_number(golden->centred_cosine_worst);
+      for (const auto& share : {golden->top_1_agreement, golden->overlap_at_1}) {
+        if (share) neighbours = byolt::long_number(*share);
+      }
+    }
+    for (const byolt::Speed& speed : of(file, speeds)) {  // The last is at the batch size that the bundle is tuned for.
+      if (speed.times_fp32) times = byolt::short_number(*speed.times_fp32);
+    }
     std::printf("%-40s %-24s %-13s %12s %12s %10s %8s\n", file.name.c_str(), file.provider.c_str(),
-                file.parity.verdict.c_str(), golden ? byolt::short_number(golden->relative_l2_worst).c_str() : "-",
-                golden ? byolt::long_number(golden->centred_cosine_worst).c_str() : "-",
-                neighbours ? byolt::long_number(*neighbours).c_str() : "-",
-                known ? byolt::short_number(*timed.back().times_fp32).c_str() : "-");
+                file.parity.verdict.c_str(), error.c_str(), cosine.c_str(), neighbours.c_str(), times.c_str());
   }
 }
 

@@ -115,7 +115,7 @@ void Bundle::record(const std::vector<EngineVerdict>& verdicts) {
   write_whole(path(kManifest), text_);
 }
 
-void Bundle::record(const std::vector<Speed>& speeds) {
+void Bundle::record_speeds(const std::vector<Speed>& speeds) {
   text_ = with_speeds(text_, speeds);
   write_whole(path(kManifest), text_);
 }

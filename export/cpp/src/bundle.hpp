@@ -47,7 +47,7 @@ class Bundle {
 
   /// Write speeds into the manifest, which has them from schema version 3 on.
   /// @throws Error(machine) it cannot be written
-  void record(const std::vector<Speed>& speeds);
+  void record_speeds(const std::vector<Speed>& speeds);
 
  private:
   [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }

@@ -69,6 +69,14 @@ class Choice {
       }
     }
     if (!timed.empty()) throw nothing_runs();
+    const auto passed = [](const auto& entry) { return entry.verdict == "passed"; };
+    if (std::count_if(manifest.files.begin(), manifest.files.end(), passed) +
+            std::count_if(manifest.engines.begin(), manifest.engines.end(), passed) <
+        2) {  // Nothing is timed where there is nothing to compare.
+      Options plain = options_;
+      plain.precision = "";
+      return Choice(bundle_, plain).make();
+    }
     const std::string threads = options_.threads > 0 ? " --threads " + std::to_string(options_.threads) : "";
     throw Error(Code::missing, bundle_.folder() + " tells no speeds of " + cpu_name() + " with " +
                                    std::to_string(cpu_threads(options_.threads)) + " threads: run byolt-verify " +
@@ -165,8 +173,7 @@ class Choice {
 
   bool try_onnx(const std::string& provider, Opened& opened) {
     const bool on_gpu = provider == "CUDA";
-    const auto entries =
-        ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu, on_gpu ? "tensorrt" : "cpu");
+    const auto entries = ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu, on_gpu ? "tensorrt" : "cpu");
     if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
     return try_onnx(entries, provider, opened);
   }

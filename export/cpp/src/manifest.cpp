@@ -141,9 +141,9 @@ void check_calibration(const json& value, const std::string& where) {
 }
 
 OnnxEntry read_onnx(const json& value, const std::string& where) {
-  const Fields fields(value, where,
-                      {"name", "precision", "placement", "opset", "sha256", "verdict", "reason", "gates", "calibration",
-                       "shares"});
+  const Fields fields(
+      value, where,
+      {"name", "precision", "placement", "opset", "sha256", "verdict", "reason", "gates", "calibration", "shares"});
   OnnxEntry entry;
   entry.name = fields.file_name("name", ".onnx");
   entry.precision = fields.one_of("precision", {"fp32", "fp16", "int8"});
@@ -203,8 +203,7 @@ EngineEntry read_engine(const json& value, const std::string& where) {
 }
 
 Speed read_speed(const json& value, const std::string& where) {
-  const Fields fields(value, where,
-                      {"file", "runtime", "processor", "threads", "batch", "images_per_s", "times_fp32"});
+  const Fields fields(value, where, {"file", "runtime", "processor", "threads", "batch", "images_per_s", "times_fp32"});
   const auto positive = [&](const std::string& key) {
     const double number = to_number(fields.need(key), fields.at(key));
     if (number <= 0) throw FieldError(fields.at(key), "it must be above 0");
@@ -212,7 +211,8 @@ Speed read_speed(const json& value, const std::string& where) {
   };
   Speed speed;
   const std::string file = fields.text("file"), ending = ".onnx";
-  const bool onnx = file.size() >= ending.size() && file.compare(file.size() - ending.size(), ending.size(), ending) == 0;
+  const bool onnx =
+      file.size() >= ending.size() && file.compare(file.size() - ending.size(), ending.size(), ending) == 0;
   speed.file = fields.file_name("file", onnx ? ".onnx" : ".engine");
   speed.runtime = fields.one_of("runtime", {"cpu", "openvino", "cuda", "tensorrt"});
   speed.processor = fields.text("processor");

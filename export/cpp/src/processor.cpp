@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <sys/utsname.h>
 
+#include <algorithm>
 #include <fstream>
 #include <thread>
 
@@ -18,14 +19,15 @@ std::string stripped(const std::string& text) {
 
 }  // namespace
 
-std::string plain_name(const std::string& name) {
+std::string plain_name(const std::string& text) {
+  const std::string name = stripped(text);
   std::string plain;
   for (std::size_t k = 0; k < name.size(); ++k) {
     const auto byte = static_cast<unsigned char>(name[k]);
     if ((byte & 0xC0U) == 0x80U) continue;  // The rest of a character of UTF-8, which is one `?`.
     plain += byte >= ' ' && byte <= '~' ? name[k] : '?';
   }
-  plain = stripped(plain).substr(0, kLongest);
+  plain = plain.substr(0, kLongest);
   return plain.empty() ? "unknown" : plain;
 }
 

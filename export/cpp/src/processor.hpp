@@ -9,8 +9,8 @@ namespace byolt {
 /// The processor as the system calls it, in printable ASCII.
 std::string cpu_name();
 
-/// `name` as the manifest writes it: at most 200 printable characters of ASCII, and never empty.
-std::string plain_name(const std::string& name);
+/// A name as the manifest writes it: at most 200 printable characters of ASCII, and never empty.
+std::string plain_name(const std::string& text);
 
 /// Threads of one call: those asked for, else (0) the cores that this process may run on.
 std::size_t cpu_threads(int threads);

@@ -2,7 +2,9 @@
 
 #include "check.hpp"
 #include "manifest.hpp"
+#include "processor.hpp"
 #include "sample.hpp"
+#include "speeds.hpp"
 
 using byolt::Code;
 using nlohmann::json;
@@ -104,7 +106,8 @@ TEST(faults_of_a_manifest) {
          m["contract"]["output"]["maps"] = json::array({{{"name", "map"}, {"shape", {4, 2, 2}}}});
        }},
       {"contract.output.maps: ", [](json& m) { m["contract"]["output"]["maps"] = json::array({1}); }},
-      {"schema_version: this byolt reads versions 1, 2 and 3", [](json& m) { m["schema_version"] = 4, m["later"] = 1; }},
+      {"schema_version: this byolt reads versions 1, 2 and 3",
+       [](json& m) { m["schema_version"] = 4, m["later"] = 1; }},
       {"files: every file has `shares` from schema version 2 on", [](json& m) { m["schema_version"] = 1; }},
       {"files: every file has `shares` from schema version 2 on", [](json& m) { m["files"][0].erase("shares"); }},
       {"files.0: a placement goes with int8, and int8 with one: this file is fp32",
@@ -201,6 +204,25 @@ TEST(placements_and_speeds_of_schema_version_3) {
   CHECK(parse(manifest).files[0].placement == "cpu" && !parse(manifest).files[0].becomes_engines());
   manifest["files"][0].erase("placement");
   CHECK(parse(manifest).files[0].placement == "tensorrt" && parse(manifest).files[0].becomes_engines());
+}
+
+TEST(speeds_are_replaced_where_they_were_measured) {
+  const std::string text = sample::manifest().dump();
+  byolt::Speed measured = byolt::parse_manifest(text, "m").speeds.at(0), elsewhere = measured;
+  measured.images_per_s = 812.5, measured.times_fp32 = 2.5;
+  elsewhere.processor = "Another CPU";
+  const auto merged = byolt::merged_speeds({elsewhere, byolt::parse_manifest(text, "m").speeds.at(0)}, {measured});
+  CHECK(merged.size() == 2 && merged[0].processor == "Another CPU" && merged[1].images_per_s == 812.5);
+  const byolt::Manifest read = byolt::parse_manifest(byolt::with_speeds(text, merged), "m");
+  CHECK(read.speeds.size() == 2 && read.speeds[1].times_fp32 == 2.5 && !read.speeds[0].times_fp32);
+  CHECK(read.speeds[1].file == "encoder.onnx" && read.speeds[1].threads == 2 && read.speeds[1].batch == 1);
+  CHECK(read.files.size() == 1 && read.version == 3);
+}
+
+TEST(names_of_processors_are_plain) {
+  CHECK(byolt::plain_name(" AMD EPYC\t") == "AMD EPYC" && byolt::plain_name("Core\xe2\x84\xa2 i7\x1b") == "Core? i7?");
+  CHECK(byolt::plain_name("").size() == 7 && byolt::plain_name(std::string(999, 'a')).size() == 200);
+  CHECK(byolt::cpu_threads(3) == 3 && byolt::cpu_threads(0) >= 1);
 }
 
 TEST(a_precision_is_judged_by_its_shares) {

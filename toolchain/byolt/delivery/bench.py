@@ -44,7 +44,7 @@ def bench(
         threads: CPU threads of one call; left out, each library's own choice.
         seconds: Timed seconds per candidate and batch size.
         compiled: Time the model through ``torch.compile`` too.
-        providers: ONNX Runtime's execution providers; left out, those that this machine can use.
+        providers: ONNX Runtime's execution providers, and ``OpenVINO``; left out, those that this machine can use.
         on_log: Called with a line on what is being done.
 
     Raises:

@@ -60,11 +60,12 @@ class Embeddings:
             InputError: The file is missing, damaged, or holds no embeddings.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            # Of a damaged file NumPy leaves its own handle open.
+            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as arrays:
                 embeddings, files = arrays["embeddings"], arrays["files"]
                 known = "made_by" in arrays  # Not of an earlier byolt.
                 made_by = (str(arrays["made_by"]), str(arrays["made_by_sha256"])) if known else ("", "")
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} holds no embeddings of `byolt embed`: write them again") from error
         if embeddings.ndim != 2 or embeddings.dtype != np.float32 or len(files) != len(embeddings):
             raise InputError(f"{path} holds no embeddings of `byolt embed`: write them again")
