@@ -42,6 +42,22 @@ json to_json(const byolt::Measures& measures) {
           {"top_1_agreement", to_json(measures.top_1_agreement)}};
 }
 
+/// The golden images' shares: no gallery travels in a bundle.
+json agreement_of(const byolt::Parity& parity) {
+  if (!parity.golden) return nullptr;
+  json found = {{"images", parity.golden->images},
+                {"overlap_at_1", nullptr},
+                {"overlap_at_10", nullptr},
+                {"top_1_agreement", nullptr}};
+  for (const auto& [name, share] : parity.shares()) {
+    found[name] = {{"value", share.value},
+                   {"interval_95", share.interval_95},
+                   {"queries", share.queries},
+                   {"gate", share.gate}};
+  }
+  return found;
+}
+
 json to_json(const byolt::FileReport& file) {
   json batches = json::array(), controls = json::array();
   for (const byolt::BatchCheck& check : file.parity.batches) {
@@ -65,6 +81,8 @@ json to_json(const byolt::FileReport& file) {
           {"task", nullptr},
           {"batches", batches},
           {"controls", controls},
+          {"agreement", agreement_of(file.parity)},
+          {"remarks", file.parity.remarks()},
           {"detection_limit", to_json(file.parity.detection_limit())}};
 }
 
