@@ -32,13 +32,13 @@ def relative_l2(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float6
 
 
 def spread(outputs: Outputs) -> float:
-    """How far the outputs of different images lie apart: median distance from their mean, over their median length.
+    """How far the outputs of different images lie apart: median distance from their median, over their median length.
 
-    1 where they share no mean, 0 where all are one point. By medians, for a few images far from a crowd in one point
-    do not make it more.
+    1 where they have nothing in common, 0 where all are one point. By medians, for a few images far from a crowd in
+    one point do not make it more.
     """
     rows = outputs.astype(np.float64)
-    apart = np.median(np.linalg.norm(rows - rows.mean(axis=0), axis=1))
+    apart = np.median(np.linalg.norm(rows - np.median(rows, axis=0), axis=1))
     return float(apart / np.maximum(np.median(np.linalg.norm(rows, axis=1)), TINY))
 
 

@@ -103,11 +103,11 @@ double top_1_agreement(const Rows& reference, const Rows& candidate) {
 }  // namespace
 
 double spread(const Rows& outputs) {
-  std::vector<double> centre(outputs.dim), row(outputs.dim), lengths(outputs.count), apart(outputs.count);
-  for (std::size_t n = 0; n < outputs.count; ++n) {
-    for (std::size_t d = 0; d < outputs.dim; ++d) centre[d] += outputs[n][d];
+  std::vector<double> centre(outputs.dim), row(outputs.count), lengths(outputs.count), apart(outputs.count);
+  for (std::size_t d = 0; d < outputs.dim; ++d) {
+    for (std::size_t n = 0; n < outputs.count; ++n) row[n] = outputs[n][d];
+    centre[d] = median(row);
   }
-  for (double& value : centre) value /= static_cast<double>(outputs.count);
   for (std::size_t n = 0; n < outputs.count; ++n) {
     row.assign(outputs[n], outputs[n] + outputs.dim);
     lengths[n] = length(row);

@@ -31,7 +31,7 @@ struct Measures {
 
 inline constexpr std::size_t kQueries = 1'000;  ///< whose neighbours are looked for, at most
 
-/// How far the outputs of different images lie apart: median distance from their mean, over their median length.
+/// How far the outputs of different images lie apart: median distance from their median, over their median length.
 double spread(const Rows& outputs);
 
 /// |c - r| / |r| of each row of the candidate, whose row n is of image n modulo N. No row is divided by less than the
