@@ -122,7 +122,7 @@ def print_finetune(shares: Sequence[Mapping[str, Any]], next_command: str) -> No
 
 def print_parity(report: dict[str, Any]) -> None:
     """A row per file and provider; then wrong models, what labels say, what is close, and why a file is not green."""
-    headings = ("file", "run by", "rel. L2 mean", "worst", "overlap@1 [95 %]", "verdict")
+    headings = ("file", "run by", "rel. L2 mean", "worst", "overlap@1", "verdict")
     print_table(headings, map(_parity_cells, report["files"]))
     for file in report["files"]:
         which = f"{file['name']} ({_provider(file)})"
