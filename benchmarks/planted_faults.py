@@ -83,13 +83,15 @@ def middle(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 
 
 def scale_channel(module: nn.Module, size: float) -> nn.Module:
+    """The output channel of median norm in the middle kernel."""
     kernel = middle(module, nn.Conv2d).weight
     norms = kernel.flatten(1).norm(dim=1)
-    kernel.data[int(norms.argsort()[len(norms) // 2])] *= 1 + size  # The channel of median norm.
+    kernel.data[int(norms.argsort()[len(norms) // 2])] *= 1 + size
     return module
 
 
 def change_eps(module: nn.Module, size: float) -> nn.Module:
+    """Of every BatchNorm."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps += size
@@ -97,10 +99,13 @@ def change_eps(module: nn.Module, size: float) -> nn.Module:
 
 
 def scale_outputs(module: nn.Module, size: float) -> nn.Module:
+    """All of them alike."""
     return Changed(module, lambda outputs: outputs * (1 + size))
 
 
 def shift_a_feature(module: nn.Module, size: float) -> nn.Module:
+    """The first, by what is the same for every image."""
+
     def shifted(outputs: Tensor) -> Tensor:
         return torch.cat([outputs[:, :1] + size, outputs[:, 1:]], dim=1)
 
@@ -108,12 +113,14 @@ def shift_a_feature(module: nn.Module, size: float) -> nn.Module:
 
 
 def age_statistics(module: nn.Module, size: float) -> nn.Module:
+    """The means of the middle BatchNorm."""
     layer = middle(module, nn.BatchNorm2d)
     layer.running_mean += size * layer.running_var.sqrt()
     return module
 
 
 def scale_norm(module: nn.Module, size: float) -> nn.Module:
+    """What the middle BatchNorm gives."""
     layer = middle(module, nn.BatchNorm2d)
     layer.weight.data *= 1 + size
     layer.bias.data *= 1 + size
@@ -121,6 +128,7 @@ def scale_norm(module: nn.Module, size: float) -> nn.Module:
 
 
 def shrink_a_weight(module: nn.Module, size: float) -> nn.Module:
+    """The largest of the middle kernel."""
     kernel = middle(module, nn.Conv2d).weight.data.view(-1)
     kernel[int(kernel.abs().argmax())] *= 1 - size
     return module
@@ -135,6 +143,7 @@ def round_kernels(module: nn.Module, size: float) -> nn.Module:
 
 
 def pool_less(module: nn.Module, size: float) -> nn.Module:
+    """See ``WeightedPool``."""
     module.global_pool = WeightedPool(size, flatten=not hasattr(module, "conv_head"))
     return module
 
@@ -150,6 +159,7 @@ class Fault:
 
 
 def wrong_std(pixels: Input, size: float) -> Input:
+    """Of blue alone."""
     red, green, blue = pixels.std
     return pixels.model_copy(update={"std": (red, green, blue * (1 + size))})
 
@@ -209,7 +219,7 @@ def normalised(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Right:
-    """The right file of one precision: what it gives, what it is judged by, and how another is exported in its place."""
+    """The right file of one precision, and the gates that another in its place is judged by."""
 
     precision: str
     contract: Contract

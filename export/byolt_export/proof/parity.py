@@ -110,7 +110,9 @@ def judge(
     near += [f"{of}{fault}" for fault in shares(together, gates)]
     maps, map_faults = _judge_maps(ran.maps, golden.maps, gates)
     controls = tuple(_judge(name, wrong, ran.golden, gates, logits) for name, wrong in golden.controls.items())
-    task = None if gallery is None or ran.queries is None else measure_task(gallery, ran.gallery, ran.queries)
+    task = None
+    if gallery is not None and ran.gallery is not None and ran.queries is not None:
+        task = measure_task(gallery, ran.gallery, ran.queries)
     reasons = [*far, *near, *batch_faults, *_task_faults(task), *control_faults(controls), *map_faults]
     if reasons and not (far or batch_faults or map_faults):
         worst = max(m.relative_l2_worst for m in (measured, among_many) if m is not None)
