@@ -50,10 +50,8 @@ json agreement_of(const byolt::Parity& parity) {
                 {"overlap_at_10", nullptr},
                 {"top_1_agreement", nullptr}};
   for (const auto& [name, share] : parity.shares()) {
-    found[name] = {{"value", share.value},
-                   {"interval_95", share.interval_95},
-                   {"queries", share.queries},
-                   {"gate", share.gate}};
+    found[name] = {
+        {"value", share.value}, {"interval_95", share.interval_95}, {"queries", share.queries}, {"gate", share.gate}};
   }
   return found;
 }

@@ -11,8 +11,8 @@ namespace byolt {
 namespace {
 
 constexpr const char* kParity = "parity.json";
-constexpr std::size_t kParityBytes = std::size_t{64} << 20;  // Nothing larger is read.
-constexpr std::size_t kLongestReason = 2000;  // Bytes of somebody else's manifest that are repeated.
+constexpr std::size_t kParityBytes = std::size_t{64} << 20;  // Nothing larger is parsed.
+constexpr std::size_t kLongestReason = 2000;                 // Bytes of somebody else's manifest that are repeated.
 
 Parity not_run(const Gates& gates, const std::string& reason) {
   Parity parity;

@@ -102,7 +102,8 @@ TEST(gates_are_never_loosened) {
   const byolt::Limits asked = {{"relative_l2_mean_max", 1}, {"overlap_at_1", 0.1}, {"overlap_at_10", 1}};
   const byolt::Limits stored = {{"relative_l2_mean_max", 1e-5}, {"relative_l2_worst_max", 1}};
   // 0.99 of 64: 0.99^64 = 0.526; with 1, 2, 3, 4 missed 0.865, 0.973, 0.9961, 0.9995 in all. So 60 of 64 are kept.
-  for (const byolt::Gates& gates : {byolt::gates_of("fp32", 64, {asked, stored}), byolt::gates_of("fp32", 64, {stored, asked})}) {
+  for (const byolt::Gates& gates :
+       {byolt::gates_of("fp32", 64, {asked, stored}), byolt::gates_of("fp32", 64, {stored, asked})}) {
     CHECK(gates.relative_l2_mean_max == 1e-5 && gates.relative_l2_worst_max == 1e-4);
     CHECK(gates.overlap_at_1 == 0.9375 && gates.overlap_at_10 == 1 && gates.top_1_agreement == 0.9375);
   }
