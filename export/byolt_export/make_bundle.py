@@ -32,6 +32,7 @@ from byolt_export.errors import ByoltError, InputError, MissingPart, Stopped
 from byolt_export.made_files import MadeFile, reason_of, write_bundle
 from byolt_export.options import BundleOptions
 from byolt_export.proof.bisect import bisect
+from byolt_export.proof.gates import GATES
 from byolt_export.proof.images import ProofImages, check_images, choose_images
 from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.speed import time_files
@@ -207,7 +208,7 @@ class _Builder:
             # A map is called what its user calls it, which may be another tensor's name in PyTorch's program.
             named = {features.name for features in self.contract.output.maps}
             tensors = {name: tensor for name, tensor in tensors.items() if name not in named}
-            found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
+            found = bisect(path, tensors, shown, limit=GATES[precision].relative_l2_worst_max)
         return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration, placement)
 
     def time_all(self, folder: Path, made: Sequence[MadeFile]) -> list[MadeFile]:

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.cpp.conftest import ROOT, Bundles
+from tests.export import small
+from torch import Tensor, nn
 
 from byolt_export import Encoder, verify
-from byolt_export.bundle.folder import GOLDEN, read_manifest, write_manifest
+from byolt_export.bundle.folder import GOLDEN, PARITY, read_manifest, write_manifest
 from byolt_export.bundle.manifest import NOT_MADE, Speed
+from byolt_export.errors import InputError
 from byolt_export.files import sha256
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_bundle
@@ -207,6 +210,51 @@ def test_short_outputs_are_measured_as_python_does(builds: Path, bundles: Bundle
     reference[3] *= 1e-3
     reference[::4] = reference.mean(axis=0) + 1e-4 * reference[::4]
     failed_alike(builds, bundle, golden)
+
+
+class Collapsed(nn.Module):
+    """An encoder that gives every image the same: in float32 nothing is left of what it adds to 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = small.encoder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 + 1e-9 * self.encoder(x)  # type: ignore[no-any-return]
+
+
+def test_a_model_that_tells_nothing_apart_is_blamed_in_pythons_words(builds: Path, tmp_path: Path) -> None:
+    bundle = small.build(tmp_path / "bundle", Collapsed()).path
+    words = ("--json", "--provider", "CPU", "--threads", "1")
+    failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
+    expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
+    made, here = expected.files[0].parity.reasons
+    assert made.startswith("failed when it was made (the model is at fault and not the file, which errs by ")
+    assert here.startswith("the model is at fault and not the file, which errs by ")
+    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+
+
+def test_gates_loosened_in_the_manifest_are_those_of_parity_json(
+    builds: Path, bundles: Bundles, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    manifest = read_manifest(bundle)
+    loosened = tuple(file.model_copy(update={"gates": {}}) for file in manifest.files)
+    write_manifest(bundle, manifest.model_copy(update={"files": loosened}))
+    words = (bundle, "--json", "--provider", "CPU", "--threads", "1")
+    found = json.loads(run(builds / "plain/programs/byolt-verify", *words).stdout)
+    assert [file["gates"] for file in found["files"]] == [
+        pytest.approx(file.gates, rel=1e-12) for file in manifest.files
+    ]
+    tree = json.loads((bundle / PARITY).read_text())
+    del tree["files"][1]
+    (bundle / PARITY).write_text(json.dumps(tree))
+    sealed = {"parity_sha256": sha256(bundle / PARITY)}
+    write_manifest(bundle, manifest.model_copy(update=sealed))
+    refused = run(builds / "plain/programs/byolt-verify", *words, code=2).stderr.decode()
+    with pytest.raises(InputError) as error:
+        verify_bundle(bundle)
+    assert refused == f"{error.value}\n"
 
 
 def test_a_file_that_could_not_be_made_is_told_and_the_others_run(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from byolt_export.arrays import Function
-from byolt_export.bundle.folder import PARITY, open_file, read_manifest, write_manifest
+from byolt_export.bundle.folder import open_file, read_manifest, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, read_golden
 from byolt_export.bundle.manifest import (
     MOST_SPEEDS,
@@ -21,17 +21,15 @@ from byolt_export.bundle.manifest import (
     precision_fault,
 )
 from byolt_export.errors import ByoltError, EngineFault, InputError, MissingPart, quoted
-from byolt_export.proof.gates import GATES, tighten
-from byolt_export.proof.parity import batch_sizes, control_faults, judge_maps, prove
-from byolt_export.proof.report import FileReport, Parity, Report
+from byolt_export.proof.gates import GATES, gates_of_file, golden_gates, tighten
+from byolt_export.proof.parity import batch_sizes, judge, prove, run_file
+from byolt_export.proof.report import FileReport, Parity, Report, read_gates
 from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
 from byolt_export.runtime.onnx_runner import CPU, open_onnx, usable_providers
 from byolt_export.runtime.openvino_runner import OPENVINO, has_openvino
 from byolt_export.tensorrt.runner import open_engine
 
-# INT8 has no tolerance of its own: what this file showed here, with room for another backend's order of summation.
-_MEAN_ROOM, _WORST_ROOM = 1.5, 2.0
 _LONGEST_REASON = 2000  # Characters of somebody else's manifest that are repeated.
 
 
@@ -104,11 +102,10 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
     """
     path = Path(path)
     manifest = read_manifest(path)
-    golden = read_golden(path, manifest)
-    open_file(path, PARITY, manifest.parity_sha256)
+    golden, stored = read_golden(path, manifest), read_gates(path, manifest)
     reports = []
     for file in manifest.files:
-        gates = tighten(GATES[file.precision], file.gates)
+        gates = _gates(file, manifest, stored)
         stated = precision_fault(file.precision, file.shares, file.placement)
         # It failed by more images, perhaps, than those that travel.
         made = f"failed when it was made ({quoted(file.reason, _LONGEST_REASON)})" if file.verdict == "failed" else ""
@@ -143,7 +140,6 @@ def prove_onnx(
     golden: GoldenVectors,
     *,
     gates: Gates,
-    gallery: Gallery | None = None,
     threads: int | None = None,
     placement: Placement | None = None,
 ) -> Parity:
@@ -156,7 +152,17 @@ def prove_onnx(
         run = open_onnx(path, contract, provider, threads, placement)
     except MissingPart as error:
         return Parity("not run here", (str(error),), gates)
-    return judge_maps(_prove(run, contract, golden, gates, gallery), run.maps, golden, contract.input.opt_batch)
+    ran = run_file(run, golden, _batches(contract), maps_of=run.maps)
+    return judge(ran, golden, gates=gates, logits=_are_logits(contract))
+
+
+def _gates(file: Onnx, manifest: Manifest, stored: Mapping[str, Mapping[str, float]]) -> Gates:
+    """The strictest of the built-in gates, the manifest's, and those that it was judged by when it was made.
+
+    Of the last the manifest holds the digest alone: whoever loosens those in the manifest gains nothing.
+    """
+    gates = golden_gates(file.precision, manifest.golden.images)
+    return tighten(tighten(gates, file.gates), stored[file.name])
 
 
 def _failed_by(parity: Parity, *reasons: str) -> Parity:
@@ -174,35 +180,33 @@ def judge_export(
     gallery: Gallery | None,
     placement: Placement | None = None,
 ) -> Parity:
-    """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged.
+    """The verdict by the outer gates, and by the tightened ones that are delivered: it has to keep both.
 
     ``shares`` are those of ``precision_shares``.
+
+    Raises:
+        InputError: The file is damaged, or its own contract is not the one given.
     """
-    how = (path, CPU, contract, golden)
-    parity = prove_onnx(*how, gates=GATES[precision], gallery=gallery, placement=placement)
-    parity = _failed_by(parity, precision_fault(precision, shares, placement))
-    if precision != "int8" or parity.golden is None:
-        return parity
-    measured = [measures for measures in (parity.golden, parity.gallery) if measures is not None]
-    gates = tighten(
-        parity.gates,
-        {
-            "relative_l2_mean_max": _MEAN_ROOM * max(measures.relative_l2_mean for measures in measured),
-            "relative_l2_worst_max": _WORST_ROOM
-            * max(
-                *(measures.relative_l2_worst for measures in measured),
-                *(check.relative_l2_worst for check in parity.maps),
-                0.0,
-            ),
-        },
+    run, logits = open_onnx(path, contract, CPU, placement=placement), _are_logits(contract)
+    ran = run_file(run, golden, _batches(contract), gallery, run.maps)
+    # Wrong models are noticed, or not, by the gates that are delivered.
+    outer = judge(ran, replace(golden, controls={}), gates=GATES[precision], logits=logits, gallery=gallery)
+    stated = precision_fault(precision, shares, placement)
+    if outer.golden is None:
+        return _failed_by(outer, stated)
+    measured = [measures for measures in (outer.golden, outer.gallery) if measures is not None]
+    worst_of_maps = (check.relative_l2_worst for check in outer.maps)
+    gates = gates_of_file(precision, measured, worst_of_maps, len(golden.images))
+    delivered = judge(ran, golden, gates=gates, logits=logits)
+    judged = replace(
+        delivered,
+        verdict="failed" if outer.reasons else delivered.verdict,
+        reasons=outer.reasons or delivered.reasons,
+        gallery=outer.gallery,
+        task=outer.task,
+        agreement=outer.agreement,
     )
-    again = prove_onnx(*how, gates=gates, placement=placement)
-    loose = control_faults(parity.controls)  # Wrong models are noticed, or not, by the limits that are delivered.
-    kept = (reason for reason in parity.reasons if reason not in loose)
-    reasons = tuple(dict.fromkeys((*kept, *again.reasons)))
-    return replace(
-        again, verdict="failed" if reasons else "passed", reasons=reasons, gallery=parity.gallery, task=parity.task
-    )
+    return _failed_by(judged, stated)
 
 
 def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tuple[FileReport, ...]:
@@ -211,15 +215,22 @@ def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tupl
     Raises:
         InputError: An engine is missing or damaged, or was built from another ONNX file.
     """
-    return tuple(_prove_engine(path, manifest, golden, engine) for engine in manifest.engines)
+    stored = read_gates(path, manifest)
+    return tuple(_prove_engine(path, manifest, golden, engine, stored) for engine in manifest.engines)
 
 
-def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, engine: Engine) -> FileReport:
+def _prove_engine(
+    path: Path,
+    manifest: Manifest,
+    golden: GoldenVectors,
+    engine: Engine,
+    stored: Mapping[str, Mapping[str, float]],
+) -> FileReport:
     open_file(path, engine.name, engine.sha256)
     source = next((file for file in manifest.files if file.name == engine.onnx), None)
     if source is None or (source.sha256, source.precision) != (engine.onnx_sha256, engine.precision):
         raise InputError(f"{path / engine.name} was built from another {engine.onnx}: byolt build-engine {path}")
-    gates = tighten(GATES[engine.precision], source.gates)
+    gates, contract = _gates(source, manifest, stored), manifest.contract
 
     def judged(parity: Parity) -> FileReport:
         return FileReport(engine.name, engine.precision, f"{engine.flavour} {engine.version}", parity)
@@ -231,18 +242,15 @@ def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, engine:
     except EngineFault as error:
         return judged(Parity("failed", (str(error),), gates))
     with closing(runner):
-        return judged(_prove(runner, manifest.contract, golden, gates, None))
+        return judged(prove(runner, golden, gates=gates, batches=_batches(contract), logits=_are_logits(contract)))
 
 
-def _prove(run: Function, contract: Contract, golden: GoldenVectors, gates: Gates, gallery: Gallery | None) -> Parity:
-    return prove(
-        run,
-        golden,
-        gates=gates,
-        batches=batch_sizes(contract.input.opt_batch, contract.input.max_batch),
-        logits=contract.output.name == "logits",
-        gallery=gallery,
-    )
+def _batches(contract: Contract) -> tuple[int, ...]:
+    return batch_sizes(contract.input.opt_batch, contract.input.max_batch)
+
+
+def _are_logits(contract: Contract) -> bool:
+    return contract.output.name == "logits"
 
 
 def record_verdicts(path: Path, reports: Sequence[FileReport]) -> None:

@@ -78,7 +78,7 @@ def _of_pixels(kernel: Any, scale: Any, shift: Any, channels: int) -> Any:
 
 
 def _normalisation(graph: Any, constants: Any) -> tuple[str, Any, Any, str] | None:
-    """The tensors of pixels and of normalised pixels, with scale and shift of each channel; None where there are none."""
+    """The tensors of pixels and of normalised pixels, with scale and shift of each channel, where there are any."""
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.op_type != "Add" or node.input[1] not in constants:

@@ -63,6 +63,20 @@ std::vector<byolt::Speed> of(const byolt::FileReport& file, const std::vector<by
   return found;
 }
 
+/// The golden images' shares: no gallery travels in a bundle.
+json agreement_of(const byolt::Parity& parity) {
+  if (!parity.golden) return nullptr;
+  json found = {{"images", parity.golden->images},
+                {"overlap_at_1", nullptr},
+                {"overlap_at_10", nullptr},
+                {"top_1_agreement", nullptr}};
+  for (const auto& [name, share] : parity.shares()) {
+    found[name] = {
+        {"value", share.value}, {"interval_95", share.interval_95}, {"queries", share.queries}, {"gate", share.gate}};
+  }
+  return found;
+}
+
 json to_json(const byolt::FileReport& file, const std::vector<byolt::Speed>& all) {
   json speeds = json::array();
   for (const byolt::Speed& speed : of(file, all)) speeds.push_back(to_json(speed));
@@ -88,6 +102,8 @@ json to_json(const byolt::FileReport& file, const std::vector<byolt::Speed>& all
                  {"task", nullptr},
                  {"batches", batches},
                  {"controls", controls},
+                 {"agreement", agreement_of(file.parity)},
+                 {"remarks", file.parity.remarks()},
                  {"detection_limit", to_json(file.parity.detection_limit())}};
   if (!speeds.empty()) report["speeds"] = speeds;
   return report;

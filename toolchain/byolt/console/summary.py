@@ -122,7 +122,7 @@ def print_finetune(shares: Sequence[Mapping[str, Any]], next_command: str) -> No
 
 
 def print_parity(report: dict[str, Any]) -> None:
-    """A row per file and provider; then what a wrong file would do, what labels say, and why a file is not green."""
+    """A row per file and provider; then wrong models, what labels say, what is close, and why a file is not green."""
     timed = any(file.get("speeds") for file in report["files"])
     headings = ("file", "run by", "rel. L2 mean", "worst", "overlap@1", *(("x fp32",) if timed else ()), "verdict")
     print_table(headings, [_parity_cells(file, timed=timed) for file in report["files"]])
@@ -134,6 +134,8 @@ def print_parity(report: dict[str, Any]) -> None:
         if states := [control["state"] for control in file["controls"]]:
             caught = f"{states.count('fails')} of {len(states) - states.count('not applicable')}"
             click.echo(f"controls {which}: {caught} wrong models noticed")
+        for remark in file.get("remarks", ()):  # Of bundles that were made since they are kept.
+            click.echo(visible(f"close    {which}: {remark}"))
     for file in report["files"]:
         if "bisection" in file:
             bad = file["bisection"]["first_bad"]
@@ -157,7 +159,11 @@ def _parity_cells(file: dict[str, Any], *, timed: bool) -> list[str]:
     if file["golden"]:
         measured = [measures for measures in (file["golden"], file["gallery"]) if measures]
         mean, worst = (f"{max(m[key] for m in measured):.1e}" for key in ("relative_l2_mean", "relative_l2_worst"))
-        if measured[-1]["overlap_at_1"] is not None:
+        share = (file.get("agreement") or {}).get("overlap_at_1")
+        if share:
+            low, high = (100 * value for value in share["interval_95"])
+            overlap = f"{share['value']:.1%} [{low:.1f}, {high:.1f}]"
+        elif measured[-1]["overlap_at_1"] is not None:
             overlap = f"{measured[-1]['overlap_at_1']:.1%}"
     ratio = _times_fp32(file)
     speed = ["-" if ratio is None else f"{ratio:.2g}"] if timed else []
