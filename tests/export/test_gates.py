@@ -10,7 +10,7 @@ from tests.export.test_parity import AT_THE_LIMITS
 from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.golden import GoldenVectors
 from byolt_export.proof.agreement import Agreement, Share, wilson_interval_95
-from byolt_export.proof.gates import GATES, gates_of_file, golden_gates, least_share
+from byolt_export.proof.gates import GATES, gates_of_file, golden_gates, least_share, outer_gates
 from byolt_export.proof.parity import prove
 from byolt_export.proof.report import Parity
 from byolt_export.proof.task import Gallery
@@ -37,6 +37,15 @@ def test_golden_images_are_a_sample_of_the_outer_gates() -> None:
     assert golden_gates("int8", 64) == replace(
         GATES["int8"], overlap_at_1=54 / 64, overlap_at_10=54 / 64, top_1_agreement=57 / 64
     )
+
+
+def test_a_share_of_few_images_is_a_whole_number_of_them() -> None:
+    # 0.99 * 94 = 93.06, 0.98 * 94 = 92.12; of 100 it is the share itself.
+    assert outer_gates("fp16", 94) == replace(
+        GATES["fp16"], overlap_at_1=93 / 94, overlap_at_10=92 / 94, top_1_agreement=93 / 94
+    )
+    assert outer_gates("fp16", 100) == GATES["fp16"]
+    assert outer_gates("int8", 10**6) == GATES["int8"]
 
 
 def gates(precision: Any, mean: float, worst: float, *maps: float, gallery: tuple[float, float] = (0, 0)) -> Any:

@@ -13,8 +13,9 @@ import pytest
 from tests.export.small import images
 
 from byolt_export import Encoder, verify
-from byolt_export.bundle.folder import read_manifest, write_manifest
+from byolt_export.bundle.folder import PARITY, read_manifest, write_manifest
 from byolt_export.errors import InputError, MissingPart
+from byolt_export.files import sha256
 from byolt_export.proof.measures import relative_l2
 from byolt_export.proof.verify import every_provider, verify_bundle
 from byolt_export.runtime.onnx_runner import CPU, OnnxRunner, open_onnx
@@ -78,7 +79,10 @@ def test_a_file_runs_where_it_is_placed_for(copy: Path) -> None:
     shutil.copy(copy / "encoder.fp16.onnx", copy / "encoder.int8-openvino.onnx")
     int8: dict[str, Any] = {"name": "encoder.int8-openvino.onnx", "precision": "int8", "shares": {"int8": 1.0}}
     placed = manifest.files[1].model_copy(update=int8 | {"placement": "openvino"})
-    write_manifest(copy, manifest.model_copy(update={"files": (manifest.files[0], placed)}))
+    parity = (copy / PARITY).read_text().replace("encoder.fp16.onnx", placed.name)
+    (copy / PARITY).write_text(parity)
+    stated = {"files": (manifest.files[0], placed), "parity_sha256": sha256(copy / PARITY)}
+    write_manifest(copy, manifest.model_copy(update=stated))
     found = {(file.name, file.provider) for file in verify_bundle(copy, (CPU,)).files}
     assert found == {("encoder.onnx", CPU), ("encoder.int8-openvino.onnx", OPENVINO)}
 

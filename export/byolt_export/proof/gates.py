@@ -3,6 +3,7 @@
 docs/decisions/0021-two-gates.md says where each number comes from.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -23,6 +24,12 @@ _ROOM: Mapping[Precision, tuple[float, float]] = {"fp32": (3.0, 3.0), "fp16": (3
 # What another order of sums costs wherever little was measured; in half one and two roundings of a value.
 _FLOOR: Mapping[Precision, tuple[float, float]] = {"fp32": (1e-5, 2e-5), "fp16": (2**-11, 2**-10), "int8": (0.0, 0.0)}
 _BY_CHANCE = 0.001  # Of golden images drawn again and again, how many may fall short by chance.
+
+
+def outer_gates(precision: Precision, images: int) -> Gates:
+    """The outer gates for so many images: their shares in whole images, for of 94 none can be 99 % but 93 or 94."""
+    gates, queries = GATES[precision], min(images, QUERIES)
+    return replace(gates, **{name: math.floor(getattr(gates, name) * queries + 1e-9) / queries for name in SHARES})
 
 
 def golden_gates(precision: Precision, images: int) -> Gates:

@@ -21,7 +21,7 @@ from byolt_export.bundle.manifest import (
     precision_fault,
 )
 from byolt_export.errors import ByoltError, EngineFault, InputError, MissingPart, quoted
-from byolt_export.proof.gates import GATES, gates_of_file, golden_gates, tighten
+from byolt_export.proof.gates import gates_of_file, golden_gates, outer_gates, tighten
 from byolt_export.proof.parity import batch_sizes, judge, prove, run_file
 from byolt_export.proof.report import FileReport, Parity, Report, read_gates
 from byolt_export.proof.speed import time_files
@@ -190,7 +190,9 @@ def judge_export(
     run, logits = open_onnx(path, contract, CPU, placement=placement), _are_logits(contract)
     ran = run_file(run, golden, _batches(contract), gallery, run.maps)
     # Wrong models are noticed, or not, by the gates that are delivered.
-    outer = judge(ran, replace(golden, controls={}), gates=GATES[precision], logits=logits, gallery=gallery)
+    images = len(golden.images) + (0 if gallery is None else len(gallery.images))
+    gates = outer_gates(precision, images)
+    outer = judge(ran, replace(golden, controls={}), gates=gates, logits=logits, gallery=gallery)
     stated = precision_fault(precision, shares, placement)
     if outer.golden is None:
         return _failed_by(outer, stated)

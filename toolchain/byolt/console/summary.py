@@ -1,6 +1,6 @@
 """What is known of a run, in one table: what it learned, whether it collapsed, whether its export is proven."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -127,15 +127,8 @@ def print_parity(report: dict[str, Any]) -> None:
     headings = ("file", "run by", "rel. L2 mean", "worst", "overlap@1", *(("x fp32",) if timed else ()), "verdict")
     print_table(headings, [_parity_cells(file, timed=timed) for file in report["files"]])
     for file in report["files"]:
-        which = f"{file['name']} ({_provider(file)})"
-        if task := file["task"]:
-            difference, low, high = (100 * value for value in (task["knn_difference"], *task["knn_interval_95"]))
-            click.echo(f"kNN      {which}: {difference:+.2f} points [{low:+.2f}, {high:+.2f}]")
-        if states := [control["state"] for control in file["controls"]]:
-            caught = f"{states.count('fails')} of {len(states) - states.count('not applicable')}"
-            click.echo(f"controls {which}: {caught} wrong models noticed")
-        for remark in file.get("remarks", ()):  # Of bundles that were made since they are kept.
-            click.echo(visible(f"close    {which}: {remark}"))
+        for line in _parity_lines(file):
+            click.echo(visible(line))
     for file in report["files"]:
         if "bisection" in file:
             bad = file["bisection"]["first_bad"]
@@ -146,6 +139,21 @@ def print_parity(report: dict[str, Any]) -> None:
             click.echo(f"speed    {file['name']} ({_provider(file)}): slower than fp32 here, {ratio:.2g} x")
     for name, reasons in {file["name"]: file["reasons"] for file in report["files"] if file["reasons"]}.items():
         click.echo(visible(f"why      {name}: {'; '.join(reasons)}"))
+
+
+def _parity_lines(file: Mapping[str, Any]) -> Iterator[str]:
+    which = f"{file['name']} ({_provider(file)})"
+    if share := _kept(file):
+        low, high = (100 * value for value in share["interval_95"])
+        yield f"kept     {which}: {share['value']:.1%} [{low:.1f}, {high:.1f}] of nearest neighbours"
+    if task := file["task"]:
+        difference, low, high = (100 * value for value in (task["knn_difference"], *task["knn_interval_95"]))
+        yield f"kNN      {which}: {difference:+.2f} points [{low:+.2f}, {high:+.2f}]"
+    if states := [control["state"] for control in file["controls"]]:
+        caught = f"{states.count('fails')} of {len(states) - states.count('not applicable')}"
+        yield f"controls {which}: {caught} wrong models noticed"
+    for remark in file.get("remarks", ()):  # Of bundles that were made since they are kept.
+        yield f"close    {which}: {remark}"
 
 
 def _times_fp32(file: Mapping[str, Any]) -> float | None:
@@ -159,15 +167,18 @@ def _parity_cells(file: dict[str, Any], *, timed: bool) -> list[str]:
     if file["golden"]:
         measured = [measures for measures in (file["golden"], file["gallery"]) if measures]
         mean, worst = (f"{max(m[key] for m in measured):.1e}" for key in ("relative_l2_mean", "relative_l2_worst"))
-        share = (file.get("agreement") or {}).get("overlap_at_1")
-        if share:
-            low, high = (100 * value for value in share["interval_95"])
-            overlap = f"{share['value']:.1%} [{low:.1f}, {high:.1f}]"
-        elif measured[-1]["overlap_at_1"] is not None:
-            overlap = f"{measured[-1]['overlap_at_1']:.1%}"
+        share = _kept(file)
+        value = measured[-1]["overlap_at_1"] if share is None else share["value"]
+        overlap = "-" if value is None else f"{value:.1%}"
     ratio = _times_fp32(file)
     speed = ["-" if ratio is None else f"{ratio:.2g}"] if timed else []
     return [file["name"], _provider(file), mean, worst, overlap, *speed, file["verdict"]]
+
+
+def _kept(file: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Nearest neighbours kept, of golden and gallery images as one set; bundles have it since it is judged."""
+    share: Mapping[str, Any] | None = (file.get("agreement") or {}).get("overlap_at_1")
+    return share
 
 
 def _provider(file: Mapping[str, Any]) -> str:
