@@ -109,6 +109,9 @@ def test_the_bundle_gives_the_embeddings_of_the_run(session: Session) -> None:
     assert encoder(torch.zeros(2, 3, 16, 16)).shape == (2, 16)
     assert session.names["features"].shape == (2, 16)
     assert {row["batch"] for row in session.names["speed"]} == {1}
+    assert session.names["chosen"][0] in {file.name for file in bundle.report.files}
+    assert session.names["places"].shape == (96, 3)
+    np.testing.assert_allclose(session.names["cosines"][:, 0], 1, atol=1e-5)  # An image is its own neighbour.
 
 
 def test_what_looks_and_compares(session: Session) -> None:

@@ -117,6 +117,10 @@ def test_unlabelled_folder_goes_all_the_way_to_a_bundle(tmp_path: Path) -> None:
     with np.load(tmp_path / "embeddings.npz") as ours, np.load(tmp_path / "by-run.npz") as theirs:
         np.testing.assert_allclose(ours["embeddings"], theirs["embeddings"], rtol=1e-3, atol=1e-5)
         assert len(ours["files"]) == 80
+        assert (str(ours["made_by"]), str(theirs["made_by"])) == ("encoder.onnx", "encoder.safetensors")
+    refused = byolt("embed", bundle, "images", "-o", "c.npz", "--gallery", "by-run.npz", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "the gallery was made by encoder.safetensors, and encoder.onnx runs now" in refused.stderr
 
 
 def test_a_copied_target_without_predictor_collapses_with_exit_3(tmp_path: Path) -> None:

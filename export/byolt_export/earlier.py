@@ -8,9 +8,18 @@ from typing import Literal
 
 import numpy as np
 
-from byolt_export.bundle.folder import FILES, MANIFEST, PAGE, PARITY, open_file, read_manifest, write_manifest
+from byolt_export.bundle.folder import (
+    FILES,
+    INT8_FILES,
+    MANIFEST,
+    PAGE,
+    PARITY,
+    open_file,
+    read_manifest,
+    write_manifest,
+)
 from byolt_export.bundle.golden import GoldenVectors, read_golden
-from byolt_export.bundle.manifest import Engine, Manifest, Onnx, Precision
+from byolt_export.bundle.manifest import MOST_SPEEDS, Engine, Manifest, Onnx, Precision
 from byolt_export.errors import InputError
 from byolt_export.files import dump_json, sha256
 from byolt_export.proof.made import Made
@@ -72,8 +81,10 @@ def keep_earlier(old: Path, new: Path, report: Report, judges: Judges, on_log: C
     return report
 
 
-def _place(file: FileReport | Onnx) -> int:
-    return list(FILES).index(file.precision)
+def _place(file: FileReport | Onnx) -> tuple[int, int]:
+    """Precisions in their order, and within int8 TensorRT's file, the CPU's and OpenVINO's."""
+    names = list(INT8_FILES.values())
+    return list(FILES).index(file.precision), names.index(file.name) if file.name in names else 0
 
 
 class _Keeper:
@@ -122,7 +133,15 @@ class _Keeper:
         """Manifest, measures and page of the bundle with what was kept; the report with the engines, asked anew."""
         (self.new / PARITY).write_bytes(dump_json(report.to_json()))
         files = sorted((*self.manifest.files, *kept), key=_place)
-        changes = {"files": tuple(files), "engines": tuple(engines), "parity_sha256": sha256(self.new / PARITY)}
+        names = {*(entry.name for entry in kept), *(engine.name for engine in engines)}
+        of_kept = tuple(speed for speed in self.earlier.speeds if speed.file in names)
+        speeds = (*self.manifest.speeds, *of_kept)[:MOST_SPEEDS]
+        changes = {
+            "files": tuple(files),
+            "speeds": speeds,
+            "engines": tuple(engines),
+            "parity_sha256": sha256(self.new / PARITY),
+        }
         write_manifest(self.new, self.manifest.model_copy(update=changes))
         report = replace(report, files=(*report.files, *verify_engines(self.new)))
         write_page(self.new / PAGE, report, read_manifest(self.new), self.judges.golden, Made.here(self.judges.run))
@@ -174,7 +193,8 @@ class _Keeper:
         path, judges = self.new / file.name, self.judges
         shares = precision_shares(onnx.load(path))
         contract = self.manifest.contract
-        parity = judge_export(path, file.precision, shares, contract, judges.golden, judges.gallery)
+        how = (contract, judges.golden, judges.gallery, file.placement)
+        parity = judge_export(path, file.precision, shares, *how)
         new = {"verdict": parity.verdict, "reason": "; ".join(parity.reasons), "gates": asdict(parity.gates)}
         entry = file.model_copy(update=new | {"shares": shares})
         return entry, FileReport(file.name, file.precision, CPU, parity)

@@ -7,9 +7,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from byolt_export.bundle.folder import FILES, GOLDEN, PAGE, PARITY, write_manifest
+from byolt_export.bundle.folder import GOLDEN, PAGE, PARITY, file_name, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, write_golden
-from byolt_export.bundle.manifest import NOT_MADE, OPSET, Calibration, Contract, Golden, Manifest, Onnx, Precision
+from byolt_export.bundle.manifest import (
+    NOT_MADE,
+    OPSET,
+    Calibration,
+    Contract,
+    Golden,
+    Manifest,
+    Onnx,
+    Placement,
+    Precision,
+)
 from byolt_export.errors import ByoltError, first_line, quoted
 from byolt_export.files import dump_json, sha256
 from byolt_export.proof.gates import GATES
@@ -27,12 +37,14 @@ class MadeFile:
     opset: int
     shares: dict[Precision, float]
     calibration: Calibration | None
+    placement: Placement | None = None
 
     @classmethod
-    def failed(cls, precision: Precision, error: Exception) -> "MadeFile":
+    def failed(cls, precision: Precision, error: Exception, placement: Placement | None = None) -> "MadeFile":
         """One that could not be made, with the reason; there is no file."""
         parity = Parity("failed", (reason_of(error),), GATES[precision])
-        return cls(FileReport(FILES[precision], precision, CPU, parity), OPSET, {}, None)
+        report = FileReport(file_name(precision, placement), precision, CPU, parity)
+        return cls(report, OPSET, {}, None, placement)
 
 
 def write_bundle(
@@ -52,6 +64,7 @@ def write_bundle(
         Onnx(
             name=each.report.name,
             precision=each.report.precision,
+            placement=each.placement,
             opset=each.opset,
             sha256=sha256(path) if (path := folder / each.report.name).exists() else NOT_MADE,
             verdict=each.report.parity.verdict,
@@ -65,12 +78,13 @@ def write_bundle(
     tools = {name: version(name) for name in ("numpy", "onnx", "onnxscript", "torch")}
     count = len(golden.images)
     manifest = Manifest(
-        schema_version=2,
+        schema_version=3,
         contract=contract,
         files=files,
         golden=Golden(kind=kind, images=count, sha256=sha256(folder / GOLDEN)),
         parity_sha256=sha256(folder / PARITY),
         tools=tools | {"onnxruntime": runtime_version(), "python": platform.python_version()},
+        speeds=tuple(speed for each in made for speed in each.report.speeds),
     )
     write_manifest(folder, manifest)
     write_page(folder / PAGE, report, manifest, golden, Made.here(run))

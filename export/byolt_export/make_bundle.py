@@ -3,15 +3,18 @@
 Axes: B batch, N images, H W pixels, D output features.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
 
-from byolt_export.arrays import Frames, Images, Maps, Outputs
-from byolt_export.bundle.folder import FILES, staged
+from byolt_export.arrays import Frames, Function, Images, Maps, Outputs
+from byolt_export.bundle.folder import FILES, file_name, staged
 from byolt_export.bundle.golden import GoldenVectors, count_with_maps, not_applicable
 from byolt_export.bundle.image_input import Input
 from byolt_export.bundle.manifest import (
@@ -20,6 +23,7 @@ from byolt_export.bundle.manifest import (
     Contract,
     Features,
     Output,
+    Placement,
     Precision,
     first_fault,
 )
@@ -28,13 +32,15 @@ from byolt_export.errors import ByoltError, InputError, MissingPart, Stopped
 from byolt_export.made_files import MadeFile, reason_of, write_bundle
 from byolt_export.options import BundleOptions
 from byolt_export.proof.bisect import bisect
+from byolt_export.proof.gates import GATES
 from byolt_export.proof.images import ProofImages, check_images, choose_images
 from byolt_export.proof.report import FileReport, Report
+from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
 from byolt_export.proof.verify import judge_export
-from byolt_export.quantize.int8 import LEAST_IMAGES, quantize
+from byolt_export.quantize.int8 import LEAST_IMAGES, Int8
 from byolt_export.quantize.multiply_adds import precision_shares
-from byolt_export.runtime.onnx_runner import CPU, runtime_version
+from byolt_export.runtime.onnx_runner import CPU, open_onnx, runtime_version
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +92,7 @@ def build_bundle(
         raise InputError("int8 needs calibration images, which are none of those that it is measured on")
     builder = _Builder(module, pixels, images, classes, options, on_log)
     with staged(Path(out_dir)) as folder:
-        made = builder.make_all(folder, precisions)
+        made = builder.time_all(folder, builder.make_all(folder, precisions))
         report = Report(Path(out_dir), tuple(each.report for each in made))
         run = builder.options.run
         write_bundle(folder, made, report, builder.contract, builder.golden, kind=images.golden_kind, run=run)
@@ -155,41 +161,44 @@ class _Builder:
             InputError: None could be made.
             ByoltError: The machine's fault: memory, disk, or an optional part that is not installed.
         """
-        made = [self._made_or_why(folder, precision) for precision in precisions]
+        wanted = [(precision, placement) for precision in precisions for placement in _placements(precision)]
+        made = [self._made_or_why(folder, *each) for each in wanted]
         errors = [error for error in made if isinstance(error, Exception)]
         if len(errors) == len(made):
             raise errors[0] if isinstance(errors[0], ByoltError) else InputError(reason_of(errors[0])) from errors[0]
         return [
-            MadeFile.failed(precision, each) if isinstance(each, Exception) else each
-            for precision, each in zip(precisions, made, strict=True)
+            MadeFile.failed(precision, each, placement) if isinstance(each, Exception) else each
+            for (precision, placement), each in zip(wanted, made, strict=True)
         ]
 
-    def _made_or_why(self, folder: Path, precision: Precision) -> MadeFile | Exception:
+    def _made_or_why(self, folder: Path, precision: Precision, placement: Placement | None) -> MadeFile | Exception:
         """One file, or why there is none: whatever torch, ONNX, ONNX Runtime or NumPy say of a module's own graph."""
         try:
-            return self.make(folder, precision)
+            return self.make(folder / file_name(precision, placement), precision, placement)
         except (OSError, MemoryError, MissingPart, Stopped):
             raise
         except Exception as error:  # noqa: BLE001  # It is told, and becomes a verdict or is raised.
-            self.on_log(f"{FILES[precision]}: it could not be made: {reason_of(error)}")
-            (folder / FILES[precision]).unlink(missing_ok=True)
+            name = file_name(precision, placement)
+            self.on_log(f"{name}: it could not be made: {reason_of(error)}")
+            (folder / name).unlink(missing_ok=True)
             return error
 
-    def make(self, folder: Path, precision: Precision) -> MadeFile:
-        """Export one file into the folder, and judge it."""
+    def make(self, path: Path, precision: Precision, placement: Placement | None) -> MadeFile:
+        """Export one file, and judge it."""
         import onnx
 
-        path, calibration = folder / FILES[precision], None
+        calibration = None
         self.on_log(f"{path.name}: {'quantizing' if precision == 'int8' else 'exporting'}")
         if precision == "int8":
-            calibration = self._quantize(path)
+            calibration = self._quantize(path, placement)
         else:
             self.export(path, precision)
         self.on_log(f"{path.name}: proving")
         model = onnx.load(path)
         (opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         shares = precision_shares(model)
-        parity = judge_export(path, precision, shares, self.contract, self.golden, self.gallery)
+        how = (self.contract, self.golden, self.gallery, placement)
+        parity = judge_export(path, precision, shares, *how)
         found = None
         if self.options.bisect:
             from byolt_export.onnx.export import torch_tensors
@@ -199,8 +208,19 @@ class _Builder:
             # A map is called what its user calls it, which may be another tensor's name in PyTorch's program.
             named = {features.name for features in self.contract.output.maps}
             tensors = {name: tensor for name, tensor in tensors.items() if name not in named}
-            found = bisect(path, tensors, shown, limit=parity.gates.relative_l2_worst_max)
-        return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration)
+            found = bisect(path, tensors, shown, limit=GATES[precision].relative_l2_worst_max)
+        return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration, placement)
+
+    def time_all(self, folder: Path, made: Sequence[MadeFile]) -> list[MadeFile]:
+        """The same with the speeds of those that passed, where there are several."""
+        placements = {each.report.name: each.placement for each in made}
+
+        def open_run(file: FileReport) -> Function:
+            return open_onnx(folder / file.name, self.contract, file.provider, None, placements[file.name])
+
+        reports = [each.report for each in made]
+        timed = time_files(reports, open_run, self.golden.images, opt_batch=self.contract.input.opt_batch)
+        return [replace(each, report=report) for each, report in zip(made, timed, strict=True)]
 
     def export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
         from byolt_export.onnx.export import export_onnx
@@ -209,18 +229,29 @@ class _Builder:
         names = self.contract.output.names
         export_onnx(self.module, path, output_name=names, precision=precision, metadata=metadata, **self.how)
 
-    def _quantize(self, path: Path) -> Calibration:
-        """Write the INT8 file, made from the fp16 graph: what is not INT8 is FP16."""
-        half = path.with_name(FILES["fp16"])
-        borrowed = not half.exists()
-        if borrowed:
-            self.export(half, "fp16")
+    def _quantize(self, path: Path, placement: Placement | None) -> Calibration:
+        """Write an INT8 file: what of it is not INT8 is fp16 for TensorRT, and fp32 for a CPU."""
+        from byolt_export.onnx.half_precision import to_half
+        from byolt_export.onnx.preprocessing import RESIZING
+
+        if placement == "cpu":
+            return self.int8.for_cpu(path)
+        return self.int8.for_tensorrt(to_half(self.int8.calibrated.model, full=RESIZING), path)
+
+    @cached_property
+    def int8(self) -> Int8:
+        """The encoder calibrated, once for all INT8 files."""
         assert self.images.calibration is not None
-        try:
-            return quantize(half, path, images=self.images.calibration, source=self.images.calibration_source)
-        finally:
-            if borrowed:
-                half.unlink()
+        self.on_log(f"calibrating INT8 on {len(self.images.calibration)} images")
+        with tempfile.TemporaryDirectory() as folder:
+            single = Path(folder) / FILES["fp32"]
+            self.export(single, "fp32")
+            return Int8.of(single, self.images.calibration, self.images.calibration_source)
+
+
+def _placements(precision: Precision) -> tuple[Placement | None, ...]:
+    """The engines that a precision has a file of its own for."""
+    return ("tensorrt", "cpu") if precision == "int8" else (None,)
 
 
 def _output(options: BundleOptions, classes: Sequence[str], dim: int, maps: Maps) -> Output:

@@ -13,6 +13,8 @@ from byolt.reporting.speed import print_speed
 PARITY: dict[str, Any] = {
     "golden": {"relative_l2_mean": 3.94e-7, "relative_l2_worst": 4.1e-7, "overlap_at_1": 1.0},
     "gallery": None,
+    "agreement": {"overlap_at_1": {"value": 0.9667, "interval_95": [0.9412, 1.0]}},
+    "remarks": ["overlap at 1 is close"],
     "task": {"knn_difference": -0.0125, "knn_interval_95": [-0.03, 0.005]},
     "controls": [{"state": "fails"}] * 7 + [{"state": "not noticed"}, {"state": "not applicable"}],
     "verdict": "not run here",
@@ -70,7 +72,7 @@ def test_no_line_is_wider_and_no_cell_is_cut(
     print_parity({"files": FILES})
     print_speed(SPEED)
     text = capsys.readouterr().out
-    others = r"(machine|timed|speed|memory|kNN|controls|\*  ) "
+    others = r"(machine|timed|speed|memory|kept|kNN|controls|close|\*  ) "
     tables = [line for line in text.splitlines() if not re.match(others, line)]
     assert max(cell_len(line.rstrip()) for line in tables) <= width
     whole = ("98.0%  [97.0%, 98.8%]", "method.tau_base=0.99", "not run here", "encoder.int8-openvino.onnx", "3.9e-07")
@@ -110,8 +112,35 @@ def test_a_row_without_room_becomes_a_block(
 
 def test_the_table_of_parity_at_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     print_parity({"files": FILES[:1]})
-    heading, row, knn, controls = (line.rstrip() for line in capsys.readouterr().out.splitlines())
+    heading, row, kept, knn, controls, close = (line.rstrip() for line in capsys.readouterr().out.splitlines())
     assert heading.split() == ["file", "run", "by", "rel.", "L2", "mean", "worst", "overlap@1", "verdict"]
-    assert row.split() == ["encoder.onnx", "CPU", "3.9e-07", "4.1e-07", "100.0%", "not", "run", "here"]
+    assert row.split() == [
+        "encoder.onnx",
+        "CPU",
+        "3.9e-07",
+        "4.1e-07",
+        "96.7%",
+        "not",
+        "run",
+        "here",
+    ]
+    assert kept == "kept     encoder.onnx (CPU): 96.7% [94.1, 100.0] of nearest neighbours"
     assert knn == "kNN      encoder.onnx (CPU): -1.25 points [-3.00, +0.50]"
     assert controls == "controls encoder.onnx (CPU): 7 of 8 wrong models noticed"
+    assert close == "close    encoder.onnx (CPU): overlap at 1 is close"
+
+
+def test_the_table_says_what_is_slower_than_fp32(capsys: pytest.CaptureFixture[str]) -> None:
+    timed = [{"batch": 1, "times_fp32": 9.0}, {"batch": 8, "times_fp32": 0.7125}]
+    names = ("encoder.int8.onnx", "encoder.int8-cpu.onnx")
+    slow, fast = ({**FILES[0], "name": name, "verdict": "passed", "speeds": timed} for name in names)
+    fast["speeds"] = [{"batch": 8, "times_fp32": 2.61}]
+    print_parity({"files": [slow, fast, FILES[0]]})
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in lines if line.startswith(("encoder", "speed"))]
+    assert "fp32" in " ".join(lines[: lines.index(rows[0])])
+    assert [row.split()[5:7] for row in rows[:3]] == [["0.71", "passed"], ["2.6", "passed"], ["-", "not"]]
+    assert max(cell_len(row) for row in rows[:3]) <= 80
+    assert [row for row in rows if row.startswith("speed")] == [
+        "speed    encoder.int8.onnx (CPU): slower than fp32 here, 0.71 x"
+    ]

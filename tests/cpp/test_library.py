@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.cpp.conftest import ROOT, Bundles
+from tests.export import small
+from torch import Tensor, nn
 
-from byolt_export.bundle.folder import GOLDEN, read_manifest, write_manifest
-from byolt_export.bundle.manifest import NOT_MADE
+from byolt_export import Encoder, verify
+from byolt_export.bundle.folder import GOLDEN, PARITY, read_manifest, write_manifest
+from byolt_export.bundle.manifest import NOT_MADE, Speed
+from byolt_export.errors import InputError
 from byolt_export.files import sha256
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_bundle
@@ -40,6 +44,14 @@ def run(program: Path, *words: object, code: int = 0, **options: Any) -> subproc
     found = subprocess.run([program, *map(str, words)], capture_output=True, env=environment, check=False, **options)
     assert found.returncode == code, (found.returncode, found.stdout[-2000:], found.stderr[-4000:])
     return found
+
+
+def untimed(printed: bytes) -> Any:
+    """What `byolt-verify --json` printed, without what it timed."""
+    report = json.loads(printed)
+    for file in report["files"]:
+        file.pop("speeds", None)
+    return report
 
 
 def assert_close(found: Any, expected: Any, where: str = "") -> None:
@@ -131,7 +143,28 @@ def test_verify_gives_pythons_measures_and_verdict(builds: Path, bundles: Bundle
     found = run(builds / build / "programs/byolt-verify", bundle, "--json", "--provider", "CPU", "--threads", "1")
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
     assert expected.verdict == "passed"
-    assert_close(json.loads(found.stdout), json.loads(json.dumps(expected.to_json())))
+    assert_close(untimed(found.stdout), json.loads(json.dumps(expected.to_json())))
+
+
+def test_speeds_are_written_as_python_writes_them(builds: Path, bundles: Bundles, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    words = ("--provider", "CPU", "--threads", "1")
+    found = json.loads(run(builds / "plain/programs/byolt-verify", bundle, "--json", *words).stdout)
+    ours = [speed for speed in read_manifest(bundle).speeds if speed.threads == 1]
+    assert sorted(speed.model_dump_json() for speed in ours) == sorted(
+        Speed.model_validate(speed).model_dump_json() for file in found["files"] for speed in file["speeds"]
+    )
+    report = verify(bundle, ("CPUExecutionProvider",), threads=1)
+    theirs = [speed for file in report.files for speed in file.speeds]
+    where = [(s.file, s.runtime, s.processor, s.threads, s.batch) for s in theirs]
+    assert sorted(where) == sorted((s.file, s.runtime, s.processor, s.threads, s.batch) for s in ours)
+    assert [speed for speed in read_manifest(bundle).speeds if speed.threads == 1] == theirs  # Replaced, not added.
+    bench = (builds / "plain/programs/byolt-bench", bundle, "--precision", "fastest", "--seconds", "1", "--json")
+    fastest = max((s for s in theirs if s.batch == theirs[-1].batch), key=lambda s: s.images_per_s)
+    told = json.loads(run(*bench, "--threads", "1", "--batch", "1").stdout)
+    assert told["file"] == fastest.file == Encoder(bundle, precision="fastest", threads=1).file
+    refused = run(*bench, "--threads", "77", code=5)
+    assert b"with 77 threads: run byolt-verify" in refused.stderr
 
 
 def test_verify_of_the_quickstart_where_it_was_run(builds: Path) -> None:
@@ -140,7 +173,7 @@ def test_verify_of_the_quickstart_where_it_was_run(builds: Path) -> None:
         pytest.skip("make quickstart was not run here")
     words = ("--json", "--provider", "CPU", "--threads", "1")
     expected = verify_bundle(found[-1], ("CPUExecutionProvider",), threads=1).to_json()
-    got = json.loads(run(builds / "plain/programs/byolt-verify", found[-1], *words).stdout)
+    got = untimed(run(builds / "plain/programs/byolt-verify", found[-1], *words).stdout)
     assert_close(got, json.loads(json.dumps(expected)))
 
 
@@ -155,7 +188,7 @@ def failed_alike(
     words = ("--json", "--provider", "CPU", "--threads", "1")
     failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
-    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    assert_close(untimed(failed.stdout), json.loads(json.dumps(expected.to_json())))
     return failed, expected
 
 
@@ -179,6 +212,51 @@ def test_short_outputs_are_measured_as_python_does(builds: Path, bundles: Bundle
     failed_alike(builds, bundle, golden)
 
 
+class Collapsed(nn.Module):
+    """An encoder that gives every image the same: in float32 nothing is left of what it adds to 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = small.encoder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 + 1e-9 * self.encoder(x)  # type: ignore[no-any-return]
+
+
+def test_a_model_that_tells_nothing_apart_is_blamed_in_pythons_words(builds: Path, tmp_path: Path) -> None:
+    bundle = small.build(tmp_path / "bundle", Collapsed()).path
+    words = ("--json", "--provider", "CPU", "--threads", "1")
+    failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
+    expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
+    made, here = expected.files[0].parity.reasons
+    assert made.startswith("failed when it was made (the model is at fault and not the file, which errs by ")
+    assert here.startswith("the model is at fault and not the file, which errs by ")
+    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+
+
+def test_gates_loosened_in_the_manifest_are_those_of_parity_json(
+    builds: Path, bundles: Bundles, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(bundles.embedding, tmp_path / "bundle"))
+    manifest = read_manifest(bundle)
+    loosened = tuple(file.model_copy(update={"gates": {}}) for file in manifest.files)
+    write_manifest(bundle, manifest.model_copy(update={"files": loosened}))
+    words = (bundle, "--json", "--provider", "CPU", "--threads", "1")
+    found = json.loads(run(builds / "plain/programs/byolt-verify", *words).stdout)
+    assert [file["gates"] for file in found["files"]] == [
+        pytest.approx(file.gates, rel=1e-12) for file in manifest.files
+    ]
+    tree = json.loads((bundle / PARITY).read_text())
+    del tree["files"][1]
+    (bundle / PARITY).write_text(json.dumps(tree))
+    sealed = {"parity_sha256": sha256(bundle / PARITY)}
+    write_manifest(bundle, manifest.model_copy(update=sealed))
+    refused = run(builds / "plain/programs/byolt-verify", *words, code=2).stderr.decode()
+    with pytest.raises(InputError) as error:
+        verify_bundle(bundle)
+    assert refused == f"{error.value}\n"
+
+
 def test_a_file_that_could_not_be_made_is_told_and_the_others_run(
     builds: Path, bundles: Bundles, tmp_path: Path
 ) -> None:
@@ -192,7 +270,7 @@ def test_a_file_that_could_not_be_made_is_told_and_the_others_run(
     failed = run(builds / "plain/programs/byolt-verify", bundle, *words, code=4)
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
     assert expected.reason == "encoder.int8.onnx (CPUExecutionProvider): failed when it was made (no layer fits)"
-    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    assert_close(untimed(failed.stdout), json.loads(json.dumps(expected.to_json())))
     refused = run(builds / "plain/programs/byolt-bench", bundle, "--runtime", "cpu", "--precision", "int8", code=5)
     assert b"encoder.int8.onnx could not be made (no layer fits)" in refused.stderr
 
@@ -210,7 +288,7 @@ def test_a_file_named_for_another_precision_is_refused_in_pythons_words(
     expected = verify_bundle(bundle, ("CPUExecutionProvider",), threads=1)
     sentence = "it is named fp16, and it multiplies 100% in fp32"
     assert expected.reason == f"encoder.fp16.onnx (CPUExecutionProvider): {sentence}"
-    assert_close(json.loads(failed.stdout), json.loads(json.dumps(expected.to_json())))
+    assert_close(untimed(failed.stdout), json.loads(json.dumps(expected.to_json())))
     refused = run(builds / "plain/tests/byolt-build-engine-over-fake", bundle, "--precision", "fp16", code=4)
     assert f"encoder.fp16.onnx becomes no engine: {sentence}".encode() in refused.stderr
     refused = run(builds / "plain/programs/byolt-bench", bundle, "--runtime", "cpu", "--precision", "fp16", code=5)
@@ -222,7 +300,7 @@ def test_a_bundle_of_schema_version_1_passes(builds: Path, bundles: Bundles, tmp
     tree = json.loads((bundle / "manifest.json").read_text())
     for file in tree["files"]:
         del file["shares"]
-    (bundle / "manifest.json").write_text(json.dumps(tree | {"schema_version": 1}))
+    (bundle / "manifest.json").write_text(json.dumps(tree | {"schema_version": 1, "speeds": []}))
     run(builds / "plain/programs/byolt-verify", bundle, "--provider", "CPU", "--threads", "1")
 
 

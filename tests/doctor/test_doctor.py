@@ -142,6 +142,10 @@ def test_what_is_missing_comes_with_the_line_that_installs_it() -> None:
     assert mends["learning"] == 'pip install "byolt[train]"'
     assert mends["export"] == mends["ONNX Runtime"] == 'pip install "byolt[export]"'
     assert mends["TensorRT"] == 'pip install "byolt[rtx]"'
+    assert "byolt[openvino]" in state(bare, "OpenVINO")
+    assert state(replace(bare, packages={"openvino": "2026.4.1"}), "OpenVINO").startswith(
+        "openvino 2026.4.1, on the CPU"
+    )
     assert {f.what: f.mend for f in examine(replace(bare, jetson=True))}["TensorRT"].startswith("sudo apt")
     assert "no CUDA driver" in state(bare, "GPU")
     silent = machine(gpus=())

@@ -17,12 +17,13 @@ from byolt_export.arrays import Images, Outputs
 from byolt_export.bench.candidates import bundle_candidates, choose_batches
 from byolt_export.bench.memory import peak_memory_mib
 from byolt_export.bench.run import Accuracy, Candidate, pareto_front, time_candidates
-from byolt_export.bench.timing import filled, percentile, relative_speeds, time_in_turn
 from byolt_export.errors import ByoltError, InputError, ParityFault
 from byolt_export.files import dump_json, sha256
 from byolt_export.proof.report import Measures, Report, Task
 from byolt_export.proof.verify import verify_engines
-from byolt_export.runtime.onnx_runner import OnnxRunner
+from byolt_export.runtime.onnx_runner import CPU, OnnxRunner
+from byolt_export.runtime.openvino_runner import has_openvino
+from byolt_export.runtime.timing import filled, percentile, relative_speeds, time_in_turn
 from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 
 MIB = 2**20
@@ -159,7 +160,9 @@ def test_memory_is_that_of_a_process_of_its_own(crowded: Path) -> None:
 
 
 def test_a_bundle_brings_each_file_with_its_accuracy(crowded: Path) -> None:
-    setup = bundle_candidates(crowded, threads=1)
+    every = [candidate.name for candidate in bundle_candidates(crowded, threads=1).candidates]
+    assert ("fp32 in OpenVINO, CPU" in every) == has_openvino()
+    setup = bundle_candidates(crowded, providers=(CPU,), threads=1)
     assert [c.name for c in setup.candidates] == ["fp32 in ONNX Runtime, CPU", "fp16 in ONNX Runtime, CPU"]
     assert setup.baseline == "fp32 in ONNX Runtime, CPU"
     for candidate, name in zip(setup.candidates, ("encoder.onnx", "encoder.fp16.onnx"), strict=True):

@@ -134,7 +134,7 @@ def test_what_is_asked_for_is_opened_or_refused(bundle: Path, monkeypatch: pytes
         Encoder(bundle, runtime="tensorrt")
     with pytest.raises(MissingPart, match="holds nothing that may run here: it has no int8 file for auto"):
         Encoder(bundle, precision="int8")
-    with pytest.raises(InputError, match="runtime 'gpu' is not known: it is auto, tensorrt, cuda or cpu"):
+    with pytest.raises(InputError, match="runtime 'gpu' is not known: it is auto, tensorrt, cuda, cpu or openvino"):
         Encoder(bundle, runtime="gpu")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="precision 'bf16' is not known"):
         Encoder(bundle, precision="bf16")  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from tests.export.quantizing import quantize
 from tests.export.small import HOW, images
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -16,7 +17,6 @@ from torch.nn.utils import parametrizations
 from byolt_export.onnx.export import export_onnx
 from byolt_export.onnx.reference import torch_outputs
 from byolt_export.proof.measures import relative_l2
-from byolt_export.quantize.int8 import quantize
 from byolt_export.quantize.layers import find_layers
 from byolt_export.quantize.multiply_adds import multiply_adds, precision_shares
 from byolt_export.runtime.onnx_runner import OnnxRunner

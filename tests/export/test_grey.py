@@ -52,7 +52,7 @@ def test_the_bundle_passes_and_says_what_goes_in(made: Report) -> None:
     assert verify(made.path).verdict == "passed"
     tree = json.loads((made.path / "manifest.json").read_text())
     stated = {"channels": 1, "bit_depth": 12, "dtype": "uint16", "byte_order": "little", "colour_order": "grey"}
-    assert tree["schema_version"] == 2
+    assert tree["schema_version"] == 3
     assert tree["contract"]["input"].items() >= stated.items()
     golden = load_file(made.path / "golden.safetensors")["images"]
     assert (golden.dtype, golden.shape) == (np.uint16, (24, 32, 32, 1))
@@ -161,7 +161,7 @@ def test_a_manifest_that_lies_is_refused(made: Report, tmp_path: Path, change: d
 
 
 def test_schema_version_1_has_none_of_it(made: Report, tmp_path: Path) -> None:
-    tree = json.loads((made.path / "manifest.json").read_text()) | {"schema_version": 1}
+    tree = json.loads((made.path / "manifest.json").read_text()) | {"schema_version": 1, "speeds": []}
     for file in tree["files"]:
         del file["shares"]
     with pytest.raises(ValueError, match="channels and bit_depth came with schema version 2"):

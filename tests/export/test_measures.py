@@ -37,12 +37,12 @@ def test_relative_l2_of_a_short_row_is_over_the_median_length() -> None:
 def test_a_weak_classifier_of_two_classes_is_not_failed_for_logits_that_are_nearly_0(precision: str) -> None:
     # Its logits lie along one line through 0, some of them on 0; the errors are a fifth of what the gates allow.
     rng = np.random.default_rng(0)
-    margin = np.concatenate([rng.normal(size=500), np.geomspace(1e-6, 1e-3, 12)])
+    margin = np.concatenate([rng.normal(size=500), np.geomspace(1e-6, 1e-3, 6)])
     reference = (margin[:, None] * np.array([1, -1])).astype(np.float32)
-    noise = {"fp32": 1e-5, "fp16": 5e-4}[precision] * rng.normal(size=reference.shape)
+    noise = {"fp32": 1e-5, "fp16": 2e-3}[precision] * rng.normal(size=reference.shape)
     found = measure(reference, (reference + noise).astype(np.float32), logits=True)
     assert faults(found, GATES[precision]) == []
-    # Ten times the noise is too much, and so is a candidate whose every output is the mean.
+    # Twenty times the noise is too much, and so is a candidate whose every output is the mean.
     loud = measure(reference, (reference + 20 * noise).astype(np.float32), logits=True)
     assert any("relative L2" in fault for fault in faults(loud, GATES[precision]))
     mean = np.broadcast_to(reference.mean(axis=0), reference.shape).astype(np.float32)
@@ -125,6 +125,9 @@ def test_top_1_agreement() -> None:
     reference = array((1, 3, 2), (5, 0, 0), (2, 2, 1), (0, 0, 1))
     candidate = array((0, 9, 1), (0, 1, 0), (0, 5, 1), (0, 0, 1))  # Same, other, one of two equal, same.
     assert top_1_agreement(reference, candidate) == 3 / 4
+    # A millionth of the largest logit apart is one rank, whatever its sign; a hundred thousandth is not.
+    near = array((-1e3, -1e3 + 5e-4), (-1e3, -1e3 + 5e-2), (1, 1 - 5e-7), (0, 0))
+    assert top_1_agreement(near, array((1, 0), (1, 0), (0, 1), (0, 1))) == 3 / 4
 
 
 def test_measures_name_the_worst_image_and_survive_not_a_number() -> None:

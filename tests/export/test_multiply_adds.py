@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from byolt_export.bundle.manifest import precision_fault
+from byolt_export.bundle.manifest import Placement, Precision, precision_fault
 from byolt_export.quantize.multiply_adds import precision_shares
 
 KERNEL = np.ones((4, 3, 3, 3), np.float32)
@@ -85,6 +85,9 @@ def test_int8_is_what_both_operands_come_from() -> None:
     images = through_int8("x", "back")
     assert precision_shares(model([*images, conv("back", "f", "y")], INT8 | {"f": KERNEL})) == {"fp32": 1}
     assert precision_shares(model([*images, kernel, conv("back", "k", "y")], INT8)) == {"int8": 1}
+    unsigned = INT8 | {"z": np.uint8(128)}  # A CPU's kernels take unsigned images and signed kernels.
+    of_kernel = helper.make_node("DequantizeLinear", ["k8", "s"], ["k"])
+    assert precision_shares(model([*images, of_kernel, conv("back", "k", "y")], unsigned)) == {"int8": 1}
     turned = helper.make_node("Transpose", ["back"], ["t"], perm=[0, 1, 3, 2])
     assert precision_shares(model([*images, kernel, turned, conv("t", "k", "y")], INT8)) == {"int8": 1}
     relu = helper.make_node("Relu", ["back"], ["t"])
@@ -104,19 +107,25 @@ def test_products_of_constants_are_folded_and_those_of_unknown_shape_count() -> 
 
 
 @pytest.mark.parametrize(
-    ("precision", "shares", "told"),
+    ("precision", "shares", "told", "placement"),
     [
-        ("fp32", {"fp32": 1.0}, ""),
-        ("fp16", {"fp16": 1.0}, ""),
-        ("int8", {"int8": 0.5, "fp16": 0.5}, ""),
-        ("fp16", None, ""),  # Of schema version 1.
-        ("fp16", {"fp32": 1.0}, "100% in fp32"),
-        ("fp16", {"fp32": 0.25, "fp16": 0.75}, "25% in fp32, 75% in fp16"),
-        ("int8", {"int8": 0.49, "fp16": 0.51}, "51% in fp16, 49% in int8"),
-        ("int8", {"int8": 0.9, "fp32": 0.1}, "10% in fp32, 90% in int8"),
-        ("fp32", {}, "in no known type"),
+        ("fp32", {"fp32": 1.0}, "", None),
+        ("fp16", {"fp16": 1.0}, "", None),
+        ("int8", {"int8": 0.5, "fp16": 0.5}, "", None),
+        ("fp16", None, "", None),  # Of schema version 1.
+        ("fp16", {"fp32": 1.0}, "100% in fp32", None),
+        ("fp16", {"fp32": 0.25, "fp16": 0.75}, "25% in fp32, 75% in fp16", None),
+        ("int8", {"int8": 0.49, "fp16": 0.51}, "51% in fp16, 49% in int8", None),
+        ("int8", {"int8": 0.9, "fp32": 0.1}, "10% in fp32, 90% in int8", None),
+        ("fp32", {}, "in no known type", None),
+        ("int8", {"int8": 0.9, "fp16": 0.1}, "", "tensorrt"),
+        ("int8", {"int8": 0.9, "fp32": 0.1}, "10% in fp32, 90% in int8", "tensorrt"),
+        ("int8", {"int8": 0.9, "fp32": 0.1}, "", "cpu"),  # No CPU has kernels in fp16.
+        ("int8", {"int8": 0.9, "fp16": 0.1}, "10% in fp16, 90% in int8", "openvino"),
     ],
 )
-def test_a_precision_is_judged_by_its_shares(precision: str, shares: dict[str, float] | None, told: str) -> None:
-    found = precision_fault(precision, shares)  # type: ignore[arg-type]
+def test_a_precision_is_judged_by_its_shares(
+    precision: Precision, shares: dict[Precision, float] | None, told: str, placement: Placement | None
+) -> None:
+    found = precision_fault(precision, shares, placement)
     assert found == (f"it is named {precision}, and it multiplies {told}" if told else "")

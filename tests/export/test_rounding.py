@@ -7,6 +7,7 @@ import pytest
 from byolt_export.quantize.rounding import (
     ActivationScaling,
     best_levels,
+    exact_levels,
     kernel_scales,
     nearest,
     round_kernel,
@@ -18,15 +19,16 @@ from byolt_export.quantize.rounding import (
 
 def test_levels_without_negative_values_use_all_of_int8_and_keep_zero() -> None:
     # x 0..2 in steps of 1/128, shift 1: 0 -> -128, 1 -> 0, 255/128 -> 127, and 2 is held at 255/128.
-    levels = ActivationScaling(np.ones(1, np.float32), 1 / 128, 1.0)
+    levels = ActivationScaling(1 / 128, 1.0)
     rows = np.array([[0], [1], [255 / 128], [2], [1 / 512]], np.float32)
     assert levels.restored(rows).ravel().tolist() == [0, 1, 255 / 128, 255 / 128, 0]
+    assert (levels.zero_point, levels.bounds) == (0, (0.0, 255 / 128))
+    assert ActivationScaling(0.5, -32.0).zero_point == 192  # -32 is the middle: 0 lies 64 levels above it.
 
 
-def test_a_gain_is_applied_before_the_rounding() -> None:
-    levels = ActivationScaling(np.array([1, 4], np.float32), 0.5, 0.0)
-    # 0.6 -> 1.2 steps -> 0.5; 4 x 0.6 = 2.4 -> 4.8 steps -> 2.5.
-    assert levels.restored(np.array([[0.6, 0.6]], np.float32)).tolist() == [[0.5, 2.5]]
+def test_whole_numbers_are_exact() -> None:
+    pixels = np.arange(-128, 128, dtype=np.float32)[:, None]
+    assert (exact_levels().restored(pixels) == pixels).all()
 
 
 def test_min_max_levels_and_kernel_scales() -> None:
@@ -51,21 +53,15 @@ def test_best_levels_shift_a_relu_and_clip_its_tail() -> None:
     bounds = rows.min(axis=0), rows.max(axis=0)
     kernels = [rng.normal(size=(1, 8, 4))]
     plain = widest_levels(*bounds, "float16")
-    shifted = best_levels(rows, *bounds, kernels, "float16", may_shift=True)
-    symmetric = best_levels(rows, *bounds, kernels, "float16", may_shift=False)
+    shifted, least = best_levels(rows, *bounds, kernels, "float16", may_shift=True)
+    symmetric, _ = best_levels(rows, *bounds, kernels, "float16", may_shift=False)
     assert shifted.shift == 128 * shifted.scale  # So that zero stays exact, on the lowest level.
     assert symmetric.shift == 0
-    squared = [float(((x.restored(rows) / x.gain - rows) ** 2).mean()) for x in (shifted, symmetric, plain)]
+    squared = [float(((x.restored(rows) - rows) ** 2).mean()) for x in (shifted, symmetric, plain)]
     assert squared[0] < squared[1] < squared[2]
-
-
-def test_a_gain_evens_channels_of_different_range() -> None:
-    rng = np.random.default_rng(0)
-    rows = (rng.normal(size=(2048, 2)) * [1, 0.01]).astype(np.float32)
-    bounds = rows.min(axis=0), rows.max(axis=0)
-    kernel = np.array([[[1.0, 100.0]]])  # Both channels matter as much.
-    levels = best_levels(rows, *bounds, [kernel], "float16", may_shift=True)
-    assert levels.gain[1] / levels.gain[0] > 10
+    _, without_kernels = best_levels(rows, *bounds, [], "float16", may_shift=True)
+    assert without_kernels == pytest.approx(4 * squared[0], rel=0.05)  # Four channels, all of the same weight.
+    assert least > 0
 
 
 def test_kernel_scales_ignore_a_weight_that_meets_nothing() -> None:

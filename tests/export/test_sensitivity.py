@@ -6,9 +6,12 @@ import pytest
 from tests.export.small import HOW, encoder, images
 
 from byolt_export.onnx.export import export_onnx
-from byolt_export.quantize.activation_statistics import collect_statistics, input_batches, run_model
-from byolt_export.quantize.int8 import _assemble, _parts
-from byolt_export.quantize.layers import Layer, find_layers
+from byolt_export.quantize.activation_statistics import input_batches, run_model
+from byolt_export.quantize.calibrate import calibrate
+from byolt_export.quantize.int8 import Place
+from byolt_export.quantize.layers import Layer
+from byolt_export.quantize.place_cpu import place_cpu
+from byolt_export.quantize.place_tensorrt import place_tensorrt
 from byolt_export.quantize.sensitivity import most_sensitive, output_errors
 
 
@@ -20,10 +23,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     return onnx.version_converter.convert_version(onnx.load(path), 19)
 
 
-def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.ModelProto) -> None:
-    layers, _ = find_layers(model)
+@pytest.mark.parametrize("place", [place_tensorrt, place_cpu])
+def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.ModelProto, place: Place) -> None:
     shown = images(40)
-    parts, _ = _parts(layers, *collect_statistics(model, layers, shown), "least error")
+    calibrated = calibrate(model, shown)
+    model, layers = calibrated.model, calibrated.layers
 
     def outputs(of: onnx.ModelProto) -> np.ndarray:
         return np.concatenate(
@@ -31,14 +35,14 @@ def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.Model
         )
 
     whole = {
-        layer.name: np.median(((outputs(_assemble(model, [layer], parts)) - outputs(model)) ** 2).sum(axis=1))
+        layer.name: np.median(((outputs(place(model, calibrated, {layer.name})) - outputs(model)) ** 2).sum(axis=1))
         for layer in layers
     }
     sizes: Counter[str] = Counter()
 
     def in_int8(rest: onnx.ModelProto, layer: Layer) -> onnx.ModelProto:
         sizes[layer.name] = len(rest.graph.node)
-        return _assemble(rest, [layer], parts)
+        return place(rest, calibrated, {layer.name})
 
     found = output_errors(model, layers, in_int8, shown)
     assert found == pytest.approx(whole, rel=1e-3)

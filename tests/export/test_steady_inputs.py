@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.export.quantizing import quantize
 from tests.export.test_precision import images
 
 from byolt_export.proof.measures import relative_l2
 from byolt_export.quantize.activation_statistics import Moments, collect_statistics
-from byolt_export.quantize.int8 import _parts, quantize
+from byolt_export.quantize.calibrate import _rounded_layers
 from byolt_export.quantize.layers import find_layers
 from byolt_export.runtime.onnx_runner import OnnxRunner
 
@@ -74,7 +75,7 @@ def test_moments_keep_a_spread_that_is_a_millionth_of_the_mean(tmp_path: Path) -
     (layer,) = (layer for layer in layers if layer.input == "still")
     shown = images(64)
     _, moments = collect_statistics(model, layers, shown)
-    mean, covariance = moments[layer.name].times(np.ones((1, WIDTH)))
+    mean, covariance = moments[layer.name].mean_and_covariance()
     alone = onnx.ModelProto()
     alone.CopyFrom(model)
     alone.graph.output[0].name = "still"
@@ -89,16 +90,14 @@ def test_moments_keep_a_spread_that_is_a_millionth_of_the_mean(tmp_path: Path) -
 def test_a_layer_whose_moments_tell_nothing_is_rounded_to_nearest_and_named(tmp_path: Path) -> None:
     model = onnx.load(steady_model(tmp_path / "fp32.onnx", 1.0, 0.0))
     layers, _ = find_layers(model)
-    tensors, moments = collect_statistics(model, layers, images(40))
-    parts, plain = _parts(layers, tensors, moments, "least error")
-    assert plain == []
+    _, moments = collect_statistics(model, layers, images(40))
+    still = {layer.input: np.zeros(layer.kernel.shape[1] if layer.is_conv else WIDTH, np.float32) for layer in layers}
+    _, plain = _rounded_layers(layers, still, moments, "least error")
+    assert plain == ()
     indefinite = moments | {"b": Moments(1, np.zeros((1, WIDTH)), -np.eye(WIDTH)[None])}
-    parts, plain = _parts(layers, tensors, indefinite, "least error")
-    assert plain == ["b"]
-    (kernel,) = (numpy_helper.to_array(c) for c in parts["b"].constants if c.name == "b.kernel")
-    (scales,) = (numpy_helper.to_array(c) for c in parts["b"].constants if c.name == "b.kernel.scale")
+    rounded, plain = _rounded_layers(layers, still, indefinite, "least error")
+    assert plain == ("b",)
     (layer,) = (layer for layer in layers if layer.name == "b")
-    (gain,) = ({c.name: numpy_helper.to_array(c) for c in parts["given.back"].constants}.get("given.gain", np.ones(1)),)
-    exact = layer.kernel / np.reshape(gain, (-1, 1)) / scales
-    assert np.abs(kernel - exact).max() <= 0.5 + 1e-4
-    assert np.abs(kernel).max() == 127
+    exact = layer.as_matrices() / rounded["b"].scales[..., None]
+    assert np.abs(rounded["b"].whole - exact).max() <= 0.5 + 1e-4
+    assert np.abs(rounded["b"].whole).max() == 127

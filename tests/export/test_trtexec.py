@@ -59,3 +59,12 @@ def test_what_becomes_no_engine_gets_no_line(bundle: Path, tmp_path: Path) -> No
     copy = changed(bundle, tmp_path / "copy", lambda manifest: manifest["files"][0].update(failed))
     with pytest.raises(InputError, match=r"encoder.onnx has not passed \(one\\ntwo\)"):
         trtexec_lines(copy)
+
+
+def test_int8_of_a_cpu_becomes_no_engine(bundle: Path, tmp_path: Path) -> None:
+    int8 = {"precision": "int8", "shares": {"int8": 0.9, "fp32": 0.1}, "placement": "cpu"}
+    copy = changed(bundle, tmp_path / "copy", lambda manifest: manifest["files"][1].update(int8))
+    (line,) = trtexec_lines(copy)
+    assert f"--onnx={copy}/encoder.onnx" in shlex.split(line)
+    with pytest.raises(InputError, match="holds no int8 file"):
+        trtexec_lines(copy, precisions=("int8",))

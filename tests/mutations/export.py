@@ -4,26 +4,34 @@ from tests.mutations.mutation import Mutation
 
 FOLDER = "export/byolt_export"
 BENCH_RUN = f"{FOLDER}/bench/run.py"
-BENCH_TIMING = f"{FOLDER}/bench/timing.py"
+BENCH_TIMING = f"{FOLDER}/runtime/timing.py"
 BUNDLE_MANIFEST = f"{FOLDER}/bundle/manifest.py"
 ONNX_CONTROLS = f"{FOLDER}/onnx/controls.py"
 ONNX_EXPORT = f"{FOLDER}/onnx/export.py"
 ONNX_FOLDING = f"{FOLDER}/onnx/folding.py"
 ONNX_HALF_PRECISION = f"{FOLDER}/onnx/half_precision.py"
 ONNX_PREPROCESSING = f"{FOLDER}/onnx/preprocessing.py"
+PROOF_AGREEMENT = f"{FOLDER}/proof/agreement.py"
 PROOF_BISECT = f"{FOLDER}/proof/bisect.py"
 PROOF_GATES = f"{FOLDER}/proof/gates.py"
 PROOF_MEASURES = f"{FOLDER}/proof/measures.py"
 PROOF_PARITY = f"{FOLDER}/proof/parity.py"
 PROOF_REPORT = f"{FOLDER}/proof/report.py"
+PROOF_SPEED = f"{FOLDER}/proof/speed.py"
 PROOF_TASK = f"{FOLDER}/proof/task.py"
 PROOF_VERIFY = f"{FOLDER}/proof/verify.py"
-QUANTIZE_CALIBRATE = f"{FOLDER}/quantize/activation_statistics.py"
+QUANTIZE_CALIBRATE = f"{FOLDER}/quantize/calibrate.py"
+QUANTIZE_STATISTICS = f"{FOLDER}/quantize/activation_statistics.py"
+QUANTIZE_EQUALISE = f"{FOLDER}/quantize/equalise.py"
+QUANTIZE_PIXELS = f"{FOLDER}/quantize/exact_pixels.py"
+QUANTIZE_CPU = f"{FOLDER}/quantize/place_cpu.py"
+QUANTIZE_TENSORRT = f"{FOLDER}/quantize/place_tensorrt.py"
 QUANTIZE_INT8 = f"{FOLDER}/quantize/int8.py"
 QUANTIZE_LAYERS = f"{FOLDER}/quantize/layers.py"
 QUANTIZE_MULTIPLY_ADDS = f"{FOLDER}/quantize/multiply_adds.py"
 QUANTIZE_ROUNDING = f"{FOLDER}/quantize/rounding.py"
 QUANTIZE_SENSITIVITY = f"{FOLDER}/quantize/sensitivity.py"
+RUNTIME_ENCODER = f"{FOLDER}/runtime/encoder.py"
 TENSORRT_PLAN = f"{FOLDER}/tensorrt/plan.py"
 TENSORRT_PROGRESS = f"{FOLDER}/tensorrt/progress.py"
 
@@ -43,11 +51,17 @@ IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN
 )
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
+IN_EQUALISE, IN_PIXELS, IN_CPU = (f"tests/export/test_{name}.py" for name in ("equalise", "exact_pixels", "place_cpu"))
 IN_TRANSPOSED = "tests/export/test_folding.py::test_windows_times_matrices_are_the_transposed_convolution"
 IN_STEADY = "tests/export/test_steady_inputs.py"
+IN_FASTEST = "tests/export/test_fastest.py"
+IN_EMBEDDINGS = "tests/delivery/test_embeddings.py"
+DELIVERY_EMBED = "toolchain/byolt/delivery/embed.py"
 IN_PROGRESS = "tests/export/test_engine_progress.py"
 # Of a long file the test alone.
 IN_TIGHTENED = "tests/export/test_bundle.py::test_a_manifest_tightens_gates_and_never_loosens_them"
+IN_LOOSENED = "tests/export/test_bundle.py::test_gates_loosened_in_the_manifest_do_not_fall_back_to_the_outer_ones"
+IN_GATES, IN_LITTLE_SPREAD = "tests/export/test_gates.py", "tests/export/test_little_spread.py"
 IN_HISTOGRAM = "tests/export/test_page.py::test_the_histogram_counts_each_error_once"
 IN_PREPROCESSING = f"{IN_GRAPH}::test_normalisation_by_hand_in_torch_and_in_the_graph"
 IN_RESIZE = f"{IN_GRAPH}::test_camera_frames_are_resized_in_the_graph_as_in_training"
@@ -69,7 +83,12 @@ EXPORT = [
     Mutation("delivered neighbours by dot product", PROOF_MEASURES, "rows /= np.maximum(", "rows /= np.ones_like(rows) + 0 * np.maximum(", IN_MEASURES),
     Mutation("the order of ties counts", PROOF_MEASURES, ">= kth - _TIE", ">= kth", IN_MEASURES),
     Mutation("neighbours of the first images alone", PROOF_MEASURES, "np.arange(min(rows, QUERIES)) * rows // min(rows, QUERIES)", "np.arange(min(rows, QUERIES))", IN_MEASURES),
-    Mutation("top-1 by index, not by value", PROOF_MEASURES, "(chosen == reference.max(axis=1)).mean()", "(candidate.argmax(axis=1) == reference.argmax(axis=1)).mean()", IN_MEASURES),
+    Mutation("top-1 by index, not by value", PROOF_MEASURES, "(chosen >= rows.max(axis=1) - _TIE * np.abs(rows).max(axis=1)).mean()", "(candidate.argmax(axis=1) == reference.argmax(axis=1)).mean()", IN_MEASURES),
+    Mutation("classes a float cannot tell apart", PROOF_MEASURES, "rows.max(axis=1) - _TIE * np.abs(rows).max(axis=1)", "rows.max(axis=1)", IN_MEASURES),
+    Mutation("spread about the mean", PROOF_MEASURES, "rows - np.median(rows, axis=0)", "rows - rows.mean(axis=0)", IN_LITTLE_SPREAD),
+    Mutation("Wald's interval of a share", PROOF_AGREEMENT, "(share + room / 2) / (1 + room)", "share", IN_GATES),
+    Mutation("a wider interval of a share", PROOF_AGREEMENT, "room / (4 * queries)", "room / queries", IN_GATES),
+    Mutation("close by the upper end", PROOF_AGREEMENT, "share.interval_95[0] < share.gate", "share.interval_95[1] < share.gate", IN_GATES),
     Mutation("worst error is the mean error", PROOF_MEASURES, "relative_l2_worst=float(error.max())", "relative_l2_worst=float(error.mean())", IN_MEASURES),
     Mutation("not a number goes unnoticed", PROOF_MEASURES, "np.isfinite(candidate).all()", "np.isfinite(reference).all()", IN_MEASURES),
     Mutation("histogram with the upper edge in the bin", PROOF_MEASURES, 'side="right"', 'side="left"', IN_HISTOGRAM),
@@ -84,10 +103,18 @@ EXPORT = [
     Mutation("mean error held against the worst's gate", PROOF_GATES, "measures.relative_l2_mean > gates.relative_l2_mean_max", "measures.relative_l2_mean > gates.relative_l2_worst_max", IN_PARITY),
     Mutation("lower limits from above", PROOF_GATES, "value < limit", "value > limit", IN_PARITY),
     Mutation("a manifest loosens gates", PROOF_GATES, '(min if name.endswith("_max") else max)', '(max if name.endswith("_max") else min)', IN_PARITY),
-    Mutation("verify forgets the manifest's gates", PROOF_VERIFY, "tighten(GATES[file.precision], file.gates)", "GATES[file.precision]", IN_TIGHTENED),
+    Mutation("verify forgets the manifest's gates", PROOF_VERIFY, "tighten(tighten(gates, file.gates), stored[file.name])", "tighten(gates, stored[file.name])", IN_TIGHTENED),
+    Mutation("a loosened manifest falls back", PROOF_VERIFY, "tighten(tighten(gates, file.gates), stored[file.name])", "tighten(gates, file.gates)", IN_LOOSENED),
+    Mutation("an export forgets the tightened gates", PROOF_VERIFY, "reasons=outer.reasons or delivered.reasons", "reasons=outer.reasons", IN_VERIFY),
+    Mutation("controls by the outer gates", PROOF_VERIFY, "judge(ran, golden, gates=gates, logits=logits)", "judge(ran, golden, gates=GATES[precision], logits=logits)", IN_VERIFY),
+    Mutation("room by the mean of golden and gallery", PROOF_GATES, "max(measures.relative_l2_mean for measures in measured)", "sum(measures.relative_l2_mean for measures in measured) / len(measured)", IN_GATES),
+    Mutation("tightened below the floor", PROOF_GATES, "max(room * distance, floor)", "room * distance", IN_GATES),
+    Mutation("chance by the mean of a sample", PROOF_GATES, "while so_far < 1 - _BY_CHANCE", "while so_far < 0.5", IN_GATES),
+    Mutation("binomial without the order", PROOF_GATES, "(images - missed) / (missed + 1) * (1 - share) / share", "(1 - share) / share", IN_GATES),
     Mutation("batch 1 is not compared with", PROOF_PARITY, "check.from_batch_1_worst)", "None)", IN_PARITY),
-    Mutation("the gallery is not judged", PROOF_PARITY, "faults(among_many, gates)", "faults(measured, gates)", IN_PARITY),
-    Mutation("a worse task passes", PROOF_PARITY, 'task.verdict == "worse"', 'task.verdict == "failed"', IN_PARITY),
+    Mutation("the gallery is not judged", PROOF_PARITY, "distances(among_many, gates)", "distances(measured, gates)", IN_PARITY),
+    Mutation("neighbours of golden images alone", PROOF_PARITY, "together = measure(np.concatenate(references), np.concatenate([ran.golden, ran.gallery]), logits=logits)", "together = measured", IN_GATES),
+    Mutation("a worse task passes", PROOF_PARITY, 'task.verdict != "worse"', 'task.verdict != "failed"', IN_PARITY),
     Mutation("a wrong model may pass", PROOF_PARITY, '"below the limit" if allowed else "not noticed"', '"below the limit"', IN_PARITY),
     Mutation("large perturbations may go unnoticed", PROOF_PARITY, "<= gates.unnoticed_perturbation_max", ">= gates.unnoticed_perturbation_max", IN_PARITY),
     Mutation("detection limit is the largest noise", PROOF_REPORT, "min((share for name, share", "max((share for name, share", IN_PARITY),
@@ -97,25 +124,32 @@ EXPORT = [
     Mutation("a node's error is not its own", PROOF_BISECT, "max(0.0, errors[output] - from_inputs)", "errors[output]", IN_BISECT),
     Mutation("the first bad node by all of its error", PROOF_BISECT, "node.own > limit", "node.relative_l2 > limit", IN_BISECT),
     # INT8: levels, scales, rounding, what goes into the bias.
-    Mutation("shift added before the rounding", QUANTIZE_ROUNDING, "np.round((rows - np.float32(shift))", "np.round((rows + np.float32(shift))", IN_ROUNDING),
+    Mutation("shift added before the rounding", QUANTIZE_ROUNDING, "np.round((rows - shift) / scale)", "np.round((rows + shift) / scale)", IN_ROUNDING),
     Mutation("int8 cut off, not rounded", QUANTIZE_ROUNDING, "np.clip(np.round((rows", "np.clip(np.trunc((rows", IN_ROUNDING),
-    Mutation("a level above int8", QUANTIZE_ROUNDING, "-128, 127) * np.float32(", "-128, 128) * np.float32(", IN_ROUNDING),
+    Mutation("a level above int8", QUANTIZE_ROUNDING, "-128, 127) * scale + shift", "-128, 128) * scale + shift", IN_ROUNDING),
     Mutation("range of the positive values alone", QUANTIZE_ROUNDING, "max(-low.min(), high.max()) / 127", "high.max() / 127", IN_ROUNDING),
     Mutation("scales that the file does not hold", QUANTIZE_ROUNDING, "info.max), kind)", "info.max))", IN_ROUNDING),
     Mutation("one scale for a whole kernel", QUANTIZE_ROUNDING, "np.abs(kernel).max(axis=-1) / 127, dtype", "np.broadcast_to(np.abs(kernel).max(), kernel.shape[:2]) / 127, dtype", IN_ROUNDING),
     Mutation("kernel scales whatever the inputs are", QUANTIZE_ROUNDING, " * moments[:, None])", ")", IN_ROUNDING),
-    Mutation("levels of the greatest error", QUANTIZE_ROUNDING, "if error < best:", "if error > best or best == np.inf:", IN_ROUNDING),
+    Mutation("levels of the greatest error", QUANTIZE_ROUNDING, "if error < least:", "if error > least or least == np.inf:", IN_ROUNDING),
     Mutation("rounding errors are not taken up", QUANTIZE_ROUNDING, "kernel[:, order[k]] - rounded[:, k] * scales", "0.0 * rounded[:, k]", IN_ROUNDING),
-    Mutation("bounds of the last batch alone", QUANTIZE_CALIBRATE, "np.minimum(sample.low, low), np.maximum(sample.high, high)", "low, high", IN_PRECISION),
-    Mutation("second moments for the covariance", QUANTIZE_CALIBRATE, "second - mean[:, :, None] * mean[:, None]", "second", IN_PRECISION),
-    Mutation("moments in float32", QUANTIZE_CALIBRATE, "// batches)).astype(np.float64)", "// batches))", IN_STEADY),
-    Mutation("damping whatever the inputs' size", QUANTIZE_INT8, "_INPUT_ERROR * second.mean(axis=-1)", "0 * second.mean(axis=-1)", IN_STEADY),
-    Mutation("gain not taken out of the kernel", QUANTIZE_INT8, "kernel /= gain[:, None]", "kernel /= 1.0", IN_PRECISION),
-    Mutation("shift not given back", QUANTIZE_INT8, "bias + shifted.sum(axis=-1).ravel()", "bias", IN_PRECISION),
-    Mutation("shift not given back under padding", QUANTIZE_INT8, "np.ones((1, 1, *layer.in_shape[2:]), dtype)", "np.zeros((1, 1, *layer.in_shape[2:]), dtype)", IN_PRECISION),
-    Mutation("the mean error is not corrected", QUANTIZE_INT8, "layer.bias() + correction.ravel()", "layer.bias()", IN_PRECISION),
-    Mutation("int8 share by layers", QUANTIZE_INT8, "sum(layer.multiply_adds for layer in int8) / total", "len(int8) / len(layers)", IN_PRECISION),
-    Mutation("least share of int8 reversed", QUANTIZE_INT8, "- least_share * total", "- (1 - least_share) * total", IN_PRECISION),
+    Mutation("bounds of the last batch alone", QUANTIZE_STATISTICS, "np.minimum(sample.low, low), np.maximum(sample.high, high)", "low, high", IN_PRECISION),
+    Mutation("second moments for the covariance", QUANTIZE_STATISTICS, "self.gram / self.count - mean[:, :, None] * mean[:, None]", "self.gram / self.count", IN_PRECISION),
+    Mutation("moments in float32", QUANTIZE_STATISTICS, "// batches)).astype(np.float64)", "// batches))", IN_STEADY),
+    Mutation("damping whatever the inputs' size", QUANTIZE_CALIBRATE, "_INPUT_ERROR * second.mean(axis=-1)", "0 * second.mean(axis=-1)", IN_STEADY),
+    Mutation("gain not taken out of the kernel", QUANTIZE_EQUALISE, "return kernel / np.repeat(", "return kernel * np.repeat(", IN_EQUALISE),
+    Mutation("gain not put into the kernel before", QUANTIZE_EQUALISE, "kernel *= factor.reshape(layer.groups, -1, 1)", "kernel *= 1.0", IN_EQUALISE),
+    Mutation("gain by what is read alone", QUANTIZE_EQUALISE, "more=sorted(written)", "more=()", IN_EQUALISE),
+    Mutation("pixels from the middle without their mean", QUANTIZE_PIXELS, "(scale * MIDDLE + shift)", "(scale * MIDDLE)", IN_PIXELS),
+    Mutation("no channel inside the image", QUANTIZE_PIXELS, "[0, 0, 0, 0, 0, 1, 0, 0]", "[0, 1, 0, 0, 0, 0, 0, 0]", IN_PIXELS),
+    Mutation("zero point of the middle", QUANTIZE_ROUNDING, "128 - round(self.shift / self.scale)", "round(self.shift / self.scale)", IN_ROUNDING),
+    Mutation("bias in steps of the kernel alone", QUANTIZE_CPU, "step = levels.scale * scales", "step = scales", IN_CPU),
+    Mutation("a kept kernel behind one scale", QUANTIZE_CPU, "self._back_by_channel(made, read) if kept else self._back(made, read)", "self._back(made, read)", IN_CPU),
+    Mutation("shift not given back", QUANTIZE_TENSORRT, "rounded.bias + shifted.sum(axis=-1)", "rounded.bias", IN_PRECISION),
+    Mutation("shift not given back under padding", QUANTIZE_TENSORRT, "taps @ inside.T.astype(np.float64) + bias[:, None]", "0 * taps @ inside.T.astype(np.float64) + bias[:, None]", IN_PRECISION),
+    Mutation("the mean error is not corrected", QUANTIZE_CALIBRATE, "layer.bias() + correction.sum(axis=-1).ravel()", "layer.bias()", IN_PRECISION),
+    Mutation("int8 share by layers", QUANTIZE_CALIBRATE, "sum(layer.multiply_adds for layer in self.layers if layer.name in names) / self.multiply_adds", "len(names) / len(self.layers)", IN_PRECISION),
+    Mutation("least share of int8 reversed", QUANTIZE_INT8, "(self.calibrated.share(names) - least_share)", "(self.calibrated.share(names) - 1 + least_share)", IN_PRECISION),
     Mutation("multiply-adds without the map", QUANTIZE_MULTIPLY_ADDS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),
     Mutation("windows one pixel apart", QUANTIZE_LAYERS, "// across * strides[0]", "// across", IN_PRECISION),
     Mutation("a transposed kernel not turned around", QUANTIZE_LAYERS, "kernel[..., ::-1, ::-1] if self.is_transposed else kernel", "kernel", IN_TRANSPOSED),
@@ -148,7 +182,13 @@ EXPORT = [
     Mutation("shares of products, not of multiply-adds", QUANTIZE_MULTIPLY_ADDS, "max(multiply_adds(node, shapes), 1)", "1", IN_SHARES),
     Mutation("any layer before the cast is a resize", QUANTIZE_MULTIPLY_ADDS, 'k < cast and node.op_type == "MatMul" and resizing < 2', "k < cast", IN_SHARES),
     Mutation("int8 by one operand alone", QUANTIZE_MULTIPLY_ADDS, "int8 = all(", "int8 = any(", IN_SHARES),
-    Mutation("int8 with products in fp32", BUNDLE_MANIFEST, '>= _LEAST_INT8 and not shares.get("fp32")', ">= _LEAST_INT8", IN_SHARES),
+    Mutation("int8 with products in fp32", BUNDLE_MANIFEST, '>= _LEAST_INT8 and not shares.get(never)', ">= _LEAST_INT8", IN_SHARES),
+    Mutation("a cpu's int8 with products in fp16", BUNDLE_MANIFEST, 'never: Precision = "fp16" if placement in ("cpu", "openvino") else "fp32"', 'never: Precision = "fp32"', IN_SHARES),
+    Mutation("the fastest of another machine", RUNTIME_ENCODER, "speed.processor in here and ", "True and ", IN_FASTEST),
+    Mutation("the slowest is taken", RUNTIME_ENCODER, "-speed.images_per_s", "speed.images_per_s", IN_FASTEST),
+    Mutation("times fp32 upside down", PROOF_SPEED, "relative_speeds(taken, baseline)", "relative_speeds(baseline, taken)", IN_FASTEST),
+    Mutation("speeds of other machines are lost", PROOF_VERIFY, "speed.threads) not in replaced]", "speed.threads) in replaced]", IN_FASTEST),
+    Mutation("a gallery of any file", DELIVERY_EMBED, "if self.file_sha256 != sha256:", "if False:", IN_EMBEDDINGS),
     Mutation("a plan of another version", TENSORRT_PLAN, "tuple(plan[24:28]) != flavour.release", "tuple(plan[24:26]) != flavour.release[:2]", IN_PLAN),
     Mutation("a build's share without its phases", TENSORRT_PROGRESS, "share = (done + share) / steps", "share = done / steps", IN_PROGRESS),
 ]  # fmt: skip

@@ -12,8 +12,9 @@ from byolt_export.bundle.golden import read_golden
 from byolt_export.bundle.manifest import Engine, Manifest, Onnx
 from byolt_export.errors import InputError, ParityFault
 from byolt_export.proof.report import FileReport, Measures, Task, read_report
-from byolt_export.proof.verify import verify_bundle
+from byolt_export.proof.verify import every_provider, verify_bundle
 from byolt_export.runtime.onnx_runner import CPU, OnnxRunner
+from byolt_export.runtime.openvino_runner import OPENVINO, OpenVinoRunner
 from byolt_export.tensorrt.runner import open_engine
 
 BATCHES = (1, 8, 32)
@@ -35,7 +36,7 @@ def bundle_candidates(path: Path, *, providers: Sequence[str] = (), threads: int
 
     Args:
         path: The bundle's folder.
-        providers: ONNX Runtime's execution providers; left out, those that this machine can use.
+        providers: ONNX Runtime's execution providers and ``OPENVINO``; left out, those that this machine can use.
         threads: CPU threads of one call; left out, one per core.
 
     Raises:
@@ -47,7 +48,7 @@ def bundle_candidates(path: Path, *, providers: Sequence[str] = (), threads: int
     for entry in listed:
         if entry.verdict == "failed":
             raise _refused(path, entry.name, f"failed when it was made ({entry.reason})")
-    report = verify_bundle(path, providers, threads=threads)
+    report = verify_bundle(path, providers or every_provider(), threads=threads)
     for judged in report.files:
         if judged.parity.verdict == "failed":
             raise _refused(path, judged.name, f"fails here ({'; '.join(judged.parity.reasons)})")
@@ -92,7 +93,10 @@ def _candidate(
     entry = next((engine for engine in manifest.engines if engine.name == file.name), None)
     opened: Callable[[], Function]
     if entry is None:
-        opened = partial(OnnxRunner, path / file.name, file.provider, threads)
+        placement = next(onnx.placement for onnx in manifest.files if onnx.name == file.name)
+        opened = partial(OnnxRunner, path / file.name, file.provider, threads, placement)
+        if file.provider == OPENVINO:
+            opened = partial(OpenVinoRunner, path / file.name, threads)
     else:
         opened = partial(open_engine, path, entry)
     return Candidate(_name(file), file.precision, opened, (path / file.name).stat().st_size, _accuracy(file, known))
@@ -109,4 +113,8 @@ def _accuracy(file: FileReport, known: FileReport | None) -> Accuracy | None:
 def _name(file: FileReport) -> str:
     if file.is_engine:
         return f"{file.name.removesuffix('.engine').removeprefix('encoder.')} in {file.provider}"
-    return f"{file.precision} in ONNX Runtime, {file.provider.removesuffix('ExecutionProvider')}"
+    # An int8 file by its placement too: int8, int8-cpu.
+    kind = file.name.removeprefix("encoder.").removesuffix(".onnx") if file.precision == "int8" else file.precision
+    if file.provider == OPENVINO:
+        return f"{kind} in OpenVINO, CPU"
+    return f"{kind} in ONNX Runtime, {file.provider.removesuffix('ExecutionProvider')}"

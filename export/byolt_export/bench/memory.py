@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from byolt_export.arrays import Function, Images
-from byolt_export.bench.timing import filled
+from byolt_export.runtime.timing import filled
 
 MEMORY_IS = "peak resident memory of a fresh process that opens it and runs the batch; memory of a GPU is not counted"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from byolt_export.arrays import Function, Images
 from byolt_export.bench.memory import peak_memory_mib
-from byolt_export.bench.timing import filled, percentile, relative_speeds, time_in_turn
 from byolt_export.errors import ByoltError
+from byolt_export.runtime.timing import filled, percentile, relative_speeds, time_in_turn
 
 
 @dataclass(frozen=True)

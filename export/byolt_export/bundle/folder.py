@@ -2,6 +2,8 @@
 
 - ``manifest.json``: the contract (input, output, classes); each file with precision, SHA-256 and verdict: `manifest.py`
 - ``encoder.onnx``, ``encoder.fp16.onnx``, ``encoder.int8.onnx``: raw uint8 images in, embedding or logits out
+- ``encoder.int8-cpu.onnx``, ``encoder.int8-openvino.onnx``: INT8 with its Q/DQ where ONNX Runtime on a CPU and OpenVINO
+  fuse them; those of ``encoder.int8.onnx`` stand where TensorRT does
 - ``encoder.<precision>.<target>.engine``: plain TensorRT plans of the same
 - ``golden.safetensors``: images, the PyTorch model's outputs, and those of deliberately wrong models
 - ``parity.json``, ``parity.html``: what was measured when the bundle was made
@@ -15,18 +17,29 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from byolt_export.bundle.manifest import Manifest, first_fault
+from byolt_export.bundle.manifest import Manifest, Placement, Precision, first_fault
 from byolt_export.errors import ByoltError, InputError, not_written
 from byolt_export.files import dump_json, sha256, write_whole
 
 MANIFEST, GOLDEN, PARITY, PAGE = "manifest.json", "golden.safetensors", "parity.json", "parity.html"
 FILES = {"fp32": "encoder.onnx", "fp16": "encoder.fp16.onnx", "int8": "encoder.int8.onnx"}
+INT8_FILES: dict[Placement, str] = {
+    "tensorrt": FILES["int8"],
+    "cpu": "encoder.int8-cpu.onnx",
+    "openvino": "encoder.int8-openvino.onnx",
+}
 
 _TURNS = 1000  # Of a race for one folder's name: each is lost to a process that has won.
 _JSON_BYTES, _FILE_BYTES = 4 * 2**20, 2 * 2**30  # A bundle is somebody else's file: nothing larger is read.
+
+
+def file_name(precision: Precision, placement: Placement | None = None) -> str:
+    """What a bundle calls its ONNX file; an int8 file without a placement is TensorRT's."""
+    return FILES[precision] if placement is None else INT8_FILES[placement]
 
 
 @contextmanager
@@ -92,7 +105,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """What ``manifest.json`` holds, byte for byte."""
-    later = {"files": {"__all__": {"shares"}}} if manifest.schema_version == 1 else None  # Readers of 1 know no more.
+    later: dict[str, Any] = {}  # What readers of an older version do not know.
+    if manifest.schema_version < 3:
+        unknown = {"placement"} if manifest.schema_version == 2 else {"placement", "shares"}
+        later = {"speeds": True, "files": {"__all__": unknown}}
     return dump_json(manifest.model_dump(mode="json", exclude=later))
 
 

@@ -20,6 +20,7 @@ from byolt_export.wording import fault_in_words
 CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's contract in its metadata_props.
 OPSET = 18  # Of fp32 and fp16: the lowest that torch's exporter really writes, and one that TensorRT 8.6 to 11 read.
 NOT_MADE = "0" * 64  # In place of the digest of a file that could not be made: its entry says why.
+MOST_SPEEDS = 1024
 _LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
 
 # No way out of the folder.
@@ -28,6 +29,8 @@ EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.en
 OutputName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,60}$")]
 Precision = Literal["fp32", "fp16", "int8"]
+SpeedRuntime = Literal["cpu", "openvino", "cuda", "tensorrt"]
+Placement = Literal["tensorrt", "cpu", "openvino"]
 Verdict = Literal["passed", "failed", "not run here"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -123,14 +126,22 @@ class Gates:
     """Noise on the largest kernel that may go unnoticed: the detection limit is reported, and no larger than this."""
 
 
+def _older_placement(entry: dict[str, Any]) -> Placement | None:
+    """Of an entry that tells none, as before schema version 3."""
+    return "tensorrt" if entry.get("precision") == "int8" else None
+
+
 class Onnx(ManifestSection):
     """A delivered ONNX file, with the verdict of the machine that made it.
 
     ``shares`` are those of its multiply-adds by type, counted when it was made; schema version 1 has none.
+    ``placement`` is the engine that an int8 file's Q/DQ are placed for, and none in other precisions; it came with
+    schema version 3, and what is older is for TensorRT.
     """
 
     name: OnnxName
     precision: Precision
+    placement: Placement | None = Field(default_factory=_older_placement)
     opset: PositiveInt
     sha256: Sha256
     verdict: Verdict
@@ -144,11 +155,39 @@ class Onnx(ManifestSection):
         """Whether there is such a file at all."""
         return self.sha256 != NOT_MADE or self.verdict != "failed"
 
+    @property
+    def becomes_engines(self) -> bool:
+        """Whether TensorRT builds engines from it: it refuses the zero points of an int8 file for a CPU."""
+        return self.placement in (None, "tensorrt")
+
+    @model_validator(mode="after")
+    def _int8_is_placed(self) -> "Onnx":
+        if (self.placement is not None) != (self.precision == "int8"):
+            raise ValueError(f"a placement goes with int8, and int8 with one: this file is {self.precision}")
+        return self
+
     @model_validator(mode="after")
     def _gates_are_known(self) -> "Onnx":
         if unknown := set(self.gates) - {field.name for field in fields(Gates)}:
             raise ValueError(f"gates {sorted(unknown)} are not known")
         return self
+
+
+class Speed(ManifestSection):
+    """How fast a file ran on one machine.
+
+    ``threads`` are those of the CPU that one call may use, ``batch`` the images of a call. ``times_fp32`` is its
+    throughput over that of the fp32 file in ONNX Runtime on the same processor, in rounds of the same run that took
+    turns; none where that file did not run.
+    """
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(onnx|engine)$")]
+    runtime: SpeedRuntime
+    processor: Annotated[str, Field(pattern=r"^[ -~]{1,200}$")]
+    threads: PositiveInt
+    batch: Batch
+    images_per_s: Annotated[float, Field(gt=0)]
+    times_fp32: Annotated[float, Field(gt=0)] | None
 
 
 class Profile(ManifestSection):
@@ -188,34 +227,43 @@ class Golden(ManifestSection):
 class Manifest(ManifestSection):
     """All of ``manifest.json``."""
 
-    schema_version: Literal[1, 2] = 1
+    schema_version: Literal[1, 2, 3] = 1
     contract: Contract
     files: Annotated[tuple[Onnx, ...], Field(min_length=1, max_length=16)]
     engines: Annotated[tuple[Engine, ...], Field(max_length=64)] = ()
     golden: Golden
     parity_sha256: Sha256
     tools: dict[str, str]
+    speeds: Annotated[tuple[Speed, ...], Field(max_length=MOST_SPEEDS)] = ()
 
     @model_validator(mode="after")
-    def _shares_came_with_version_2(self) -> "Manifest":
-        if any((file.shares is not None) != (self.schema_version == 2) for file in self.files):
-            raise ValueError("every file has `shares` in schema version 2, and none has them in version 1")
+    def _later_keys_have_their_version(self) -> "Manifest":
+        if any((file.shares is not None) != (self.schema_version > 1) for file in self.files):
+            raise ValueError("every file has `shares` from schema version 2 on, and none has them in version 1")
+        if self.schema_version < 3 and not all(file.becomes_engines for file in self.files):
+            raise ValueError("placement came with schema version 3")
+        if self.schema_version < 3 and self.speeds:
+            raise ValueError("speeds came with schema version 3")
         if self.schema_version == 1 and not self.contract.input.is_plain:
             raise ValueError("channels and bit_depth came with schema version 2")
         return self
 
 
-def precision_fault(precision: Precision, shares: Mapping[Precision, float] | None) -> str:
+def precision_fault(
+    precision: Precision, shares: Mapping[Precision, float] | None, placement: Placement | None = None
+) -> str:
     """Why a file does not compute in the precision it is named for; empty where it does, or where no shares are told.
 
     Args:
         precision: What the file is named for.
         shares: Its multiply-adds by type, as ``Onnx`` has them.
+        placement: The engine that an int8 file is for. What is kept of it is fp16 for TensorRT, and fp32 for a CPU.
     """
     if shares is None:
         return ""
     if precision == "int8":
-        right = shares.get("int8", 0) >= _LEAST_INT8 and not shares.get("fp32")
+        never: Precision = "fp16" if placement in ("cpu", "openvino") else "fp32"
+        right = shares.get("int8", 0) >= _LEAST_INT8 and not shares.get(never)
     else:
         right = shares.get(precision) == 1
     found = ", ".join(f"{shares[name]:.0%} in {name}" for name in get_args(Precision) if shares.get(name))

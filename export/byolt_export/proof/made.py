@@ -4,10 +4,9 @@ import platform
 import time
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 from byolt_export.bundle.manifest import Manifest
-from byolt_export.cuda import find_gpus
+from byolt_export.runtime.processor import cpu_name, gpu_names
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,7 @@ class Made:
     @classmethod
     def here(cls, run: str = "") -> "Made":
         """Now, on this machine; never a host's or a user's name."""
-        gpus = dict.fromkeys(gpu.name for gpu in find_gpus()[1])
-        processor = ", ".join([_processor(), *gpus])
+        processor = ", ".join([cpu_name(), *gpu_names()])
         return cls(time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), f"{processor}; {platform.system()}", run)
 
     def rows(self, manifest: Manifest) -> list[tuple[str, str]]:
@@ -35,16 +33,6 @@ class Made:
             ("processor", self.processor),
             ("versions", ", ".join(f"{name} {version}" for name, version in tools.items())),
         ]
-
-
-def _processor() -> str:
-    """As the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
 
 
 def _version_of_byolt() -> str:

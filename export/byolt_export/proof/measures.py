@@ -32,13 +32,14 @@ def relative_l2(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.float6
 
 
 def spread(outputs: Outputs) -> float:
-    """How far the outputs of different images lie apart: root mean square distance from their mean, over their length.
+    """How far the outputs of different images lie apart: median distance from their median, over their median length.
 
-    1 where they share no mean, 0 where all are one point.
+    1 where they have nothing in common, 0 where all are one point. By medians, for a few images far from a crowd in
+    one point do not make it more.
     """
     rows = outputs.astype(np.float64)
-    apart = np.linalg.norm(rows - rows.mean(axis=0))
-    return float(apart / np.maximum(np.linalg.norm(rows), TINY))
+    apart = np.median(np.linalg.norm(rows - np.median(rows, axis=0), axis=1))
+    return float(apart / np.maximum(np.median(np.linalg.norm(rows, axis=1)), TINY))
 
 
 def error_histogram(error: npt.NDArray[np.float64]) -> tuple[int, ...]:
@@ -66,18 +67,32 @@ def centred_cosine(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.flo
 def neighbour_overlap(reference: Outputs, candidate: Outputs, k: int) -> float | None:
     """Share of the candidate's k nearest neighbours that are nearest neighbours of the reference too.
 
+    See ``neighbour_overlaps``.
+    """
+    return neighbour_overlaps(reference, candidate, (k,))[0]
+
+
+def neighbour_overlaps(reference: Outputs, candidate: Outputs, ks: tuple[int, ...]) -> list[float | None]:
+    """For each k the share of the candidate's k nearest neighbours that are nearest neighbours of the reference too.
+
     Neighbours by cosine among the first 10,000 rows, for up to 1,000 queries spread evenly over them, each query left
     out of its own neighbours. A neighbour as near as the reference's k-th, to 1e-6, counts: the order of ties says
     nothing. ``None`` when a query has no more than k others, for then every neighbour agrees.
     """
     rows = min(len(reference), GALLERY)
-    if rows - 1 <= k:
-        return None
+    if rows - 1 <= min(ks):
+        return [None] * len(ks)
     queries = np.arange(min(rows, QUERIES)) * rows // min(rows, QUERIES)
-    expected = _similarities(reference[:rows], queries)
-    kth = np.partition(expected, -k, axis=1)[:, -k, None]
-    found = np.argpartition(_similarities(candidate[:rows], queries), -k, axis=1)[:, -k:]
-    return float((np.take_along_axis(expected, found, axis=1) >= kth - _TIE).mean())
+    expected, given = _similarities(reference[:rows], queries), _similarities(candidate[:rows], queries)
+    overlaps: list[float | None] = []
+    for k in ks:
+        if rows - 1 <= k:
+            overlaps.append(None)
+            continue
+        kth = np.partition(expected, -k, axis=1)[:, -k, None]
+        found = np.argpartition(given, -k, axis=1)[:, -k:]
+        overlaps.append(float((np.take_along_axis(expected, found, axis=1) >= kth - _TIE).mean()))
+    return overlaps
 
 
 def _similarities(outputs: Outputs, queries: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
@@ -90,9 +105,13 @@ def _similarities(outputs: Outputs, queries: npt.NDArray[np.intp]) -> npt.NDArra
 
 
 def top_1_agreement(reference: Outputs, candidate: Outputs) -> float:
-    """Share of rows whose largest candidate logit is (one of) the reference's largest."""
-    chosen = np.take_along_axis(reference, candidate.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return float((chosen == reference.max(axis=1)).mean())
+    """Share of rows whose largest candidate logit is (one of) the reference's largest.
+
+    Logits closer together than 1e-6 of the row's largest in size are one rank: float32 cannot tell them apart.
+    """
+    rows = reference.astype(np.float64)
+    chosen = np.take_along_axis(rows, candidate.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return float((chosen >= rows.max(axis=1) - _TIE * np.abs(rows).max(axis=1)).mean())
 
 
 def measure(reference: Outputs, candidate: Outputs, *, logits: bool = False) -> Measures:
@@ -101,6 +120,7 @@ def measure(reference: Outputs, candidate: Outputs, *, logits: bool = False) -> 
     # A NaN must not hide the worst image or reach the JSON file; `finite` alone decides then.
     candidate = np.nan_to_num(candidate, nan=0.0, posinf=0.0, neginf=0.0)
     error, cosine = relative_l2(reference, candidate), centred_cosine(reference, candidate)
+    at_1, at_10 = (None, None) if logits else neighbour_overlaps(reference, candidate, (1, 10))
     return Measures(
         images=len(reference),
         finite=finite,
@@ -110,7 +130,7 @@ def measure(reference: Outputs, candidate: Outputs, *, logits: bool = False) -> 
         worst_image=int(error.argmax()),
         centred_cosine_mean=float(cosine.mean()),
         centred_cosine_worst=float(cosine.min()),
-        overlap_at_1=None if logits else neighbour_overlap(reference, candidate, 1),
-        overlap_at_10=None if logits else neighbour_overlap(reference, candidate, 10),
+        overlap_at_1=at_1,
+        overlap_at_10=at_10,
         top_1_agreement=top_1_agreement(reference, candidate) if logits else None,
     )

@@ -17,6 +17,7 @@ from byolt_export.bundle.manifest import Gates, Manifest
 from byolt_export.errors import MissingPart
 from byolt_export.errors import visible as spelled_out
 from byolt_export.files import write_whole
+from byolt_export.proof.agreement import SHARES
 from byolt_export.proof.drawing import HEIGHT_PX, WIDTH_PX, bars, picture, position
 from byolt_export.proof.made import Made
 from byolt_export.proof.report import FileReport, Measures, Parity, Report
@@ -130,6 +131,7 @@ def _file(file: FileReport, manifest: Manifest, golden: GoldenVectors) -> dict[s
         "metrics": None if measured is None else _metrics(measured),
         "images": None if measured is None else measured.images,
         "gates": _gates(parity),
+        "agreement": _agreement(parity),
         "histograms": [
             (name, measures.images, bars(measures.relative_l2_histogram))
             for name, measures in (("golden images", parity.golden), ("gallery", parity.gallery))
@@ -144,6 +146,8 @@ def _file(file: FileReport, manifest: Manifest, golden: GoldenVectors) -> dict[s
             for control in parity.controls
         ],
         "detection_limit": _share(parity.detection_limit),
+        "speed": file.verdict_with_speed.removeprefix(parity.verdict),
+        "speeds": [(s, _number(s.images_per_s, ".4g"), _number(s.times_fp32, ".2f")) for s in file.speeds],
         "bisection": "" if file.bisection is None else file.bisection.to_text(),
     }
 
@@ -182,6 +186,24 @@ def _gates(parity: Parity) -> list[_Gate]:
         kept = all(value <= limit if upper else value >= limit for value in known)
         found.append(_Gate(_LABELS[name], read(values[0]), read(values[1]), relation, exact_limit, kept))
     return found
+
+
+def _agreement(parity: Parity) -> list[dict[str, Any]]:
+    """The shares of all images with their intervals and the gates that they are judged by."""
+    found = {name: getattr(parity.agreement, name, None) for name in SHARES}
+    return [
+        {
+            "label": _LABELS[name],
+            "value": _share(share.value),
+            "low": _share(share.interval_95[0]),
+            "high": _share(share.interval_95[1]),
+            "queries": share.queries,
+            "gate": _share(share.gate),
+            "kept": share.value >= share.gate,
+        }
+        for name, share in found.items()
+        if share is not None
+    ]
 
 
 def _task(task: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Axes: N images, D output features, B batch. ``reference`` is PyTorch's output, `
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,14 +12,29 @@ from byolt_export.arrays import Function, Images, Maps, Outputs
 from byolt_export.bundle.golden import PERTURBATIONS, GoldenVectors
 from byolt_export.bundle.manifest import Gates, Verdict
 from byolt_export.errors import ByoltError
-from byolt_export.proof.gates import distances, faults
-from byolt_export.proof.measures import measure, relative_l2, spread
-from byolt_export.proof.report import BatchCheck, Control, MapCheck, Measures, Parity
+from byolt_export.proof.agreement import SHARES, Agreement, Share, wilson_interval_95
+from byolt_export.proof.gates import directions, distances, faults, shares
+from byolt_export.proof.measures import QUERIES, measure, relative_l2, spread
+from byolt_export.proof.report import BatchCheck, Control, MapCheck, Measures, Parity, Task
 from byolt_export.proof.task import Gallery, measure_task
 
 _LITTLE_SPREAD = 0.1
 """Below it an error that a precision allows can be a large part of what tells two images apart; an encoder that has
 learned something has 0.3 and more."""
+
+
+@dataclass(frozen=True)
+class FileOutputs:
+    """What a file gave, to be judged by any gates: of golden images (N, D), of the gallery, of the task's queries.
+
+    ``golden`` is ``None`` where no batch ran. ``maps`` are of the first golden images alone.
+    """
+
+    checks: tuple[BatchCheck, ...]
+    golden: Outputs | None
+    gallery: Outputs | None = None
+    queries: Outputs | None = None
+    maps: Maps = field(default_factory=dict)
 
 
 def prove(
@@ -31,83 +46,131 @@ def prove(
     logits: bool,
     gallery: Gallery | None = None,
 ) -> Parity:
-    """Function a delivered file on the golden images and judge it.
+    """Run a delivered file, and judge it: see ``run_file`` and ``judge``."""
+    return judge(run_file(run, golden, batches, gallery), golden, gates=gates, logits=logits, gallery=gallery)
 
-    It passes when the golden outputs (and the gallery's) keep the gates, every batch size gives the reference's and
-    batch 1's outputs, the task is served no worse, and every negative control fails the gates.
+
+def run_file(
+    run: Function,
+    golden: GoldenVectors,
+    batches: tuple[int, ...],
+    gallery: Gallery | None = None,
+    maps_of: Callable[[Images], Maps] | None = None,
+) -> FileOutputs:
+    """All that a file is judged by.
 
     Args:
         run: The file: uint8 images (B, H, W, 3), B up to the largest of ``batches``, to float32 outputs (B, D).
         golden: Images, PyTorch's outputs of them, and those of deliberately wrong models.
-        gates: The limits.
         batches: Batch sizes to prove it at, the smallest first; ``batch_sizes`` gives them.
-        logits: Whether the outputs are class scores, not an embedding.
         gallery: More images and their PyTorch outputs, for neighbours among many and for the task.
+        maps_of: The file as a function to its outputs by name, where it has maps.
     """
     checks, candidate = _check_batches(run, golden.images, golden.reference, batches)
-    reasons = [f"at batch {check.batch}, {fault}" for check in checks for fault in _batch_faults(check, gates)]
     if candidate is None:
-        return Parity("failed", tuple(reasons), gates, batches=checks)
-    measured = measure(golden.reference, candidate, logits=logits)
-    distance_faults = [*reasons, *distances(measured, gates)]
-    reasons = [*faults(measured, gates), *reasons]
-    among_many = task = None
-    if gallery is not None and not any(check.fault for check in checks):
-        outputs = _run_filled(run, gallery.images, batches[-1])[: len(gallery.images)]
-        among_many = measure(gallery.reference, outputs, logits=logits)
-        distance_faults += distances(among_many, gates)
-        reasons += [f"in the gallery, {fault}" for fault in faults(among_many, gates)]
-        if gallery.queries is not None:
-            queries = _run_filled(run, gallery.queries, batches[-1])[: len(gallery.queries)]
-            task = measure_task(gallery, outputs, queries)
-        if task is not None and task.verdict == "worse":
-            reasons.append(
-                f"kNN accuracy changes by {task.knn_difference:+.2%}, and all of its 95 % interval down to "
-                f"{task.knn_interval_95[0]:+.2%} is a loss that reaches beyond the margin of {task.margin:.0%}"
-            )
-    judged = tuple(_judge(name, wrong, candidate, gates, logits) for name, wrong in golden.controls.items())
-    reasons += control_faults(judged)
-    if reasons and not distance_faults:
-        reasons = [*_of_the_model(golden.reference, measured), *reasons]
-    return Parity("failed" if reasons else "passed", tuple(reasons), gates, measured, among_many, task, checks, judged)
+        return FileOutputs(checks, None)
+    maps: Maps = {}
+    if golden.maps and maps_of is not None:
+        shown = golden.images[: len(next(iter(golden.maps.values())))]
+        size = batches[-1]
+        found = [maps_of(shown[start : start + size]) for start in range(0, len(shown), size)]
+        maps = {name: np.concatenate([part[name] for part in found]) for name in golden.maps}
+    if gallery is None or any(check.fault for check in checks):
+        return FileOutputs(checks, candidate, maps=maps)
+
+    def outputs_of(images: Images) -> Outputs:
+        return _run_filled(run, images, batches[-1])[: len(images)]
+
+    queries = None if gallery.queries is None else outputs_of(gallery.queries)
+    return FileOutputs(checks, candidate, outputs_of(gallery.images), queries, maps)
 
 
-def judge_maps(parity: Parity, maps_of: Callable[[Images], Maps], golden: GoldenVectors, batch: int) -> Parity:
-    """The same verdict, or a failed one where a map itself is further from PyTorch's than the gates allow.
+def judge(
+    ran: FileOutputs, golden: GoldenVectors, *, gates: Gates, logits: bool, gallery: Gallery | None = None
+) -> Parity:
+    """The verdict on a file by what it gave.
+
+    It passes when the golden outputs keep the gates (and the gallery's, of which neighbours and classes are judged
+    together with them, as one set), every batch size gives the reference's and batch 1's outputs, each map is
+    PyTorch's at every place, the task is served no worse, and every negative control fails the gates.
+    """
+    batch_faults = [f"at batch {check.batch}, {fault}" for check in ran.checks for fault in _batch_faults(check, gates)]
+    if ran.golden is None:
+        return Parity("failed", tuple(batch_faults), gates, batches=ran.checks)
+    measured = together = measure(golden.reference, ran.golden, logits=logits)
+    among_many, far, near, of = None, distances(measured, gates), directions(measured, gates), ""
+    references = [golden.reference]
+    if gallery is not None and ran.gallery is not None:
+        references.append(gallery.reference)
+        among_many = measure(gallery.reference, ran.gallery, logits=logits)
+        together = measure(np.concatenate(references), np.concatenate([ran.golden, ran.gallery]), logits=logits)
+        far += [f"in the gallery, {fault}" for fault in distances(among_many, gates)]
+        near += [f"in the gallery, {fault}" for fault in directions(among_many, gates)]
+        of = "of golden images and gallery together, "
+    near += [f"{of}{fault}" for fault in shares(together, gates)]
+    maps, map_faults = _judge_maps(ran.maps, golden.maps, gates)
+    controls = tuple(_judge(name, wrong, ran.golden, gates, logits) for name, wrong in golden.controls.items())
+    task = None
+    if gallery is not None and ran.gallery is not None and ran.queries is not None:
+        task = measure_task(gallery, ran.gallery, ran.queries)
+    reasons = [*far, *near, *batch_faults, *_task_faults(task), *control_faults(controls), *map_faults]
+    if reasons and not (far or batch_faults or map_faults):
+        worst = max(m.relative_l2_worst for m in (measured, among_many) if m is not None)
+        reasons = _of_the_model(min(map(spread, references)), worst) or reasons
+    verdict: Verdict = "failed" if reasons else "passed"
+    agreement = _agreement(together, gates)
+    return Parity(verdict, tuple(reasons), gates, measured, among_many, task, ran.checks, controls, maps, agreement)
+
+
+def _agreement(together: Measures, gates: Gates) -> Agreement:
+    """The shares of all images with their intervals, beside the gates that they are judged by."""
+    found: dict[str, Share | None] = {}
+    for name in SHARES:
+        value, queries = getattr(together, name), together.images
+        if name != "top_1_agreement":
+            queries = min(queries, QUERIES)
+        found[name] = (
+            None if value is None else Share(value, wilson_interval_95(value, queries), queries, getattr(gates, name))
+        )
+    return Agreement(together.images, **found)
+
+
+def _task_faults(task: Task | None) -> list[str]:
+    if task is None or task.verdict != "worse":
+        return []
+    return [
+        f"kNN accuracy changes by {task.knn_difference:+.2%}, and all of its 95 % interval down to "
+        f"{task.knn_interval_95[0]:+.2%} is a loss that reaches beyond the margin of {task.margin:.0%}"
+    ]
+
+
+def _judge_maps(maps: Maps, references: Maps, gates: Gates) -> tuple[tuple[MapCheck, ...], list[str]]:
+    """Each map by itself, and what breaks the gates.
 
     What is averaged over the places of a map does not tell where in it things stand: a transposed map has that mean.
-
-    Args:
-        parity: Of ``prove``, which judged the pooled maps.
-        maps_of: The file: images (B, H, W, 3) to its outputs by name.
-        golden: Its ``maps`` are PyTorch's of the first images.
-        batch: Images of one call.
     """
-    if not golden.maps or parity.golden is None:
-        return parity
-    shown = golden.images[: len(next(iter(golden.maps.values())))]
-    found = [maps_of(shown[start : start + batch]) for start in range(0, len(shown), batch)]
-    checks, reasons = [], []
-    for name, reference in golden.maps.items():
-        flat = np.nan_to_num(np.concatenate([part[name] for part in found]), nan=0.0, posinf=0.0, neginf=0.0)
-        error = relative_l2(reference.reshape(len(shown), -1), flat.reshape(len(shown), -1))
-        checks.append(MapCheck(name, len(shown), float(error.mean()), float(error.max())))
-        if error.max() > parity.gates.relative_l2_worst_max:
-            reasons.append(
+    checks, found = [], []
+    for name, values in maps.items():
+        flat = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).reshape(len(values), -1)
+        error = relative_l2(references[name].reshape(len(values), -1), flat)
+        checks.append(MapCheck(name, len(values), float(error.mean()), float(error.max())))
+        if error.max() > gates.relative_l2_worst_max:
+            found.append(
                 f"relative L2 {error.max():.2g} of output `{name}` of image {error.argmax()} is above "
-                f"{parity.gates.relative_l2_worst_max:.2g}"
+                f"{gates.relative_l2_worst_max:.2g}"
             )
-    verdict: Verdict = "failed" if reasons else parity.verdict
-    return replace(parity, verdict=verdict, reasons=(*parity.reasons, *reasons), maps=tuple(checks))
+    return tuple(checks), found
 
 
-def _of_the_model(reference: Outputs, measured: Measures) -> list[str]:
-    """What to say first of a file that errs by no more than its precision may, where the model tells little apart."""
-    apart = spread(reference)
+def _of_the_model(apart: float, worst: float) -> list[str]:
+    """All that is to be said of a file that errs by no more than it may, where the model tells little apart.
+
+    Cosines about the mean, neighbours and classes then turn on errors that any file has.
+    """
     if apart >= _LITTLE_SPREAD:
         return []
     return [
-        f"the model is at fault and not the file, which errs by {measured.relative_l2_worst:.2g} of an output's length "
+        f"the model is at fault and not the file, which errs by {worst:.2g} of an output's length "
         f"at most: by PyTorch too the outputs of different images lie only {apart:.2g} of their length apart "
         "(collapsed, or BatchNorm statistics that lag behind the weights), so that nothing could be proven of any file"
     ]

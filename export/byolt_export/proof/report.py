@@ -4,17 +4,21 @@ Axes: N images.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from byolt_export.bundle.folder import PARITY, open_file
 from byolt_export.bundle.golden import PERTURBATIONS
-from byolt_export.bundle.manifest import Gates, Manifest, Precision, Verdict, first_fault
+from byolt_export.bundle.manifest import Gates, Manifest, Precision, Speed, Verdict, first_fault
 from byolt_export.errors import InputError
+from byolt_export.proof.agreement import Agreement
 
+SLOWER = 0.95  # Times fp32. What is nearer to it may be as fast.
+_Read = TypeVar("_Read")
 _PARITY_BYTES = 64 * 2**20  # A bundle is somebody else's file: nothing larger is read.
 
 
@@ -102,6 +106,12 @@ class Parity:
     batches: tuple[BatchCheck, ...] = ()
     controls: tuple[Control, ...] = ()
     maps: tuple[MapCheck, ...] = ()
+    agreement: Agreement | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said of a verdict that holds all the same."""
+        return () if self.agreement is None else self.agreement.remarks
 
     @property
     def detection_limit(self) -> float | None:
@@ -111,7 +121,7 @@ class Parity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
-        plain = asdict(self) | {"detection_limit": self.detection_limit}
+        plain = asdict(self) | {"remarks": self.remarks, "detection_limit": self.detection_limit}
         return plain if self.maps else {key: value for key, value in plain.items() if key != "maps"}
 
 
@@ -154,6 +164,27 @@ class FileReport:
     provider: str
     parity: Parity
     bisection: Bisection | None = None
+    speeds: tuple[Speed, ...] = ()
+    """At each batch size that it was timed at here, the smallest first."""
+
+    @property
+    def times_fp32(self) -> float | None:
+        """Its throughput here over fp32's, at the batch size that the bundle is tuned for; none of fp32 itself."""
+        is_fp32 = self.precision == "fp32" and self.provider == "CPUExecutionProvider"
+        return self.speeds[-1].times_fp32 if self.speeds and not is_fp32 else None
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether it is slower than fp32 by more than its timing tells."""
+        return self.times_fp32 is not None and self.times_fp32 < SLOWER
+
+    @property
+    def verdict_with_speed(self) -> str:
+        """``passed; 2.6 x fp32 here``; what is slower is called so."""
+        if self.times_fp32 is None:
+            return self.parity.verdict
+        slower = ", which is slower" if self.is_slower else ""
+        return f"{self.parity.verdict}; {self.times_fp32:.2g} x fp32 here{slower}"
 
     @property
     def is_engine(self) -> bool:
@@ -164,7 +195,8 @@ class FileReport:
         """Plain dicts, lists and numbers."""
         about = {"name": self.name, "precision": self.precision, "provider": self.provider}
         found = {} if self.bisection is None else {"bisection": asdict(self.bisection)}
-        return about | self.parity.to_json() | found
+        speeds = {"speeds": [speed.model_dump(mode="json") for speed in self.speeds]} if self.speeds else {}
+        return about | self.parity.to_json() | found | speeds
 
     @classmethod
     def from_json(cls, entry: Any) -> "FileReport":
@@ -218,17 +250,46 @@ class Report:
 _FILE_REPORT = TypeAdapter(FileReport)
 
 
+class _Judged(BaseModel, strict=True):
+    """Of a file in ``parity.json`` what a later proof needs."""
+
+    name: str
+    gates: dict[str, FiniteFloat]
+
+
+_JUDGED = TypeAdapter(list[_Judged])
+
+
 def read_report(folder: Path, manifest: Manifest) -> Report:
     """What ``parity.json`` of a bundle says was measured where the bundle was made.
 
     Raises:
         InputError: The file is missing, is not the one that the manifest names, or does not fit.
     """
+    return Report(folder, _listed(folder, manifest, lambda files: tuple(map(FileReport.from_json, files))))
+
+
+def read_gates(folder: Path, manifest: Manifest) -> dict[str, dict[str, float]]:
+    """The gates that ``parity.json`` says each file of the manifest was judged by when it was made.
+
+    Raises:
+        InputError: As of ``read_report``, or a file of the manifest is not listed, or twice.
+    """
+    judged = _listed(folder, manifest, _JUDGED.validate_python)
+    names, known = [entry.name for entry in judged], {field.name for field in fields(Gates)}
+    for file in manifest.files:
+        if names.count(file.name) != 1:
+            raise InputError(f"{folder / PARITY} does not list {file.name} once: export it again")
+    return {entry.name: {name: limit for name, limit in entry.gates.items() if name in known} for entry in judged}
+
+
+def _listed(folder: Path, manifest: Manifest, read: Callable[[Any], _Read]) -> _Read:
+    """What is read of the list of files."""
     path = open_file(folder, PARITY, manifest.parity_sha256)
     if path.stat().st_size > _PARITY_BYTES:
         raise InputError(f"{path} is larger than it may be ({_PARITY_BYTES // 2**20} MiB): export it again")
     try:
-        return Report(folder, tuple(map(FileReport.from_json, json.loads(path.read_text("utf-8"))["files"])))
+        return read(json.loads(path.read_text("utf-8"))["files"])
     except ValidationError as error:
         raise InputError(f"{path} does not fit: {first_fault(error)}; export it again") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from byolt_export.arrays import Images, Labels, Outputs
+from byolt_export.proof.agreement import Z_95
 from byolt_export.proof.measures import TINY
 from byolt_export.proof.report import Task
 
 KNN_K, KNN_TEMPERATURE = 20, 0.07
 MARGIN = 0.01  # Accuracy that a delivered file may lose: one point.
-_Z_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def paired_difference(
     """
     gained, lost = int((candidate & ~reference).sum()), int((~candidate & reference).sum())
     n, b, c = len(reference) + 2, gained + 0.5, lost + 0.5
-    centre, half = (b - c) / n, _Z_95 * np.sqrt((b + c) - (b - c) ** 2 / n) / n
+    centre, half = (b - c) / n, Z_95 * np.sqrt((b + c) - (b - c) ** 2 / n) / n
     return (gained - lost) / len(reference), (max(-1.0, float(centre - half)), min(1.0, float(centre + half)))
 
 

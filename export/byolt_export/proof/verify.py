@@ -1,35 +1,76 @@
 """Ask a bundle again, on any machine, without torch: does each file still compute what PyTorch computed?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from byolt_export.arrays import Function
-from byolt_export.bundle.folder import PARITY, open_file, read_manifest, write_manifest
+from byolt_export.bundle.folder import open_file, read_manifest, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, read_golden
-from byolt_export.bundle.manifest import Contract, Engine, Gates, Manifest, Precision, precision_fault
-from byolt_export.errors import EngineFault, InputError, MissingPart, quoted
-from byolt_export.proof.gates import GATES, tighten
-from byolt_export.proof.parity import batch_sizes, control_faults, judge_maps, prove
-from byolt_export.proof.report import FileReport, Parity, Report
+from byolt_export.bundle.manifest import (
+    MOST_SPEEDS,
+    Contract,
+    Engine,
+    Gates,
+    Manifest,
+    Onnx,
+    Placement,
+    Precision,
+    Speed,
+    precision_fault,
+)
+from byolt_export.errors import ByoltError, EngineFault, InputError, MissingPart, quoted
+from byolt_export.proof.gates import gates_of_file, golden_gates, outer_gates, tighten
+from byolt_export.proof.parity import batch_sizes, judge, prove, run_file
+from byolt_export.proof.report import FileReport, Parity, Report, read_gates
+from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
 from byolt_export.runtime.onnx_runner import CPU, open_onnx, usable_providers
+from byolt_export.runtime.openvino_runner import OPENVINO, has_openvino
 from byolt_export.tensorrt.runner import open_engine
 
-# INT8 has no tolerance of its own: what this file showed here, with room for another backend's order of summation.
-_MEAN_ROOM, _WORST_ROOM = 1.5, 2.0
 _LONGEST_REASON = 2000  # Characters of somebody else's manifest that are repeated.
 
 
-def verify(bundle: str | Path, providers: Sequence[str] = ()) -> Report:
-    """Prove a bundle on this machine, and write the verdicts of engines that ran here into its manifest.
+def verify(
+    bundle: str | Path,
+    providers: Sequence[str] = (),
+    *,
+    threads: int | None = None,
+    on_log: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Prove a bundle on this machine; write the verdicts of engines that ran here, and speeds, into its manifest.
 
-    See ``verify_bundle``, which writes nothing, for arguments and errors.
+    Args:
+        bundle: The bundle's folder.
+        providers: As ``verify_bundle`` takes them; left out, ``every_provider``.
+        threads: CPU threads of one call; left out, one per core.
+        on_log: Takes a line where the speeds cannot be kept.
+
+    Raises: as ``verify_bundle``.
     """
-    report = verify_bundle(Path(bundle), providers)
-    record_verdicts(Path(bundle), report.files)
+    path = Path(bundle)
+    report = verify_bundle(path, providers or every_provider(), threads=threads)
+    report = replace(report, files=_timed(path, report.files, threads))
+    record_verdicts(path, report.files)
+    if any(file.speeds for file in report.files):
+        _record_speeds(path, report.files, on_log)
     return report
+
+
+def _timed(path: Path, reports: Sequence[FileReport], threads: int | None) -> tuple[FileReport, ...]:
+    manifest = read_manifest(path)
+    engines = {engine.name: engine for engine in manifest.engines}
+    placements = {file.name: file.placement for file in manifest.files}
+
+    def open_run(file: FileReport) -> Function:
+        if file.is_engine:
+            return open_engine(path, engines[file.name])
+        return open_onnx(path / file.name, manifest.contract, file.provider, threads, placements[file.name])
+
+    images, opt_batch = read_golden(path, manifest).images, manifest.contract.input.opt_batch
+    return time_files(reports, open_run, images, opt_batch=opt_batch, threads=threads)
 
 
 def verify_engines(path: str | Path) -> tuple[FileReport, ...]:
@@ -52,7 +93,8 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
 
     Args:
         path: The bundle's folder.
-        providers: ONNX Runtime's execution providers to prove it on; left out, those that this machine can use.
+        providers: ONNX Runtime's execution providers to prove it on, and ``OPENVINO``; left out, those of ONNX Runtime
+            that this machine can use. A file that is placed for OpenVINO runs there, and one for a CPU on no GPU.
         threads: CPU threads; left out, one per core.
 
     Raises:
@@ -60,21 +102,35 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
     """
     path = Path(path)
     manifest = read_manifest(path)
-    golden = read_golden(path, manifest)
-    open_file(path, PARITY, manifest.parity_sha256)
+    golden, stored = read_golden(path, manifest), read_gates(path, manifest)
     reports = []
     for file in manifest.files:
-        gates, stated = tighten(GATES[file.precision], file.gates), precision_fault(file.precision, file.shares)
+        gates = _gates(file, manifest, stored)
+        stated = precision_fault(file.precision, file.shares, file.placement)
         # It failed by more images, perhaps, than those that travel.
         made = f"failed when it was made ({quoted(file.reason, _LONGEST_REASON)})" if file.verdict == "failed" else ""
         if not file.is_made:
             reports.append(FileReport(file.name, file.precision, CPU, Parity("failed", (made,), gates)))
             continue
         onnx = open_file(path, file.name, file.sha256)
-        for provider in providers or usable_providers():
-            parity = prove_onnx(onnx, provider, manifest.contract, golden, gates=gates, threads=threads)
+        for provider in _providers_of(file, providers or usable_providers()):
+            how = (onnx, provider, manifest.contract, golden)
+            parity = prove_onnx(*how, gates=gates, threads=threads, placement=file.placement)
             reports.append(FileReport(file.name, file.precision, provider, _failed_by(parity, made, stated)))
     return Report(path, (*reports, *prove_engines(path, manifest, golden)))
+
+
+def every_provider() -> tuple[str, ...]:
+    """ONNX Runtime's providers that this machine can use, and OpenVINO where it is installed."""
+    return (*usable_providers(), *((OPENVINO,) if has_openvino() else ()))
+
+
+def _providers_of(file: Onnx, asked: Sequence[str]) -> Sequence[str]:
+    """Those of the providers that a file is for: its Q/DQ may be placed for one of them alone."""
+    if file.placement == "openvino":
+        return (OPENVINO,)
+    on_cpu = [provider for provider in asked if provider in (CPU, OPENVINO)]
+    return on_cpu or (CPU,) if file.placement == "cpu" else asked
 
 
 def prove_onnx(
@@ -84,8 +140,8 @@ def prove_onnx(
     golden: GoldenVectors,
     *,
     gates: Gates,
-    gallery: Gallery | None = None,
     threads: int | None = None,
+    placement: Placement | None = None,
 ) -> Parity:
     """Judge one ONNX file on one provider; ``not run here`` when the machine lacks the provider.
 
@@ -93,10 +149,20 @@ def prove_onnx(
         InputError: The file is damaged, or its own contract is not the manifest's.
     """
     try:
-        run = open_onnx(path, contract, provider, threads)
+        run = open_onnx(path, contract, provider, threads, placement)
     except MissingPart as error:
         return Parity("not run here", (str(error),), gates)
-    return judge_maps(_prove(run, contract, golden, gates, gallery), run.maps, golden, contract.input.opt_batch)
+    ran = run_file(run, golden, _batches(contract), maps_of=run.maps)
+    return judge(ran, golden, gates=gates, logits=_are_logits(contract))
+
+
+def _gates(file: Onnx, manifest: Manifest, stored: Mapping[str, Mapping[str, float]]) -> Gates:
+    """The strictest of the built-in gates, the manifest's, and those that it was judged by when it was made.
+
+    Of the last the manifest holds the digest alone: whoever loosens those in the manifest gains nothing.
+    """
+    gates = golden_gates(file.precision, manifest.golden.images)
+    return tighten(tighten(gates, file.gates), stored[file.name])
 
 
 def _failed_by(parity: Parity, *reasons: str) -> Parity:
@@ -112,36 +178,37 @@ def judge_export(
     contract: Contract,
     golden: GoldenVectors,
     gallery: Gallery | None,
+    placement: Placement | None = None,
 ) -> Parity:
-    """The verdict by the built-in gates; INT8's distances are then tightened to what was measured, and judged.
+    """The verdict by the outer gates, and by the tightened ones that are delivered: it has to keep both.
 
     ``shares`` are those of ``precision_shares``.
+
+    Raises:
+        InputError: The file is damaged, or its own contract is not the one given.
     """
-    how = (path, CPU, contract, golden)
-    parity = prove_onnx(*how, gates=GATES[precision], gallery=gallery)
-    parity = _failed_by(parity, precision_fault(precision, shares))
-    if precision != "int8" or parity.golden is None:
-        return parity
-    measured = [measures for measures in (parity.golden, parity.gallery) if measures is not None]
-    gates = tighten(
-        parity.gates,
-        {
-            "relative_l2_mean_max": _MEAN_ROOM * max(measures.relative_l2_mean for measures in measured),
-            "relative_l2_worst_max": _WORST_ROOM
-            * max(
-                *(measures.relative_l2_worst for measures in measured),
-                *(check.relative_l2_worst for check in parity.maps),
-                0.0,
-            ),
-        },
+    run, logits = open_onnx(path, contract, CPU, placement=placement), _are_logits(contract)
+    ran = run_file(run, golden, _batches(contract), gallery, run.maps)
+    # Wrong models are noticed, or not, by the gates that are delivered.
+    images = len(golden.images) + (0 if gallery is None else len(gallery.images))
+    gates = outer_gates(precision, images)
+    outer = judge(ran, replace(golden, controls={}), gates=gates, logits=logits, gallery=gallery)
+    stated = precision_fault(precision, shares, placement)
+    if outer.golden is None:
+        return _failed_by(outer, stated)
+    measured = [measures for measures in (outer.golden, outer.gallery) if measures is not None]
+    worst_of_maps = (check.relative_l2_worst for check in outer.maps)
+    gates = gates_of_file(precision, measured, worst_of_maps, len(golden.images))
+    delivered = judge(ran, golden, gates=gates, logits=logits)
+    judged = replace(
+        delivered,
+        verdict="failed" if outer.reasons else delivered.verdict,
+        reasons=outer.reasons or delivered.reasons,
+        gallery=outer.gallery,
+        task=outer.task,
+        agreement=outer.agreement,
     )
-    again = prove_onnx(*how, gates=gates)
-    loose = control_faults(parity.controls)  # Wrong models are noticed, or not, by the limits that are delivered.
-    kept = (reason for reason in parity.reasons if reason not in loose)
-    reasons = tuple(dict.fromkeys((*kept, *again.reasons)))
-    return replace(
-        again, verdict="failed" if reasons else "passed", reasons=reasons, gallery=parity.gallery, task=parity.task
-    )
+    return _failed_by(judged, stated)
 
 
 def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tuple[FileReport, ...]:
@@ -150,15 +217,22 @@ def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tupl
     Raises:
         InputError: An engine is missing or damaged, or was built from another ONNX file.
     """
-    return tuple(_prove_engine(path, manifest, golden, engine) for engine in manifest.engines)
+    stored = read_gates(path, manifest)
+    return tuple(_prove_engine(path, manifest, golden, engine, stored) for engine in manifest.engines)
 
 
-def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, engine: Engine) -> FileReport:
+def _prove_engine(
+    path: Path,
+    manifest: Manifest,
+    golden: GoldenVectors,
+    engine: Engine,
+    stored: Mapping[str, Mapping[str, float]],
+) -> FileReport:
     open_file(path, engine.name, engine.sha256)
     source = next((file for file in manifest.files if file.name == engine.onnx), None)
-    if source is None or source.sha256 != engine.onnx_sha256 or source.precision != engine.precision:
+    if source is None or (source.sha256, source.precision) != (engine.onnx_sha256, engine.precision):
         raise InputError(f"{path / engine.name} was built from another {engine.onnx}: byolt build-engine {path}")
-    gates = tighten(GATES[engine.precision], source.gates)
+    gates, contract = _gates(source, manifest, stored), manifest.contract
 
     def judged(parity: Parity) -> FileReport:
         return FileReport(engine.name, engine.precision, f"{engine.flavour} {engine.version}", parity)
@@ -170,18 +244,15 @@ def _prove_engine(path: Path, manifest: Manifest, golden: GoldenVectors, engine:
     except EngineFault as error:
         return judged(Parity("failed", (str(error),), gates))
     with closing(runner):
-        return judged(_prove(runner, manifest.contract, golden, gates, None))
+        return judged(prove(runner, golden, gates=gates, batches=_batches(contract), logits=_are_logits(contract)))
 
 
-def _prove(run: Function, contract: Contract, golden: GoldenVectors, gates: Gates, gallery: Gallery | None) -> Parity:
-    return prove(
-        run,
-        golden,
-        gates=gates,
-        batches=batch_sizes(contract.input.opt_batch, contract.input.max_batch),
-        logits=contract.output.name == "logits",
-        gallery=gallery,
-    )
+def _batches(contract: Contract) -> tuple[int, ...]:
+    return batch_sizes(contract.input.opt_batch, contract.input.max_batch)
+
+
+def _are_logits(contract: Contract) -> bool:
+    return contract.output.name == "logits"
 
 
 def record_verdicts(path: Path, reports: Sequence[FileReport]) -> None:
@@ -204,3 +275,23 @@ def record_verdicts(path: Path, reports: Sequence[FileReport]) -> None:
     )
     if engines != manifest.engines:
         write_manifest(path, manifest.model_copy(update={"engines": engines}))
+
+
+def _record_speeds(path: Path, reports: Sequence[FileReport], on_log: Callable[[str], None]) -> None:
+    """Write speeds into the manifest, in place of those of the same runtime, processor and threads."""
+    manifest = read_manifest(path)
+    if manifest.schema_version < 3:
+        on_log(f"{path} was made before bundles kept speeds: export it again to have Encoder choose by them")
+        return
+    measured = tuple(speed for file in reports for speed in file.speeds)
+    try:
+        write_manifest(path, manifest.model_copy(update={"speeds": merged_speeds(manifest.speeds, measured)}))
+    except ByoltError as error:  # A proof needs no write, and a bundle may lie where nothing can be written.
+        on_log(f"speeds are not kept: {error}")
+
+
+def merged_speeds(earlier: Sequence[Speed], measured: Sequence[Speed]) -> tuple[Speed, ...]:
+    """What was measured, after those of other machines and threads; of too many the latest."""
+    replaced = {(speed.runtime, speed.processor, speed.threads) for speed in measured}
+    others = [speed for speed in earlier if (speed.runtime, speed.processor, speed.threads) not in replaced]
+    return (*others, *measured)[-MOST_SPEEDS:]

@@ -45,11 +45,10 @@ class Moments:
     total: Reals
     gram: Reals
 
-    def times(self, gain: Reals) -> tuple[Reals, Reals]:
-        """Mean (G, K) and covariance (G, K, K) of the windows times a gain (G, K)."""
-        mean = self.total / self.count * gain
-        second = self.gram / self.count * gain[:, :, None] * gain[:, None]
-        return mean, second - mean[:, :, None] * mean[:, None]
+    def mean_and_covariance(self) -> tuple[Reals, Reals]:
+        """Of the windows, (G, K) and (G, K, K)."""
+        mean = self.total / self.count
+        return mean, self.gram / self.count - mean[:, :, None] * mean[:, None]
 
 
 def input_batches(model: Any, images: Images) -> Iterator[Values]:
@@ -69,25 +68,26 @@ def with_outputs(model: Any, names: Iterable[str]) -> Any:
 
 
 def collect_statistics(
-    model: Any, layers: Sequence[Layer], images: Images
+    model: Any, layers: Sequence[Layer], images: Images, *, more: Iterable[str] = (), with_moments: bool = True
 ) -> tuple[dict[str, ActivationSample], dict[str, Moments]]:
-    """Inputs of the layers by tensor, and the moments of their windows by layer, in one pass over the images.
+    """Inputs of the layers and ``more`` tensors by name, and the moments of the layers' windows, in one pass.
 
     Raises:
         InputError: A value is not finite.
     """
-    readers = {layer.input: layer for layer in layers}
-    tensors: dict[str, ActivationSample] = {}
+    names = dict.fromkeys((*(layer.input for layer in layers), *more))
+    samples: dict[str, ActivationSample] = {}
     moments: dict[str, Moments] = {}
+    on_last_axis = {layer.input for layer in layers if not layer.is_conv}
     batches = -(-len(images) // _BATCH)
-    for values in run_model(
-        with_outputs(model, readers).SerializeToString(), input_batches(model, images), "the model"
-    ):
-        for name, layer in readers.items():
-            _add_activations(tensors, name, layer.rows(values[name]), batches)
-        for layer in layers:
+    for values in run_model(with_outputs(model, names).SerializeToString(), input_batches(model, images), "the model"):
+        for name in names:
+            x = values[name]
+            rows = x if name in on_last_axis or x.ndim < 3 else np.moveaxis(x, 1, -1)
+            _add_activations(samples, name, rows.reshape(-1, rows.shape[-1]).astype(np.float32), batches)
+        for layer in layers if with_moments else ():
             _add_moments(moments, layer, values[layer.input], batches)
-    return tensors, moments
+    return samples, moments
 
 
 def _add_activations(tensors: dict[str, ActivationSample], name: str, rows: Rows, batches: int) -> None:

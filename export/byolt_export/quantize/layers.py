@@ -15,6 +15,8 @@ from byolt_export.quantize.multiply_adds import attributes, infer, multiply_adds
 
 Array = npt.NDArray[Any]
 
+_ACTIVATIONS = ("Relu", "Clip")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -25,6 +27,7 @@ class Layer:
     stored_bias: Array | None
     multiply_adds: int
     in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -91,6 +94,16 @@ class Layer:
             return matrices.reshape(out, into, height, width).swapaxes(0, 1)[..., ::-1, ::-1]
         return matrices.reshape(self.kernel.shape[::-1]).T
 
+    def of_one_channel(self) -> "Layer":
+        """A convolution with the same window, from one channel to one."""
+        node = type(self.node)()
+        node.CopyFrom(self.node)
+        kept = [attribute for attribute in self.node.attribute if attribute.name != "group"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        kernel = np.ones((1, 1, *self.kernel.shape[2:]), self.kernel.dtype)
+        return Layer(node, kernel, None, 1, (1, 1, *self.in_shape[2:]))
+
     def rows(self, x: Array) -> npt.NDArray[np.float32]:
         """An input of the layer as rows (N, C)."""
         last = np.moveaxis(x, 1, -1) if self.is_conv else x
@@ -148,8 +161,33 @@ def find_layers(model: Any) -> tuple[list[Layer], int]:
         total += work
         if work and _fits(node, constants):
             kernel, *bias = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
-            found.append(Layer(node, kernel, bias[0] if bias else None, work, shapes[node.input[0]]))
+            found.append(
+                Layer(node, kernel, bias[0] if bias else None, work, shapes[node.input[0]], shapes[node.output[0]])
+            )
     return found, total
+
+
+def written_tensors(model: Any, layers: Sequence[Layer]) -> dict[str, str]:
+    """By layer, the tensor that leaves it: behind its activation, where that alone reads the layer."""
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {output.name for output in model.graph.output}
+    constants = {constant.name for constant in model.graph.initializer}
+    written = {}
+    for layer in layers:
+        after = readers.get(layer.name, [])
+        fuses = (
+            len(after) == 1
+            and after[0].op_type in _ACTIVATIONS
+            and layer.name not in outputs
+            and constants.issuperset(name for name in after[0].input[1:] if name)
+        )
+        tensor = after[0].output[0] if fuses else layer.name
+        if tensor not in outputs:
+            written[layer.name] = str(tensor)
+    return written
 
 
 def _fits(node: Any, constants: dict[str, Any]) -> bool:

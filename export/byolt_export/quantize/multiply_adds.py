@@ -96,10 +96,11 @@ def precision_shares(model: Any) -> dict[Precision, float]:
 
 
 def _is_from_int8(name: str, makers: Mapping[str, Any], types: Mapping[str, int]) -> bool:
-    """Whether a tensor is what ``DequantizeLinear`` makes of int8, its shape apart."""
+    """Whether a tensor is what ``DequantizeLinear`` makes of 8 bits, its shape apart."""
     from onnx import TensorProto
 
     node = makers.get(name)
     while node is not None and node.op_type in _SHAPE_ALONE:
         node = makers.get(node.input[0])
-    return node is not None and node.op_type == "DequantizeLinear" and types.get(node.input[0]) == TensorProto.INT8
+    eight_bits = (TensorProto.INT8, TensorProto.UINT8)  # A CPU's kernels take unsigned images.
+    return node is not None and node.op_type == "DequantizeLinear" and types.get(node.input[0]) in eight_bits

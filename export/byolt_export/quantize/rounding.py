@@ -14,7 +14,6 @@ Reals = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
 
 _RANGE_CLIPS = np.linspace(0.3, 1.0, 15)  # Shares of a tensor's range that are tried.
-_EQUALISATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)  # 0 leaves the channels as they are, 1 gives each the same range.
 _KERNEL_CLIPS = np.linspace(1.0, 0.7, 13)
 _KERNEL_ERROR_SHARE = 0.25  # What of a kernel's rounding error reaches the output, for `round_kernel` cancels the rest.
 _LEAST_SHIFT = 32  # ActivationScaling; below it, a shift gains less than a fifth of a bit.
@@ -24,25 +23,30 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class ActivationScaling:
-    """How a tensor (..., C) becomes int8: ``q = round((x * gain - shift) / scale)``, held within -128 to 127.
+    """How a tensor becomes int8: ``q = round((x - shift) / scale)``, held within -128 to 127.
 
-    ``shift`` is the zero point that TensorRT refuses in int8, done before the rounding: a tensor without negative
-    values uses all 256 levels, and its zeros, half of what comes out of a ReLU, stay exact.
+    ``shift`` is a whole number of scales: to an engine with zero points it is one, and for TensorRT, which has none, it
+    is taken off before the rounding. A tensor without negative values uses all 256 levels, and its zeros, half of what
+    comes out of a ReLU, stay exact.
     """
 
-    gain: Rows
     scale: float
     shift: float
 
     def restored(self, rows: Rows) -> Rows:
-        """What rows (N, C), times the gain, are after int8 and back."""
-        return _restored(rows * self.gain, self.scale, self.shift)
+        """What rows (N, C) are after int8 and back."""
+        scale, shift = np.float32(self.scale), np.float32(self.shift)
+        return np.clip(np.round((rows - shift) / scale), -128, 127) * scale + shift
 
+    @property
+    def zero_point(self) -> int:
+        """The level of uint8, 0 to 255, that stands for 0."""
+        return 128 - round(self.shift / self.scale)
 
-def _restored(rows: Rows, scale: float, shift: float) -> Rows:
-    return np.clip(np.round((rows - np.float32(shift)) / np.float32(scale)), -128, 127) * np.float32(
-        scale
-    ) + np.float32(shift)
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value that int8 can say."""
+        return self.scale * -128 + self.shift, self.scale * 127 + self.shift
 
 
 def storable(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
@@ -53,19 +57,30 @@ def storable(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
     return np.asarray(np.clip(np.asarray(values, np.float64), smallest, info.max), kind).astype(np.float64)
 
 
+def exact_levels() -> ActivationScaling:
+    """Of a tensor of whole numbers from -128 to 127."""
+    return ActivationScaling(1.0, 0.0)
+
+
 def widest_levels(low: Rows, high: Rows, dtype: npt.DTypeLike) -> ActivationScaling:
     """Min-max: the largest absolute value (of the bounds of each channel, (C,)) is 127."""
-    scale = storable(max(-low.min(), high.max()) / 127, dtype)
-    return ActivationScaling(np.ones(low.shape, np.float32), float(scale), 0.0)
+    return ActivationScaling(float(storable(max(-low.min(), high.max()) / 127, dtype)), 0.0)
 
 
 def best_levels(
-    rows: Rows, low: Rows, high: Rows, kernels: Sequence[Reals], dtype: npt.DTypeLike, *, may_shift: bool
-) -> ActivationScaling:
-    """The levels of a tensor that cost its layers the least squared error.
+    rows: Rows,
+    low: Rows,
+    high: Rows,
+    kernels: Sequence[Reals],
+    dtype: npt.DTypeLike,
+    *,
+    may_shift: bool,
+    weights: Reals | float = 1.0,
+) -> tuple[ActivationScaling, float]:
+    """The levels of a tensor that cost its layers the least squared error, and that error.
 
     Rounding errors of different inputs are independent, so a layer's error is the tensor's error in each channel,
-    weighted by the squares of the kernels that it meets, plus the kernels' own, whose range a gain changes too.
+    weighted by the squares of the kernels that it meets, plus the kernels' own.
 
     Args:
         rows: Values of the tensor, (N, C).
@@ -74,23 +89,18 @@ def best_levels(
         kernels: Of each layer that reads the tensor, (G, O, K).
         dtype: Of the graph, which the scale is stored in.
         may_shift: Whether the layers can add what a shift takes away.
+        weights: Of the channels' squared errors, (C,) or one for all, where no kernel reads the tensor.
     """
-    widest = np.maximum(-low, high)
-    widest = np.maximum(widest, max(1e-4 * float(widest.max()), 1e-12))
-    best, chosen = np.inf, widest_levels(low, high, dtype)
-    for exponent in _EQUALISATIONS:
-        wanted = widest**-exponent
-        gain: Rows = storable(wanted / np.exp(np.log(wanted).mean()), dtype).astype(np.float32)
-        scaled = rows * gain
-        energy = np.sum([_energy(k, gain) for k in kernels], axis=0)
-        kernel_error = _KERNEL_ERROR_SHARE * sum(_kernel_error(k, gain, scaled) for k in kernels)
-        bottom, top = min(float((low * gain).min()), 0.0), max(float((high * gain).max()), 0.0)
-        for clip in _RANGE_CLIPS:
-            scale, shift = _scale(bottom * clip, top * clip, dtype, may_shift)
-            error = ((_restored(scaled, scale, shift) - scaled) ** 2).mean(axis=0) @ energy + kernel_error
-            if error < best:
-                best, chosen = error, ActivationScaling(gain, scale, shift)
-    return chosen
+    energy = np.sum([_energy(k, low.size) for k in kernels], axis=0) if kernels else np.ones(low.size) * weights
+    kernel_error = _KERNEL_ERROR_SHARE * sum(_kernel_error(k, rows) for k in kernels)
+    bottom, top = min(float(low.min()), 0.0), max(float(high.max()), 0.0)
+    least, chosen = np.inf, widest_levels(low, high, dtype)
+    for clip in _RANGE_CLIPS:
+        levels = ActivationScaling(*_scale(bottom * clip, top * clip, dtype, may_shift))
+        error = ((levels.restored(rows) - rows) ** 2).mean(axis=0) @ energy
+        if error < least:
+            least, chosen = error, levels
+    return chosen, float(least + kernel_error)
 
 
 def _scale(bottom: float, top: float, dtype: npt.DTypeLike, may_shift: bool) -> tuple[float, float]:
@@ -99,7 +109,9 @@ def _scale(bottom: float, top: float, dtype: npt.DTypeLike, may_shift: bool) -> 
     levels = round(128 + bottom / scale)
     if not may_shift or abs(levels) < _LEAST_SHIFT:
         return float(storable(max(-bottom, top) / 127, dtype)), 0.0
-    return scale, float(np.float64(levels * scale).astype(dtype))
+    with np.errstate(over="ignore"):
+        stored = float(np.float64(levels * scale).astype(dtype))
+    return scale, stored if np.isfinite(stored) else levels * scale  # An fp32 file holds what fp16 does not.
 
 
 def _by_channel(kernel: Reals, channels: int) -> Reals:
@@ -107,18 +119,18 @@ def _by_channel(kernel: Reals, channels: int) -> Reals:
     return kernel.reshape(groups, outputs, channels // groups, -1)
 
 
-def _energy(kernel: Reals, gain: Rows) -> Reals:
-    """Squares of the kernel that each channel (C,) meets, once the channel was multiplied by the gain."""
-    energy: Reals = (_by_channel(kernel, len(gain)) ** 2).sum(axis=(1, 3)).ravel() / gain.astype(np.float64) ** 2
+def _energy(kernel: Reals, channels: int) -> Reals:
+    """Squares of the kernel that each channel (C,) meets."""
+    energy: Reals = (_by_channel(kernel, channels) ** 2).sum(axis=(1, 3)).ravel()
     return energy
 
 
-def _kernel_error(kernel: Reals, gain: Rows, scaled: Rows) -> float:
-    """Squared error that plain rounding of the kernel to int8, one scale per channel, would cost."""
-    parts = _by_channel(kernel, len(gain))
+def _kernel_error(kernel: Reals, rows: Rows) -> float:
+    """Squared error that plain rounding of the kernel to int8, one scale per output channel, would cost."""
+    parts = _by_channel(kernel, rows.shape[1])
     groups, _, channels, taps = parts.shape
-    steps = np.abs(parts / gain.reshape(groups, 1, channels, 1)).max(axis=(2, 3)) / 127
-    power = (scaled.astype(np.float64) ** 2).mean(axis=0).reshape(groups, channels).sum(axis=1) * taps
+    steps = np.abs(parts).max(axis=(2, 3)) / 127
+    power = (rows.astype(np.float64) ** 2).mean(axis=0).reshape(groups, channels).sum(axis=1) * taps
     return float(((steps**2 / 12).sum(axis=1) * power).sum())
 
 

@@ -73,7 +73,7 @@ def add_engines(
         progress=progress,
     )
     now = read_manifest(path)
-    if now.model_copy(update={"engines": manifest.engines}) != manifest:
+    if now.model_copy(update={"engines": manifest.engines, "speeds": manifest.speeds}) != manifest:
         line = f"byolt build-engine {shlex.quote(str(path))}"
         raise InputError(f"{path} was exported again while its engines were built: {line}")
     entries = {engine.name: engine for engine in (*now.engines, *built)}
@@ -115,17 +115,18 @@ def trtexec_lines(
 
 
 def _files_to_build(path: Path, manifest: Manifest, precisions: Sequence[str]) -> list[Onnx]:
-    """The bundle's ONNX files of these precisions; without any, all of them.
+    """The bundle's ONNX files of these precisions; without any, all of them. INT8 of a CPU is none of TensorRT's.
 
     Raises:
         InputError: One is not in the bundle, or has not passed.
     """
-    present = {file.precision for file in manifest.files}
+    buildable = [file for file in manifest.files if file.becomes_engines]
+    present = {file.precision for file in buildable}
     if absent := [name for name in precisions if name not in present]:
         raise InputError(
             f"{path} holds no {absent[0]} file: byolt export --precision {','.join([*FILES])}, then build its engines"
         )
-    files = [file for file in manifest.files if file.precision in (precisions or present)]
+    files = [file for file in buildable if file.precision in (precisions or present)]
     for file in files:
         if file.verdict != "passed":
             raise InputError(f"{path / file.name} has not passed ({quoted(file.reason)}): no engine is built from it")

@@ -72,7 +72,7 @@ def build_engines(
     """
     for file in files:
         # Before minutes are spent on the others.
-        if fault := precision_fault(file.precision, file.shares):
+        if fault := precision_fault(file.precision, file.shares, file.placement):
             raise ParityFault(f"{folder / file.name} becomes no engine: {fault}; export it again")
         flavour.check_precision(file.precision)
     built = []

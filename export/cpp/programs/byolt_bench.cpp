@@ -22,7 +22,7 @@ using Clock = std::chrono::steady_clock;
 using json = nlohmann::ordered_json;
 
 constexpr const char* kUsage =
-    "usage: byolt-bench BUNDLE [--batch 1,8] [--runtime auto|tensorrt|cuda|cpu] [--precision fp32|fp16|int8]"
+    "usage: byolt-bench BUNDLE [--batch 1,8] [--runtime auto|tensorrt|cuda|cpu] [--precision fastest|fp32|fp16|int8]"
     " [--threads N] [--seconds N] [--frame WIDTHxHEIGHT] [--plain] [--allow-unproven] [--json]";
 constexpr int kRounds = 10, kWarmups = 3;
 

@@ -46,9 +46,10 @@ class Backend {
 };
 
 /// @param provider "CPU" or "CUDA"
+/// @param for_tensorrt the Q/DQ of an int8 file stand where TensorRT fuses them
 /// @throws Error(missing) the library or the provider does not work here; Error(input) the file does not fit
 std::unique_ptr<Backend> open_onnxruntime(const std::string& onnx_path, const Tensors& tensors,
-                                          const std::string& provider, int threads);
+                                          const std::string& provider, int threads, bool for_tensorrt);
 
 /// Whether the ONNX Runtime that is linked was built with a provider: "CPU", "CUDA".
 bool has_provider(const std::string& provider);

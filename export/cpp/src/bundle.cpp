@@ -103,7 +103,7 @@ Golden Bundle::golden() const {
   return read_golden(content, where, manifest_);
 }
 
-void Bundle::record(const std::vector<EngineVerdict>& verdicts) const {
+void Bundle::record(const std::vector<EngineVerdict>& verdicts) {
   const auto stands = [&](const EngineVerdict& verdict) {
     const auto same = [&](const EngineEntry& engine) {
       return engine.name == verdict.engine && engine.verdict == verdict.verdict && engine.reason == verdict.reason;
@@ -111,7 +111,13 @@ void Bundle::record(const std::vector<EngineVerdict>& verdicts) const {
     return std::any_of(manifest_.engines.begin(), manifest_.engines.end(), same);
   };
   if (std::all_of(verdicts.begin(), verdicts.end(), stands)) return;
-  write_whole(path(kManifest), with_verdicts(text_, verdicts));
+  text_ = with_verdicts(text_, verdicts);
+  write_whole(path(kManifest), text_);
+}
+
+void Bundle::record_speeds(const std::vector<Speed>& speeds) {
+  text_ = with_speeds(text_, speeds);
+  write_whole(path(kManifest), text_);
 }
 
 }  // namespace byolt

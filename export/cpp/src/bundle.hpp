@@ -43,7 +43,11 @@ class Bundle {
 
   /// Write new verdicts of engines into the manifest, which is replaced atomically.
   /// @throws Error(machine) it cannot be written
-  void record(const std::vector<EngineVerdict>& verdicts) const;
+  void record(const std::vector<EngineVerdict>& verdicts);
+
+  /// Write speeds into the manifest, which has them from schema version 3 on.
+  /// @throws Error(machine) it cannot be written
+  void record_speeds(const std::vector<Speed>& speeds);
 
  private:
   [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }

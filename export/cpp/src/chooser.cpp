@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device.hpp"
+#include "processor.hpp"
 #include "text.hpp"
 
 namespace byolt {
@@ -12,6 +13,14 @@ namespace {
 
 // What serves best where nothing is asked for: half precision costs a GPU nothing, and a CPU has none.
 constexpr std::array<const char*, 3> kOnGpu = {"fp16", "fp32", "int8"}, kOnCpu = {"fp32", "fp16", "int8"};
+
+bool is_placed_for(const OnnxEntry& entry, const std::string& placement) {
+  return entry.placement.empty() || entry.placement == placement;
+}
+
+#ifdef BYOLT_TENSORRT
+bool is_placed_for(const EngineEntry&, const std::string&) { return true; }
+#endif
 
 class Choice {
  public:
@@ -22,37 +31,102 @@ class Choice {
     const Runtime asked = options_.runtime;
     const bool any = asked == Runtime::automatic;
     Opened opened;
+    if (options_.precision == "fastest") return fastest();
     const bool found = (asked == Runtime::tensorrt && try_engines(opened)) || (any && try_engines(opened)) ||
                        ((any || asked == Runtime::cuda) && try_onnx("CUDA", opened)) ||
                        ((any || asked == Runtime::cpu) && try_onnx("CPU", opened));
     if (found) return opened;
-    std::string why;
-    for (const std::string& refusal : refusals_) why += (why.empty() ? "" : "; ") + refusal;
-    throw Error(Code::missing, bundle_.folder() + " holds nothing that may run here: " + why);
+    throw nothing_runs();
   }
 
  private:
+  [[nodiscard]] Error nothing_runs() const {
+    std::string why;
+    for (const std::string& refusal : refusals_) why += (why.empty() ? "" : "; ") + refusal;
+    return {Code::missing, bundle_.folder() + " holds nothing that may run here: " + why};
+  }
+
+  /// What `verify` wrote down on this machine, the fastest that opens; nothing is timed here.
+  Opened fastest() {
+    const Manifest& manifest = bundle_.manifest();
+    std::vector<Speed> timed;
+    for (const Speed& speed : manifest.speeds) {
+      if (is_of_here(speed) && is_asked_for(speed.runtime)) timed.push_back(speed);
+    }
+    std::stable_sort(timed.begin(), timed.end(),
+                     [](const Speed& a, const Speed& b) { return a.images_per_s > b.images_per_s; });
+    Opened opened;
+    for (const Speed& speed : timed) {
+      const auto named = [&](const auto& entry) { return entry.name == speed.file; };
+      const auto file = std::find_if(manifest.files.begin(), manifest.files.end(), named);
+      const auto engine = std::find_if(manifest.engines.begin(), manifest.engines.end(), named);
+      const std::string provider = speed.runtime == "cuda" ? "CUDA" : "CPU";
+      if (file != manifest.files.end() && speed.runtime != "tensorrt" && try_onnx({&*file}, provider, opened)) {
+        return opened;
+      }
+      if (engine != manifest.engines.end() && speed.runtime == "tensorrt" && try_engines({&*engine}, opened)) {
+        return opened;
+      }
+    }
+    if (!timed.empty()) throw nothing_runs();
+    const auto passed = [](const auto& entry) { return entry.verdict == "passed"; };
+    if (std::count_if(manifest.files.begin(), manifest.files.end(), passed) +
+            std::count_if(manifest.engines.begin(), manifest.engines.end(), passed) <
+        2) {  // Nothing is timed where there is nothing to compare.
+      Options plain = options_;
+      plain.precision = "";
+      return Choice(bundle_, plain).make();
+    }
+    const std::string threads = options_.threads > 0 ? " --threads " + std::to_string(options_.threads) : "";
+    throw Error(Code::missing, bundle_.folder() + " tells no speeds of " + cpu_name() + " with " +
+                                   std::to_string(cpu_threads(options_.threads)) + " threads: run byolt-verify " +
+                                   bundle_.folder() + threads + " here");
+  }
+
+  [[nodiscard]] bool is_of_here(const Speed& speed) const {
+    const bool on_cpu = speed.runtime == "cpu";
+    return speed.processor == (on_cpu ? cpu_name() : plain_name(gpu_name().value_or(""))) &&
+           speed.threads == cpu_threads(options_.threads) && speed.batch == bundle_.manifest().contract.input.opt_batch;
+  }
+
+  /// Of the runtimes that this library has, which OpenVINO is none of.
+  [[nodiscard]] bool is_asked_for(const std::string& runtime) const {
+    switch (options_.runtime) {
+      case Runtime::tensorrt:
+        return runtime == "tensorrt";
+      case Runtime::cuda:
+        return runtime == "cuda";
+      case Runtime::cpu:
+        return runtime == "cpu";
+      default:
+        return runtime != "openvino";
+    }
+  }
+
   void check_options() const {
     const auto runtimes = {Runtime::automatic, Runtime::tensorrt, Runtime::cuda, Runtime::cpu};
     if (std::find(runtimes.begin(), runtimes.end(), options_.runtime) == runtimes.end()) {
       throw Error(Code::input, "the runtime is not known: it is automatic, tensorrt, cuda or cpu");
     }
     const std::string& precision = options_.precision;
-    const bool known = std::find(kOnCpu.begin(), kOnCpu.end(), precision) != kOnCpu.end();
+    const bool known = std::find(kOnCpu.begin(), kOnCpu.end(), precision) != kOnCpu.end() || precision == "fastest";
     if (!precision.empty() && !known) {
-      throw Error(Code::input, "precision `" + precision + "` is not known: it is one of fp32, fp16, int8");
+      throw Error(Code::input, "precision `" + precision + "` is not known: it is fastest, or one of fp32, fp16, int8");
     }
     if (options_.threads < 0) throw Error(Code::input, "threads must be 1 or more, or 0 for one a core");
   }
 
   /// Entries of the precision asked for, or of all, the best first.
   template <typename Entry>
-  std::vector<const Entry*> ranked(const std::vector<Entry>& entries, const std::array<const char*, 3>& order) {
+  std::vector<const Entry*> ranked(const std::vector<Entry>& entries, const std::array<const char*, 3>& order,
+                                   const std::string& placement) {
     std::vector<const Entry*> found;
     for (const char* precision : order) {
       if (!options_.precision.empty() && options_.precision != precision) continue;
-      for (const Entry& entry : entries) {
-        if (entry.precision == precision) found.push_back(&entry);
+      for (const bool placed : {true, false}) {  // Another placement than this runtime's runs too, but more slowly.
+        for (const Entry& entry : entries) {
+          if (entry.precision == precision && is_placed_for(entry, placement) == placed) found.push_back(&entry);
+        }
       }
     }
     return found;
@@ -69,7 +143,16 @@ class Choice {
 
   bool try_engines(Opened& opened) {
 #ifdef BYOLT_TENSORRT
-    const auto entries = ranked(bundle_.manifest().engines, kOnGpu);
+    const auto entries = ranked(bundle_.manifest().engines, kOnGpu, "tensorrt");
+    if (entries.empty()) refusals_.push_back("it has no engine: build one with byolt-build-engine " + bundle_.folder());
+    return try_engines(entries, opened);
+#else
+    return try_engines({}, opened);
+#endif
+  }
+
+  bool try_engines(const std::vector<const EngineEntry*>& entries, Opened& opened) {
+#ifdef BYOLT_TENSORRT
     for (const EngineEntry* entry : entries) {
       if (const std::string reason = why_engine_cannot_run(*entry); !reason.empty()) {
         refusals_.push_back(reason);
@@ -81,9 +164,8 @@ class Choice {
         return true;
       }
     }
-    if (entries.empty()) refusals_.push_back("it has no engine: build one with byolt-build-engine " + bundle_.folder());
 #else
-    (void)opened;
+    (void)entries, (void)opened;
     refusals_.emplace_back("this byolt was built without TensorRT (-DBYOLT_TENSORRT=ON)");
 #endif
     return false;
@@ -91,12 +173,16 @@ class Choice {
 
   bool try_onnx(const std::string& provider, Opened& opened) {
     const bool on_gpu = provider == "CUDA";
-    if (on_gpu && !gpu_capability()) {
+    const auto entries = ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu, on_gpu ? "tensorrt" : "cpu");
+    if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
+    return try_onnx(entries, provider, opened);
+  }
+
+  bool try_onnx(const std::vector<const OnnxEntry*>& entries, const std::string& provider, Opened& opened) {
+    if (provider == "CUDA" && !gpu_capability()) {
       refusals_.emplace_back("no GPU answers on this machine");
       return false;
     }
-    const auto entries = ranked(bundle_.manifest().files, on_gpu ? kOnGpu : kOnCpu);
-    if (entries.empty()) refusals_.push_back("it has no " + options_.precision + " file");
     const Tensors tensors = tensors_of(bundle_.manifest().contract);
     for (const OnnxEntry* entry : entries) {
       if (!entry->is_made()) {
@@ -106,7 +192,7 @@ class Choice {
       if (!proven(*entry, find_precision_fault(*entry))) continue;
       const std::string path = bundle_.open_onnx(*entry);
       try {
-        opened.backend = open_onnxruntime(path, tensors, provider, options_.threads);
+        opened.backend = open_onnxruntime(path, tensors, provider, options_.threads, entry->for_tensorrt());
       } catch (const Error& error) {
         if (error.code() != Code::missing || options_.runtime != Runtime::automatic) throw;
         refusals_.emplace_back(error.what());  // Another runtime may be here: that is what automatic means.

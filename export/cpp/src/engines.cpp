@@ -31,7 +31,7 @@ std::vector<const OnnxEntry*> files_to_build(const Bundle& bundle, const std::ve
   std::vector<const OnnxEntry*> chosen;
   for (const OnnxEntry& file : files) {
     const bool asked = std::find(precisions.begin(), precisions.end(), file.precision) != precisions.end();
-    if (!asked && !precisions.empty()) continue;
+    if ((!asked && !precisions.empty()) || !file.becomes_engines()) continue;
     if (file.verdict != "passed") {
       throw Error(Code::input, bundle.folder() + "/" + file.name + " has not passed (" + file.reason +
                                    "): no engine is built from it");
@@ -44,7 +44,7 @@ std::vector<const OnnxEntry*> files_to_build(const Bundle& bundle, const std::ve
   }
   for (const std::string& precision : precisions) {
     const bool found =
-        std::any_of(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.precision == precision; });
+        std::any_of(chosen.begin(), chosen.end(), [&](const OnnxEntry* f) { return f->precision == precision; });
     if (!found)
       throw Error(Code::input,
                   bundle.folder() + " holds no " + precision + " file: byolt export --precision " + precision);

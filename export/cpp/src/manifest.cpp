@@ -16,7 +16,8 @@ using nlohmann::json;
 constexpr std::int64_t kBatchBytes = 1 << 30;  // A bundle is untrusted: nothing larger is run in one batch.
 constexpr std::int64_t kLargestBatch = 65536, kMostPositive = INT64_MAX;
 constexpr double kLeastInt8 = 0.5;  // Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
-constexpr std::size_t kMostFiles = 16, kMostEngines = 64, kMostCapabilities = 16;
+constexpr std::size_t kMostFiles = 16, kMostEngines = 64, kMostCapabilities = 16, kMostSpeeds = 1024;
+constexpr std::size_t kLongestProcessor = 200;
 
 std::size_t size_of(const Fields& fields, const std::string& key, std::int64_t most) {
   return static_cast<std::size_t>(fields.integer(key, 1, most));
@@ -140,11 +141,19 @@ void check_calibration(const json& value, const std::string& where) {
 }
 
 OnnxEntry read_onnx(const json& value, const std::string& where) {
-  const Fields fields(value, where,
-                      {"name", "precision", "opset", "sha256", "verdict", "reason", "gates", "calibration", "shares"});
+  const Fields fields(
+      value, where,
+      {"name", "precision", "placement", "opset", "sha256", "verdict", "reason", "gates", "calibration", "shares"});
   OnnxEntry entry;
   entry.name = fields.file_name("name", ".onnx");
   entry.precision = fields.one_of("precision", {"fp32", "fp16", "int8"});
+  if (entry.precision == "int8") entry.placement = "tensorrt";  // Where none is told: before schema version 3.
+  if (const json* placement = fields.find("placement"); placement != nullptr) {
+    entry.placement = placement->is_null() ? "" : fields.one_of("placement", {"tensorrt", "cpu", "openvino"});
+  }
+  if (entry.placement.empty() == (entry.precision == "int8")) {
+    throw FieldError(where, "a placement goes with int8, and int8 with one: this file is " + entry.precision);
+  }
   (void)size_of(fields, "opset", kMostPositive);
   entry.sha256 = fields.sha256("sha256");
   entry.verdict = read_verdict(fields);
@@ -193,6 +202,32 @@ EngineEntry read_engine(const json& value, const std::string& where) {
   return entry;
 }
 
+Speed read_speed(const json& value, const std::string& where) {
+  const Fields fields(value, where, {"file", "runtime", "processor", "threads", "batch", "images_per_s", "times_fp32"});
+  const auto positive = [&](const std::string& key) {
+    const double number = to_number(fields.need(key), fields.at(key));
+    if (number <= 0) throw FieldError(fields.at(key), "it must be above 0");
+    return number;
+  };
+  Speed speed;
+  const std::string file = fields.text("file"), ending = ".onnx";
+  const bool onnx =
+      file.size() >= ending.size() && file.compare(file.size() - ending.size(), ending.size(), ending) == 0;
+  speed.file = fields.file_name("file", onnx ? ".onnx" : ".engine");
+  speed.runtime = fields.one_of("runtime", {"cpu", "openvino", "cuda", "tensorrt"});
+  speed.processor = fields.text("processor");
+  const auto printable = [](char letter) { return letter >= ' ' && letter <= '~'; };
+  if (speed.processor.empty() || speed.processor.size() > kLongestProcessor ||
+      !std::all_of(speed.processor.begin(), speed.processor.end(), printable)) {
+    throw FieldError(fields.at("processor"), "it must be 1 to 200 printable characters of ASCII");
+  }
+  speed.threads = size_of(fields, "threads", kMostPositive);
+  speed.batch = size_of(fields, "batch", kLargestBatch);
+  speed.images_per_s = positive("images_per_s");
+  if (!fields.need("times_fp32").is_null()) speed.times_fp32 = positive("times_fp32");
+  return speed;
+}
+
 template <typename Read>
 auto read_list(const json& list, const std::string& where, Read read) {
   std::vector<decltype(read(list, where))> entries;
@@ -203,19 +238,30 @@ auto read_list(const json& list, const std::string& where, Read read) {
 Manifest read_manifest(const json& value) {
   // Another schema version explains every other fault.
   const json version = value.is_object() ? value.value("schema_version", json(1)) : json(1);
-  if (version != json(1) && version != json(2)) throw FieldError("schema_version", "this byolt reads versions 1 and 2");
+  if (version != json(1) && version != json(2) && version != json(3)) {
+    throw FieldError("schema_version", "this byolt reads versions 1, 2 and 3");
+  }
   const Fields fields(value, "",
-                      {"schema_version", "contract", "files", "engines", "golden", "parity_sha256", "tools"});
+                      {"schema_version", "contract", "files", "engines", "golden", "parity_sha256", "tools", "speeds"});
   Manifest manifest;
+  manifest.version = version.get<int>();
   manifest.contract = read_contract(fields.need("contract"), "contract");
   manifest.files = read_list(to_array(fields.need("files"), "files", 1, kMostFiles), "files", read_onnx);
   if (const json* engines = fields.find("engines"); engines != nullptr) {
     manifest.engines = read_list(to_array(*engines, "engines", 0, kMostEngines), "engines", read_engine);
   }
-  for (const OnnxEntry& file : manifest.files) {
-    if (file.shares.has_value() == (version == json(2))) continue;
-    throw FieldError("files", "every file has `shares` in schema version 2, and none has them in version 1");
+  if (const json* speeds = fields.find("speeds"); speeds != nullptr) {
+    manifest.speeds = read_list(to_array(*speeds, "speeds", 0, kMostSpeeds), "speeds", read_speed);
   }
+  for (const OnnxEntry& file : manifest.files) {
+    if (file.shares.has_value() == (version == json(1))) {
+      throw FieldError("files", "every file has `shares` from schema version 2 on, and none has them in version 1");
+    }
+    if (version != json(3) && !file.becomes_engines()) {
+      throw FieldError("files", "placement came with schema version 3");
+    }
+  }
+  if (version != json(3) && !manifest.speeds.empty()) throw FieldError("speeds", "they came with schema version 3");
   if (version == json(1) && !(manifest.contract.input.samples == Samples{})) {
     throw FieldError("contract", "channels and bit_depth came with schema version 2");
   }
@@ -273,7 +319,8 @@ std::string find_precision_fault(const OnnxEntry& entry) {
     return found == entry.shares->end() ? 0 : found->second;
   };
   const std::string& precision = entry.precision;
-  if (precision == "int8" ? share("int8") >= kLeastInt8 && share("fp32") == 0 : share(precision) == 1) return "";
+  const char* never = entry.becomes_engines() ? "fp32" : "fp16";  // What is kept is fp16 for TensorRT, fp32 for a CPU.
+  if (precision == "int8" ? share("int8") >= kLeastInt8 && share(never) == 0 : share(precision) == 1) return "";
   std::string found;
   for (const char* type : {"fp32", "fp16", "int8"}) {
     if (share(type) == 0) continue;
@@ -290,6 +337,21 @@ std::string with_verdicts(const std::string& text, const std::vector<EngineVerdi
       engine["verdict"] = verdict.verdict;
       engine["reason"] = verdict.reason;
     }
+  }
+  return manifest.dump(2) + "\n";
+}
+
+std::string with_speeds(const std::string& text, const std::vector<Speed>& speeds) {
+  auto manifest = nlohmann::ordered_json::parse(text);
+  auto& list = manifest["speeds"] = nlohmann::ordered_json::array();
+  for (const Speed& speed : speeds) {
+    list.push_back({{"file", speed.file},
+                    {"runtime", speed.runtime},
+                    {"processor", speed.processor},
+                    {"threads", speed.threads},
+                    {"batch", speed.batch},
+                    {"images_per_s", speed.images_per_s},
+                    {"times_fp32", speed.times_fp32 ? nlohmann::ordered_json(*speed.times_fp32) : nullptr}});
   }
   return manifest.dump(2) + "\n";
 }

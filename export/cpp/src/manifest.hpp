@@ -49,7 +49,14 @@ struct OnnxEntry {
     return sha256.find_first_not_of('0') != std::string::npos || verdict != "failed";
   }
 
+  /// Whether TensorRT builds engines from it: it refuses the zero points of an int8 file for a CPU.
+  [[nodiscard]] bool becomes_engines() const { return placement.empty() || placement == "tensorrt"; }
+
+  /// Whether ONNX Runtime finds no integer kernels for its Q/DQ.
+  [[nodiscard]] bool for_tensorrt() const { return placement == "tensorrt"; }
+
   std::string name, precision, sha256, verdict, reason;
+  std::string placement;  ///< of int8: "tensorrt", "cpu" or "openvino", for which its Q/DQ are placed
   std::map<std::string, double> gates;
   std::optional<std::map<std::string, double>> shares;  ///< of its multiply-adds by type; none in schema version 1
 };
@@ -60,10 +67,20 @@ struct EngineEntry {
   std::size_t min_batch = 1, opt_batch = 1, max_batch = 1;
 };
 
+/// How fast a file ran on one machine; `times_fp32` over the fp32 file in ONNX Runtime on the same processor.
+struct Speed {
+  std::string file, runtime, processor;
+  std::size_t threads = 1, batch = 1;
+  double images_per_s = 0;
+  std::optional<double> times_fp32;
+};
+
 struct Manifest {
+  int version = 1;
   Contract contract;
   std::vector<OnnxEntry> files;
   std::vector<EngineEntry> engines;
+  std::vector<Speed> speeds;
   std::size_t golden_images = 0;
   std::string golden_sha256, parity_sha256;
 };
@@ -85,5 +102,8 @@ struct EngineVerdict {
   std::string engine, verdict, reason;
 };
 std::string with_verdicts(const std::string& text, const std::vector<EngineVerdict>& verdicts);
+
+/// manifest.json with these speeds; everything else as it was.
+std::string with_speeds(const std::string& text, const std::vector<Speed>& speeds);
 
 }  // namespace byolt

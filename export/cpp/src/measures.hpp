@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-// How far are outputs from other outputs? The measures and gates of byolt_export/proof: measures.py and gates.py.
+// How far are outputs from other outputs? The measures of byolt_export/proof/measures.py.
 // Axes: N images, D output features. `reference` is PyTorch's output, `candidate` a delivered file's.
 namespace byolt {
 
@@ -29,11 +29,10 @@ struct Measures {
   std::optional<double> overlap_at_1, overlap_at_10, top_1_agreement;
 };
 
-/// What outputs must keep to pass. Names that end in `_max` are upper limits, the rest lower limits.
-struct Gates {
-  double relative_l2_mean_max, relative_l2_worst_max, centred_cosine_worst, overlap_at_1, overlap_at_10,
-      top_1_agreement, unnoticed_perturbation_max;
-};
+inline constexpr std::size_t kQueries = 1'000;  ///< whose neighbours are looked for, at most
+
+/// How far the outputs of different images lie apart: median distance from their median, over their median length.
+double spread(const Rows& outputs);
 
 /// |c - r| / |r| of each row of the candidate, whose row n is of image n modulo N. No row is divided by less than the
 /// median length of the reference's rows.
@@ -45,7 +44,7 @@ std::optional<double> neighbour_overlap(const Rows& reference, const Rows& candi
 /// Every measure; neighbours of an embedding, top-1 of logits.
 Measures measure(const Rows& reference, const Rows& candidate, bool logits);
 
-/// What in the measures breaks the gates, one phrase each; empty when all is kept.
-std::vector<std::string> faults(const Measures& measures, const Gates& gates);
+/// Wilson's score interval of a share of so many queries, as if each were drawn for itself: 95 %.
+std::array<double, 2> wilson_interval_95(double share, std::size_t queries);
 
 }  // namespace byolt

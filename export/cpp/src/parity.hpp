@@ -1,13 +1,13 @@
 #pragma once
 
-#include <map>
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "backend.hpp"
 #include "bundle.hpp"
-#include "measures.hpp"
+#include "gates.hpp"
 
 // Is it the same function? The verdict of byolt_export/proof/parity.py on a delivered file.
 namespace byolt {
@@ -26,6 +26,14 @@ struct Control {
   std::optional<double> relative_l2_worst;
 };
 
+/// A share of `queries`, its 95 % interval, and the gate that it is judged by.
+struct Share {
+  double value;
+  std::array<double, 2> interval_95;
+  std::size_t queries;
+  double gate;
+};
+
 /// One file, run by one provider; `reasons` is empty when it passed.
 struct Parity {
   std::string verdict;  // passed, failed, not run here
@@ -35,12 +43,15 @@ struct Parity {
   std::vector<BatchCheck> batches;
   std::vector<Control> controls;
 
+  /// Whose neighbour or class was kept: the shares of the golden images that have a meaning, by the names of Gates.
+  [[nodiscard]] std::vector<std::pair<std::string, Share>> shares() const;
+
+  /// What keeps its gate by less than chance may have given, in words.
+  [[nodiscard]] std::vector<std::string> remarks() const;
+
   /// The least noise on the largest kernel, as a share of its standard deviation, that fails the gates.
   [[nodiscard]] std::optional<double> detection_limit() const;
 };
-
-/// The built-in limits of a precision, or the manifest's where those are stricter: it can never loosen them.
-Gates gates_of(const std::string& precision, const std::map<std::string, double>& asked);
 
 /// Batch sizes that parity is checked at: one, two, an odd one, the optimum, and the maximum.
 std::vector<std::size_t> batch_sizes(std::size_t opt_batch, std::size_t max_batch);

@@ -11,7 +11,8 @@ namespace byolt {
 namespace {
 
 constexpr const char* kParity = "parity.json";
-constexpr std::size_t kLongestReason = 2000;  // Bytes of somebody else's manifest that are repeated.
+constexpr std::size_t kParityBytes = std::size_t{64} << 20;  // Nothing larger is parsed.
+constexpr std::size_t kLongestReason = 2000;                 // Bytes of somebody else's manifest that are repeated.
 
 Parity not_run(const Gates& gates, const std::string& reason) {
   Parity parity;
@@ -21,10 +22,27 @@ Parity not_run(const Gates& gates, const std::string& reason) {
   return parity;
 }
 
+using Judged = std::map<std::string, Limits>;
+
+/// The gates that each file was judged by when it was made: whoever loosens those of the manifest gains nothing.
+Judged judged_gates(const Bundle& bundle) {
+  std::string content;
+  const std::string where = bundle.open_file(kParity, bundle.manifest().parity_sha256, &content);
+  if (content.size() > kParityBytes) {
+    throw Error(Code::input, where + " is larger than it may be (64 MiB): export it again");
+  }
+  std::vector<std::string> names;
+  for (const OnnxEntry& entry : bundle.manifest().files) names.push_back(entry.name);
+  return parse_judged_gates(content, where, names);
+}
+
+Gates gates_of_entry(const OnnxEntry& entry, const Golden& golden, const Judged& judged) {
+  return gates_of(entry.precision, golden.images, {entry.gates, judged.at(entry.name)});
+}
+
 FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::string& provider, const Golden& golden,
-                      int threads) {
+                      const Gates& gates, int threads) {
   const Contract& contract = bundle.manifest().contract;
-  const Gates gates = gates_of(entry.precision, entry.gates);
   FileReport report{entry.name, entry.precision, provider + "ExecutionProvider", false, {}};
   if (!entry.is_made()) {
     report.provider = "CPUExecutionProvider";
@@ -34,7 +52,7 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
   }
   const std::string path = bundle.open_onnx(entry);
   try {
-    const auto backend = open_onnxruntime(path, tensors_of(contract), provider, threads);
+    const auto backend = open_onnxruntime(path, tensors_of(contract), provider, threads, entry.for_tensorrt());
     report.parity = prove(*backend->session(), golden, contract, gates);
   } catch (const Error& error) {
     if (error.code() != Code::missing) throw;
@@ -51,12 +69,12 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
   return report;
 }
 
-FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Golden& golden) {
+FileReport prove_engine(const Bundle& bundle, const EngineEntry& entry, const Golden& golden, const Judged& judged) {
   const std::string path = bundle.open_engine(entry);
   const auto& files = bundle.manifest().files;
   const auto source =
       std::find_if(files.begin(), files.end(), [&](const OnnxEntry& f) { return f.name == entry.onnx; });
-  const Gates gates = gates_of(entry.precision, source->gates);
+  const Gates gates = gates_of_entry(*source, golden, judged);
   FileReport report{entry.name, entry.precision, entry.flavour + " " + entry.version, true, {}};
   if (const std::string reason = why_engine_cannot_run(entry); !reason.empty()) {
     report.parity = not_run(gates, reason);
@@ -101,7 +119,7 @@ std::string Report::reason() const {
 
 Report verify(const Bundle& bundle, std::vector<std::string> providers, int threads) {
   const Golden golden = bundle.golden();
-  (void)bundle.open_file(kParity, bundle.manifest().parity_sha256);
+  const Judged judged = judged_gates(bundle);
   if (providers.empty()) {
     providers = {"CPU"};
     if (gpu_capability() && has_provider("CUDA")) providers.insert(providers.begin(), "CUDA");
@@ -110,11 +128,12 @@ Report verify(const Bundle& bundle, std::vector<std::string> providers, int thre
   for (const OnnxEntry& entry : bundle.manifest().files) {
     for (const std::string& provider : providers) {
       if (!entry.is_made() && provider != providers.front()) continue;
-      report.files.push_back(prove_onnx(bundle, entry, provider, golden, threads));
+      const Gates gates = gates_of_entry(entry, golden, judged);
+      report.files.push_back(prove_onnx(bundle, entry, provider, golden, gates, threads));
     }
   }
   for (const EngineEntry& entry : bundle.manifest().engines)
-    report.files.push_back(prove_engine(bundle, entry, golden));
+    report.files.push_back(prove_engine(bundle, entry, golden, judged));
   return report;
 }
 

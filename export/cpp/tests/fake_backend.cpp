@@ -66,7 +66,7 @@ class FakeBackend final : public Backend {
 
 bool has_provider(const std::string& provider) { return provider == "CPU"; }
 
-std::unique_ptr<Backend> open_onnxruntime(const std::string&, const Tensors& tensors, const std::string&, int) {
+std::unique_ptr<Backend> open_onnxruntime(const std::string&, const Tensors& tensors, const std::string&, int, bool) {
   return std::make_unique<FakeBackend>(tensors);
 }
 

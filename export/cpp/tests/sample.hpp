@@ -48,13 +48,21 @@ inline json manifest() {
                        {"sha256", digest},
                        {"verdict", "not run here"},
                        {"reason", "no GPU"}};
-  return {{"schema_version", 2},
+  return {{"schema_version", 3},
           {"contract", contract()},
           {"files", {onnx}},
           {"engines", {engine}},
           {"golden", {{"kind", "synthetic"}, {"images", 2}, {"sha256", digest}}},
           {"parity_sha256", digest},
-          {"tools", {{"byolt", "0.1.0"}}}};
+          {"tools", {{"byolt", "0.1.0"}}},
+          {"speeds",
+           {{{"file", "encoder.onnx"},
+             {"runtime", "cpu"},
+             {"processor", "Sample CPU @ 2 GHz"},
+             {"threads", 2},
+             {"batch", 1},
+             {"images_per_s", 125.5},
+             {"times_fp32", nullptr}}}}};
 }
 
 // Protobuf by hand.

@@ -6,6 +6,7 @@
 #include "byolt/encoder.hpp"
 #include "check.hpp"
 #include "fake_backend.hpp"
+#include "processor.hpp"
 #include "sample.hpp"
 
 using byolt::Code;
@@ -142,6 +143,71 @@ TEST(a_file_of_another_precision_is_refused) {
   CHECK_ERROR(Code::missing, "is not proven (it is named fp32, and it multiplies 100% in fp16): run byolt-verify",
               Encoder::open(folder.path()));
   CHECK(Encoder::open(folder.path(), with(Runtime::cpu, "", true)).description().file == "encoder.onnx");
+}
+
+TEST(the_fastest_is_what_was_written_down_here) {
+  const sample::Folder folder;
+  const auto with_speeds = [&](const std::function<void(json&)>& change) {
+    write(folder, [&](json& m) {
+      json second = m["files"][0];  // The same bytes under another name: the fake runs both.
+      second["name"] = "encoder.int8-cpu.onnx";
+      second.update({{"precision", "int8"}, {"placement", "cpu"}, {"shares", {{"int8", 1.0}}}});
+      m["files"].push_back(second);
+      json& fp32 = m["speeds"][0];
+      fp32.update({{"processor", byolt::cpu_name()}, {"threads", byolt::cpu_threads(0)}, {"batch", 2}});
+      json int8 = fp32;
+      int8.update({{"file", "encoder.int8-cpu.onnx"}, {"images_per_s", 250.0}, {"times_fp32", 2.0}});
+      m["speeds"].push_back(int8);
+      change(m);
+      const std::string onnx = sample::onnx(m["contract"].dump());
+      folder.write("encoder.int8-cpu.onnx", onnx);
+      m["files"][1]["sha256"] = sample::sha256(onnx);
+    });
+  };
+  const auto fastest = [&](Runtime runtime, int threads = 0) {
+    Options options = with(runtime, "fastest");
+    options.threads = threads;
+    return Encoder::open(folder.path(), options).description().file;
+  };
+  with_speeds([](json&) {});
+  CHECK(fastest(Runtime::automatic) == "encoder.int8-cpu.onnx" && fastest(Runtime::cpu) == "encoder.int8-cpu.onnx");
+  CHECK(Encoder::open(folder.path()).description().file == "encoder.onnx");  // The default order stays.
+  CHECK_ERROR(Code::missing, "threads: run byolt-verify " + folder.path() + " --threads 99 here",
+              fastest(Runtime::cpu, 99));
+  CHECK_ERROR(Code::missing, "tells no speeds of " + byolt::cpu_name(), fastest(Runtime::cuda));
+  const std::vector<std::function<void(json&)>> elsewhere = {
+      [](json& m) { m["speeds"][1]["processor"] = "Another CPU"; },
+      [](json& m) { m["speeds"][1]["threads"] = 99; },
+      [](json& m) { m["speeds"][1]["batch"] = 1; },
+      [](json& m) { m["speeds"][1]["runtime"] = "openvino"; },
+      [](json& m) { m["speeds"][1]["images_per_s"] = 99; },
+      [](json& m) { m["files"][1]["verdict"] = "failed"; },
+  };
+  for (const auto& change : elsewhere) {
+    with_speeds(change);
+    CHECK(fastest(Runtime::automatic) == "encoder.onnx");
+  }
+  with_speeds([](json& m) { m["speeds"] = json::array(); });
+  CHECK_ERROR(Code::missing, "tells no speeds of", fastest(Runtime::automatic));
+  with_speeds([](json& m) { m["speeds"] = json::array(), m["files"][0]["verdict"] = "failed"; });
+  CHECK(fastest(Runtime::automatic) == "encoder.int8-cpu.onnx");  // There is nothing to choose.
+}
+
+TEST(the_cpus_int8_comes_before_tensorrts) {
+  for (const char* second : {"cpu", "openvino"}) {
+    const sample::Folder folder;
+    write(folder, [&](json& m) {
+      m["files"][0].update({{"precision", "int8"}, {"placement", "tensorrt"}, {"shares", {{"int8", 1.0}}}});
+      json other = m["files"][0];
+      other.update({{"name", "encoder.int8-second.onnx"}, {"placement", second}});
+      const std::string onnx = sample::onnx(m["contract"].dump());
+      folder.write("encoder.int8-second.onnx", onnx);
+      other["sha256"] = sample::sha256(onnx);
+      m["files"].push_back(other);
+    });
+    const std::string file = Encoder::open(folder.path(), with(Runtime::cpu, "int8")).description().file;
+    CHECK(file == (std::string(second) == "cpu" ? "encoder.int8-second.onnx" : "encoder.onnx"));
+  }
 }
 
 TEST(what_is_asked_for_is_never_replaced) {

@@ -2,7 +2,9 @@
 
 #include "check.hpp"
 #include "manifest.hpp"
+#include "processor.hpp"
 #include "sample.hpp"
+#include "speeds.hpp"
 
 using byolt::Code;
 using nlohmann::json;
@@ -33,7 +35,7 @@ TEST(what_may_be_left_out) {
   json manifest = sample::manifest();
   for (const char* key : {"name", "dtype", "layout", "colour_order", "camera_px", "opt_batch"})
     input(manifest).erase(key);
-  for (const char* key : {"engines", "schema_version"}) manifest.erase(key);
+  for (const char* key : {"engines", "schema_version", "speeds"}) manifest.erase(key);
   for (const char* key : {"calibration", "shares"}) manifest["files"][0].erase(key);
   const byolt::Manifest read = parse(manifest);
   CHECK(!read.files[0].shares);  // As in schema version 1.
@@ -56,6 +58,7 @@ TEST(grey_images_and_more_than_8_bits) {
   CHECK(read.samples.channels == 1 && read.samples.white() == 4095 && read.image_bytes() == 32);
   CHECK(!(read == parse(sample::manifest()).contract.input));
   manifest["schema_version"] = 1;
+  manifest.erase("speeds");
   manifest["files"][0].erase("shares");
   CHECK_ERROR(Code::input, "contract: channels and bit_depth came with schema version 2", parse(manifest));
 }
@@ -103,9 +106,29 @@ TEST(faults_of_a_manifest) {
          m["contract"]["output"]["maps"] = json::array({{{"name", "map"}, {"shape", {4, 2, 2}}}});
        }},
       {"contract.output.maps: ", [](json& m) { m["contract"]["output"]["maps"] = json::array({1}); }},
-      {"schema_version: this byolt reads versions 1 and 2", [](json& m) { m["schema_version"] = 3, m["later"] = 1; }},
-      {"files: every file has `shares` in schema version 2", [](json& m) { m["schema_version"] = 1; }},
-      {"files: every file has `shares` in schema version 2", [](json& m) { m["files"][0].erase("shares"); }},
+      {"schema_version: this byolt reads versions 1, 2 and 3",
+       [](json& m) { m["schema_version"] = 4, m["later"] = 1; }},
+      {"files: every file has `shares` from schema version 2 on", [](json& m) { m["schema_version"] = 1; }},
+      {"files: every file has `shares` from schema version 2 on", [](json& m) { m["files"][0].erase("shares"); }},
+      {"files.0: a placement goes with int8, and int8 with one: this file is fp32",
+       [](json& m) { m["files"][0]["placement"] = "cpu"; }},
+      {"files.0: a placement goes with int8",
+       [](json& m) { m["files"][0].update({{"precision", "int8"}, {"placement", nullptr}}); }},
+      {"files.0.placement", [](json& m) { m["files"][0].update({{"precision", "int8"}, {"placement", "gpu"}}); }},
+      {"files: placement came with schema version 3",
+       [](json& m) {
+         m["schema_version"] = 2, m["speeds"] = json::array();
+         m["files"][0].update({{"precision", "int8"}, {"placement", "cpu"}});
+       }},
+      {"speeds: they came with schema version 3", [](json& m) { m["schema_version"] = 2; }},
+      {"speeds.0.file", [](json& m) { m["speeds"][0]["file"] = "../encoder.onnx"; }},
+      {"speeds.0.runtime", [](json& m) { m["speeds"][0]["runtime"] = "npu"; }},
+      {"speeds.0.processor", [](json& m) { m["speeds"][0]["processor"] = "a\nb"; }},
+      {"speeds.0.threads", [](json& m) { m["speeds"][0]["threads"] = 0; }},
+      {"speeds.0.batch", [](json& m) { m["speeds"][0]["batch"] = 65537; }},
+      {"speeds.0.images_per_s: it must be above 0", [](json& m) { m["speeds"][0]["images_per_s"] = 0; }},
+      {"speeds.0.times_fp32", [](json& m) { m["speeds"][0].erase("times_fp32"); }},
+      {"speeds.0.at: unknown key", [](json& m) { m["speeds"][0]["at"] = 1; }},
       {"files.0.shares.fp32: it must be from 0 to 1", [](json& m) { m["files"][0]["shares"]["fp32"] = 1.5; }},
       {"files.0.shares.bf16: unknown key", [](json& m) { m["files"][0]["shares"]["bf16"] = 1; }},
       {"later: unknown key", [](json& m) { m["later"] = 1; }},
@@ -168,10 +191,46 @@ TEST(faults_of_a_manifest) {
   }
 }
 
+TEST(placements_and_speeds_of_schema_version_3) {
+  json manifest = sample::manifest();
+  const byolt::Manifest read = parse(manifest);
+  CHECK(read.files[0].placement.empty() && read.files[0].becomes_engines());
+  const byolt::Speed& speed = read.speeds.at(0);
+  CHECK(speed.file == "encoder.onnx" && speed.runtime == "cpu" && speed.processor == "Sample CPU @ 2 GHz");
+  CHECK(speed.threads == 2 && speed.batch == 1 && speed.images_per_s == 125.5 && !speed.times_fp32);
+  manifest["speeds"][0].update({{"file", "encoder.fp32.here.engine"}, {"times_fp32", 2.5}});
+  CHECK(parse(manifest).speeds.at(0).times_fp32 == 2.5);
+  manifest["files"][0].update({{"precision", "int8"}, {"placement", "cpu"}});
+  CHECK(parse(manifest).files[0].placement == "cpu" && !parse(manifest).files[0].becomes_engines());
+  manifest["files"][0].erase("placement");
+  CHECK(parse(manifest).files[0].placement == "tensorrt" && parse(manifest).files[0].becomes_engines());
+}
+
+TEST(speeds_are_replaced_where_they_were_measured) {
+  const std::string text = sample::manifest().dump();
+  byolt::Speed measured = byolt::parse_manifest(text, "m").speeds.at(0), elsewhere = measured;
+  measured.images_per_s = 812.5, measured.times_fp32 = 2.5;
+  elsewhere.processor = "Another CPU";
+  const auto merged = byolt::merged_speeds({elsewhere, byolt::parse_manifest(text, "m").speeds.at(0)}, {measured});
+  CHECK(merged.size() == 2 && merged[0].processor == "Another CPU" && merged[1].images_per_s == 812.5);
+  const byolt::Manifest read = byolt::parse_manifest(byolt::with_speeds(text, merged), "m");
+  CHECK(read.speeds.size() == 2 && read.speeds[1].times_fp32 == 2.5 && !read.speeds[0].times_fp32);
+  CHECK(read.speeds[1].file == "encoder.onnx" && read.speeds[1].threads == 2 && read.speeds[1].batch == 1);
+  CHECK(read.files.size() == 1 && read.version == 3);
+}
+
+TEST(names_of_processors_are_plain) {
+  CHECK(byolt::plain_name(" AMD EPYC\t") == "AMD EPYC" && byolt::plain_name("Core\xe2\x84\xa2 i7\x1b") == "Core? i7?");
+  CHECK(byolt::plain_name("").size() == 7 && byolt::plain_name(std::string(999, 'a')).size() == 200);
+  CHECK(byolt::cpu_threads(3) == 3 && byolt::cpu_threads(0) >= 1);
+}
+
 TEST(a_precision_is_judged_by_its_shares) {
-  const auto fault = [](const char* precision, const std::map<std::string, double>& shares) {
+  const auto fault = [](const char* precision, const std::map<std::string, double>& shares,
+                        const char* placement = "") {
     byolt::OnnxEntry entry;
     entry.precision = precision;
+    entry.placement = placement;
     entry.shares = shares;
     return byolt::find_precision_fault(entry);
   };
@@ -184,6 +243,9 @@ TEST(a_precision_is_judged_by_its_shares) {
         "it is named int8, and it multiplies 51% in fp16, 49% in int8");
   CHECK(fault("int8", {{"int8", 0.9}, {"fp32", 0.1}}) ==
         "it is named int8, and it multiplies 10% in fp32, 90% in int8");
+  CHECK(fault("int8", {{"int8", 0.9}, {"fp32", 0.1}}, "cpu").empty());  // No CPU has kernels in fp16.
+  CHECK(fault("int8", {{"int8", 0.9}, {"fp16", 0.1}}, "openvino") ==
+        "it is named int8, and it multiplies 10% in fp16, 90% in int8");
   CHECK(fault("fp32", {}) == "it is named fp32, and it multiplies in no known type");
   CHECK(byolt::find_precision_fault({}).empty());
 }

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "check.hpp"
+#include "gates.hpp"
 #include "measures.hpp"
 
 using byolt::Rows;

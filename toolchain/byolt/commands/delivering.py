@@ -61,17 +61,21 @@ def export(
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.option(
-    "--provider", "providers", multiple=True, help="ONNX Runtime's provider.  [default: each that this machine can use]"
+    "--provider",
+    "providers",
+    multiple=True,
+    help="OpenVINO, or a provider of ONNX Runtime's.  [default: each that this machine can use]",
 )
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of one call.  [default: one per core]")
 @JSON
-def verify(bundle: Path, providers: tuple[str, ...], as_json: bool) -> None:
-    """Prove a bundle again on this machine, from its golden vectors; needs no torch."""
+def verify(bundle: Path, providers: tuple[str, ...], threads: int | None, as_json: bool) -> None:
+    """Prove a bundle again on this machine, from its golden vectors, and keep the speeds; needs no torch."""
     from byolt.console.summary import print_parity
     from byolt.working import working
     from byolt_export import verify as prove
 
     with working(f"proving {bundle}"):
-        report = prove(bundle, providers)
+        report = prove(bundle, providers, threads=threads, on_log=tell)
     print_result(report.to_json(), as_json, lambda: print_parity(report.to_json()))
     _refuse_failed(report.verdict, report.reason, bundle)
 

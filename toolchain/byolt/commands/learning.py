@@ -1,6 +1,7 @@
 """Commands that learn and measure: pretrain, evaluate, finetune, embed, report."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -133,18 +134,34 @@ def finetune(
 @click.argument("source", metavar="RUN|BUNDLE", type=PATH)
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, help="A .npz file to write.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fastest", "fp32", "fp16", "int8"]),
+    help="Which of a bundle's files; fastest: as `byolt verify` found here.  [default: fp32, or what is there]",
+)
+@click.option("--gallery", type=PATH, help="A .npz file to compare with: refused where another file made it.")
 @SET
 @JSON
-def embed(source: Path, folder: Path, output: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Embeddings of every image below DIR: arrays `embeddings` and `files` in one .npz file."""
-    from byolt.delivery.embed import refuse_output
+def embed(
+    source: Path,
+    folder: Path,
+    output: Path,
+    precision: Any,
+    gallery: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Embeddings of every image below DIR in one .npz file: `embeddings`, `files`, and what they were `made_by`."""
+    from byolt.delivery.embed import Embeddings, refuse_output
 
     refuse_output(output)
-    vectors = byolt.embed(source, folder, overrides)
+    known = None if gallery is None else Embeddings.load(gallery)
+    vectors = byolt.embed(source, folder, overrides, precision=precision, gallery=known)
     vectors.save(output)
     images, dim = vectors.embeddings.shape
-    found = {"images": images, "dim": dim, "output": str(output)}
-    print_result(found, as_json, lambda: click.echo(f"{images} embeddings of {dim} numbers in {output}"))
+    found = {"images": images, "dim": dim, "output": str(output), "file": vectors.file}
+    text = f"{images} embeddings of {dim} numbers by {vectors.file} in {output}"
+    print_result(found, as_json, lambda: click.echo(text))
 
 
 @click.command()

@@ -1,6 +1,6 @@
 """What is known of a run, in one table: what it learned, whether it collapsed, whether its export is proven."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -10,6 +10,7 @@ from byolt.evaluation.outcome import outcome_of
 from byolt.files import read_json
 from byolt.run import Run
 from byolt_export.errors import visible
+from byolt_export.proof.report import SLOWER
 
 FEATURES = {
     "encoder": "learned encoder",
@@ -121,34 +122,63 @@ def print_finetune(shares: Sequence[Mapping[str, Any]], next_command: str) -> No
 
 
 def print_parity(report: dict[str, Any]) -> None:
-    """A row per file and provider; then what a wrong file would do, what labels say, and why a file is not green."""
-    headings = ("file", "run by", "rel. L2 mean", "worst", "overlap@1", "verdict")
-    print_table(headings, map(_parity_cells, report["files"]))
+    """A row per file and provider; then wrong models, what labels say, what is close, and why a file is not green."""
+    timed = any(file.get("speeds") for file in report["files"])
+    headings = ("file", "run by", "rel. L2 mean", "worst", "overlap@1", *(("x fp32",) if timed else ()), "verdict")
+    print_table(headings, [_parity_cells(file, timed=timed) for file in report["files"]])
     for file in report["files"]:
-        which = f"{file['name']} ({_provider(file)})"
-        if task := file["task"]:
-            difference, low, high = (100 * value for value in (task["knn_difference"], *task["knn_interval_95"]))
-            click.echo(f"kNN      {which}: {difference:+.2f} points [{low:+.2f}, {high:+.2f}]")
-        if states := [control["state"] for control in file["controls"]]:
-            caught = f"{states.count('fails')} of {len(states) - states.count('not applicable')}"
-            click.echo(f"controls {which}: {caught} wrong models noticed")
+        for line in _parity_lines(file):
+            click.echo(visible(line))
     for file in report["files"]:
         if "bisection" in file:
             bad = file["bisection"]["first_bad"]
             found = f"node `{bad['name']}` ({bad['operator']}), {bad['share']:.0%} of all" if bad else "no node"
             click.echo(visible(f"bisect   {file['name']}: the error jumps at {found}"))
+    for file in report["files"]:
+        if (ratio := _times_fp32(file)) is not None and ratio < SLOWER:
+            click.echo(f"speed    {file['name']} ({_provider(file)}): slower than fp32 here, {ratio:.2g} x")
     for name, reasons in {file["name"]: file["reasons"] for file in report["files"] if file["reasons"]}.items():
         click.echo(visible(f"why      {name}: {'; '.join(reasons)}"))
 
 
-def _parity_cells(file: dict[str, Any]) -> list[str]:
+def _parity_lines(file: Mapping[str, Any]) -> Iterator[str]:
+    which = f"{file['name']} ({_provider(file)})"
+    if share := _kept(file):
+        low, high = (100 * value for value in share["interval_95"])
+        yield f"kept     {which}: {share['value']:.1%} [{low:.1f}, {high:.1f}] of nearest neighbours"
+    if task := file["task"]:
+        difference, low, high = (100 * value for value in (task["knn_difference"], *task["knn_interval_95"]))
+        yield f"kNN      {which}: {difference:+.2f} points [{low:+.2f}, {high:+.2f}]"
+    if states := [control["state"] for control in file["controls"]]:
+        caught = f"{states.count('fails')} of {len(states) - states.count('not applicable')}"
+        yield f"controls {which}: {caught} wrong models noticed"
+    for remark in file.get("remarks", ()):  # Of bundles that were made since they are kept.
+        yield f"close    {which}: {remark}"
+
+
+def _times_fp32(file: Mapping[str, Any]) -> float | None:
+    """Of the batch size that the bundle is tuned for, which is the last."""
+    speeds = file.get("speeds")
+    return speeds[-1]["times_fp32"] if speeds else None
+
+
+def _parity_cells(file: dict[str, Any], *, timed: bool) -> list[str]:
     mean, worst, overlap = "-", "-", "-"
     if file["golden"]:
         measured = [measures for measures in (file["golden"], file["gallery"]) if measures]
         mean, worst = (f"{max(m[key] for m in measured):.1e}" for key in ("relative_l2_mean", "relative_l2_worst"))
-        if measured[-1]["overlap_at_1"] is not None:
-            overlap = f"{measured[-1]['overlap_at_1']:.1%}"
-    return [file["name"], _provider(file), mean, worst, overlap, file["verdict"]]
+        share = _kept(file)
+        value = measured[-1]["overlap_at_1"] if share is None else share["value"]
+        overlap = "-" if value is None else f"{value:.1%}"
+    ratio = _times_fp32(file)
+    speed = ["-" if ratio is None else f"{ratio:.2g}"] if timed else []
+    return [file["name"], _provider(file), mean, worst, overlap, *speed, file["verdict"]]
+
+
+def _kept(file: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Nearest neighbours kept, of golden and gallery images as one set; bundles have it since it is judged."""
+    share: Mapping[str, Any] | None = (file.get("agreement") or {}).get("overlap_at_1")
+    return share
 
 
 def _provider(file: Mapping[str, Any]) -> str:

@@ -15,11 +15,11 @@ from byolt_export.arrays import Function, Outputs
 from byolt_export.bench.candidates import BenchSetup, accuracy_of, bundle_candidates, choose_batches
 from byolt_export.bench.memory import MEMORY_IS
 from byolt_export.bench.run import BenchResult, Candidate, pareto_front, time_candidates
-from byolt_export.bench.timing import ROUNDS, WARM_UP_CALLS, WARM_UP_S
 from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError, MissingPart, ParityFault
 from byolt_export.proof.gates import GATES, faults
 from byolt_export.proof.measures import measure
+from byolt_export.runtime.timing import ROUNDS, WARM_UP_CALLS, WARM_UP_S
 
 TORCH = "fp32 in PyTorch"
 
@@ -44,7 +44,7 @@ def bench(
         threads: CPU threads of one call; left out, each library's own choice.
         seconds: Timed seconds per candidate and batch size.
         compiled: Time the model through ``torch.compile`` too.
-        providers: ONNX Runtime's execution providers; left out, those that this machine can use.
+        providers: ONNX Runtime's execution providers, and ``OpenVINO``; left out, those that this machine can use.
         on_log: Called with a line on what is being done.
 
     Raises:

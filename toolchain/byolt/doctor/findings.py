@@ -47,7 +47,7 @@ def examine(machine: MachineFacts | None = None) -> list[Finding]:
         missing = [name for name in names if name not in machine.packages]
         state = machine.installed(*names) or "nothing"
         found.append(Finding(part, f"{state}; missing {', '.join(missing)}", mend) if missing else Finding(part, state))
-    found += [_onnxruntime(machine), *_tensorrt(machine)]
+    found += [_onnxruntime(machine), _openvino(machine), *_tensorrt(machine)]
     return found + [Finding("misfit", state, mend) for misfit, state, mend in _rules(machine) if misfit]
 
 
@@ -85,6 +85,12 @@ def _onnxruntime(machine: MachineFacts) -> Finding:
         for providers in (machine.built_providers, machine.usable_providers)
     )
     return Finding("ONNX Runtime", f"{state}, built with {built}{cuda}; usable here: {usable}")
+
+
+def _openvino(machine: MachineFacts) -> Finding:
+    if state := machine.installed("openvino"):
+        return Finding("OpenVINO", f"{state}, on the CPU; byolt keeps it from reporting its use")
+    return Finding("OpenVINO", "missing, and needed by nothing; it is often the fastest on a CPU: byolt[openvino]")
 
 
 def _tensorrt(machine: MachineFacts) -> list[Finding]:

@@ -15,7 +15,15 @@ from byolt_export.cuda import Gpu, find_gpus
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "albumentations", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-    *("tensorboard", "tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    *(
+        "openvino",
+        "tensorboard",
+        "tensorrt",
+        "tensorrt-cu13",
+        "tensorrt-cu12",
+        "tensorrt-cu13-bindings",
+        "tensorrt-cu12-bindings",
+    ),
     *("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
     *("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"),
 )

@@ -20,7 +20,9 @@ enum class Runtime {
 
 struct Options {
   Runtime runtime = Runtime::automatic;  ///< one that is named is used or refused, never replaced
-  std::string precision;        ///< "fp32", "fp16" or "int8"; empty: fp16 on a GPU, fp32 on a CPU, or what is there
+  /// "fp32", "fp16" or "int8"; empty: fp16 on a GPU, fp32 on a CPU, or what is there. "fastest": what `byolt verify` or
+  /// byolt-verify wrote down on this processor with as many threads; nothing is timed here.
+  std::string precision;
   bool allow_unproven = false;  ///< open a file whose verdict is not `passed`
   int threads = 0;              ///< CPU threads of one call; 0: one a core
 };
@@ -28,7 +30,7 @@ struct Options {
 /// What a bundle takes and gives.
 struct Description {
   std::string runtime;               ///< for people: library, version, provider or GPU
-  std::string file;                  ///< the file of the bundle that runs
+  std::string file;                  ///< the file of the bundle that runs; another's embeddings do not compare with its
   std::string precision;             ///< fp32, fp16 or int8
   std::size_t width = 0;             ///< pixels of what the network is fed
   std::size_t height = 0;            ///< pixels

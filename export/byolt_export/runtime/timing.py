@@ -14,7 +14,7 @@ import numpy as np
 from byolt_export.arrays import Function, Images
 from byolt_export.errors import ByoltError
 
-ROUNDS, WARM_UP_CALLS, WARM_UP_S = 5, 3, 0.2
+ROUNDS, CALLS, WARM_UP_CALLS, WARM_UP_S = 5, 2, 3, 0.2
 
 Clock = Callable[[], float]
 
@@ -30,16 +30,18 @@ def time_in_turn(
     *,
     seconds: float,
     rounds: int = ROUNDS,
+    calls: int = CALLS,
     warm_up_s: float = WARM_UP_S,
     clock: Clock = time.perf_counter,
 ) -> tuple[dict[str, list[list[float]]], dict[str, str]]:
     """Seconds of each call on ``images``, a list a round, by name; and by name why one does not run them.
 
-    Each is warmed up first. A round gives each a slice of ``seconds / rounds``, two calls at least, in an order that
+    Each is warmed up first. A round gives each a slice of ``seconds / rounds``, ``calls`` at least, in an order that
     moves on by one a round. The first call of a slice is not counted: it finds the caches as another left them, and
     the other's threads perhaps still waiting for work.
     """
-    faults = {name: _warm_up(run, images, warm_up_s, clock) for name, run in runs.items()}
+    warm_up_calls = min(WARM_UP_CALLS, calls + 1)
+    faults = {name: _warm_up(run, images, warm_up_s, warm_up_calls, clock) for name, run in runs.items()}
     failed = {name: fault for name, fault in faults.items() if fault}
     able = [name for name in runs if name not in failed]
     taken: dict[str, list[list[float]]] = {name: [] for name in able}
@@ -48,14 +50,14 @@ def time_in_turn(
         start = turn % max(len(able), 1)
         for name in (*able[start:], *able[:start]):
             runs[name](images)
-            taken[name].append(_slice(runs[name], images, seconds / rounds, 2, clock))
+            taken[name].append(_slice(runs[name], images, seconds / rounds, calls, clock))
     return taken, failed
 
 
-def _warm_up(run: Function, images: Images, seconds: float, clock: Clock) -> str:
+def _warm_up(run: Function, images: Images, seconds: float, calls: int, clock: Clock) -> str:
     """Why it does not run these images; empty when it does."""
     try:
-        _slice(run, images, seconds, WARM_UP_CALLS, clock)
+        _slice(run, images, seconds, calls, clock)
     except ByoltError as error:
         return str(error)
     return ""

@@ -1,0 +1,185 @@
+"""INT8 for ONNX Runtime and OpenVINO on a CPU: uint8 tensors with zero points, Q/DQ behind every layer as well.
+
+ONNX Runtime takes an integer convolution only where input, kernel, bias and output are all quantised; of a layer with
+Q/DQ on its input alone it restores the kernel on every call and multiplies in fp32. What is not INT8 here is fp32.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from byolt_export.quantize.calibrate import Calibrated, RoundedLayer
+from byolt_export.quantize.exact_pixels import INSIDE, MIDDLE
+from byolt_export.quantize.fragments import Fragment, readers_of, rebuilt
+from byolt_export.quantize.layers import Layer, written_tensors
+from byolt_export.quantize.multiply_adds import attributes
+from byolt_export.quantize.rounding import ActivationScaling
+
+
+def place_cpu(model: Any, calibrated: Calibrated, names: Collection[str]) -> Any:
+    """A copy of a graph with these layers in INT8, computed in whole numbers by a CPU's integer kernels.
+
+    Sums of branches stay fp32, of the branch as int8 left it and of the other as it is: a stream that is rounded after
+    each of its sums loses more than the sums cost.
+
+    Args:
+        model: ``calibrated.model``, or a part of it.
+        calibrated: How each tensor and kernel becomes int8.
+        names: Of the layers.
+    """
+    return rebuilt(model, _Placement(model, calibrated, names).replace)
+
+
+class _Placement:
+    """A graph on its way to INT8, node by node."""
+
+    def __init__(self, model: Any, calibrated: Calibrated, names: Collection[str]) -> None:
+        from onnx import numpy_helper
+
+        layers = calibrated.layers_in(model)
+        self.calibrated = calibrated
+        self.layers = {layer.name: layer for layer in layers if layer.name in names}
+        self.others = {layer.name: layer for layer in layers if layer.name not in names}
+        self.readers = readers_of(model)
+        self.written = written_tensors(model, list(self.layers.values()))
+        self.constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+        self.makers = {output: node for node in model.graph.node for output in node.output}
+        self.back: dict[str, str] = {}  # By tensor, its name after uint8 and back.
+        self.rounded = set(self.written.values())  # Tensors that exist in uint8 alone.
+        self.dropped: set[str] = set()
+
+    def replace(self, node: Any, made: Fragment) -> bool:
+        """Add what takes the node's place; False where it stays as it is."""
+        name = node.output[0]
+        if name in self.dropped:
+            return True
+        if name in self.layers:
+            self._add_layer(made, self.layers[name])
+            return True
+        if not self.rounded.intersection(node.input):
+            return False
+        if node.op_type == "MaxPool" and len(node.output) == 1:
+            self._add_pooling(made, node)
+            return True
+        copy = type(node)()
+        copy.CopyFrom(node)
+        for place, read in enumerate(node.input):
+            if read in self.rounded:
+                kept = place == 0 and name in self.others
+                copy.input[place] = self._back_by_channel(made, read) if kept else self._back(made, read)
+        made.nodes.append(copy)
+        return True
+
+    def _back(self, made: Fragment, name: str) -> str:
+        """A tensor after uint8 and back, which is made where there is none yet."""
+        if name not in self.back:
+            levels = self.calibrated.levels[name]
+            if name == self.calibrated.pixels:
+                self._add_pixels(made, name)
+            else:
+                made.add("QuantizeLinear", [name, *_scale_and_zero(made, name, levels)], f"{name}.uint8")
+            made.add("DequantizeLinear", [f"{name}.uint8", *_scale_and_zero(made, name, levels)], f"{name}.back")
+            self.back[name] = f"{name}.back"
+        return self.back[name]
+
+    def _add_pooling(self, made: Fragment, node: Any) -> None:
+        """The largest of levels is the level of the largest: no value is restored for it."""
+        (read,), (name,) = node.input, node.output
+        self._back(made, read)
+        made.add("MaxPool", [f"{read}.uint8"], f"{name}.uint8", **attributes(node))
+        scale_and_zero = _scale_and_zero(made, read, self.calibrated.levels[read])
+        self.back[name] = made.add("DequantizeLinear", [f"{name}.uint8", *scale_and_zero], f"{name}.back")
+        self.rounded.add(name)
+
+    def _add_pixels(self, made: Fragment, name: str) -> None:
+        """The images are bytes already: a byte p stands for p - 128, and 255 for the channel that is 127 inside."""
+        assert MIDDLE == 128
+        assert INSIDE == 127
+        source = self._bytes_before(name)
+        if source is None:  # Frames were resized before: the resized pixels are rounded to whole grey levels.
+            made.add(
+                "QuantizeLinear", [name, *_scale_and_zero(made, name, self.calibrated.levels[name])], f"{name}.uint8"
+            )
+            return
+        pads = made.constant(f"{name}.of_bytes", [0] * 7 + [1], np.int64)
+        inside = made.constant(f"{name}.byte_inside", 255, np.uint8)
+        made.add("Pad", [source, pads, inside], f"{name}.bytes")
+        made.add("Transpose", [f"{name}.bytes"], f"{name}.uint8", perm=[0, 3, 1, 2])
+
+    def _bytes_before(self, name: str) -> str | None:
+        """The images, where nothing but a cast and a transposition lies between them and the pixels."""
+        chain = []
+        while name in self.makers:
+            node = self.makers[name]
+            chain.append(node.op_type)
+            name = node.input[0]
+        return name if chain == ["Pad", "Sub", "Transpose", "Cast"] else None
+
+    def _back_by_channel(self, made: Fragment, name: str) -> str:
+        """The same for a layer that stays fp32, with its scale written once a channel.
+
+        ONNX Runtime rounds the fp32 kernel of a convolution between a DequantizeLinear of one scale and a
+        QuantizeLinear to int8, with one scale for all of it and without a word (`WeightBiasQuantization`); behind one
+        scale a channel it does not.
+        """
+        levels, back = self.calibrated.levels[name], f"{name}.back_by_channel"
+        if back not in self.back:
+            self._back(made, name)
+            reader = next(layer for layer in self.others.values() if layer.input == name)
+            channels = reader.kernel.shape[0 if reader.is_transposed else 1] * (
+                1 if reader.is_transposed else reader.groups
+            )
+            scale = made.constant(f"{name}.scales", np.full(channels, levels.scale), np.float32)
+            zero = made.constant(f"{name}.zeros", np.full(channels, levels.zero_point), np.uint8)
+            axis = 1 if reader.is_conv else -1
+            self.back[back] = made.add("DequantizeLinear", [f"{name}.uint8", scale, zero], back, axis=axis)
+        return self.back[back]
+
+    def _add_layer(self, made: Fragment, layer: Layer) -> None:
+        """The layer with an int8 kernel and an int32 bias, its activation left to the rounding of its output."""
+        levels, rounded = self.calibrated.levels[layer.input], self.calibrated.rounded[layer.name]
+        name, written = layer.name, self.written.get(layer.name)
+        fused = written is not None and written != name and self._is_within(self.makers[written], written)
+        output = written if fused and written is not None else name
+        inputs = [self._back(made, layer.input), *_kernel_and_bias(made, layer, levels, rounded)]
+        if layer.node.op_type == "MatMul":
+            bias = made.constant(f"{name}.sum", rounded.bias, np.float32)
+            made.add("Add", [made.add("MatMul", inputs[:2], f"{name}.product"), bias], output)
+        else:
+            made.add(layer.node.op_type, inputs, output, **layer.attributes)
+        if fused and written is not None:
+            self.dropped.add(written)
+
+    def _is_within(self, activation: Any, written: str) -> bool:
+        """Whether uint8 of the tensor says no value that its activation would not give."""
+        low, high = self.calibrated.levels[written].bounds
+        least, most = 0.0, np.inf
+        if activation.op_type == "Clip":
+            least, most = (float(self.constants[name]) for name in activation.input[1:3])
+        return low >= least - 1e-6 * (high - low) and high <= most * (1 + 1e-3)
+
+
+def _scale_and_zero(made: Fragment, name: str, levels: ActivationScaling) -> list[str]:
+    scale = made.constant(f"{name}.scale", levels.scale, np.float32)
+    return [scale, made.constant(f"{name}.zero", levels.zero_point, np.uint8)]
+
+
+def _kernel_and_bias(made: Fragment, layer: Layer, levels: ActivationScaling, rounded: RoundedLayer) -> tuple[str, str]:
+    name, scales = layer.name, rounded.scales.ravel()
+    kernel = [
+        made.constant(f"{name}.kernel", layer.from_matrices(rounded.whole), np.int8),
+        made.constant(f"{name}.kernel.scale", scales, np.float32),
+        made.constant(f"{name}.kernel.zero", np.zeros(scales.size), np.int8),
+    ]
+    step = levels.scale * scales
+    whole = np.clip(np.round(rounded.bias / step), -(2**31), 2**31 - 1)
+    bias = [
+        made.constant(f"{name}.bias", whole, np.int32),
+        made.constant(f"{name}.bias.scale", step, np.float32),
+        made.constant(f"{name}.bias.zero", np.zeros(scales.size), np.int32),
+    ]
+    return (
+        made.add("DequantizeLinear", kernel, f"{name}.kernel.back", axis=layer.output_axis),
+        made.add("DequantizeLinear", bias, f"{name}.bias.back", axis=0),
+    )

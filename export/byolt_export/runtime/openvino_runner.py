@@ -1,0 +1,112 @@
+"""Run a delivered ONNX file with OpenVINO on the CPU: numpy and OpenVINO alone."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from byolt_export.arrays import Images, as_bytes, check_batch, pooled
+from byolt_export.errors import ByoltError, InputError, MissingPart, quoted
+from byolt_export.runtime.signature import Port, check_ports
+
+OPENVINO = "OpenVINO"
+"""What stands for it where ONNX Runtime's execution providers stand."""
+
+_TELEMETRY = "openvino_telemetry"
+
+
+class OpenVinoRunner:
+    """An ONNX file of a bundle, as a function from images (B, H, W, C) to float32 outputs (B, D)."""
+
+    provider = OPENVINO
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        """Open the file.
+
+        Args:
+            path: The ONNX file, after ``check_onnx``.
+            threads: CPU threads of one call; left out, one per core.
+
+        Raises:
+            MissingPart: OpenVINO is not installed.
+            InputError: The file is not an ONNX file of a bundle.
+        """
+        self.path = path = Path(path)
+        openvino = _openvino()
+        # On a CPU with AMX it would compute fp32 in bf16 without being asked, which keeps 8 bits of mantissa.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except Exception as error:  # OpenVINO's errors share no base class of their own.
+            raise InputError(f"{path} cannot be read as ONNX by OpenVINO: {_brief(error)}; export it again") from error
+        inputs, outputs = ([_port(port) for port in ports] for ports in (model.inputs, model.outputs))
+        self.image_shape, self.dtype = check_ports(path, inputs, outputs)
+        self.outputs: dict[str, tuple[Any, ...]] = {output.name: output.sides[1:] for output in outputs}
+        self.metadata = _metadata(model)
+
+    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
+        """Outputs (B, D) of images (B, H, W, C); of feature maps, the pooled maps in a row.
+
+        Raises: as ``maps``.
+        """
+        return pooled(self.maps(images))
+
+    def maps(self, images: Images) -> dict[str, npt.NDArray[np.float32]]:
+        """Every output of images (B, H, W, C) by its name, as it comes out.
+
+        Raises:
+            InputError: The images have another type or size than the file was made for.
+            ByoltError: OpenVINO cannot run this batch.
+        """
+        check_batch(images, self.image_shape, self.path.name, self.dtype)
+        try:
+            values = list(self._compiled([as_bytes(images)]).values())
+        except Exception as error:  # OpenVINO's errors share no base class of their own.
+            raise ByoltError(f"{self.path.name} does not run a batch of {len(images)}: {_brief(error)}") from error
+        for outputs in values:
+            if len(outputs) != len(images):
+                raise ByoltError(f"{self.path.name} gave {len(outputs)} rows for a batch of {len(images)}")
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed; nothing is loaded."""
+    return find_spec("openvino") is not None
+
+
+def _openvino() -> Any:
+    # Loaded, OpenVINO's Python package reports to Google Analytics and keeps an identifier in the home folder, and no
+    # setting of the environment stops it: it does so through a package that it can do without.
+    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingPart('OpenVINO is not installed: pip install "byolt[openvino]"') from error
+    return openvino
+
+
+def _port(port: Any) -> Port:
+    sides = tuple(None if side.is_dynamic else int(side.get_length()) for side in port.partial_shape)
+    return Port(port.any_name, np.dtype(port.element_type.to_dtype()).name, sides)
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """What the ONNX file carries in its ``metadata_props``."""
+    known = model.get_rt_info()
+    if "framework" not in known:
+        return {}
+    return {key: value.astype(str) for key, value in known["framework"].items()}
+
+
+def _brief(error: Exception) -> str:
+    """The last line of an error that says something: those before it name files of OpenVINO's source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Exception from")]
+    return quoted((told or lines or [type(error).__name__])[0].rstrip(". "))

@@ -1,0 +1,111 @@
+"""INT8 for a CPU: what ONNX Runtime makes of the file, node by node, and what comes out."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, numpy_helper
+from tests.export.small import HOW, encoder, images
+
+from byolt_export.onnx.export import export_onnx
+from byolt_export.proof.measures import relative_l2
+from byolt_export.quantize.calibrate import Calibrated, calibrate
+from byolt_export.quantize.int8 import Int8
+from byolt_export.quantize.multiply_adds import precision_shares
+from byolt_export.quantize.place_cpu import place_cpu
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cpu") / "encoder.onnx"
+    export_onnx(encoder().eval(), path, output_name="embedding", **HOW)
+    return path
+
+
+@pytest.fixture(scope="module")
+def calibrated(path: Path) -> Calibrated:
+    return calibrate(onnx.load(path), images(64, seed=1))
+
+
+def every(calibrated: Calibrated) -> set[str]:
+    return {layer.name for layer in calibrated.layers}
+
+
+def outputs(model: bytes) -> npt.NDArray[Any]:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"images": images(40, seed=2)})[0])
+
+
+def as_run(model: ModelProto, folder: Path) -> ModelProto:
+    """What ONNX Runtime computes of a model, after its own rewriting."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "as_run.onnx")
+    options.log_severity_level = 4
+    # Kernels keep the order of the file.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "as_run.onnx")
+
+
+def test_every_convolution_is_computed_in_whole_numbers(calibrated: Calibrated, tmp_path: Path) -> None:
+    model = place_cpu(calibrated.model, calibrated, every(calibrated))
+    onnx.checker.check_model(model, full_check=True)
+    assert precision_shares(model) == {"int8": 1.0}
+    run = as_run(model, tmp_path)
+    kinds = Counter(node.op_type for node in run.graph.node)
+    assert kinds["QLinearConv"] == len(calibrated.layers)
+    assert kinds["Conv"] == kinds["FusedConv"] == 0
+    constants = {constant.name for constant in run.graph.initializer}
+    restored = [n for n in run.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
+    assert restored == []  # No constant is computed again on every call.
+
+
+def test_pixels_and_their_largest_are_never_restored(calibrated: Calibrated) -> None:
+    model = place_cpu(calibrated.model, calibrated, every(calibrated))
+    makers = {output: node for node in model.graph.node for output in node.output}
+    (pooling,) = (node for node in model.graph.node if node.op_type == "MaxPool")
+    assert makers[pooling.input[0]].op_type == "QuantizeLinear"
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    pixels = makers[makers[first.input[0]].input[0]]
+    assert pixels.op_type == "Transpose"
+    assert makers[pixels.input[0]].op_type == "Pad"
+    assert makers[pixels.input[0]].input[0] == "images"  # Bytes from the first to the last.
+
+
+def test_outputs_stay_near_those_of_fp32(path: Path, calibrated: Calibrated) -> None:
+    model = place_cpu(calibrated.model, calibrated, every(calibrated))
+    error = relative_l2(outputs(path.read_bytes()), outputs(model.SerializeToString()))
+    assert error.mean() < 0.05  # One padding, zero point or scale done wrong moves them by 30 % and more.
+
+
+def test_a_layer_that_is_kept_has_its_own_kernel_in_fp32(calibrated: Calibrated, tmp_path: Path) -> None:
+    kept = calibrated.layers[3]
+    model = place_cpu(calibrated.model, calibrated, every(calibrated) - {kept.name})
+    assert set(precision_shares(model)) == {"int8", "fp32"}
+    run = as_run(model, tmp_path)
+    single = [node for node in run.graph.node if node.op_type in ("Conv", "FusedConv")]
+    assert len(single) == 1
+    kernels = {constant.name: constant for constant in run.graph.initializer}
+    # Left to itself ONNX Runtime would round it to int8, by one scale for all of it.
+    np.testing.assert_array_equal(numpy_helper.to_array(kernels[single[0].input[1]]), kept.kernel)
+
+
+def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    int8 = Int8.of(path, images(128, seed=1), "drawn")
+    monkeypatch.setattr("byolt_export.quantize.int8.KEPT_NEIGHBOURS", 0.5)
+    record = int8.for_cpu(tmp_path / "all.onnx")
+    assert (record.int8_share, record.fp16_layers) == (1.0, ())
+    monkeypatch.setattr("byolt_export.quantize.int8.KEPT_NEIGHBOURS", 1.1)  # Nothing is enough.
+    least = int8.for_cpu(tmp_path / "least.onnx")
+    assert 0.5 <= least.int8_share < 1
+    assert sum(layer.multiply_adds for layer in int8.calibrated.layers if layer.name in least.fp16_layers) == (
+        pytest.approx((1 - least.int8_share) * int8.calibrated.multiply_adds)
+    )
+    reference = outputs(path.read_bytes())
+    errors = [relative_l2(reference, outputs((tmp_path / f"{n}.onnx").read_bytes())).mean() for n in ("all", "least")]
+    assert errors[1] < errors[0]
