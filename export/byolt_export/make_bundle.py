@@ -162,16 +162,20 @@ class _Builder:
             ByoltError: The machine's fault: memory, disk, or an optional part that is not installed.
         """
         wanted = [(precision, placement) for precision in precisions for placement in _placements(precision)]
-        made = [self._made_or_why(folder, *each) for each in wanted]
+        answers = [self._made_or_why(folder, *each) for each in wanted]
+        made = [each for each in answers if each is not None]
         errors = [error for error in made if isinstance(error, Exception)]
         if len(errors) == len(made):
             raise errors[0] if isinstance(errors[0], ByoltError) else InputError(reason_of(errors[0])) from errors[0]
         return [
             MadeFile.failed(precision, each, placement) if isinstance(each, Exception) else each
-            for (precision, placement), each in zip(wanted, made, strict=True)
+            for (precision, placement), each in zip(wanted, answers, strict=True)
+            if each is not None
         ]
 
-    def _made_or_why(self, folder: Path, precision: Precision, placement: Placement | None) -> MadeFile | Exception:
+    def _made_or_why(
+        self, folder: Path, precision: Precision, placement: Placement | None
+    ) -> MadeFile | Exception | None:
         """One file, or why there is none: whatever torch, ONNX, ONNX Runtime or NumPy say of a module's own graph."""
         try:
             return self.make(folder / file_name(precision, placement), precision, placement)
@@ -183,14 +187,19 @@ class _Builder:
             (folder / name).unlink(missing_ok=True)
             return error
 
-    def make(self, path: Path, precision: Precision, placement: Placement | None) -> MadeFile:
-        """Export one file, and judge it."""
+    def make(self, path: Path, precision: Precision, placement: Placement | None) -> MadeFile | None:
+        """Export one file, and judge it; ``None`` where INT8 for a CPU would keep too few neighbours to pass."""
         import onnx
 
         calibration = None
         self.on_log(f"{path.name}: {'quantizing' if precision == 'int8' else 'exporting'}")
         if precision == "int8":
             calibration = self._quantize(path, placement)
+            if calibration is None:
+                self.on_log(
+                    f"{path.name} is not made: half of it in whole numbers would lose too many neighbours already"
+                )
+                return None
         else:
             self.export(path, precision)
         self.on_log(f"{path.name}: proving")
@@ -229,7 +238,7 @@ class _Builder:
         names = self.contract.output.names
         export_onnx(self.module, path, output_name=names, precision=precision, metadata=metadata, **self.how)
 
-    def _quantize(self, path: Path, placement: Placement | None) -> Calibration:
+    def _quantize(self, path: Path, placement: Placement | None) -> Calibration | None:
         """Write an INT8 file: what of it is not INT8 is fp16 for TensorRT, and fp32 for a CPU."""
         from byolt_export.onnx.half_precision import to_half
         from byolt_export.onnx.preprocessing import RESIZING

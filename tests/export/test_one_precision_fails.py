@@ -83,7 +83,7 @@ class Hot(nn.Module):
 def test_what_fp16_does_not_hold_is_delivered_in_fp32(tmp_path: Path) -> None:
     given = {"calibration": images(32, seed=1), "calibration_source": "drawn"}
     made = build(tmp_path / "bundle", Hot(), precisions=("fp32", "int8"), **given)
-    fp32, tensorrt, cpu = (file.parity for file in made.files)
-    assert (fp32.verdict, tensorrt.verdict, cpu.verdict) == ("passed", "failed", "passed")
+    fp32, tensorrt = (file.parity for file in made.files[:2])
+    assert (fp32.verdict, tensorrt.verdict) == ("passed", "failed")
     assert tensorrt.golden is not None
     assert not tensorrt.golden.finite  # What is not int8 there is fp16.

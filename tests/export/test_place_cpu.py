@@ -15,7 +15,7 @@ from tests.export.small import HOW, encoder, images
 from byolt_export.onnx.export import export_onnx
 from byolt_export.proof.measures import relative_l2
 from byolt_export.quantize.calibrate import Calibrated, calibrate
-from byolt_export.quantize.int8 import Int8
+from byolt_export.quantize.int8 import Int8, enough
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.quantize.place_cpu import place_cpu
 
@@ -97,15 +97,21 @@ def test_a_layer_that_is_kept_has_its_own_kernel_in_fp32(calibrated: Calibrated,
 
 def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     int8 = Int8.of(path, images(128, seed=1), "drawn")
-    monkeypatch.setattr("byolt_export.quantize.int8.KEPT_NEIGHBOURS", 0.5)
+    assert enough(100) == pytest.approx(0.95 + np.sqrt(0.95 * 0.05 / 100))
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _: 0.5)
     record = int8.for_cpu(tmp_path / "all.onnx")
+    assert record is not None
     assert (record.int8_share, record.fp16_layers) == (1.0, ())
-    monkeypatch.setattr("byolt_export.quantize.int8.KEPT_NEIGHBOURS", 1.1)  # Nothing is enough.
+    monkeypatch.setattr("byolt_export.quantize.int8.SHARES", (0.6,))
     least = int8.for_cpu(tmp_path / "least.onnx")
-    assert 0.5 <= least.int8_share < 1
+    assert least is not None
+    assert 0.6 <= least.int8_share < 1
     assert sum(layer.multiply_adds for layer in int8.calibrated.layers if layer.name in least.fp16_layers) == (
         pytest.approx((1 - least.int8_share) * int8.calibrated.multiply_adds)
     )
     reference = outputs(path.read_bytes())
     errors = [relative_l2(reference, outputs((tmp_path / f"{n}.onnx").read_bytes())).mean() for n in ("all", "least")]
     assert errors[1] < errors[0]
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _: 1.1)
+    assert int8.for_cpu(tmp_path / "none.onnx") is None
+    assert not (tmp_path / "none.onnx").exists()

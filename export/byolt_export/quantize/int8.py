@@ -11,6 +11,7 @@ import numpy as np
 from byolt_export.arrays import Images, Outputs, pooled
 from byolt_export.bundle.manifest import Calibration
 from byolt_export.errors import InputError, MissingPart
+from byolt_export.proof.gates import GATES
 from byolt_export.proof.measures import measure
 from byolt_export.quantize.activation_statistics import input_batches
 from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
@@ -25,10 +26,15 @@ LEAST_SHARE = 0.8
 """Of the multiply-adds that become int8 for TensorRT, whatever the measured sensitivity says."""
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 """Of the multiply-adds in int8, tried for a CPU until enough neighbours are kept."""
-KEPT_NEIGHBOURS = 0.96
-"""Of the images that decide, which are fewer than those that judge."""
 # Images that the sensitivity of each layer is measured on, fewer of large ones, 24 at 224 px.
 _JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
+
+
+def enough(images: int) -> float:
+    """Neighbours that so many deciding images have to keep: the proof's gate, and one standard deviation to spare."""
+    gate = GATES["int8"].overlap_at_1
+    return gate + float(np.sqrt(gate * (1 - gate) / images))
+
 
 Place = Callable[[Any, Calibrated, Collection[str]], Any]
 
@@ -92,11 +98,11 @@ class Int8:
             names -= most_sensitive(self.harms(place_tensorrt), self.calibrated.may_be_kept, spared)
         return self._write(place_tensorrt(half, self.calibrated, names), path, names)
 
-    def for_cpu(self, path: Path) -> Calibration:
-        """Write the file for a CPU: as much in int8 as keeps ``KEPT_NEIGHBOURS`` of the deciding images' neighbours.
+    def for_cpu(self, path: Path) -> Calibration | None:
+        """Write the file for a CPU: as much in int8 as keeps ``enough`` of the deciding images' neighbours.
 
         All layers are tried first, then shares of ``SHARES``, for which the layers of most harm for their work stay
-        fp32; where none is enough the least one is written, and its proof will say so.
+        fp32. Where none is enough nothing is written: such a file would not pass.
 
         Args:
             path: The file to write.
@@ -104,17 +110,17 @@ class Int8:
         every = {layer.name for layer in self.calibrated.layers if not layer.is_transposed}
         reference = self._outputs(self.calibrated.model)
         harms: dict[str, float] = {}
-        names, model = every, None
         for share in SHARES:
+            names = every
             if share < 1:
                 harms = harms or self.harms(place_cpu)
                 spared = (self.calibrated.share(every) - share) * self.calibrated.multiply_adds
                 names = every - most_sensitive(harms, self.calibrated.may_be_kept, spared)
             model = place_cpu(self.calibrated.model, self.calibrated, names)
             kept = measure(reference, self._outputs(model)).overlap_at_1
-            if kept is None or kept >= KEPT_NEIGHBOURS:
-                break
-        return self._write(model, path, names)
+            if kept is None or kept >= enough(len(self.deciding)):
+                return self._write(model, path, names)
+        return None
 
     def harms(self, place: Place) -> dict[str, float]:
         """The squared distance by which each layer's int8, alone, moves the outputs, see ``output_errors``."""
