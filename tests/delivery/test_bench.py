@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from tests.test_command_line import byolt, draw_folder, one_sentence, only_run, write_recipe
 
 from byolt.reporting.speed import plot_speed, write_speed
-from byolt_export.runtime.openvino_runner import has_openvino
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,7 @@ def test_the_latest_bundle_beside_its_pytorch_model(delivered: Path) -> None:
     assert found == json.loads((delivered / "speed" / "bench.json").read_text())
     names = ["fp32 in PyTorch, eager, CPU", "fp32 in ONNX Runtime, CPU", "fp16 in ONNX Runtime, CPU"]
     rows = [(row["name"], row["batch"]) for row in found["rows"]]
-    assert [row for row in rows if "OpenVINO" not in row[0]] == [(name, b) for b in (1, 8) for name in names]
-    assert (("fp16 in OpenVINO, CPU", 8) in rows) == has_openvino()
+    assert rows == [(name, b) for b in (1, 8) for name in names]
     assert all(row["calls"] >= 10 and row["memory_mib"] > 20 for row in found["rows"])
     torch, fp32 = found["rows"][:2]
     assert torch["accuracy"]["agreement"] == 1

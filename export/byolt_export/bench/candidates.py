@@ -12,7 +12,7 @@ from byolt_export.bundle.golden import read_golden
 from byolt_export.bundle.manifest import Engine, Manifest, Onnx
 from byolt_export.errors import InputError, ParityFault
 from byolt_export.proof.report import FileReport, Measures, Task, read_report
-from byolt_export.proof.verify import every_provider, verify_bundle
+from byolt_export.proof.verify import verify_bundle
 from byolt_export.runtime.onnx_runner import CPU, OnnxRunner
 from byolt_export.runtime.openvino_runner import OPENVINO, OpenVinoRunner
 from byolt_export.tensorrt.runner import open_engine
@@ -36,7 +36,7 @@ def bundle_candidates(path: Path, *, providers: Sequence[str] = (), threads: int
 
     Args:
         path: The bundle's folder.
-        providers: ONNX Runtime's execution providers and ``OPENVINO``; left out, those that this machine can use.
+        providers: ONNX Runtime's execution providers and ``OPENVINO``; left out, ONNX Runtime's that run here.
         threads: CPU threads of one call; left out, one per core.
 
     Raises:
@@ -48,7 +48,7 @@ def bundle_candidates(path: Path, *, providers: Sequence[str] = (), threads: int
     for entry in listed:
         if entry.verdict == "failed":
             raise _refused(path, entry.name, f"failed when it was made ({entry.reason})")
-    report = verify_bundle(path, providers or every_provider(), threads=threads)
+    report = verify_bundle(path, providers, threads=threads)
     for judged in report.files:
         if judged.parity.verdict == "failed":
             raise _refused(path, judged.name, f"fails here ({'; '.join(judged.parity.reasons)})")

@@ -27,7 +27,7 @@ from byolt_export.proof.report import FileReport, Parity, Report, read_gates
 from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
 from byolt_export.runtime.onnx_runner import CPU, open_onnx, usable_providers
-from byolt_export.runtime.openvino_runner import OPENVINO, has_openvino
+from byolt_export.runtime.openvino_runner import OPENVINO
 from byolt_export.tensorrt.runner import open_engine
 
 _LONGEST_REASON = 2000  # Characters of somebody else's manifest that are repeated.
@@ -44,14 +44,14 @@ def verify(
 
     Args:
         bundle: The bundle's folder.
-        providers: As ``verify_bundle`` takes them; left out, ``every_provider``.
+        providers: As ``verify_bundle`` takes them.
         threads: CPU threads of one call; left out, one per core.
         on_log: Takes a line where the speeds cannot be kept.
 
     Raises: as ``verify_bundle``.
     """
     path = Path(bundle)
-    report = verify_bundle(path, providers or every_provider(), threads=threads)
+    report = verify_bundle(path, providers, threads=threads)
     report = replace(report, files=_timed(path, report.files, threads))
     record_verdicts(path, report.files)
     if any(file.speeds for file in report.files):
@@ -118,11 +118,6 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
             parity = prove_onnx(*how, gates=gates, threads=threads, placement=file.placement)
             reports.append(FileReport(file.name, file.precision, provider, _failed_by(parity, made, stated)))
     return Report(path, (*reports, *prove_engines(path, manifest, golden)))
-
-
-def every_provider() -> tuple[str, ...]:
-    """ONNX Runtime's providers that this machine can use, and OpenVINO where it is installed."""
-    return (*usable_providers(), *((OPENVINO,) if has_openvino() else ()))
 
 
 def _providers_of(file: Onnx, asked: Sequence[str]) -> Sequence[str]:

@@ -64,7 +64,7 @@ def export(
     "--provider",
     "providers",
     multiple=True,
-    help="OpenVINO, or a provider of ONNX Runtime's.  [default: each that this machine can use]",
+    help="OpenVINO, or a provider of ONNX Runtime's.  [default: each of ONNX Runtime's that this machine can use]",
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one call.  [default: one per core]")
 @JSON
