@@ -43,10 +43,14 @@ const std::optional<Found>& first_gpu() {
 
 }  // namespace
 
-std::optional<int> gpu_capability() { return first_gpu() ? std::optional<int>(first_gpu()->capability) : std::nullopt; }
+std::optional<int> gpu_capability() {
+  const std::optional<Found>& gpu = first_gpu();
+  return gpu ? std::optional<int>(gpu->capability) : std::nullopt;
+}
 
 std::optional<std::string> gpu_name() {
-  return first_gpu() ? std::optional<std::string>(first_gpu()->name) : std::nullopt;
+  const std::optional<Found>& gpu = first_gpu();
+  return gpu ? std::optional<std::string>(gpu->name) : std::nullopt;
 }
 
 }  // namespace byolt

@@ -124,7 +124,7 @@ class Prover {
   /// any file has, where the model itself tells little apart.
   void blame_the_model(Parity& parity) const {
     const double apart = spread(rows(golden_.reference));
-    if (apart >= kLittleSpread) return;
+    if (apart >= kLittleSpread || !parity.golden) return;
     parity.reasons = {
         "the model is at fault and not the file, which errs by " + short_number(parity.golden->relative_l2_worst) +
         " of an output's length at most: by PyTorch too the outputs of different images lie only " +

@@ -72,8 +72,10 @@ void time_in_turn(std::vector<Timed>& all, std::size_t batch) {
       Timed& timed = all[(round + k) % all.size()];
       (void)call_s(timed, batch);  // It finds the caches as another left them.
       std::vector<double> calls;
-      for (double total = 0; calls.size() < least || total < kSliceS; total += calls.back()) {
+      double total = 0;
+      while (calls.size() < least || total < kSliceS) {
         calls.push_back(call_s(timed, batch));
+        total += calls.back();
       }
       timed.rounds.push_back(std::move(calls));
     }
