@@ -84,7 +84,7 @@ def test_outputs_stay_near_those_of_fp32(path: Path, calibrated: Calibrated) -> 
 
 
 def test_a_layer_that_is_kept_has_its_own_kernel_in_fp32(calibrated: Calibrated, tmp_path: Path) -> None:
-    kept = calibrated.layers[3]
+    kept = calibrated.layers[1]  # Between bytes that were pooled and a ReLU that is rounded.
     model = place_cpu(calibrated.model, calibrated, every(calibrated) - {kept.name})
     assert set(precision_shares(model)) == {"int8", "fp32"}
     run = as_run(model, tmp_path)

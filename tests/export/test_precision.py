@@ -165,9 +165,9 @@ def test_calibration_on_ten_images_shows(fp16: Path, tmp_path: Path) -> None:
 
 def test_the_most_harmful_layers_stay_fp16_within_the_share(fp16: Path, tmp_path: Path) -> None:
     layers, total = find_layers(onnx.load(fp16))
-    half = quantize(fp16, tmp_path / "half.onnx", images=images(64), source="drawn", least_share=0.5)
+    half = quantize(fp16, tmp_path / "half.onnx", images=images(64), source="drawn", least_share=0.7)
     assert half.fp16_layers
-    assert half.int8_share >= 0.5
+    assert half.int8_share >= 0.7
     assert half.int8_share == sum(x.multiply_adds for x in layers if x.name not in half.fp16_layers) / total
     quantize(fp16, tmp_path / "all.onnx", images=images(64), source="drawn", least_share=1.0)
     assert error(fp16, tmp_path / "half.onnx") < error(fp16, tmp_path / "all.onnx")

@@ -61,7 +61,7 @@ def steady_model(path: Path, factor: float, offset: float) -> Path:
 @pytest.mark.parametrize("case", STEADY)
 def test_a_steady_input_is_quantised_as_well_as_any(case: str, tmp_path: Path) -> None:
     model = steady_model(tmp_path / "fp32.onnx", *STEADY[case])
-    record = quantize(model, tmp_path / "int8.onnx", images=images(48), source="drawn", least_share=1.0)
+    record = quantize(model, tmp_path / "int8.onnx", images=images(96), source="drawn", least_share=1.0)
     assert (record.rule, record.int8_share) == ("least error", 1.0)
     held_out = images(64, seed=5)
     # The bias takes up what the mean carries; rounding to int8 costs the features themselves about half of that.

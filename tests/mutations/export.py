@@ -106,7 +106,7 @@ EXPORT = [
     Mutation("verify forgets the manifest's gates", PROOF_VERIFY, "tighten(tighten(gates, file.gates), stored[file.name])", "tighten(gates, stored[file.name])", IN_TIGHTENED),
     Mutation("a loosened manifest falls back", PROOF_VERIFY, "tighten(tighten(gates, file.gates), stored[file.name])", "tighten(gates, file.gates)", IN_LOOSENED),
     Mutation("an export forgets the tightened gates", PROOF_VERIFY, "reasons=outer.reasons or delivered.reasons", "reasons=outer.reasons", IN_VERIFY),
-    Mutation("controls by the outer gates", PROOF_VERIFY, "judge(ran, golden, gates=gates, logits=logits)", "judge(ran, golden, gates=GATES[precision], logits=logits)", IN_VERIFY),
+    Mutation("controls by the outer gates", PROOF_VERIFY, "judge(ran, golden, gates=gates, logits=logits)", "judge(ran, golden, gates=outer_gates(precision, images), logits=logits)", IN_VERIFY),
     Mutation("room by the mean of golden and gallery", PROOF_GATES, "max(measures.relative_l2_mean for measures in measured)", "sum(measures.relative_l2_mean for measures in measured) / len(measured)", IN_GATES),
     Mutation("tightened below the floor", PROOF_GATES, "max(room * distance, floor)", "room * distance", IN_GATES),
     Mutation("chance by the mean of a sample", PROOF_GATES, "while so_far < 1 - _BY_CHANCE", "while so_far < 0.5", IN_GATES),
