@@ -210,9 +210,7 @@ def test_two_exports_differ_in_their_engines_alone(labelled_run: Path) -> None:
         assert [engine["target"] for engine in engines] == ["rtx40"] * 3
         plain = {path.name: path.read_bytes() for path in bundle.iterdir() if path.suffix in (".onnx", ".safetensors")}
         parity = json.loads((bundle / "parity.json").read_text())
-        assert all(
-            file.pop("speeds") for file in parity["files"]
-        )  # They alone differ, and their digest.
+        assert all(file.pop("speeds") for file in parity["files"])  # They alone differ, and their digest.
         assert manifest.pop("speeds")
         assert manifest.pop("parity_sha256")
         found.append((manifest, plain, parity))
