@@ -31,9 +31,12 @@ _JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
 
 
 def enough(images: int) -> float:
-    """Neighbours that so many deciding images have to keep: the proof's gate, and one standard deviation to spare."""
+    """Neighbours that so many deciding images have to keep: the proof's gate, and two standard deviations to spare.
+
+    Among fewer images than the proof has, neighbours lie further apart and are kept more easily.
+    """
     gate = GATES["int8"].overlap_at_1
-    return gate + float(np.sqrt(gate * (1 - gate) / images))
+    return gate + 2 * float(np.sqrt(gate * (1 - gate) / images))
 
 
 Place = Callable[[Any, Calibrated, Collection[str]], Any]
