@@ -72,14 +72,14 @@ class Calibrated:
 
     def layers_in(self, model: Any) -> list[Layer]:
         """The layers as this graph has them: ``model`` in another precision, or a part of it."""
-        from onnx import numpy_helper
+        from onnx import helper
 
         known = {layer.name: layer for layer in self.layers}
-        types = {i.name: numpy_helper.to_array(i).dtype for i in model.graph.initializer}
+        types = {i.name: helper.tensor_dtype_to_np_dtype(i.data_type) for i in model.graph.initializer}
+        found = [(known[node.output[0]], node) for node in model.graph.node if node.output and node.output[0] in known]
         return [
-            replace(known[node.output[0]], node=node, kernel=known[node.output[0]].kernel.astype(types[node.input[1]]))
-            for node in model.graph.node
-            if node.output and node.output[0] in known
+            replace(layer, node=node, kernel=layer.kernel.astype(types[node.input[1]], copy=False))
+            for layer, node in found
         ]
 
     def share(self, names: Collection[str]) -> float:
@@ -167,12 +167,5 @@ def _least_error(layer: Layer, moved: Rows, moments: Moments) -> RoundedLayer | 
     except np.linalg.LinAlgError:
         return None
     restored = whole * scales[..., None]
-    correction = (kernel - restored) * mean[:, None] - restored * _by_input(moved, kernel)[:, None]
+    correction = (kernel - restored) * mean[:, None] - restored * layer.by_input(moved)[:, None]
     return RoundedLayer(whole, scales, layer.bias() + correction.sum(axis=-1).ravel())
-
-
-def _by_input(channels: Rows, kernel: Reals) -> Reals:
-    """Values of the channels (C,) as those of a kernel's inputs (G, K)."""
-    groups, _, inputs = kernel.shape
-    by_group = channels.astype(np.float64).reshape(groups, -1)
-    return np.repeat(by_group, inputs // by_group.shape[1], axis=1)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from byolt_export.arrays import Images
 from byolt_export.quantize.activation_statistics import ActivationSample, collect_statistics
+from byolt_export.quantize.fragments import drop_unread
 from byolt_export.quantize.layers import Layer, find_layers, written_tensors
 from byolt_export.quantize.multiply_adds import attributes, infer
 from byolt_export.quantize.rounding import Reals, Rows, best_levels
@@ -109,16 +110,13 @@ def _errors(
 
 def _taken_up(layer: Layer, gain: Rows) -> Reals:
     """The kernel (G, O, K) that undoes a gain (C,) of the layer's input."""
-    kernel = layer.as_matrices()
-    by_group = gain.astype(np.float64).reshape(layer.groups, -1)
-    return kernel / np.repeat(by_group, kernel.shape[2] // by_group.shape[1], axis=1)[:, None]
+    return layer.as_matrices() / layer.by_input(gain)[:, None]
 
 
 def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
     """Put the gains into kernels and biases, in place."""
     from onnx import numpy_helper
 
-    constants = {constant.name: constant for constant in model.graph.initializer}
     for layer in layers:
         into, out = gains.get(layer.input), gains.get(layer.name)
         if into is None and out is None:
@@ -131,16 +129,7 @@ def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
         _store(model, node, 1, f"{layer.name}.evened", layer.from_matrices(kernel).astype(dtype), numpy_helper)
         if len(node.input) > 2 and out is not None:
             _store(model, node, 2, f"{layer.name}.evened_bias", (layer.bias() * factor).astype(dtype), numpy_helper)
-    read = {name for node in model.graph.node for name in node.input}
-    kept = [constant for constant in constants.values() if constant.name in read]
-    added = [
-        constant for constant in model.graph.initializer if constant.name in read and constant.name not in constants
-    ]
-    copies = [type(item)() for item in (*kept, *added)]
-    for copy, item in zip(copies, (*kept, *added), strict=True):
-        copy.CopyFrom(item)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(copies)
+    drop_unread(model.graph)
 
 
 def _store(model: Any, node: Any, place: int, name: str, values: npt.NDArray[Any], numpy_helper: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from byolt_export.quantize.fragments import drop_unread
 from byolt_export.quantize.multiply_adds import attributes
 
 MIDDLE = 128.0
@@ -64,7 +65,7 @@ def read_pixels(model: Any) -> str | None:
         kernel = _of_pixels(constants[node.input[1]].astype(np.float64), scale, shift, channels)
         node.input[0], node.input[1] = names["whole"], f"{node.output[0]}.of_pixels"
         graph.initializer.append(numpy_helper.from_array(kernel.astype(np.float32), node.input[1]))
-    _drop_unread(graph)
+    drop_unread(graph)
     return names["whole"]
 
 
@@ -104,22 +105,3 @@ def _is_plain(node: Any, constants: Any) -> bool:
         and how.get("group", 1) == 1
         and how.get("auto_pad", b"NOTSET") == b"NOTSET"
     )
-
-
-def _drop_unread(graph: Any) -> None:
-    """Take out nodes and constants that nothing reads."""
-    read = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if read & set(node.output):
-            kept.append(node)
-            read |= set(node.input)
-    for part, wanted in (
-        (graph.node, kept[::-1]),
-        (graph.initializer, [i for i in graph.initializer if i.name in read]),
-    ):
-        copies = [type(item)() for item in wanted]
-        for copy, item in zip(copies, wanted, strict=True):
-            copy.CopyFrom(item)
-        del part[:]
-        part.extend(copies)

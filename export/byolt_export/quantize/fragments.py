@@ -46,29 +46,39 @@ def rebuilt(model: Any, replace: Callable[[Any, Fragment], bool]) -> Any:
     for node in model.graph.node:
         if not replace(node, made):
             made.nodes.append(node)
-    nodes = _read_nodes(made.nodes, (output.name for output in graph.output))
-    read = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
     held = {constant.name: constant for constant in model.graph.initializer} | made.constants
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(constant for name, constant in held.items() if name in read)
-    for opset in result.opset_import:
-        if opset.domain in (
-            "",
-            "ai.onnx",
-        ):  # 19 adds types to the operators of 18, and changes none that encoders have.
+    del graph.value_info[:]
+    _fill(graph, made.nodes, held.values())
+    for opset in result.opset_import:  # 19 adds types to the operators of 18, and changes none that encoders have.
+        if opset.domain in ("", "ai.onnx"):
             opset.version = max(opset.version, OPSET)
     result.ir_version = max(result.ir_version, IR)
     return result
 
 
-def _read_nodes(nodes: Sequence[Any], outputs: Iterable[str]) -> list[Any]:
-    read, kept = set(outputs), []
+def drop_unread(graph: Any) -> None:
+    """Take out nodes and constants that nothing reads."""
+    _fill(graph, graph.node, graph.initializer)
+
+
+def _fill(graph: Any, nodes: Sequence[Any], constants: Iterable[Any]) -> None:
+    """Give a graph what of these nodes and constants is read, and nothing else."""
+    read, kept = {output.name for output in graph.output}, []
     for node in reversed(nodes):
         if read & set(node.output):
-            kept.append(node)
+            kept.append(_copy(node))
             read |= set(node.input)
-    return kept[::-1]
+    needed = [_copy(constant) for constant in constants if constant.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept[::-1])
+    graph.initializer.extend(needed)
+
+
+def _copy(message: Any) -> Any:
+    """What a graph held is lost to whoever keeps it when the graph is emptied."""
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied
 
 
 def readers_of(model: Any) -> dict[str, list[Any]]:

@@ -1,7 +1,7 @@
 """An encoder in INT8: calibrated once, then written for the engine that is to run it."""
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,7 @@ class Int8:
         """
         names = {layer.name for layer in self.calibrated.layers}
         if self.calibrated.rule == "least error" and self.calibrated.share(names) > least_share:
-            spared = (self.calibrated.share(names) - least_share) * self.calibrated.multiply_adds
-            names -= most_sensitive(self.harms(place_tensorrt), self.calibrated.may_be_kept, spared)
+            names = self._within(least_share, names, self.harms(place_tensorrt))
         return self._write(place_tensorrt(half, self.calibrated, names), path, names)
 
     def for_cpu(self, path: Path) -> Calibration | None:
@@ -117,13 +116,17 @@ class Int8:
             names = every
             if share < 1:
                 harms = harms or self.harms(place_cpu)
-                spared = (self.calibrated.share(every) - share) * self.calibrated.multiply_adds
-                names = every - most_sensitive(harms, self.calibrated.may_be_kept, spared)
+                names = self._within(share, every, harms)
             model = place_cpu(self.calibrated.model, self.calibrated, names)
             kept = measure(reference, self._outputs(model)).overlap_at_1
             if kept is None or kept >= enough(len(self.deciding)):
                 return self._write(model, path, names)
         return None
+
+    def _within(self, share: float, names: set[str], harms: Mapping[str, float]) -> set[str]:
+        """The layers without those of most harm for their work, this share of the multiply-adds at least."""
+        spared = (self.calibrated.share(names) - share) * self.calibrated.multiply_adds
+        return names - most_sensitive(harms, self.calibrated.may_be_kept, spared)
 
     def harms(self, place: Place) -> dict[str, float]:
         """The squared distance by which each layer's int8, alone, moves the outputs, see ``output_errors``."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from byolt_export.quantize.fragments import readers_of
 from byolt_export.quantize.multiply_adds import attributes, infer, multiply_adds
 
 Array = npt.NDArray[Any]
@@ -94,6 +95,12 @@ class Layer:
             return matrices.reshape(out, into, height, width).swapaxes(0, 1)[..., ::-1, ::-1]
         return matrices.reshape(self.kernel.shape[::-1]).T
 
+    def by_input(self, channels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Values of the channels (C,) of the layer's input as those of a kernel's inputs (G, K)."""
+        by_group = channels.astype(np.float64).reshape(self.groups, -1)
+        taps = self.kernel.size // self.outputs // by_group.shape[1]
+        return np.repeat(by_group, taps, axis=1)
+
     def of_one_channel(self) -> "Layer":
         """A convolution with the same window, from one channel to one."""
         node = type(self.node)()
@@ -169,10 +176,7 @@ def find_layers(model: Any) -> tuple[list[Layer], int]:
 
 def written_tensors(model: Any, layers: Sequence[Layer]) -> dict[str, str]:
     """By layer, the tensor that leaves it: behind its activation, where that alone reads the layer."""
-    readers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(model)
     outputs = {output.name for output in model.graph.output}
     constants = {constant.name for constant in model.graph.initializer}
     written = {}

@@ -11,7 +11,7 @@ import numpy as np
 
 from byolt_export.quantize.calibrate import Calibrated, RoundedLayer
 from byolt_export.quantize.exact_pixels import INSIDE, MIDDLE
-from byolt_export.quantize.fragments import Fragment, readers_of, rebuilt
+from byolt_export.quantize.fragments import Fragment, rebuilt
 from byolt_export.quantize.layers import Layer, written_tensors
 from byolt_export.quantize.multiply_adds import attributes
 from byolt_export.quantize.rounding import ActivationScaling
@@ -35,15 +35,12 @@ class _Placement:
     """A graph on its way to INT8, node by node."""
 
     def __init__(self, model: Any, calibrated: Calibrated, names: Collection[str]) -> None:
-        from onnx import numpy_helper
-
         layers = calibrated.layers_in(model)
         self.calibrated = calibrated
         self.layers = {layer.name: layer for layer in layers if layer.name in names}
         self.others = {layer.name: layer for layer in layers if layer.name not in names}
-        self.readers = readers_of(model)
         self.written = written_tensors(model, list(self.layers.values()))
-        self.constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+        self.constants = {constant.name: constant for constant in model.graph.initializer}
         self.makers = {output: node for node in model.graph.node for output in node.output}
         self.back: dict[str, str] = {}  # By tensor, its name after uint8 and back.
         self.rounded = set(self.written.values())  # Tensors that exist in uint8 alone.
@@ -153,10 +150,12 @@ class _Placement:
 
     def _is_within(self, activation: Any, written: str) -> bool:
         """Whether uint8 of the tensor says no value that its activation would not give."""
+        from onnx import numpy_helper
+
         low, high = self.calibrated.levels[written].bounds
         least, most = 0.0, np.inf
         if activation.op_type == "Clip":
-            least, most = (float(self.constants[name]) for name in activation.input[1:3])
+            least, most = (float(numpy_helper.to_array(self.constants[name])) for name in activation.input[1:3])
         return low >= least - 1e-6 * (high - low) and high <= most * (1 + 1e-3)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import Images, as_bytes, check_batch, pooled
 from byolt_export.bundle.contents import check_onnx
 from byolt_export.bundle.manifest import CONTRACT_KEY, Contract, Output, Placement
 from byolt_export.cuda import MissingGpu, find_gpu
-from byolt_export.errors import ByoltError, InputError, MissingPart, first_line, quoted
+from byolt_export.errors import InputError, MissingPart, first_line, quoted
+from byolt_export.runtime.graph_runner import GraphRunner
 from byolt_export.runtime.openvino_runner import OPENVINO, OpenVinoRunner
 from byolt_export.runtime.signature import Port, check_ports
 
@@ -24,7 +24,7 @@ class MissingProvider(MissingPart):
     """The execution provider asked for does not work on this machine."""
 
 
-class OnnxRunner:
+class OnnxRunner(GraphRunner):
     """An ONNX file of a bundle, as a function from images (B, H, W, C) to float32 outputs (B, D)."""
 
     def __init__(
@@ -60,29 +60,12 @@ class OnnxRunner:
         self.outputs: dict[str, tuple[Any, ...]] = {output.name: output.sides[1:] for output in outputs}
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
 
-    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
-        """Outputs (B, D) of images (B, H, W, C); of feature maps, the pooled maps in a row.
+    def _run(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        return list(self._session.run(list(self.outputs), {"images": images}))
 
-        Raises: as ``maps``.
-        """
-        return pooled(self.maps(images))
-
-    def maps(self, images: Images) -> dict[str, npt.NDArray[np.float32]]:
-        """Every output of images (B, H, W, C) by its name, as it comes out.
-
-        Raises:
-            InputError: The images have another type or size than the file was made for.
-            ByoltError: ONNX Runtime cannot run this batch.
-        """
-        check_batch(images, self.image_shape, self.path.name, self.dtype)
-        try:
-            values = self._session.run(list(self.outputs), {"images": as_bytes(images)})
-        except Exception as error:  # ONNX Runtime's errors share no base class of their own.
-            raise ByoltError(f"{self.path.name} does not run a batch of {len(images)}: {_brief(error)}") from error
-        for outputs in values:
-            if len(outputs) != len(images):
-                raise ByoltError(f"{self.path.name} gave {len(outputs)} rows for a batch of {len(images)}")
-        return dict(zip(self.outputs, values, strict=True))
+    @staticmethod
+    def _brief(error: Exception) -> str:
+        return _brief(error)
 
 
 Runner = OnnxRunner | OpenVinoRunner

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import Images, as_bytes, check_batch, pooled
-from byolt_export.errors import ByoltError, InputError, MissingPart, quoted
+from byolt_export.errors import InputError, MissingPart, quoted
+from byolt_export.runtime.graph_runner import GraphRunner
 from byolt_export.runtime.signature import Port, check_ports
 
 OPENVINO = "OpenVINO"
@@ -18,7 +18,7 @@ OPENVINO = "OpenVINO"
 _TELEMETRY = "openvino_telemetry"
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(GraphRunner):
     """An ONNX file of a bundle, as a function from images (B, H, W, C) to float32 outputs (B, D)."""
 
     provider = OPENVINO
@@ -51,29 +51,12 @@ class OpenVinoRunner:
         self.outputs: dict[str, tuple[Any, ...]] = {output.name: output.sides[1:] for output in outputs}
         self.metadata = _metadata(model)
 
-    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
-        """Outputs (B, D) of images (B, H, W, C); of feature maps, the pooled maps in a row.
+    def _run(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        return list(self._compiled([images]).values())
 
-        Raises: as ``maps``.
-        """
-        return pooled(self.maps(images))
-
-    def maps(self, images: Images) -> dict[str, npt.NDArray[np.float32]]:
-        """Every output of images (B, H, W, C) by its name, as it comes out.
-
-        Raises:
-            InputError: The images have another type or size than the file was made for.
-            ByoltError: OpenVINO cannot run this batch.
-        """
-        check_batch(images, self.image_shape, self.path.name, self.dtype)
-        try:
-            values = list(self._compiled([as_bytes(images)]).values())
-        except Exception as error:  # OpenVINO's errors share no base class of their own.
-            raise ByoltError(f"{self.path.name} does not run a batch of {len(images)}: {_brief(error)}") from error
-        for outputs in values:
-            if len(outputs) != len(images):
-                raise ByoltError(f"{self.path.name} gave {len(outputs)} rows for a batch of {len(images)}")
-        return dict(zip(self.outputs, values, strict=True))
+    @staticmethod
+    def _brief(error: Exception) -> str:
+        return _brief(error)
 
 
 def has_openvino() -> bool:
