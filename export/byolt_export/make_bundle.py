@@ -6,7 +6,7 @@ Axes: B batch, N images, H W pixels, D output features.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -38,7 +38,7 @@ from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
 from byolt_export.proof.verify import judge_export
-from byolt_export.quantize.int8 import LEAST_IMAGES, Int8
+from byolt_export.quantize.int8 import LEAST_IMAGES, Int8, Tune
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.runtime.onnx_runner import CPU, open_onnx, runtime_version
 
@@ -197,7 +197,8 @@ class _Builder:
             calibration = self._quantize(path, placement)
             if calibration is None:
                 self.on_log(
-                    f"{path.name} is not made: half of it in whole numbers would lose too many neighbours already"
+                    f"{path.name} is not made: {self.options.least_share:.0%} of it in whole numbers would lose "
+                    "too many neighbours already"
                 )
                 return None
         else:
@@ -243,9 +244,10 @@ class _Builder:
         from byolt_export.onnx.half_precision import to_half
         from byolt_export.onnx.preprocessing import RESIZING
 
+        how: Any = {"choice": self.options.int8, "least_share": self.options.least_share, "tune": self.tune}
         if placement == "cpu":
-            return self.int8.for_cpu(path)
-        return self.int8.for_tensorrt(to_half(self.int8.calibrated.model, full=RESIZING), path)
+            return self.int8.for_cpu(path, **how)
+        return self.int8.for_tensorrt(to_half(self.int8.calibrated.model, full=RESIZING), path, **how)
 
     @cached_property
     def int8(self) -> Int8:
@@ -255,7 +257,19 @@ class _Builder:
         with tempfile.TemporaryDirectory() as folder:
             single = Path(folder) / FILES["fp32"]
             self.export(single, "fp32")
-            return Int8.of(single, self.images.calibration, self.images.calibration_source)
+            return Int8.of(single, self.images.calibration, self.images.calibration_source, on_log=self.on_log)
+
+    @property
+    def tune(self) -> Tune | None:
+        """Lets a file in INT8 learn, each in its part of the minutes; ``None`` where that is not asked for."""
+        if self.options.int8 != "tuned":
+            return None
+        from byolt_export.distill.tune import tune
+
+        images = self.images.tuning if self.images.tuning is not None else self.int8.calibrating
+        minutes = self.options.minutes / len(_placements("int8"))
+        self.on_log(f"tuning INT8 on {len(images)} images for {minutes:g} min")
+        return partial(tune, images=images, minutes=minutes, on_log=self.on_log)
 
 
 def _placements(precision: Precision) -> tuple[Placement | None, ...]:

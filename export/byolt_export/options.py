@@ -1,5 +1,6 @@
 """What ``build_bundle`` takes besides module and images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from byolt_export.bundle.image_input import Input, Rgb
 from byolt_export.bundle.manifest import first_fault
 from byolt_export.errors import InputError
+from byolt_export.quantize.int8 import CHOICES, LEAST_SHARE, Choice
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class BundleOptions:
         bisect: Compare the tensors on the way too, and name the first node whose error jumps.
         channels: 1 where grey images go in, which the graph repeats for the module's three.
         bit_depth: Of the images, 8, 10, 12, 14 or 16: 2^``bit_depth`` - 1 is white. Above 8 they are uint16.
+        int8: How much becomes INT8 (see docs/int8.md): ``fastest`` tries all of it first, ``safest`` takes
+            ``least_share`` at once, ``plain`` begins with what is fast on the engine; ``tuned`` does the same and
+            lets the file learn the encoder's embeddings, which comes out a little different from run to run.
+        least_share: Of the multiply-adds, what becomes INT8 at least.
+        minutes: That ``tuned`` takes, all files together.
         output: ``features`` delivers what the module gives as it is: a map (B, C, H, W), tokens (B, tokens, C), or
             several of them by name in a dict, tuple or list, with which neighbours are those of the pooled maps.
     """
@@ -46,6 +53,9 @@ class BundleOptions:
     output: Literal["embedding", "features"] = "embedding"
     channels: int = 3
     bit_depth: int = 8
+    int8: Choice = "plain"
+    least_share: float = LEAST_SHARE
+    minutes: float = 10.0
 
     def input_of(self, size_px: int) -> Input:
         """What goes in, as the manifest states it.
@@ -73,9 +83,15 @@ class BundleOptions:
         """Refuse what does not fit together, before any work.
 
         Raises:
-            InputError: ``output`` or ``metadata`` do not fit.
+            InputError: ``output``, ``int8``, ``least_share``, ``minutes`` or ``metadata`` do not fit.
         """
         self.properties()
+        if self.int8 not in CHOICES:
+            raise InputError(f"export: int8 is {self.int8!r}: it is {', '.join(CHOICES)}")
+        if not 0 < self.least_share <= 1:
+            raise InputError(f"export: least_share is {self.least_share}: give a share above 0, up to 1")
+        if not 0 < self.minutes < math.inf:
+            raise InputError(f"export: minutes is {self.minutes}: give a number above 0")
         if self.output not in ("embedding", "features"):
             raise InputError(f"export: output is {self.output!r}: it is embedding or features")
         if self.output == "features" and (len(classes) or self.normalize):

@@ -5,7 +5,7 @@ from pathlib import Path
 from byolt_export.arrays import Images
 from byolt_export.bundle.manifest import Calibration
 from byolt_export.quantize.calibrate import Rule
-from byolt_export.quantize.int8 import LEAST_SHARE, Int8
+from byolt_export.quantize.int8 import Int8
 
 
 def quantize(
@@ -15,7 +15,7 @@ def quantize(
     images: Images,
     source: str = "drawn",
     rule: Rule = "least error",
-    least_share: float = LEAST_SHARE,
+    least_share: float = 0.8,
 ) -> Calibration:
     """For TensorRT; what is not INT8 keeps the precision that the file has."""
     int8 = Int8.of(path, images, source, rule)

@@ -21,7 +21,7 @@ class ProofImages:
 
     ``golden`` (8 or more) travels in the bundle, and ``golden_kind`` says whether these are the user's own. Neighbours
     are looked for among up to 10,000 of ``gallery``; with labels, ``queries`` measure the task. INT8 scales come from
-    ``calibration``, which nothing is measured on.
+    ``calibration`` and it learns from ``tuning``, where that is asked for; nothing is measured on these.
     """
 
     golden: Images
@@ -33,6 +33,7 @@ class ProofImages:
     query_labels: Labels | None = None
     calibration: Images | None = None
     calibration_source: str = ""
+    tuning: Images | None = None
 
 
 def image_digest(image: Images) -> bytes:
@@ -79,7 +80,8 @@ def check_images(shown: ProofImages, pixels: Input) -> None:
         InputError: An image has another type or size, golden images are too few, or a calibration image is measured.
     """
     measured = {"golden": shown.golden, "gallery": shown.gallery, "queries": shown.queries}
-    for what, images in (measured | {"calibration": shown.calibration}).items():
+    used = {"calibration": shown.calibration, "tuning": shown.tuning}
+    for what, images in (measured | used).items():
         if images is None:
             continue
         if images.dtype != pixels.dtype or images.ndim != 4 or images.shape[1:] != pixels.shape:
@@ -94,9 +96,8 @@ def check_images(shown: ProofImages, pixels: Input) -> None:
         raise InputError(
             f"{len(shown.golden)} golden images: at least {_LEAST_GOLDEN} are needed, with a label each or none"
         )
-    if shown.calibration is None:
-        return
-    calibrated = {image_digest(image) for image in shown.calibration}
-    for what, images in measured.items():
-        if images is not None and not calibrated.isdisjoint(map(image_digest, images)):
-            raise InputError(f"an image of the calibration is among the {what} images: measure on others")
+    for use, some in used.items():
+        seen = set() if some is None else {image_digest(image) for image in some}
+        for what, images in measured.items():
+            if seen and images is not None and not seen.isdisjoint(map(image_digest, images)):
+                raise InputError(f"an image of the {use} is among the {what} images: measure on others")

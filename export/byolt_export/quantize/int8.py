@@ -1,18 +1,20 @@
 """An encoder in INT8: calibrated once, then written for the engine that is to run it."""
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from byolt_export.arrays import Images, Outputs, pooled
-from byolt_export.bundle.manifest import Calibration
+from byolt_export.bundle.manifest import Calibration, Placement
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.proof.gates import GATES
 from byolt_export.proof.measures import measure
+from byolt_export.proof.report import Measures
 from byolt_export.quantize.activation_statistics import input_batches
 from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
 from byolt_export.quantize.layers import find_layers, spread
@@ -22,10 +24,19 @@ from byolt_export.quantize.sensitivity import most_sensitive, output_errors
 from byolt_export.runtime.onnx_runner import run_model
 
 LEAST_IMAGES = 32
-LEAST_SHARE = 0.8
-"""Of the multiply-adds that become int8 for TensorRT, whatever the measured sensitivity says."""
-SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-"""Of the multiply-adds in int8, tried for a CPU until enough neighbours are kept."""
+LEAST_SHARE = 0.5
+"""Of the multiply-adds in int8: with less, hardly anything is won by it."""
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
+"""Of the multiply-adds in int8, tried in turn until enough neighbours are kept."""
+Choice = Literal["plain", "fastest", "safest", "tuned"]
+_PLAIN: Mapping[Placement, float] = {"tensorrt": 0.8, "cpu": 1.0}  # TensorRT computes the rest in fp16, which is fast.
+CHOICES: Mapping[Choice, Mapping[Placement, float]] = {
+    "plain": _PLAIN,
+    "fastest": {"tensorrt": 1.0, "cpu": 1.0},
+    "safest": {"tensorrt": 0.0, "cpu": 0.0},
+    "tuned": _PLAIN,
+}
+"""The share that is tried first; what is `tuned` learns afterwards."""
 # Images that the sensitivity of each layer is measured on, fewer of large ones, 24 at 224 px.
 _JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
 
@@ -33,13 +44,24 @@ _JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
 def enough(images: int) -> float:
     """Neighbours that so many deciding images have to keep: the proof's gate, and two standard deviations to spare.
 
-    Among fewer images than the proof has, neighbours lie further apart and are kept more easily.
+    Among fewer images than the proof has, neighbours lie further apart and are kept more easily. Of very few all.
     """
     gate = GATES["int8"].overlap_at_1
-    return gate + 2 * float(np.sqrt(gate * (1 - gate) / images))
+    return min(1.0, gate + 2 * float(np.sqrt(gate * (1 - gate) / images)))
+
+
+def shares_tried(choice: Choice, placement: Placement, least_share: float) -> tuple[float, ...]:
+    """Shares of the multiply-adds in int8 from the first to be tried down to the least."""
+    return (*(share for share in SHARES if least_share < share <= CHOICES[choice][placement]), least_share)
 
 
 Place = Callable[[Any, Calibrated, Collection[str]], Any]
+Tune = Callable[[Any, Any], Any]
+"""A graph in INT8, and the encoder in fp32, to the graph in INT8 after it has learned."""
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -50,9 +72,18 @@ class Int8:
     deciding: Images
     record: Calibration
     """Of all layers; ``int8_share`` and ``fp16_layers`` are each file's own."""
+    calibrating: Images
+    on_log: Callable[[str], None] = _say_nothing
 
     @classmethod
-    def of(cls, path: Path, images: Images, source: str, rule: Rule = "least error") -> "Int8":
+    def of(
+        cls,
+        path: Path,
+        images: Images,
+        source: str,
+        rule: Rule = "least error",
+        on_log: Callable[[str], None] = _say_nothing,
+    ) -> "Int8":
         """Calibrate a file of ``export_onnx`` in fp32 on half of the images; the other half decides.
 
         Args:
@@ -60,6 +91,7 @@ class Int8:
             images: Raw images (N, H, W, C), uint8, none of which may be used to measure the result.
             source: Where they come from, for the manifest.
             rule: How scales and rounding are chosen.
+            on_log: Takes a line on what is found.
 
         Raises:
             InputError: Too few images, no layer to quantise, or activations that are not finite.
@@ -85,43 +117,98 @@ class Int8:
             int8_share=1.0,
             fp16_layers=(),
         )
-        return cls(calibrated, images[order[half:]], record)
+        return cls(calibrated, images[order[half:]], record, images[order[:half]], on_log)
 
-    def for_tensorrt(self, half: Any, path: Path, *, least_share: float = LEAST_SHARE) -> Calibration:
-        """Write the file for TensorRT: what harms most for its work stays in fp16, within ``least_share``.
+    def for_tensorrt(
+        self,
+        half: Any,
+        path: Path,
+        *,
+        choice: Choice = "plain",
+        least_share: float = LEAST_SHARE,
+        tune: Tune | None = None,
+    ) -> Calibration:
+        """Write the file for TensorRT: the largest share in INT8 that keeps ``enough``, else the least.
 
         Args:
             half: ``calibrated.model`` in fp16 (or left in fp32, which it then is where it is not int8).
             path: The file to write; the same bytes from run to run.
+            choice: Where the search begins.
             least_share: Of the multiply-adds, what becomes int8 at least, where the graph has so much that int8 fits.
+            tune: Lets the file learn; what came of it is taken where the deciding images come out nearer.
         """
         names = {layer.name for layer in self.calibrated.layers}
-        if self.calibrated.rule == "least error" and self.calibrated.share(names) > least_share:
-            names = self._within(least_share, names, self.harms(place_tensorrt))
-        return self._write(place_tensorrt(half, self.calibrated, names), path, names)
+        if self.calibrated.rule == "least error":
+            tried = shares_tried(choice, "tensorrt", least_share)
+            names, _ = self._largest_share(place_tensorrt, names, tried, placement="tensorrt")
+        model, learned = self._tuned(place_tensorrt(half, self.calibrated, names), tune, "tensorrt")
+        return self._write(model, path, names, learned)
 
-    def for_cpu(self, path: Path) -> Calibration | None:
-        """Write the file for a CPU: as much in int8 as keeps ``enough`` of the deciding images' neighbours.
-
-        All layers are tried first, then shares of ``SHARES``, for which the layers of most harm for their work stay
-        fp32. Where none is enough nothing is written: such a file would not pass.
+    def for_cpu(
+        self, path: Path, *, choice: Choice = "plain", least_share: float = LEAST_SHARE, tune: Tune | None = None
+    ) -> Calibration | None:
+        """Write the file for a CPU, in the same way; where no share keeps ``enough`` none: it would not pass.
 
         Args:
             path: The file to write.
+            choice: Where the search begins.
+            least_share: Of the multiply-adds, what becomes int8 at least.
+            tune: Lets the file learn, as for TensorRT.
         """
         every = {layer.name for layer in self.calibrated.layers if not layer.is_transposed}
-        reference = self._outputs(self.calibrated.model)
+        tried = shares_tried(choice, "cpu", least_share)
+        names, keeps_enough = self._largest_share(place_cpu, every, tried, placement="cpu")
+        model, learned = self._tuned(place_cpu(self.calibrated.model, self.calibrated, names), tune, "cpu")
+        if not keeps_enough and not (learned and self._keeps_enough(model, "cpu")):
+            return None
+        return self._write(model, path, names, learned)
+
+    def _largest_share(
+        self, place: Place, names: set[str], shares: Sequence[float], *, placement: Placement
+    ) -> tuple[set[str], bool]:
+        """Names of the layers at the first share that keeps enough neighbours, else at the last; whether it does.
+
+        What stays in floating point are the layers of most harm for their work.
+        """
         harms: dict[str, float] = {}
-        for share in SHARES:
-            names = every
-            if share < 1:
-                harms = harms or self.harms(place_cpu)
-                names = self._within(share, every, harms)
-            model = place_cpu(self.calibrated.model, self.calibrated, names)
-            kept = measure(reference, self._outputs(model)).overlap_at_1
-            if kept is None or kept >= enough(len(self.deciding)):
-                return self._write(model, path, names)
-        return None
+        chosen: set[str] = set()
+        for share in shares:
+            tried, chosen = chosen, names
+            if share < self.calibrated.share(names):
+                harms = harms or self.harms(place)
+                chosen = self._within(share, names, harms)
+            if chosen == tried:  # No layer is small enough to be left out.
+                continue
+            self.on_log(f"INT8 for {placement}: {self.calibrated.share(chosen):.0%} of the multiply-adds")
+            if self._keeps_enough(place(self.calibrated.model, self.calibrated, chosen), placement):
+                return chosen, True
+        return chosen, False
+
+    def _keeps_enough(self, model: Any, placement: Placement) -> bool:
+        kept, wanted = self._measured(model, placement).overlap_at_1, enough(len(self.deciding))
+        if kept is None:
+            return True
+        self.on_log(f"{kept:.1%} of {len(self.deciding)} images keep their nearest neighbour, {wanted:.1%} are wanted")
+        return kept >= wanted
+
+    def _measured(self, model: Any, placement: Placement) -> Measures:
+        return measure(self.reference, self._outputs(model, placement))
+
+    def _tuned(self, model: Any, tune: Tune | None, placement: Placement) -> tuple[Any, str]:
+        """The graph after it has learned, and what to write down of it; as it was where nothing came of it."""
+        if tune is None:
+            return model, ""
+        learned = tune(model, self.calibrated.model)
+        before, after = (self._measured(each, placement) for each in (model, learned))
+        told = (
+            f"relative L2 {before.relative_l2_mean:.2e} to {after.relative_l2_mean:.2e}, neighbours kept "
+            f"{before.overlap_at_1:.1%} to {after.overlap_at_1:.1%} of {len(self.deciding)} images"
+        )
+        if after.relative_l2_mean >= before.relative_l2_mean:
+            self.on_log(f"INT8 for {placement}: what was tuned is not nearer and is not taken: {told}")
+            return model, ""
+        self.on_log(f"INT8 for {placement} tuned: {told}")
+        return learned, f"tuned: {told}"
 
     def _within(self, share: float, names: set[str], harms: Mapping[str, float]) -> set[str]:
         """The layers without those of most harm for their work, this share of the multiply-adds at least."""
@@ -137,16 +224,23 @@ class Int8:
             self.calibrated.model, layers, lambda rest, layer: place(rest, self.calibrated, {layer.name}), judges
         )
 
-    def _outputs(self, model: Any) -> Outputs:
+    @cached_property
+    def reference(self) -> Outputs:
+        """What the encoder in fp32 gives of the deciding images, (N, D)."""
+        return self._outputs(self.calibrated.model)
+
+    def _outputs(self, model: Any, placement: Placement | None = None) -> Outputs:
         """Of the deciding images, (N, D): pooled where maps come out."""
         batches = input_batches(model, self.deciding)
-        return np.concatenate([pooled(values) for values in run_model(model.SerializeToString(), batches)])
+        answers = run_model(model.SerializeToString(), batches, placement=placement)
+        return np.concatenate([pooled(values) for values in answers])
 
-    def _write(self, model: Any, path: Path, names: Collection[str]) -> Calibration:
+    def _write(self, model: Any, path: Path, names: Collection[str], learned: str = "") -> Calibration:
         import onnx
 
         onnx.checker.check_model(model, full_check=True)
         path.write_bytes(model.SerializeToString(deterministic=True))
         kept = tuple(layer.name for layer in self.calibrated.layers if layer.name not in names)
         share = self.calibrated.share(names)
-        return self.record.model_copy(update={"int8_share": share, "fp16_layers": kept})
+        rule = "; ".join(filter(None, (self.record.rule, learned)))
+        return self.record.model_copy(update={"int8_share": share, "fp16_layers": kept, "rule": rule})

@@ -100,15 +100,24 @@ def _gives(run: Runner, output: Output) -> bool:
 
 
 def run_model(
-    model: bytes, batches: Iterable[Mapping[str, npt.NDArray[Any]]], name: str = "the model"
+    model: bytes,
+    batches: Iterable[Mapping[str, npt.NDArray[Any]]],
+    name: str = "the model",
+    placement: Placement | None = None,
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """All outputs of a model (ONNX bytes) on the CPU by name, batch by batch of inputs by name.
 
+    Args:
+        model: The bytes.
+        batches: Inputs by name.
+        name: Of the model, which opens the sentence of an error.
+        placement: Which engine an int8 model is placed for.
+
     Raises:
         MissingPart: ONNX Runtime is not installed.
-        InputError: The model cannot be read or run; ``name`` opens the sentence.
+        InputError: The model cannot be read or run.
     """
-    session = _open(model, CPU, None, name)
+    session = _open(model, CPU, None, name, for_tensorrt=placement == "tensorrt")
     names = [output.name for output in session.get_outputs()]
     for batch in batches:
         try:

@@ -19,6 +19,13 @@ from byolt_export.errors import InputError, MissingPart, ParityFault
 )
 @click.option("--trt", is_flag=True, help="Build TensorRT engines too.")
 @click.option("--precision", metavar="fp32,fp16,int8", help="Files to make.  [default: fp32; with --trt fp32,fp16]")
+@click.option(
+    "--int8",
+    type=click.Choice(("plain", "fastest", "safest", "tuned")),
+    default="plain",
+    help="How much becomes INT8: all that keeps the neighbours, the least worth it, or in between; tuned learns too.",
+)
+@click.option("--minutes", type=FiniteRange(0, min_open=True), help="That --int8 tuned learns.  [default: 10]")
 @click.option("--target", "targets", multiple=True, metavar="NAME", help="GPUs to build engines for: see build-engine.")
 @click.option("--classifier", is_flag=True, help="Deliver the fine-tuned classifier, not the encoder.")
 @click.option("--bisect", is_flag=True, help="Compare tensors on the way too; name the first node whose error jumps.")
@@ -29,22 +36,21 @@ def export(
     trt: bool,
     precision: str | None,
     targets: tuple[str, ...],
-    classifier: bool,
-    bisect: bool,
+    minutes: float | None,
     overrides: tuple[str, ...],
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Deliver a run's encoder as a bundle: ONNX, engines, golden vectors, and the verdict of each file."""
     from byolt.console.summary import print_parity, print_summary
 
     bundle = byolt.export(
         run,
-        classifier=classifier,
         precisions=_precisions(precision or ("fp32,fp16" if trt else "fp32")),
         targets=targets if trt or targets else None,
-        bisect=bisect,
-        overrides=overrides,
+        overrides=overrides if minutes is None else (*overrides, f"export.int8_minutes={minutes}"),
         on_log=tell,
+        **asked,
     )
     report = bundle.report
 

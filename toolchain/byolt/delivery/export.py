@@ -23,6 +23,7 @@ from byolt_export.proof.made import Made
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_engines
+from byolt_export.quantize.int8 import Choice
 from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 from byolt_export.tensorrt.flavour import Flavour, Target
 
@@ -43,6 +44,7 @@ def export(
     *,
     classifier: bool = False,
     precisions: Sequence[Precision] = ("fp32",),
+    int8: Choice = "plain",
     targets: Sequence[str] | None = None,
     bisect: bool = False,
     overrides: Overrides = (),
@@ -59,6 +61,9 @@ def export(
         run: A finished run, or its folder.
         classifier: Deliver the fine-tuned classifier.
         precisions: Files to make, of ``fp32``, ``fp16`` and ``int8``.
+        int8: How much becomes INT8: as much as keeps neighbours (``fastest``), the least (``safest``), or what is fast
+            enough on the engine (``plain``); ``tuned`` learns besides, for
+            ``export.int8_minutes``. See ``BundleOptions``.
         targets: GPUs to build TensorRT engines for, of the files that passed; with none named, those that the TensorRT
             at hand builds first. Left out, no engine is built.
         bisect: Compare tensors on the way too; the report names the first node whose error jumps.
@@ -66,10 +71,13 @@ def export(
         on_log: Called with a line on what is being done.
 
     Raises:
-        InputError: The run has no encoder or classifier yet, it cannot be exported, or a target cannot be served.
+        InputError: The run has no encoder or classifier yet, it cannot be exported, a target cannot be served, or
+            ``int8`` is asked for without INT8.
         MissingPart: onnx or onnxruntime is not installed.
     """
     run, say = open_run(run), on_log or (lambda line: None)
+    if int8 != "plain" and "int8" not in precisions:
+        raise InputError(f"how much becomes INT8 ({int8}) is asked for, but no INT8: add int8 to the precisions")
     recipe = with_overrides(run.recipe, overrides)
     check_finished(run, recipe)
     require("onnx", "onnxscript", "onnxruntime")
@@ -87,6 +95,8 @@ def export(
         run=run.path.absolute().name,
         metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
         bisect=bisect,
+        int8=int8,
+        minutes=recipe.export.int8_minutes,
         output="embedding" if classifier else recipe.export.output,
     )
     warn_of_lag(run)
@@ -99,6 +109,7 @@ def export(
         options.input_of(size_px),
         splits=open_run_splits(run, recipe),
         calibrated="int8" in precisions,
+        tuned=int8 == "tuned",
         labelled=not classifier,
     )
     report = build_bundle(

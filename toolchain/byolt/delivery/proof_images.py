@@ -15,11 +15,12 @@ from byolt_export.errors import InputError
 from byolt_export.proof.images import ProofImages, image_digest
 from byolt_export.quantize.int8 import LEAST_IMAGES
 
+_TUNING_IMAGES = 4096
 _EVIDENCE_BYTES = 2**30  # Most that one set of images may take: whole camera frames are large.
 
 
 def gather_proof_images(
-    recipe: Recipe, pixels: Input, *, splits: Splits, calibrated: bool, labelled: bool
+    recipe: Recipe, pixels: Input, *, splits: Splits, calibrated: bool, tuned: bool = False, labelled: bool
 ) -> ProofImages:
     """Images of a run that a bundle is made and proven with, none of them in two sets.
 
@@ -31,6 +32,7 @@ def gather_proof_images(
         pixels: What comes in: squares, or whole camera frames.
         splits: The run's images.
         calibrated: Whether images for INT8's scales are wanted.
+        tuned: Whether INT8 shall learn from some as well.
         labelled: Whether the classes of the images are those of the task.
 
     Raises:
@@ -52,6 +54,7 @@ def gather_proof_images(
     # Of few images most are left to be measured on.
     most = min(export.calibration_images, max(LEAST_IMAGES, learn.size // 4))
     calibration = learn.take(most, seed + 2, seen)[0] if calibrated else None
+    tuning = learn.take(min(_TUNING_IMAGES, learn.size // 4), seed + 4, seen)[0] if tuned else None
     crowd, crowd_labels = gallery.take(export.gallery_images, seed + 3, seen)
     return ProofImages(
         golden=golden,
@@ -63,6 +66,7 @@ def gather_proof_images(
         query_labels=query_labels,
         calibration=calibration,
         calibration_source=f"{splits.learn.name}, drawn by seed {seed + 2}",
+        tuning=tuning if tuning is not None and len(tuning) else None,
     )
 
 

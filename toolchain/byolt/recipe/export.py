@@ -39,6 +39,8 @@ class Export(Section):
     """Most held-out labelled images that the task is measured on at export; they do not travel."""
     calibration_images: Count = machine(512)
     """Images that INT8 scales are found on, at most a quarter of those there are; nothing is measured on them."""
+    int8_minutes: Annotated[float, Field(gt=0, le=10**4)] = machine(10.0)
+    """Minutes that `export --int8 tuned` learns."""
     workspace_mib: Annotated[int, Field(ge=1, le=10**7)] = machine(1024)
     """Most GPU memory that an engine's layers may use for scratch, in MiB."""
 

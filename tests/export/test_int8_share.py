@@ -1,0 +1,82 @@
+"""How much of an encoder becomes INT8: the largest share that keeps the deciding images' neighbours."""
+
+from pathlib import Path
+
+import pytest
+from tests.export.small import HOW, encoder, images
+
+from byolt_export import BundleOptions
+from byolt_export.errors import InputError
+from byolt_export.onnx.export import export_onnx
+from byolt_export.proof.measures import measure
+from byolt_export.quantize.int8 import Choice, Int8, enough, shares_tried
+from byolt_export.runtime.onnx_runner import OnnxRunner
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("share") / "encoder.onnx"
+    export_onnx(encoder().eval(), path, output_name="embedding", **HOW)
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8(path: Path) -> Int8:
+    return Int8.of(path, images(128, seed=1), "drawn")
+
+
+def test_each_choice_begins_elsewhere_and_ends_at_the_least() -> None:
+    assert shares_tried("plain", "tensorrt", 0.5) == (0.8, 0.7, 0.6, 0.5)
+    assert shares_tried("plain", "cpu", 0.9) == (1.0, 0.95, 0.9)
+    assert shares_tried("fastest", "tensorrt", 0.85) == (1.0, 0.95, 0.9, 0.85)
+    assert shares_tried("safest", "tensorrt", 0.6) == shares_tried("safest", "cpu", 0.6) == (0.6,)
+    assert shares_tried("plain", "tensorrt", 0.9) == (0.9,)
+
+
+def test_the_largest_share_that_keeps_enough_is_taken(
+    path: Path, int8: Int8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = OnnxRunner(path)(int8.deciding)
+
+    def kept(choice: Choice, least_share: float) -> tuple[float, float]:
+        file = tmp_path / "encoder.onnx"
+        record = int8.for_tensorrt(int8.calibrated.model, file, choice=choice, least_share=least_share)
+        overlap = measure(reference, OnnxRunner(file, placement="tensorrt")(int8.deciding)).overlap_at_1
+        assert overlap is not None
+        return record.int8_share, overlap
+
+    every, all_kept = kept("fastest", 1.0)
+    safest, safest_kept = kept("safest", 0.5)
+    assert every == 1.0
+    assert 0.5 <= safest < 0.9
+    assert safest_kept > all_kept  # Else nothing is to be searched for on this encoder.
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda images: all_kept)
+    assert kept("fastest", 0.5) == (1.0, all_kept)
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda images: safest_kept)
+    share, overlap = kept("fastest", 0.5)
+    assert safest <= share < 1
+    assert overlap >= safest_kept
+    assert kept("plain", 0.5)[0] <= 0.9
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda images: 1.1)
+    assert kept("fastest", 0.5)[0] == safest  # What TensorRT gets is written all the same: the proof judges it.
+    assert int8.for_cpu(tmp_path / "none.onnx") is None
+
+
+def test_fewer_deciding_images_have_to_keep_more() -> None:
+    assert 1 > enough(100) > enough(256) > 0.95
+    assert enough(16) == 1  # So few cannot keep more than all.
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("int8", "quick", r"^export: int8 is 'quick': it is plain, fastest, safest$"),
+        ("least_share", 0.0, r"^export: least_share is 0.0: give a share above 0, up to 1$"),
+        ("least_share", 60.0, r"^export: least_share is 60.0: give a share above 0, up to 1$"),
+    ],
+)
+def test_wrong_options_are_refused(name: str, value: object, sentence: str) -> None:
+    options = BundleOptions()
+    object.__setattr__(options, name, value)  # Past the types, which a user's program does not check.
+    with pytest.raises(InputError, match=sentence):
+        options.check(())
