@@ -9,8 +9,8 @@ The public API, each loaded when first asked for::
     Encoder("bundle")(frames)  # uint8 frames of any size -> (N, D) float32
 
 Packages, each importing only those before it: ``bundle`` (the delivered folder), ``tensorrt`` (engines), ``runtime``
-(run a bundle on arrays), ``proof`` (is it the same function?), ``quantize`` and ``onnx`` (make the files; ``onnx``
-alone imports torch), ``bench`` (speed).
+(run a bundle on arrays), ``proof`` (is it the same function?), ``quantize`` and ``onnx`` (make the files), ``bench``
+(speed), ``distill`` (INT8 that learns). ``onnx`` and ``distill`` alone import torch.
 """
 
 import os

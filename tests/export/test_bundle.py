@@ -59,7 +59,7 @@ def test_verify_finds_the_same_without_torch(report: Report) -> None:
         "names = [m.name for m in pkgutil.walk_packages(byolt_export.__path__, 'byolt_export.')]\n"
         "assert len(names) > 40\n"
         "for name in names:\n"
-        "    name.startswith('byolt_export.onnx.') or importlib.import_module(name)\n"
+        "    name.startswith(('byolt_export.onnx.', 'byolt_export.distill.')) or importlib.import_module(name)\n"
         "from byolt_export.proof.verify import verify_bundle\n"
         f"print(json.dumps(verify_bundle(Path({str(report.path)!r})).to_json()))\n"
     )

@@ -70,7 +70,7 @@ def test_fewer_deciding_images_have_to_keep_more() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("int8", "quick", r"^export: int8 is 'quick': it is plain, fastest, safest$"),
+        ("int8", "quick", r"^export: int8 is 'quick': it is plain, fastest, safest, tuned$"),
         ("least_share", 0.0, r"^export: least_share is 0.0: give a share above 0, up to 1$"),
         ("least_share", 60.0, r"^export: least_share is 60.0: give a share above 0, up to 1$"),
     ],

@@ -4,7 +4,7 @@ Axes: B images, C channels, G groups of a convolution, O outputs of a group, K i
 the taps of the window, the channel first), S places where the kernel is applied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,6 +192,16 @@ def written_tensors(model: Any, layers: Sequence[Layer]) -> dict[str, str]:
         if tensor not in outputs:
             written[layer.name] = str(tensor)
     return written
+
+
+def activation_bounds(activation: Any, constants: Mapping[str, Any]) -> tuple[float, float]:
+    """The least and the largest value that an activation of ``written_tensors`` gives; constants by name."""
+    from onnx import numpy_helper
+
+    if activation.op_type != "Clip":
+        return 0.0, np.inf
+    least, most = (float(numpy_helper.to_array(constants[name])) for name in activation.input[1:3])
+    return least, most
 
 
 def _fits(node: Any, constants: dict[str, Any]) -> bool:

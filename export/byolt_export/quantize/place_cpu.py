@@ -12,7 +12,7 @@ import numpy as np
 from byolt_export.quantize.calibrate import Calibrated, RoundedLayer
 from byolt_export.quantize.exact_pixels import INSIDE, MIDDLE
 from byolt_export.quantize.fragments import Fragment, rebuilt
-from byolt_export.quantize.layers import Layer, written_tensors
+from byolt_export.quantize.layers import Layer, activation_bounds, written_tensors
 from byolt_export.quantize.multiply_adds import attributes
 from byolt_export.quantize.rounding import ActivationScaling
 
@@ -137,7 +137,11 @@ class _Placement:
         """The layer with an int8 kernel and an int32 bias, its activation left to the rounding of its output."""
         levels, rounded = self.calibrated.levels[layer.input], self.calibrated.rounded[layer.name]
         name, written = layer.name, self.written.get(layer.name)
-        fused = written is not None and written != name and self._is_within(self.makers[written], written)
+        fused = (
+            written is not None
+            and written != name
+            and self.calibrated.levels[written].is_within(*activation_bounds(self.makers[written], self.constants))
+        )
         output = written if fused and written is not None else name
         inputs = [self._back(made, layer.input), *_kernel_and_bias(made, layer, levels, rounded)]
         if layer.node.op_type == "MatMul":
@@ -147,16 +151,6 @@ class _Placement:
             made.add(layer.node.op_type, inputs, output, **layer.attributes)
         if fused and written is not None:
             self.dropped.add(written)
-
-    def _is_within(self, activation: Any, written: str) -> bool:
-        """Whether uint8 of the tensor says no value that its activation would not give."""
-        from onnx import numpy_helper
-
-        low, high = self.calibrated.levels[written].bounds
-        least, most = 0.0, np.inf
-        if activation.op_type == "Clip":
-            least, most = (float(numpy_helper.to_array(self.constants[name])) for name in activation.input[1:3])
-        return low >= least - 1e-6 * (high - low) and high <= most * (1 + 1e-3)
 
 
 def _scale_and_zero(made: Fragment, name: str, levels: ActivationScaling) -> list[str]:

@@ -48,6 +48,11 @@ class ActivationScaling:
         """The least and the largest value that int8 can say."""
         return self.scale * -128 + self.shift, self.scale * 127 + self.shift
 
+    def is_within(self, least: float, most: float) -> bool:
+        """Whether int8 says no value beyond these, so that what cuts there need not be computed before it."""
+        low, high = self.bounds
+        return low >= least - 1e-6 * (high - low) and high <= most * (1 + 1e-3)
+
 
 def storable(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
     """Scales as the file will hold them: rounded to its type first, for the rounding to int8 must use the same."""

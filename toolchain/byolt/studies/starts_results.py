@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from byolt.data import Splits
-from byolt.evaluation.few_labels import FOLDS
+from byolt.evaluation.few_label_finetune import GRID
+from byolt.evaluation.few_labels import FOLDS, L2_GRID
 from byolt.evaluation.label_efficiency import (
     Difference,
     Measured,
@@ -168,15 +169,17 @@ def _notes(recipe: Recipe, cells: Sequence[Cell], rows: Rows, splits: Splits) ->
     """How it was measured, and what is to be known with it."""
     assert splits.test is not None
     ways = {cell.way: None for cell in cells}
+    grids: dict[str, Sequence[Any]] = {"linear": L2_GRID, "finetune": GRID}
     draws = ", ".join(f"{DRAWS[way]} draws a seed ({WAYS[way]})" for way in ways)
     tuning = ", ".join(f"{TUNING_DRAWS[way]} ({WAYS[way]})" for way in ways)
+    settings = ", ".join(f"{len(grids[way])} ({WAYS[way]})" for way in ways)
     found = [
         f"Labels: {draws}, stratified by class, the same for every start; of all labels there is one draw. Every "
         "classifier was asked once about one set of test images.",
-        f"Settings: six for every start and number of labels, chosen by {FOLDS}-fold cross-validation inside further "
-        f"draws of as many labels that are not reported, {tuning}, of all labels inside them, with the first seed's "
-        "encoder. With fewer than three images of a class there are fewer folds, with one none: then the strongest "
-        "regularisation is taken.",
+        f"Settings: {settings}, the same for every start and number of labels, chosen by {FOLDS}-fold cross-validation "
+        f"inside further draws of as many labels that are not reported, {tuning}, of all labels inside them, with the "
+        "first seed's encoder. With fewer than three images of a class there are fewer folds, with one none: then the "
+        "strongest regularisation is taken.",
         "scratch has BatchNorm statistics of the images to learn from; imagenet has those of its weights"
         f"{', and imagenet+byol keeps them' if recipe.model.frozen_norms else ''}.",
         "Compared are BYOL from ImageNet with ImageNet alone, and BYOL from random weights with random weights, at 50 "
