@@ -31,6 +31,8 @@ QUANTIZE_LAYERS = f"{FOLDER}/quantize/layers.py"
 QUANTIZE_MULTIPLY_ADDS = f"{FOLDER}/quantize/multiply_adds.py"
 QUANTIZE_ROUNDING = f"{FOLDER}/quantize/rounding.py"
 QUANTIZE_SENSITIVITY = f"{FOLDER}/quantize/sensitivity.py"
+DISTILL_OPERATORS = f"{FOLDER}/distill/operators.py"
+DISTILL_TUNE = f"{FOLDER}/distill/tune.py"
 RUNTIME_ENCODER = f"{FOLDER}/runtime/encoder.py"
 TENSORRT_PLAN = f"{FOLDER}/tensorrt/plan.py"
 TENSORRT_PROGRESS = f"{FOLDER}/tensorrt/progress.py"
@@ -52,6 +54,7 @@ IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
 IN_EQUALISE, IN_PIXELS, IN_CPU = (f"tests/export/test_{name}.py" for name in ("equalise", "exact_pixels", "place_cpu"))
+IN_TENSORRT, IN_SHARE, IN_TUNE = (f"tests/export/test_{name}.py" for name in ("place_tensorrt", "int8_share", "tune"))
 IN_TRANSPOSED = "tests/export/test_folding.py::test_windows_times_matrices_are_the_transposed_convolution"
 IN_STEADY = "tests/export/test_steady_inputs.py"
 IN_FASTEST = "tests/export/test_fastest.py"
@@ -146,9 +149,17 @@ EXPORT = [
     Mutation("bias in steps of the kernel alone", QUANTIZE_CPU, "step = levels.scale * scales", "step = scales", IN_CPU),
     Mutation("a kept kernel behind one scale", QUANTIZE_CPU, "self._back_by_channel(made, read) if kept else self._back(made, read)", "self._back(made, read)", IN_CPU),
     Mutation("shift not given back", QUANTIZE_TENSORRT, "rounded.bias + shifted.sum(axis=-1)", "rounded.bias", IN_PRECISION),
-    Mutation("shift not given back under padding", QUANTIZE_TENSORRT, "taps @ inside.T.astype(np.float64) + bias[:, None]", "0 * taps @ inside.T.astype(np.float64) + bias[:, None]", IN_PRECISION),
+    Mutation("shift not given back under padding", QUANTIZE_TENSORRT, "taps @ inside.T.astype(np.float64) + rounded.bias[:, None]", "0 * taps @ inside.T.astype(np.float64) + rounded.bias[:, None]", IN_PRECISION),
     Mutation("the mean error is not corrected", QUANTIZE_CALIBRATE, "layer.bias() + correction.sum(axis=-1).ravel()", "layer.bias()", IN_PRECISION),
     Mutation("int8 share by layers", QUANTIZE_CALIBRATE, "sum(layer.multiply_adds for layer in self.layers if layer.name in names) / self.multiply_adds", "len(names) / len(self.layers)", IN_PRECISION),
+    Mutation("the shift of what leaves is not scaled", QUANTIZE_TENSORRT, "(offset - leaves.shift) * factor", "offset * factor - leaves.shift", IN_TENSORRT),
+    Mutation("a reader's kernel keeps its scale", QUANTIZE_TENSORRT, "scales * (levels.scale / LEAVING_SCALE)", "scales", IN_TENSORRT),
+    Mutation("scaled though something else reads it", QUANTIZE_TENSORRT, "any(by not in layers or read != written", "any(read != written", IN_TENSORRT),
+    Mutation("shares from the least up", QUANTIZE_INT8, "if least_share < share <= CHOICES[choice][placement]), least_share)", "if least_share < share <= CHOICES[choice][placement]), least_share)[::-1]", IN_SHARE),
+    Mutation("few deciding images have to keep less", QUANTIZE_INT8, "gate + 2 * float", "gate - 2 * float", IN_SHARE),
+    Mutation("what learned is taken where it is further off", QUANTIZE_INT8, "if after.relative_l2_mean >= before.relative_l2_mean", "if after.relative_l2_mean < before.relative_l2_mean", f"{IN_TUNE}::test_what_was_learned_is_taken_where_it_is_nearer_alone"),
+    Mutation("rounding lets no gradient through", DISTILL_OPERATORS, "return gradient", "return gradient * 0", f"{IN_TUNE}::test_a_damaged_file_learns_what_the_encoder_gives"),
+    Mutation("the loss turned round", DISTILL_TUNE, "(2 - 2 * F.cosine", "(2 + 2 * F.cosine", f"{IN_TUNE}::test_the_loss_is_two_less_two_cosines"),
     Mutation("least share of int8 reversed", QUANTIZE_INT8, "(self.calibrated.share(names) - share)", "(self.calibrated.share(names) - 1 + share)", IN_PRECISION),
     Mutation("multiply-adds without the map", QUANTIZE_MULTIPLY_ADDS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),
     Mutation("windows one pixel apart", QUANTIZE_LAYERS, "// across * strides[0]", "// across", IN_PRECISION),

@@ -92,13 +92,9 @@ def _leaving(model: Any, calibrated: Calibrated, layers: Mapping[str, Layer]) ->
     leaving = {}
     for name, written in written_tensors(model, list(layers.values())).items():
         inputs = [(node.output[0], node.input[0]) for node in readers.get(written, [])]
-        if (
-            not inputs
-            or written not in calibrated.levels
-            or any(reader not in layers or read != written for reader, read in inputs)
-        ):
+        levels = calibrated.levels.get(written)
+        if levels is None or not inputs or any(by not in layers or read != written for by, read in inputs):
             continue
-        levels = calibrated.levels[written]
         if written == name or levels.is_within(*activation_bounds(makers[written], constants)):
             leaving[name] = written
     return leaving
