@@ -257,7 +257,9 @@ class _Builder:
         with tempfile.TemporaryDirectory() as folder:
             single = Path(folder) / FILES["fp32"]
             self.export(single, "fp32")
-            return Int8.of(single, self.images.calibration, self.images.calibration_source, on_log=self.on_log)
+            shown = len(self.images.golden) + (0 if self.images.gallery is None else len(self.images.gallery))
+            source = self.images.calibration_source
+            return Int8.of(single, self.images.calibration, source, gallery=shown, on_log=self.on_log)
 
     @property
     def tune(self) -> Tune | None:

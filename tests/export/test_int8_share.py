@@ -9,7 +9,7 @@ from byolt_export import BundleOptions
 from byolt_export.errors import InputError
 from byolt_export.onnx.export import export_onnx
 from byolt_export.proof.measures import measure
-from byolt_export.quantize.int8 import Choice, Int8, enough, shares_tried
+from byolt_export.quantize.int8 import Choice, Int8, shares_tried
 from byolt_export.runtime.onnx_runner import OnnxRunner
 
 
@@ -50,21 +50,16 @@ def test_the_largest_share_that_keeps_enough_is_taken(
     assert every == 1.0
     assert 0.5 <= safest < 0.9
     assert safest_kept > all_kept  # Else nothing is to be searched for on this encoder.
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda images: all_kept)
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _: all_kept)
     assert kept("fastest", 0.5) == (1.0, all_kept)
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda images: safest_kept)
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _: safest_kept)
     share, overlap = kept("fastest", 0.5)
     assert safest <= share < 1
     assert overlap >= safest_kept
     assert kept("plain", 0.5)[0] <= 0.9
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda images: 1.1)
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _: 1.1)
     assert kept("fastest", 0.5)[0] == safest  # What TensorRT gets is written all the same: the proof judges it.
     assert int8.for_cpu(tmp_path / "none.onnx") is None
-
-
-def test_fewer_deciding_images_have_to_keep_more() -> None:
-    assert 1 > enough(100) > enough(256) > 0.95
-    assert enough(16) == 1  # So few cannot keep more than all.
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ QUANTIZE_EQUALISE = f"{FOLDER}/quantize/equalise.py"
 QUANTIZE_PIXELS = f"{FOLDER}/quantize/exact_pixels.py"
 QUANTIZE_CPU = f"{FOLDER}/quantize/place_cpu.py"
 QUANTIZE_TENSORRT = f"{FOLDER}/quantize/place_tensorrt.py"
+QUANTIZE_DECIDING = f"{FOLDER}/quantize/deciding.py"
 QUANTIZE_INT8 = f"{FOLDER}/quantize/int8.py"
 QUANTIZE_LAYERS = f"{FOLDER}/quantize/layers.py"
 QUANTIZE_MULTIPLY_ADDS = f"{FOLDER}/quantize/multiply_adds.py"
@@ -54,6 +55,7 @@ IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
 IN_EQUALISE, IN_PIXELS, IN_CPU = (f"tests/export/test_{name}.py" for name in ("equalise", "exact_pixels", "place_cpu"))
+IN_DECIDING = "tests/export/test_deciding.py"
 IN_TENSORRT, IN_SHARE, IN_TUNE = (f"tests/export/test_{name}.py" for name in ("place_tensorrt", "int8_share", "tune"))
 IN_TRANSPOSED = "tests/export/test_folding.py::test_windows_times_matrices_are_the_transposed_convolution"
 IN_STEADY = "tests/export/test_steady_inputs.py"
@@ -156,7 +158,8 @@ EXPORT = [
     Mutation("a reader's kernel keeps its scale", QUANTIZE_TENSORRT, "scales * (levels.scale / LEAVING_SCALE)", "scales", IN_TENSORRT),
     Mutation("scaled though something else reads it", QUANTIZE_TENSORRT, "any(by not in layers or read != written", "any(read != written", IN_TENSORRT),
     Mutation("shares from the least up", QUANTIZE_INT8, "if least_share < share <= CHOICES[choice][placement]), least_share)", "if least_share < share <= CHOICES[choice][placement]), least_share)[::-1]", IN_SHARE),
-    Mutation("few deciding images have to keep less", QUANTIZE_INT8, "gate + 2 * float", "gate - 2 * float", IN_SHARE),
+    Mutation("few deciding images have to keep less", QUANTIZE_DECIDING, "gate + 2 * float", "gate - 2 * float", IN_DECIDING),
+    Mutation("the loss does not grow with the images", QUANTIZE_DECIDING, "max(1.0, more) ** 0.5", "1.0", IN_DECIDING),
     Mutation("what learned is taken where it is further off", QUANTIZE_INT8, "if after.relative_l2_mean >= before.relative_l2_mean", "if after.relative_l2_mean < before.relative_l2_mean", f"{IN_TUNE}::test_what_was_learned_is_taken_where_it_is_nearer_alone"),
     Mutation("rounding lets no gradient through", DISTILL_OPERATORS, "return gradient", "return gradient * 0", f"{IN_TUNE}::test_a_damaged_file_learns_what_the_encoder_gives"),
     Mutation("the loss turned round", DISTILL_TUNE, "(2 - 2 * F.cosine", "(2 + 2 * F.cosine", f"{IN_TUNE}::test_the_loss_is_two_less_two_cosines"),

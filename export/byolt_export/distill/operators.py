@@ -117,6 +117,12 @@ def _sum(x: Inputs, how: Attributes) -> Tensor:
     return total
 
 
+def _l2(x: Inputs, how: Attributes) -> Tensor:
+    axes = x[1].tolist() if len(x) > 1 else list(range(x[0].ndim))
+    norm: Tensor = torch.linalg.vector_norm(x[0], dim=axes, keepdim=bool(how.get("keepdims", 1)))
+    return norm
+
+
 def _slice(x: Inputs, how: Attributes) -> Tensor:
     starts, ends = x[1].tolist(), x[2].tolist()
     axes = x[3].tolist() if len(x) > 3 and x[3] is not None else list(range(len(starts)))
@@ -170,6 +176,10 @@ def _layer_norm(x: Inputs, how: Attributes) -> Tensor:
     return F.layer_norm(x[0], shape, x[1], bias, how.get("epsilon", 1e-5))
 
 
+def _batch_norm(x: Inputs, how: Attributes) -> Tensor:
+    return F.batch_norm(x[0], x[3], x[4], x[1], x[2], eps=how.get("epsilon", 1e-5))
+
+
 def _clip(x: Inputs, how: Attributes) -> Tensor:
     low, high = (*x[1:], None, None)[:2]
     clipped: Tensor = x[0].clamp(None if low is None else float(low), None if high is None else float(high))
@@ -188,6 +198,9 @@ OPERATORS: Mapping[str, Callable[[Inputs, Attributes], Any]] = {
     "GlobalAveragePool": lambda x, how: x[0].mean((2, 3), keepdim=True),
     "ReduceMean": _mean,
     "ReduceSum": _sum,
+    "ReduceL2": _l2,
+    "CumSum": lambda x, how: x[0].cumsum(int(x[1])),
+    "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
     "Softmax": lambda x, how: x[0].softmax(how.get("axis", -1)),
     "Relu": lambda x, how: x[0].relu(),
@@ -199,6 +212,9 @@ OPERATORS: Mapping[str, Callable[[Inputs, Attributes], Any]] = {
     "Tanh": lambda x, how: x[0].tanh(),
     "Erf": lambda x, how: x[0].erf(),
     "Gelu": lambda x, how: F.gelu(x[0], approximate=how.get("approximate", b"none").decode()),
+    "Sin": lambda x, how: x[0].sin(),
+    "Cos": lambda x, how: x[0].cos(),
+    "Not": lambda x, how: ~x[0],
     "Exp": lambda x, how: x[0].exp(),
     "Sqrt": lambda x, how: x[0].sqrt(),
     "Neg": lambda x, how: -x[0],
@@ -221,6 +237,7 @@ OPERATORS: Mapping[str, Callable[[Inputs, Attributes], Any]] = {
     "Unsqueeze": _unsqueeze,
     "Expand": _expand,
     "Shape": lambda x, how: torch.tensor(x[0].shape[how.get("start", 0) : how.get("end", x[0].ndim)]),
+    "Range": lambda x, how: torch.arange(*(each.item() for each in x)),
     "Pad": _pad,
     "Cast": _cast,
     "Identity": lambda x, how: x[0],

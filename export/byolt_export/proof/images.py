@@ -12,7 +12,8 @@ from byolt_export.errors import InputError
 from byolt_export.runtime.resize import to_inputs
 
 _LEAST_GOLDEN, _MOST_GOLDEN = 8, 128
-_MOST_GALLERY, _MOST_CALIBRATION = 10_000, 512
+_MOST_GALLERY = 10_000
+_LEAST_CALIBRATION, _MOST_CALIBRATION, _CALIBRATION_PIXELS = 512, 4096, 4096 * 64 * 64
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,19 @@ def image_digest(image: Images) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
+def calibration_wanted(pixels: Input) -> int:
+    """Images worth giving to INT8, 4,096 to 512 by their size: a few find its scales, the others decide how much of the
+    encoder it fits, for which each is run several times.
+    """
+    height, width, _ = pixels.shape
+    return int(np.clip(_CALIBRATION_PIXELS // (height * width), _LEAST_CALIBRATION, _MOST_CALIBRATION))
+
+
 def choose_images(frames: Frames, pixels: Input, *, least_calibration: int) -> ProofImages:
     """Golden images, calibration images and a gallery out of one set, drawn by a fixed seed.
 
-    Of N different images a quarter, 8 to 128, are golden; with ``least_calibration``, another quarter, so many to 512,
-    calibrate INT8; up to 10,000 others are the gallery.
+    Of N different images a quarter, 8 to 128, are golden; with ``least_calibration``, another quarter, so many to
+    ``calibration_wanted``, calibrate INT8; up to 10,000 others are the gallery.
 
     Args:
         frames: uint8 frames of any size, made into inputs as the device does.
@@ -62,7 +71,7 @@ def choose_images(frames: Frames, pixels: Input, *, least_calibration: int) -> P
         raise InputError(f"{len(different)} different images are too few to prove a bundle: give at least {least}")
     order = np.random.default_rng(0).permutation(different)
     golden = min(_MOST_GOLDEN, max(_LEAST_GOLDEN, len(order) // 4), len(order) - least_calibration)
-    calibration = min(_MOST_CALIBRATION, max(least_calibration, len(order) // 4)) if least_calibration else 0
+    calibration = min(calibration_wanted(pixels), max(least_calibration, len(order) // 4)) if least_calibration else 0
     rest = order[golden + calibration :][:_MOST_GALLERY]
     return ProofImages(
         golden=images[order[:golden]],

@@ -12,11 +12,11 @@ import numpy as np
 from byolt_export.arrays import Images, Outputs, pooled
 from byolt_export.bundle.manifest import Calibration, Placement
 from byolt_export.errors import InputError, MissingPart
-from byolt_export.proof.gates import GATES
 from byolt_export.proof.measures import measure
 from byolt_export.proof.report import Measures
 from byolt_export.quantize.activation_statistics import input_batches
 from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
+from byolt_export.quantize.deciding import CALIBRATED, enough, expected_overlap
 from byolt_export.quantize.layers import find_layers, spread
 from byolt_export.quantize.place_cpu import place_cpu
 from byolt_export.quantize.place_tensorrt import place_tensorrt
@@ -39,15 +39,6 @@ CHOICES: Mapping[Choice, Mapping[Placement, float]] = {
 """The share that is tried first; what is `tuned` learns afterwards."""
 # Images that the sensitivity of each layer is measured on, fewer of large ones, 24 at 224 px.
 _JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
-
-
-def enough(images: int) -> float:
-    """Neighbours that so many deciding images have to keep: the proof's gate, and two standard deviations to spare.
-
-    Among fewer images than the proof has, neighbours lie further apart and are kept more easily. Of very few all.
-    """
-    gate = GATES["int8"].overlap_at_1
-    return min(1.0, gate + 2 * float(np.sqrt(gate * (1 - gate) / images)))
 
 
 def shares_tried(choice: Choice, placement: Placement, least_share: float) -> tuple[float, ...]:
@@ -73,6 +64,8 @@ class Int8:
     record: Calibration
     """Of all layers; ``int8_share`` and ``fp16_layers`` are each file's own."""
     calibrating: Images
+    gallery: int
+    """Images that the proof will look for neighbours among."""
     on_log: Callable[[str], None] = _say_nothing
 
     @classmethod
@@ -82,15 +75,17 @@ class Int8:
         images: Images,
         source: str,
         rule: Rule = "least error",
+        gallery: int = 0,
         on_log: Callable[[str], None] = _say_nothing,
     ) -> "Int8":
-        """Calibrate a file of ``export_onnx`` in fp32 on half of the images; the other half decides.
+        """Calibrate a file of ``export_onnx`` in fp32 on up to 256 of the images, at most half; the others decide.
 
         Args:
             path: The file, which stays as it is.
             images: Raw images (N, H, W, C), uint8, none of which may be used to measure the result.
             source: Where they come from, for the manifest.
             rule: How scales and rounding are chosen.
+            gallery: Images that the proof will look for neighbours among.
             on_log: Takes a line on what is found.
 
         Raises:
@@ -107,7 +102,7 @@ class Int8:
         if not find_layers(model)[0]:
             raise InputError(f"{path} has no layer with a constant kernel that INT8 fits: deliver it as fp16")
         order = np.random.default_rng(0).permutation(len(images))  # Neighbours in a folder are often of one kind.
-        half = -(-len(images) // 2)
+        half = min(CALIBRATED, -(-len(images) // 2))
         calibrated = calibrate(model, images[order[:half]], rule=rule)
         record = Calibration(
             images=len(images),
@@ -117,7 +112,7 @@ class Int8:
             int8_share=1.0,
             fp16_layers=(),
         )
-        return cls(calibrated, images[order[half:]], record, images[order[:half]], on_log)
+        return cls(calibrated, images[order[half:]], record, images[order[:half]], gallery, on_log)
 
     def for_tensorrt(
         self,
@@ -185,11 +180,15 @@ class Int8:
         return chosen, False
 
     def _keeps_enough(self, model: Any, placement: Placement) -> bool:
-        kept, wanted = self._measured(model, placement).overlap_at_1, enough(len(self.deciding))
-        if kept is None:
+        found = expected_overlap(self.reference, self._outputs(model, placement), self.gallery)
+        if found is None:
             return True
-        self.on_log(f"{kept:.1%} of {len(self.deciding)} images keep their nearest neighbour, {wanted:.1%} are wanted")
-        return kept >= wanted
+        images, wanted = len(self.deciding), enough(len(self.deciding))
+        self.on_log(
+            f"{found[0]:.1%} of nearest neighbours kept among {images} images, {found[1]:.1%} expected among "
+            f"{max(images, self.gallery)}, {wanted:.1%} wanted"
+        )
+        return found[1] >= wanted
 
     def _measured(self, model: Any, placement: Placement) -> Measures:
         return measure(self.reference, self._outputs(model, placement))

@@ -12,7 +12,7 @@ from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe.schema import Recipe
 from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError
-from byolt_export.proof.images import ProofImages, image_digest
+from byolt_export.proof.images import ProofImages, calibration_wanted, image_digest
 from byolt_export.quantize.int8 import LEAST_IMAGES
 
 _TUNING_IMAGES = 4096
@@ -52,7 +52,7 @@ def gather_proof_images(
         golden, golden_labels = held_out.take(export.golden_images, seed, seen)
     queries, query_labels = test.take(export.query_images, seed + 1, seen) if test and labelled else (None, None)
     # Of few images most are left to be measured on.
-    most = min(export.calibration_images, max(LEAST_IMAGES, learn.size // 4))
+    most = min(export.calibration_images or calibration_wanted(pixels), max(LEAST_IMAGES, learn.size // 4))
     calibration = learn.take(most, seed + 2, seen)[0] if calibrated else None
     tuning = learn.take(min(_TUNING_IMAGES, learn.size // 4), seed + 4, seen)[0] if tuned else None
     crowd, crowd_labels = gallery.take(export.gallery_images, seed + 3, seen)

@@ -1,0 +1,41 @@
+"""How many nearest neighbours an INT8 file will keep among more images than decide."""
+
+import numpy as np
+import pytest
+
+from byolt_export.proof.measures import neighbour_overlap
+from byolt_export.quantize.deciding import enough, expected_overlap
+
+
+def test_fewer_deciding_images_have_to_keep_more() -> None:
+    assert enough(100) == pytest.approx(0.95 + 2 * np.sqrt(0.95 * 0.05 / 100))
+    assert 1 > enough(100) > enough(256) > enough(1000) == enough(4000) > 0.95  # The proof asks of 1,000 at the most.
+    assert enough(16) == 1  # So few cannot keep more than all.
+
+
+def test_the_loss_grows_as_the_square_root_of_the_images() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(400, 6)).astype(np.float32)
+    candidate = reference + 0.02 * rng.normal(size=reference.shape).astype(np.float32)
+    kept = neighbour_overlap(reference, candidate, 1)
+    assert kept is not None
+    assert 0.85 < kept < 0.99
+    assert expected_overlap(reference, candidate, 1600) == (kept, pytest.approx(1 - 2 * (1 - kept)))
+    assert expected_overlap(reference, candidate, 100) == (kept, kept)  # Of fewer images nothing is taken for granted.
+    assert expected_overlap(reference, candidate, 10**6) == expected_overlap(reference, candidate, 10_000)
+    assert expected_overlap(reference, reference, 1600) == (1.0, 1.0)
+    assert expected_overlap(reference[:1], candidate[:1], 1600) is None
+
+
+def test_what_is_expected_is_near_what_comes() -> None:
+    rng = np.random.default_rng(1)
+    reference = rng.normal(size=(4000, 2)).astype(
+        np.float32
+    )  # Directions of three values: two dimensions, where the root is right.
+    reference = np.concatenate([reference, rng.normal(size=(4000, 1)).astype(np.float32)], axis=1)
+    candidate = reference + 0.001 * rng.normal(size=reference.shape).astype(np.float32)
+    found = expected_overlap(reference[:1000], candidate[:1000], 4000)
+    true = neighbour_overlap(reference, candidate, 1)
+    assert found is not None
+    assert true is not None
+    assert found[1] == pytest.approx(true, abs=0.02)
