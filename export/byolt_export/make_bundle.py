@@ -258,6 +258,7 @@ class _Builder:
             single = Path(folder) / FILES["fp32"]
             self.export(single, "fp32")
             shown = len(self.images.golden) + (0 if self.images.gallery is None else len(self.images.gallery))
+            shown = 0 if self.contract.classes else shown
             source = self.images.calibration_source
             return Int8.of(single, self.images.calibration, source, gallery=shown, on_log=self.on_log)
 

@@ -97,7 +97,7 @@ def test_a_layer_that_is_kept_has_its_own_kernel_in_fp32(calibrated: Calibrated,
 
 def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     int8 = Int8.of(path, images(128, seed=1), "drawn")
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _: 0.5)
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: 0.5)
     record = int8.for_cpu(tmp_path / "all.onnx")
     assert record is not None
     assert (record.int8_share, record.fp16_layers) == (1.0, ())
@@ -111,6 +111,6 @@ def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monk
     reference = outputs(path.read_bytes())
     errors = [relative_l2(reference, outputs((tmp_path / f"{n}.onnx").read_bytes())).mean() for n in ("all", "least")]
     assert errors[1] < errors[0]
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _: 1.1)
+    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: 1.1)
     assert int8.for_cpu(tmp_path / "none.onnx") is None
     assert not (tmp_path / "none.onnx").exists()

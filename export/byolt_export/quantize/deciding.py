@@ -10,9 +10,11 @@ CALIBRATED = 256
 """Images that scales and rounding are found on, half of them where there are fewer than twice as many."""
 
 
-def enough(images: int) -> float:
-    """Neighbours to keep: the proof's gate, and two standard deviations of so many queries to spare; of few all."""
-    gate = GATES["int8"].overlap_at_1
+def enough(images: int, *, logits: bool = False) -> float:
+    """Neighbours, or classes of ``logits``, to keep: the proof's gate and two standard deviations of so many queries;
+    of few images all.
+    """
+    gate = GATES["int8"].top_1_agreement if logits else GATES["int8"].overlap_at_1
     return min(1.0, gate + 2 * float(np.sqrt(gate * (1 - gate) / min(images, QUERIES))))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from byolt_export.arrays import Images, Outputs, pooled
 from byolt_export.bundle.manifest import Calibration, Placement
 from byolt_export.errors import InputError, MissingPart
-from byolt_export.proof.measures import measure
+from byolt_export.proof.measures import measure, top_1_agreement
 from byolt_export.proof.report import Measures
 from byolt_export.quantize.activation_statistics import input_batches
 from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
@@ -65,7 +65,7 @@ class Int8:
     """Of all layers; ``int8_share`` and ``fp16_layers`` are each file's own."""
     calibrating: Images
     gallery: int
-    """Images that the proof will look for neighbours among."""
+    """Images that the proof will look for neighbours among; 0 where it asks for classes."""
     on_log: Callable[[str], None] = _say_nothing
 
     @classmethod
@@ -75,7 +75,7 @@ class Int8:
         images: Images,
         source: str,
         rule: Rule = "least error",
-        gallery: int = 0,
+        gallery: int = 1,
         on_log: Callable[[str], None] = _say_nothing,
     ) -> "Int8":
         """Calibrate a file of ``export_onnx`` in fp32 on up to 256 of the images, at most half; the others decide.
@@ -85,7 +85,8 @@ class Int8:
             images: Raw images (N, H, W, C), uint8, none of which may be used to measure the result.
             source: Where they come from, for the manifest.
             rule: How scales and rounding are chosen.
-            gallery: Images that the proof will look for neighbours among.
+            gallery: Images that the proof will look for neighbours among; 0 where the outputs are logits, whose classes
+                decide.
             on_log: Takes a line on what is found.
 
         Raises:
@@ -180,10 +181,15 @@ class Int8:
         return chosen, False
 
     def _keeps_enough(self, model: Any, placement: Placement) -> bool:
-        found = expected_overlap(self.reference, self._outputs(model, placement), self.gallery)
+        outputs, images = self._outputs(model, placement), len(self.deciding)
+        wanted = enough(images, logits=not self.gallery)
+        if not self.gallery:
+            agree = top_1_agreement(self.reference, outputs)
+            self.on_log(f"{agree:.1%} of {images} images keep their class, {wanted:.1%} wanted")
+            return agree >= wanted
+        found = expected_overlap(self.reference, outputs, self.gallery)
         if found is None:
             return True
-        images, wanted = len(self.deciding), enough(len(self.deciding))
         self.on_log(
             f"{found[0]:.1%} of nearest neighbours kept among {images} images, {found[1]:.1%} expected among "
             f"{max(images, self.gallery)}, {wanted:.1%} wanted"
