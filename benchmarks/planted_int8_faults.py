@@ -34,6 +34,7 @@ from byolt_export.bundle.golden import read_golden
 from byolt_export.distill.graph import Int8Graph
 from byolt_export.distill.operators import whole
 from byolt_export.onnx.export import export_onnx
+from byolt_export.onnx.half_precision import to_half
 from byolt_export.proof.gates import golden_gates
 from byolt_export.proof.images import ProofImages
 from byolt_export.proof.parity import FileOutputs
@@ -41,7 +42,7 @@ from byolt_export.quantize.calibrate import Calibrated, calibrate
 from byolt_export.quantize.int8 import Int8
 from byolt_export.quantize.layers import Layer
 from byolt_export.quantize.place_cpu import place_cpu
-from byolt_export.quantize.place_tensorrt import place_tensorrt
+from byolt_export.quantize.place_tensorrt import LEAVING_SCALE, place_tensorrt
 from byolt_export.runtime.onnx_runner import CPU, open_onnx
 
 
@@ -63,6 +64,12 @@ class File:
         """The layer in the middle of those that fit."""
         found = [layer for layer in self.layers() if fits(layer)]
         return found[len(found) // 2]
+
+    def gives(self, layer: Layer, output: str) -> bool:
+        """Whether a tensor is the product of this layer's kernel, its offset added."""
+        node = self.makers[output]
+        node = self.makers[node.input[0]] if node.op_type == "Add" else node
+        return node.input[1] == f"{layer.name}.kernel.back"
 
     def change(self, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
         """A constant by name, its type kept."""
@@ -143,6 +150,10 @@ def uncorrected_biases(file: File, size: float) -> None:
         step: np.ndarray = np.ones(1)
         if f"{layer.name}.bias.scale" in file.constants:
             step = numpy_helper.to_array(file.constants[f"{layer.name}.bias.scale"])
+        # Where the layer rounds its own output its offsets are in units of that rounding.
+        leaving = next((name for name in file.makers if name.endswith(".leaving") and file.gives(layer, name)), None)
+        if leaving is not None:
+            taken = taken * LEAVING_SCALE / file.calibrated.levels[leaving.removesuffix(".leaving")].scale
         wrong = (size * taken / step).reshape(shape)
         file.change(name, lambda bias, wrong=wrong: np.round(bias + wrong) if bias.dtype == np.int32 else bias + wrong)
 
@@ -158,8 +169,9 @@ def few_images(int8: Int8, encoder: Path, file: File, size: float) -> None:
     """Scales, rounding and biases found on 10 / ``size`` of the images; the layers in INT8 stay the same."""
     few = calibrate(onnx.load(encoder), int8.calibrating[: max(1, round(10 / size))])
     names = {layer.name for layer in file.layers()}
-    place = place_cpu if any(name.endswith(".bias.scale") for name in file.constants) else place_tensorrt
-    file.model.graph.CopyFrom(place(few.model, few, names).graph)
+    of_cpu = any(name.endswith(".bias.scale") for name in file.constants)
+    placed = place_cpu(few.model, few, names) if of_cpu else place_tensorrt(to_half(few.model), few, names)
+    file.model.graph.CopyFrom(placed.graph)
 
 
 def saturating(file: File, size: float) -> "Callable[[Images], Outputs]":

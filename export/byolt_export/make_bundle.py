@@ -88,6 +88,8 @@ def build_bundle(
     if not isinstance(images, ProofImages):
         images = choose_images(images, pixels, least_calibration=LEAST_IMAGES if "int8" in precisions else 0)
     check_images(images, pixels)
+    if options.int8 != "plain" and "int8" not in precisions:
+        raise InputError(f"export: int8 is {options.int8!r}, but no INT8 is made: add int8 to the precisions")
     if "int8" in precisions and images.calibration is None:
         raise InputError("int8 needs calibration images, which are none of those that it is measured on")
     builder = _Builder(module, pixels, images, classes, options, on_log)
@@ -188,7 +190,7 @@ class _Builder:
             return error
 
     def make(self, path: Path, precision: Precision, placement: Placement | None) -> MadeFile | None:
-        """Export one file, and judge it; ``None`` where INT8 for a CPU would keep too few neighbours to pass."""
+        """Export one file, and judge it; ``None`` where INT8 for a CPU would keep too little to pass."""
         import onnx
 
         calibration = None
@@ -197,8 +199,8 @@ class _Builder:
             calibration = self._quantize(path, placement)
             if calibration is None:
                 self.on_log(
-                    f"{path.name} is not made: {self.options.least_share:.0%} of it in whole numbers would lose "
-                    "too many neighbours already"
+                    f"{path.name} is not made: {self.options.least_share:.0%} of it in whole numbers would lose too "
+                    f"many {'classes' if self.contract.classes else 'neighbours'} already"
                 )
                 return None
         else:
@@ -253,7 +255,7 @@ class _Builder:
     def int8(self) -> Int8:
         """The encoder calibrated, once for all INT8 files."""
         assert self.images.calibration is not None
-        self.on_log(f"calibrating INT8 on {len(self.images.calibration)} images")
+        self.on_log(f"calibrating INT8 with {len(self.images.calibration)} images, most of which decide how much it is")
         with tempfile.TemporaryDirectory() as folder:
             single = Path(folder) / FILES["fp32"]
             self.export(single, "fp32")
@@ -271,7 +273,6 @@ class _Builder:
 
         images = self.images.tuning if self.images.tuning is not None else self.int8.calibrating
         minutes = self.options.minutes / len(_placements("int8"))
-        self.on_log(f"tuning INT8 on {len(images)} images for {minutes:g} min")
         return partial(tune, images=images, minutes=minutes, on_log=self.on_log)
 
 

@@ -26,12 +26,13 @@ def recipe(root: Path, cache: Path, **export: object) -> Recipe:
     )
 
 
-def gather(given: Recipe, *, calibrated: bool = True, labelled: bool = True) -> ProofImages:
+def gather(given: Recipe, *, calibrated: bool = True, tuned: bool = False, labelled: bool = True) -> ProofImages:
     return gather_proof_images(
         given,
         bundle_options(given).input_of(given.data.image_size_px),
         splits=open_splits(given.data, given.seed),
         calibrated=calibrated,
+        tuned=tuned,
         labelled=labelled,
     )
 
@@ -49,6 +50,11 @@ def test_no_image_is_in_two_sets(tmp_path: Path) -> None:
     sets = [rows(images) for images in (found.golden, found.queries, found.calibration, found.gallery)]
     assert [len(each) for each in sets] == [8, 10, 30, 50]
     assert len(set.union(*sets)) == 98
+    assert found.tuning is None
+    tuned = gather(recipe(root, tmp_path / "cache", **(sizes | {"calibration_images": 20})), tuned=True)
+    sets = [rows(images) for images in (tuned.golden, tuned.queries, tuned.calibration, tuned.tuning, tuned.gallery)]
+    assert [len(each) for each in sets[:4]] == [8, 10, 20, 24]  # A quarter of the images that it learned from.
+    assert len(set.union(*sets)) == sum(map(len, sets))
     assert found.golden_labels is not None
     assert found.gallery_labels is not None
     assert (len(found.golden_labels), len(found.gallery_labels)) == (8, 50)

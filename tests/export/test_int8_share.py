@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.export.small import HOW, encoder, images
+from tests.export.small import HOW, build, encoder, images
 
 from byolt_export import BundleOptions
 from byolt_export.errors import InputError
@@ -71,11 +71,23 @@ def test_of_logits_classes_decide(path: Path, tmp_path: Path) -> None:
     assert lines[1].endswith(f"of 64 images keep their class, {enough(64, logits=True):.1%} wanted")
 
 
+def test_a_bundle_decides_by_the_images_of_its_proof(tmp_path: Path) -> None:
+    for classes, ending in (((), " expected among 84, "), (tuple("abcd"), " images keep their class, ")):
+        lines: list[str] = []
+        module = encoder(len(classes)).eval()
+        how = {"calibration": images(64, seed=1), "gallery": images(60, seed=2), "classes": classes}
+        build(tmp_path / "bundle", module, precisions=("int8",), on_log=lines.append, **how)
+        assert any(ending in line for line in lines)
+    with pytest.raises(InputError, match="int8 is 'safest', but no INT8 is made: add int8 to the precisions"):
+        build(tmp_path / "bundle", int8="safest")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         ("int8", "quick", r"^export: int8 is 'quick': it is plain, fastest, safest, tuned$"),
         ("least_share", 0.0, r"^export: least_share is 0.0: give a share above 0, up to 1$"),
+        ("minutes", 0.0, r"^export: minutes is 0.0: give a number above 0$"),
         ("least_share", 60.0, r"^export: least_share is 60.0: give a share above 0, up to 1$"),
     ],
 )

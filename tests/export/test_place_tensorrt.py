@@ -1,18 +1,21 @@
 """INT8 for TensorRT: where a tensor goes from INT8 layers to INT8 layers alone, nothing is computed between them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from tests.export.small import HOW, encoder, images
+from torch import nn
 
 from byolt_export.onnx.export import export_onnx
 from byolt_export.onnx.half_precision import to_half
 from byolt_export.proof.measures import relative_l2
 from byolt_export.quantize.calibrate import Calibrated, calibrate
+from byolt_export.quantize.layers import activation_bounds
 from byolt_export.quantize.place_tensorrt import LEAVING_SCALE, place_tensorrt
 from byolt_export.runtime.onnx_runner import run_model
 
@@ -70,6 +73,27 @@ def test_it_computes_what_shift_and_activation_computed(
     errors = relative_l2(outputs(plain), outputs(model))
     assert np.median(errors) < 1e-3  # In a few images a value lies on the edge of a level and falls the other way.
     assert np.median(relative_l2(outputs(calibrated.model), outputs(plain))) > 5e-3
+
+
+def test_no_scale_of_a_dead_channel_is_zero(tmp_path: Path) -> None:
+    module = encoder().eval()
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.weight.data[0] = 0  # Pruned: the folded kernel of the channel is all 0.
+    export_onnx(module, tmp_path / "encoder.onnx", output_name="embedding", **HOW)
+    dead = calibrate(onnx.load(tmp_path / "encoder.onnx"), images(64, seed=1))
+    model = place_tensorrt(to_half(dead.model), dead, {layer.name for layer in dead.layers})
+    scales = [numpy_helper.to_array(i) for i in model.graph.initializer if i.name.endswith(".scale")]
+    assert all((scale > 0).all() for scale in scales)  # TensorRT's parser refuses 0.
+    assert min(scale.min() for scale in scales) < 1e-6
+
+
+def test_bounds_of_a_clip_may_be_left_out() -> None:
+    constants = {"low": numpy_helper.from_array(np.float32(-1)), "high": numpy_helper.from_array(np.float32(6))}
+    inputs = (["x", "low", "high"], ["x", "low"], ["x", "", "high"], ["x"])
+    found = [activation_bounds(helper.make_node("Clip", names, ["y"]), constants) for names in inputs]
+    assert found == [(-1, 6), (-1, np.inf), (-np.inf, 6), (-np.inf, np.inf)]
+    assert activation_bounds(helper.make_node("Relu", ["x"], ["y"]), constants) == (0, np.inf)
 
 
 def test_a_tensor_that_something_else_reads_keeps_its_value(calibrated: Calibrated) -> None:

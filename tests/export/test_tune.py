@@ -1,5 +1,6 @@
 """INT8 that learns: the graph in PyTorch computes what the file computes, and learning brings it nearer."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from tests.export.small import HOW, build, encoder, images
 
 from byolt_export.bundle.folder import read_manifest
@@ -18,7 +19,7 @@ from byolt_export.distill.tune import regression_loss, shifted, tune
 from byolt_export.errors import InputError
 from byolt_export.onnx.export import export_onnx
 from byolt_export.onnx.half_precision import to_half
-from byolt_export.proof.measures import relative_l2
+from byolt_export.proof.measures import measure, relative_l2
 from byolt_export.quantize.calibrate import Calibrated, calibrate
 from byolt_export.quantize.int8 import Int8
 from byolt_export.quantize.place_cpu import place_cpu
@@ -107,8 +108,9 @@ def test_a_damaged_file_learns_what_the_encoder_gives(calibrated: Calibrated, en
     reference = outputs(calibrated.model, shown)
     before, after = (relative_l2(reference, outputs(each, shown)).mean() for each in (model, learned))
     assert after < 0.93 * before
-    assert len(lines) == 4
-    assert lines[0].startswith("tuning INT8: 0.2 of 1 min, loss ")
+    assert len(lines) == 5
+    assert lines[0] == "tuning INT8 on 256 images for 1 min"
+    assert lines[1].startswith("tuning INT8: 0.2 of 1 min, loss ")
     kinds = [{constant.name: constant.data_type for constant in each.graph.initializer} for each in (model, learned)]
     assert kinds[0] == kinds[1]
     assert learned.graph.node == model.graph.node
@@ -137,14 +139,6 @@ def test_views_are_the_images_shifted_and_mirrored() -> None:
     }
     assert {mirrored for mirrored, _, _ in found} == {False, True}
     assert len({(down, right) for _, down, right in found}) > 5
-
-
-def test_an_operator_that_is_not_known_is_named() -> None:
-    node = helper.make_node("LRN", ["x"], ["y"], size=3)
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 4, 4]) for name in "xy")
-    model = helper.make_model(helper.make_graph([node], "graph", [x], [y]))
-    with pytest.raises(InputError, match=r"^INT8 cannot be tuned through LRN: leave tuned out$"):
-        Int8Graph(model)
 
 
 def test_what_was_learned_is_taken_where_it_is_nearer_alone(path: Path, tmp_path: Path) -> None:
@@ -196,6 +190,19 @@ def test_a_bundle_with_tuned_int8_says_what_came_of_it(tmp_path: Path) -> None:
     assert ("; tuned: relative L2" in rules["tensorrt"]) == (" tuned: " in told)
 
 
+def test_what_learned_has_to_keep_its_neighbours(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    int8 = Int8.of(path, images(128, seed=1), "drawn", on_log=lines.append)
+    found = iter(
+        replace(measure(int8.reference, int8.reference), relative_l2_mean=error, overlap_at_1=kept)
+        for error, kept in ((0.02, 0.98), (0.01, 0.96))
+    )
+    monkeypatch.setattr("byolt_export.quantize.int8.measure", lambda *_, **_how: next(found))
+    rule = int8.for_tensorrt(int8.calibrated.model, tmp_path / "int8.onnx", tune=lambda model, _: model).rule
+    assert "tuned" not in rule
+    assert lines[-1].endswith("relative L2 2.00e-02 to 1.00e-02, neighbours kept 98.0% to 96.0% of 64 images")
+
+
 def test_no_image_that_it_learned_from_is_measured(tmp_path: Path) -> None:
     golden = images()
     with pytest.raises(InputError, match="an image of the tuning is among the golden images: measure on others"):
@@ -206,3 +213,7 @@ def test_no_image_that_it_learned_from_is_measured(tmp_path: Path) -> None:
             calibration=images(64, seed=1),
             tuning=np.concatenate([images(40, seed=2), golden[:1]]),
         )
+    with pytest.raises(InputError, match="an image of the tuning is among the calibration images: measure on others"):
+        build(tmp_path / "bundle", precisions=("int8",), calibration=images(64, seed=1), tuning=images(64, seed=1)[5:9])
+    with pytest.raises(InputError, match="no images to tune on: leave tuning out, or give some"):
+        build(tmp_path / "bundle", precisions=("int8",), calibration=images(64, seed=1), tuning=images(8)[:0])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from byolt_export.distill.operators import OPERATORS, whole
+from byolt_export.distill.operators import OPERATORS, not_known, whole
 from byolt_export.errors import InputError
 from byolt_export.quantize.multiply_adds import attributes
 
@@ -14,7 +14,7 @@ _KERNEL, _OFFSETS = ".kernel", (".bias", ".taken", ".sum")  # As the placements 
 
 
 class Int8Graph(nn.Module):
-    """An ONNX graph computed by PyTorch in fp32, its int8 kernels and their biases as parameters.
+    """An ONNX graph computed by PyTorch in fp32, its int8 kernels and all layers' biases as parameters.
 
     A kernel is held in units of its levels and rounded on the way, as the file will hold it.
 
@@ -23,14 +23,14 @@ class Int8Graph(nn.Module):
             learns.
 
     Raises:
-        InputError: The graph has an operator that is not in ``OPERATORS``.
+        InputError: The graph has an operator that is not in ``OPERATORS``, or one in a way that is not.
     """
 
     def __init__(self, model: Any) -> None:
         from onnx import numpy_helper
 
         super().__init__()
-        unknown = sorted({node.op_type for node in model.graph.node} - OPERATORS.keys())
+        unknown = sorted({name for node in model.graph.node if (name := not_known(node))})
         if unknown:
             raise InputError(f"INT8 cannot be tuned through {', '.join(unknown)}: leave tuned out")
         self.model = model

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from byolt_export.errors import InputError
+from byolt_export.quantize.multiply_adds import attributes
+
 Inputs = Sequence[Any]
 """Tensors in the node's order, ``None`` where one is left out."""
 Attributes = Mapping[str, Any]
 
-_INTEGERS = {2: torch.uint8, 3: torch.int8, 6: torch.int32, 7: torch.int64, 9: torch.bool}  # TensorProto's numbers.
+_FLOATS = (1, 10, 11)  # TensorProto's numbers, as the next ones.
+_INTEGERS = {2: torch.uint8, 3: torch.int8, 6: torch.int32, 7: torch.int64, 9: torch.bool}
 
 
 class _RoundStraightThrough(torch.autograd.Function):
@@ -79,13 +83,14 @@ def _gemm(x: Inputs, how: Attributes) -> Tensor:
 
 def _max_pool(x: Inputs, how: Attributes) -> Tensor:
     image, padding = _symmetric(x[0], how, -torch.inf)
-    return F.max_pool2d(image, how["kernel_shape"], how.get("strides", 1), padding, how.get("dilations", 1))
+    dilation, ceil = how.get("dilations", 1), bool(how.get("ceil_mode", 0))
+    return F.max_pool2d(image, how["kernel_shape"], how.get("strides", 1), padding, dilation, ceil_mode=ceil)
 
 
 def _average_pool(x: Inputs, how: Attributes) -> Tensor:
     image, padding = _symmetric(x[0], how)
-    counted = bool(how.get("count_include_pad", 0))
-    return F.avg_pool2d(image, how["kernel_shape"], how.get("strides", 1), padding, count_include_pad=counted)
+    counted, ceil = bool(how.get("count_include_pad", 0)), bool(how.get("ceil_mode", 0))
+    return F.avg_pool2d(image, how["kernel_shape"], how.get("strides", 1), padding, ceil, count_include_pad=counted)
 
 
 def _pad(x: Inputs, how: Attributes) -> Tensor:
@@ -127,6 +132,8 @@ def _slice(x: Inputs, how: Attributes) -> Tensor:
     starts, ends = x[1].tolist(), x[2].tolist()
     axes = x[3].tolist() if len(x) > 3 and x[3] is not None else list(range(len(starts)))
     steps = x[4].tolist() if len(x) > 4 and x[4] is not None else [1] * len(starts)
+    if min(steps) < 0:
+        raise InputError("INT8 cannot be tuned through Slice backwards: leave tuned out")
     taken = [slice(None)] * x[0].ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         taken[axis] = slice(start, end, step)
@@ -144,7 +151,7 @@ def _split(x: Inputs, how: Attributes) -> Sequence[Tensor]:
 def _gather(x: Inputs, how: Attributes) -> Tensor:
     axis, indices = how.get("axis", 0), x[1]
     taken = x[0].index_select(axis, indices.reshape(-1) % x[0].shape[axis])
-    gathered: Tensor = taken.reshape(*x[0].shape[:axis], *indices.shape, *x[0].shape[axis:][1:])
+    gathered: Tensor = taken.reshape([*x[0].shape[:axis], *indices.shape, *x[0].shape[axis:][1:]])
     return gathered
 
 
@@ -182,6 +189,8 @@ def _batch_norm(x: Inputs, how: Attributes) -> Tensor:
 
 def _clip(x: Inputs, how: Attributes) -> Tensor:
     low, high = (*x[1:], None, None)[:2]
+    if low is None and high is None:
+        return x[0]  # type: ignore[no-any-return]
     clipped: Tensor = x[0].clamp(None if low is None else float(low), None if high is None else float(high))
     return clipped
 
@@ -222,7 +231,7 @@ OPERATORS: Mapping[str, Callable[[Inputs, Attributes], Any]] = {
     "Add": lambda x, how: x[0] + x[1],
     "Sub": lambda x, how: x[0] - x[1],
     "Mul": lambda x, how: x[0] * x[1],
-    "Div": lambda x, how: x[0] / x[1],
+    "Div": lambda x, how: torch.div(*x, rounding_mode=None if x[0].is_floating_point() else "trunc"),
     "Pow": lambda x, how: x[0] ** x[1],
     "Max": lambda x, how: reduce(torch.maximum, x),
     "Min": lambda x, how: reduce(torch.minimum, x),
@@ -230,7 +239,7 @@ OPERATORS: Mapping[str, Callable[[Inputs, Attributes], Any]] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
-    "Transpose": lambda x, how: x[0].permute(how["perm"]),
+    "Transpose": lambda x, how: x[0].permute(how.get("perm", list(range(x[0].ndim))[::-1])),
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Squeeze": _squeeze,
@@ -243,3 +252,34 @@ OPERATORS: Mapping[str, Callable[[Inputs, Attributes], Any]] = {
     "Identity": lambda x, how: x[0],
 }
 """What encoders are made of; another operator is refused by name."""
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "Conv": {"auto_pad": b"NOTSET"},
+    "MaxPool": {"auto_pad": b"NOTSET", "storage_order": 0},
+    "AveragePool": {"auto_pad": b"NOTSET", "dilations": [1, 1]},
+    "Pad": {"mode": b"constant"},
+    "CumSum": {"exclusive": 0, "reverse": 0},
+    "ReduceMean": {"noop_with_empty_axes": 0},
+    "ReduceSum": {"noop_with_empty_axes": 0},
+    "ReduceL2": {"noop_with_empty_axes": 0},
+    "BatchNormalization": {"training_mode": 0},
+    "QuantizeLinear": {"block_size": 0},
+    "DequantizeLinear": {"block_size": 0},
+}
+
+
+def not_known(node: Any) -> str | None:
+    """The name of a node's operator where it is computed in a way that ``OPERATORS`` does not know."""
+    how, name = attributes(node), str(node.op_type)
+    if name not in OPERATORS:
+        return name
+    for attribute, default in _DEFAULTS.get(name, {}).items():
+        if how.get(attribute, default) != default:
+            return f"{name} with {attribute}"
+    pads = how.get("pads", [0] * 4)
+    if name == "AveragePool" and pads[:2] != pads[2:] and not how.get("count_include_pad", 0):
+        return f"{name} with unequal pads"
+    if name == "Pad" and len(node.input) > 3:
+        return f"{name} with axes"
+    if name == "Cast" and how["to"] not in (*_FLOATS, *_INTEGERS):
+        return f"{name} to type {how['to']}"
+    return None

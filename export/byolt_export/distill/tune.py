@@ -51,11 +51,12 @@ def tune(
     Raises:
         InputError: The graph has an operator that cannot be learned through.
     """
+    on_log(f"tuning INT8 on {len(images)} images for {minutes:g} min")
     student, target = Int8Graph(placed), Int8Graph(encoder)
     rng = np.random.default_rng(seed)
     batch = int(np.clip(_BATCH_PIXELS // (images.shape[1] * images.shape[2]), _LEAST_BATCH, _BATCH))
     mean = torch.cat([_of(target, images[k : k + batch]) for k in range(0, min(len(images), 512), batch)]).mean(dim=0)
-    optimizer = torch.optim.Adam(_rates(student), betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(_rates(student), betas=(0.9, 0.99), eps=1e-15)  # Biases in int32 have tiny gradients.
     peaks = [group["lr"] for group in optimizer.param_groups]
     start, step, told, losses = clock(), 0, 0, []
     while (share := (clock() - start) / (60 * minutes)) < 1:

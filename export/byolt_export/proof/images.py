@@ -22,7 +22,8 @@ class ProofImages:
 
     ``golden`` (8 or more) travels in the bundle, and ``golden_kind`` says whether these are the user's own. Neighbours
     are looked for among up to 10,000 of ``gallery``; with labels, ``queries`` measure the task. INT8 scales come from
-    ``calibration`` and it learns from ``tuning``, where that is asked for; nothing is measured on these.
+    ``calibration`` and it learns from ``tuning``, where that is asked for (left out, from those that scales are found
+    on); nothing is measured on these.
     """
 
     golden: Images
@@ -90,6 +91,8 @@ def check_images(shown: ProofImages, pixels: Input) -> None:
     """
     measured = {"golden": shown.golden, "gallery": shown.gallery, "queries": shown.queries}
     used = {"calibration": shown.calibration, "tuning": shown.tuning}
+    if shown.tuning is not None and not len(shown.tuning):
+        raise InputError("no images to tune on: leave tuning out, or give some")
     for what, images in (measured | used).items():
         if images is None:
             continue
@@ -107,6 +110,7 @@ def check_images(shown: ProofImages, pixels: Input) -> None:
         )
     for use, some in used.items():
         seen = set() if some is None else {image_digest(image) for image in some}
-        for what, images in measured.items():
+        decide = {"calibration": shown.calibration} if use == "tuning" else {}  # They say whether it is nearer.
+        for what, images in (measured | decide).items():
             if seen and images is not None and not seen.isdisjoint(map(image_digest, images)):
                 raise InputError(f"an image of the {use} is among the {what} images: measure on others")

@@ -11,8 +11,8 @@ CALIBRATED = 256
 
 
 def enough(images: int, *, logits: bool = False) -> float:
-    """Neighbours, or classes of ``logits``, to keep: the proof's gate and two standard deviations of so many queries;
-    of few images all.
+    """Neighbours, or classes of ``logits``, to keep or to expect: the proof's gate, and by a margin of two standard
+    deviations of a share of so many queries at that gate more; of few images all.
     """
     gate = GATES["int8"].top_1_agreement if logits else GATES["int8"].overlap_at_1
     return min(1.0, gate + 2 * float(np.sqrt(gate * (1 - gate) / min(images, QUERIES))))
@@ -21,9 +21,9 @@ def enough(images: int, *, logits: bool = False) -> float:
 def expected_overlap(reference: Outputs, candidate: Outputs, gallery: int) -> tuple[float, float] | None:
     """Share of nearest neighbours kept among these images, and the one to expect among ``gallery`` images.
 
-    Among more images neighbours lie closer together, and the same error loses more of them: at the most as the square
-    root of their number, taken here (3.2 % of 1,244 images and 6.3 % of 4,628 of one encoder, of its file for TensorRT
-    2.0 and 2.1 %).
+    Among more images neighbours lie closer together, and the same error loses more of them. Where images differ in d
+    ways the loss grows as the d-th root of their number; the square root is taken (one encoder lost 3.2 % of 1,244
+    images and 6.3 % of 4,628, its file for TensorRT 2.0 and 2.1 %).
 
     Args:
         reference: What the encoder gives, (N, D).

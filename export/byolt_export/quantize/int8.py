@@ -13,7 +13,6 @@ from byolt_export.arrays import Images, Outputs, pooled
 from byolt_export.bundle.manifest import Calibration, Placement
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.proof.measures import measure, top_1_agreement
-from byolt_export.proof.report import Measures
 from byolt_export.quantize.activation_statistics import input_batches
 from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
 from byolt_export.quantize.deciding import CALIBRATED, enough, expected_overlap
@@ -178,6 +177,7 @@ class Int8:
             self.on_log(f"INT8 for {placement}: {self.calibrated.share(chosen):.0%} of the multiply-adds")
             if self._keeps_enough(place(self.calibrated.model, self.calibrated, chosen), placement):
                 return chosen, True
+        self.on_log(f"INT8 for {placement}: no share keeps enough, {self.calibrated.share(chosen):.0%} was the last")
         return chosen, False
 
     def _keeps_enough(self, model: Any, placement: Placement) -> bool:
@@ -196,20 +196,21 @@ class Int8:
         )
         return found[1] >= wanted
 
-    def _measured(self, model: Any, placement: Placement) -> Measures:
-        return measure(self.reference, self._outputs(model, placement))
-
     def _tuned(self, model: Any, tune: Tune | None, placement: Placement) -> tuple[Any, str]:
         """The graph after it has learned, and what to write down of it; as it was where nothing came of it."""
         if tune is None:
             return model, ""
         learned = tune(model, self.calibrated.model)
-        before, after = (self._measured(each, placement) for each in (model, learned))
-        told = (
-            f"relative L2 {before.relative_l2_mean:.2e} to {after.relative_l2_mean:.2e}, neighbours kept "
-            f"{before.overlap_at_1:.1%} to {after.overlap_at_1:.1%} of {len(self.deciding)} images"
-        )
-        if after.relative_l2_mean >= before.relative_l2_mean:
+        logits = not self.gallery
+        outputs = (self._outputs(each, placement) for each in (model, learned))
+        before, after = (measure(self.reference, each, logits=logits) for each in outputs)
+        kept = [each.top_1_agreement if logits else each.overlap_at_1 for each in (before, after)]
+        is_nearer = after.relative_l2_mean < before.relative_l2_mean and (kept[1] or 0.0) >= (kept[0] or 0.0)
+        told = f"relative L2 {before.relative_l2_mean:.2e} to {after.relative_l2_mean:.2e}"
+        if kept[0] is not None and kept[1] is not None:
+            what = "classes" if logits else "neighbours"
+            told += f", {what} kept {kept[0]:.1%} to {kept[1]:.1%} of {len(self.deciding)} images"
+        if not is_nearer:
             self.on_log(f"INT8 for {placement}: what was tuned is not nearer and is not taken: {told}")
             return model, ""
         self.on_log(f"INT8 for {placement} tuned: {told}")
@@ -218,7 +219,8 @@ class Int8:
     def _within(self, share: float, names: set[str], harms: Mapping[str, float]) -> set[str]:
         """The layers without those of most harm for their work, this share of the multiply-adds at least."""
         spared = (self.calibrated.share(names) - share) * self.calibrated.multiply_adds
-        return names - most_sensitive(harms, self.calibrated.may_be_kept, spared)
+        may_be_kept = [layer for layer in self.calibrated.may_be_kept if layer.name in names]
+        return names - most_sensitive(harms, may_be_kept, spared)
 
     def harms(self, place: Place) -> dict[str, float]:
         """The squared distance by which each layer's int8, alone, moves the outputs, see ``output_errors``."""

@@ -200,8 +200,9 @@ def activation_bounds(activation: Any, constants: Mapping[str, Any]) -> tuple[fl
 
     if activation.op_type != "Clip":
         return 0.0, np.inf
-    least, most = (float(numpy_helper.to_array(constants[name])) for name in activation.input[1:3])
-    return least, most
+    names = [*activation.input[1:], "", ""][:2]
+    least, most = (float(numpy_helper.to_array(constants[name])) if name else None for name in names)
+    return -np.inf if least is None else least, np.inf if most is None else most
 
 
 def _fits(node: Any, constants: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from byolt_export.quantize.calibrate import Calibrated, RoundedLayer
 from byolt_export.quantize.fragments import Fragment, readers_of, rebuilt
 from byolt_export.quantize.layers import Layer, activation_bounds, written_tensors
-from byolt_export.quantize.rounding import Reals
+from byolt_export.quantize.rounding import Reals, storable
 
 LEAVING_SCALE = 2.0**-4
 """Of every tensor that goes from one INT8 layer to others alone: the layer's kernel scales give it the scale it needs.
@@ -79,7 +79,8 @@ class _Placement:
             leaves, output = self.calibrated.levels[written], f"{written}.leaving"
             factor = LEAVING_SCALE / leaves.scale
             scales, offset = scales * factor, (offset - leaves.shift) * factor
-        _add_product(made, layer, rounded.whole, scales, offset, output)
+        # What GPTQ rounded by is scaled once more: to 2^-11 of it in fp16, and never to 0, which TensorRT refuses.
+        _add_product(made, layer, rounded.whole, storable(scales, layer.kernel.dtype), offset, output)
         if written is not None:
             self._add_rounding(made, output, written, LEAVING_SCALE, layer.kernel.dtype)
 

@@ -62,8 +62,8 @@ def export(
         classifier: Deliver the fine-tuned classifier.
         precisions: Files to make, of ``fp32``, ``fp16`` and ``int8``.
         int8: How much becomes INT8: as much as keeps neighbours (``fastest``), the least (``safest``), or what is fast
-            enough on the engine (``plain``); ``tuned`` learns besides, for
-            ``export.int8_minutes``. See ``BundleOptions``.
+            enough on the engine (``plain``); ``tuned`` learns besides, for ``export.int8_minutes`` minutes. See
+            ``BundleOptions``.
         targets: GPUs to build TensorRT engines for, of the files that passed; with none named, those that the TensorRT
             at hand builds first. Left out, no engine is built.
         bisect: Compare tensors on the way too; the report names the first node whose error jumps.
