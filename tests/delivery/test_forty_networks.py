@@ -104,7 +104,7 @@ def outcome(case: Case, folder: Path) -> str:
         report = byolt.export(run, precisions=("fp32", "fp16", "int8")).report
     except ByoltError as error:
         return str(error)
-    assert [file.precision for file in report.files] == ["fp32", "fp16", "int8"]
+    assert [file.precision for file in report.files][:3] == ["fp32", "fp16", "int8"]  # One for a CPU where it is kept.
     assert all(file.parity.verdict == "passed" or file.parity.reasons for file in report.files)
     return "; ".join(
         f"{file.precision} {' and '.join((file.parity.verdict, *file.parity.reasons))}" for file in report.files
