@@ -159,7 +159,7 @@ EXPORT = [
     Mutation("scaled though something else reads it", QUANTIZE_TENSORRT, "any(by not in layers or read != written", "any(read != written", IN_TENSORRT),
     Mutation("shares from the least up", QUANTIZE_INT8, "if least_share < share <= CHOICES[choice][placement]), least_share)", "if least_share < share <= CHOICES[choice][placement]), least_share)[::-1]", IN_SHARE),
     Mutation("few deciding images have to keep less", QUANTIZE_DECIDING, "gate + 2 * float", "gate - 2 * float", IN_DECIDING),
-    Mutation("the loss does not grow with the images", QUANTIZE_DECIDING, "max(1.0, more) ** 0.5", "1.0", IN_DECIDING),
+    Mutation("the loss does not grow with the images", QUANTIZE_DECIDING, "max(1.0, more) ** 0.25", "1.0", IN_DECIDING),
     Mutation("what learned is taken where it is further off", QUANTIZE_INT8, "after.relative_l2_mean < before.relative_l2_mean and", "after.relative_l2_mean > before.relative_l2_mean and", f"{IN_TUNE}::test_what_was_learned_is_taken_where_it_is_nearer_alone"),
     Mutation("rounding lets no gradient through", DISTILL_OPERATORS, "return gradient", "return gradient * 0", f"{IN_TUNE}::test_a_damaged_file_learns_what_the_encoder_gives"),
     Mutation("the loss turned round", DISTILL_TUNE, "(2 - 2 * F.cosine", "(2 + 2 * F.cosine", f"{IN_TUNE}::test_the_loss_is_two_less_two_cosines"),

@@ -22,8 +22,8 @@ def expected_overlap(reference: Outputs, candidate: Outputs, gallery: int) -> tu
     """Share of nearest neighbours kept among these images, and the one to expect among ``gallery`` images.
 
     Among more images neighbours lie closer together, and the same error loses more of them. Where images differ in d
-    ways the loss grows as the d-th root of their number; the square root is taken (one encoder lost 3.2 % of 1,244
-    images and 6.3 % of 4,628, its file for TensorRT 2.0 and 2.1 %).
+    ways the loss grows as the d-th root of their number; d = 4 is taken (from 256 to 4,700 images, 2.1 times, one
+    encoder lost 1.9 times as many for a CPU and 2.8 times as many for TensorRT).
 
     Args:
         reference: What the encoder gives, (N, D).
@@ -37,4 +37,4 @@ def expected_overlap(reference: Outputs, candidate: Outputs, gallery: int) -> tu
     if kept is None:
         return None
     more = min(gallery, GALLERY) / min(len(reference), GALLERY)
-    return kept, 1 - min(1.0, (1 - kept) * max(1.0, more) ** 0.5)
+    return kept, 1 - min(1.0, (1 - kept) * max(1.0, more) ** 0.25)
