@@ -110,22 +110,10 @@ def _flatten(x: Inputs, how: Attributes) -> Tensor:
     return flat
 
 
-def _mean(x: Inputs, how: Attributes) -> Tensor:
+def _over(x: Inputs, how: Attributes) -> dict[str, Any]:
+    """The axes that a reduction goes over, all where none is named, and whether they stay."""
     axes = x[1].tolist() if len(x) > 1 else list(range(x[0].ndim))
-    mean: Tensor = x[0].mean(dim=axes, keepdim=bool(how.get("keepdims", 1)))
-    return mean
-
-
-def _sum(x: Inputs, how: Attributes) -> Tensor:
-    axes = x[1].tolist() if len(x) > 1 else list(range(x[0].ndim))
-    total: Tensor = x[0].sum(dim=axes, keepdim=bool(how.get("keepdims", 1)))
-    return total
-
-
-def _l2(x: Inputs, how: Attributes) -> Tensor:
-    axes = x[1].tolist() if len(x) > 1 else list(range(x[0].ndim))
-    norm: Tensor = torch.linalg.vector_norm(x[0], dim=axes, keepdim=bool(how.get("keepdims", 1)))
-    return norm
+    return {"dim": axes, "keepdim": bool(how.get("keepdims", 1))}
 
 
 def _slice(x: Inputs, how: Attributes) -> Tensor:
@@ -205,9 +193,9 @@ OPERATORS: Mapping[str, Callable[[Inputs, Attributes], Any]] = {
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalAveragePool": lambda x, how: x[0].mean((2, 3), keepdim=True),
-    "ReduceMean": _mean,
-    "ReduceSum": _sum,
-    "ReduceL2": _l2,
+    "ReduceMean": lambda x, how: x[0].mean(**_over(x, how)),
+    "ReduceSum": lambda x, how: x[0].sum(**_over(x, how)),
+    "ReduceL2": lambda x, how: torch.linalg.vector_norm(x[0], **_over(x, how)),
     "CumSum": lambda x, how: x[0].cumsum(int(x[1])),
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,

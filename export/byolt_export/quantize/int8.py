@@ -50,10 +50,6 @@ Tune = Callable[[Any, Any], Any]
 """A graph in INT8, and the encoder in fp32, to the graph in INT8 after it has learned."""
 
 
-def _say_nothing(line: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Int8:
     """An encoder that was calibrated, and the images that decide which layers are left out."""
@@ -65,7 +61,7 @@ class Int8:
     calibrating: Images
     gallery: int
     """Images that the proof will look for neighbours among; 0 where it asks for classes."""
-    on_log: Callable[[str], None] = _say_nothing
+    on_log: Callable[[str], None] = lambda _: None
 
     @classmethod
     def of(
@@ -75,7 +71,7 @@ class Int8:
         source: str,
         rule: Rule = "least error",
         gallery: int = 1,
-        on_log: Callable[[str], None] = _say_nothing,
+        on_log: Callable[[str], None] = lambda _: None,
     ) -> "Int8":
         """Calibrate a file of ``export_onnx`` in fp32 on up to 256 of the images, at most half; the others decide.
 
