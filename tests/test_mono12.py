@@ -102,7 +102,11 @@ def test_every_precision_is_proven_alike_in_both_languages(bundle: Path) -> None
     # So short a training may fail the gates of fewer bits; both languages then say so.
     byolt("export", "--precision", "fp16,int8", folder=bundle.parents[2])
     verified = json.loads(byolt("verify", bundle, "--json", folder=bundle.parents[2]).stdout)
-    assert [file["precision"] for file in verified["files"]] == ["fp32", "fp16", "int8"]
+    # A CPU's own file of INT8 is made where it keeps enough of the neighbours.
+    assert [file["precision"] for file in verified["files"]] in (
+        ["fp32", "fp16", "int8"],
+        ["fp32", "fp16"] + ["int8"] * 2,
+    )
     assert verified["files"][0]["verdict"] == "passed"
     if not VERIFY.exists():
         pytest.skip(f"{VERIFY} is not built: make cpp-build")
