@@ -2,14 +2,16 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from byolt_export.arrays import Outputs
 from byolt_export.bundle.folder import (
     FILES,
+    GOLDEN,
     INT8_FILES,
     MANIFEST,
     PAGE,
@@ -18,7 +20,7 @@ from byolt_export.bundle.folder import (
     read_manifest,
     write_manifest,
 )
-from byolt_export.bundle.golden import GoldenVectors, read_golden
+from byolt_export.bundle.golden import GoldenVectors, read_golden, write_golden
 from byolt_export.bundle.manifest import MOST_SPEEDS, Engine, Manifest, Onnx, Precision
 from byolt_export.errors import InputError
 from byolt_export.files import dump_json, sha256
@@ -88,12 +90,16 @@ def _place(file: FileReport | Onnx) -> tuple[int, int]:
 
 
 class _Keeper:
-    """An earlier bundle beside a new one; ``lost``: its files that do not stay, and why."""
+    """An earlier bundle beside a new one.
+
+    ``lost``: its files that do not stay, and why; ``own``: what int8 files that stay give of the golden images, (N, D).
+    """
 
     def __init__(self, old: Path, new: Path, earlier: Manifest, judges: Judges) -> None:
         self.old, self.new, self.earlier, self.judges = old, new, earlier, judges
         self.manifest = read_manifest(new)
         self.lost: dict[str, str] = {}
+        self.own: dict[str, Outputs] = {}
         self.digests = {file.name: file.sha256 for file in self.manifest.files}
 
     def files(self) -> list[tuple[Onnx, FileReport]]:
@@ -136,12 +142,17 @@ class _Keeper:
         names = {*(entry.name for entry in kept), *(engine.name for engine in engines)}
         of_kept = tuple(speed for speed in self.earlier.speeds if speed.file in names)
         speeds = (*self.manifest.speeds, *of_kept)[:MOST_SPEEDS]
-        changes = {
+        changes: dict[str, Any] = {
             "files": tuple(files),
             "speeds": speeds,
             "engines": tuple(engines),
             "parity_sha256": sha256(self.new / PARITY),
         }
+        if self.own:
+            golden = read_golden(self.new, self.manifest)
+            write_golden(self.new / GOLDEN, replace(golden, own={**golden.own, **self.own}))
+            digest = {"sha256": sha256(self.new / GOLDEN)}
+            changes["golden"] = self.manifest.golden.model_copy(update=digest)
         write_manifest(self.new, self.manifest.model_copy(update=changes))
         report = replace(report, files=(*report.files, *verify_engines(self.new)))
         write_page(self.new / PAGE, report, read_manifest(self.new), self.judges.golden, Made.here(self.judges.run))
@@ -194,7 +205,9 @@ class _Keeper:
         shares = precision_shares(onnx.load(path))
         contract = self.manifest.contract
         how = (contract, judges.golden, judges.gallery, file.placement)
-        parity = judge_export(path, file.precision, shares, *how)
-        new = {"verdict": parity.verdict, "reason": "; ".join(parity.reasons), "gates": asdict(parity.gates)}
+        parity, own = judge_export(path, file.precision, shares, *how)
+        if own is not None and parity.verdict == "passed":
+            self.own[file.name] = own
+        new = {"verdict": parity.verdict, "reason": "; ".join(parity.reasons), "gates": parity.gates.to_json()}
         entry = file.model_copy(update=new | {"shares": shares})
         return entry, FileReport(file.name, file.precision, CPU, parity)

@@ -2,11 +2,12 @@
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from byolt_export.arrays import Outputs
 from byolt_export.bundle.folder import GOLDEN, PAGE, PARITY, file_name, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, write_golden
 from byolt_export.bundle.manifest import (
@@ -38,6 +39,8 @@ class MadeFile:
     shares: dict[Precision, float]
     calibration: Calibration | None
     placement: Placement | None = None
+    own: Outputs | None = None
+    """Of an int8 file: what it gave of the golden images, (N, D)."""
 
     @classmethod
     def failed(cls, precision: Precision, error: Exception, placement: Placement | None = None) -> "MadeFile":
@@ -58,6 +61,7 @@ def write_bundle(
     run: str = "",
 ) -> None:
     """All but the ONNX files, which lie there already; the manifest holds the digests of all but the page."""
+    golden = replace(golden, own={each.report.name: each.own for each in made if each.own is not None})
     write_golden(folder / GOLDEN, golden)
     (folder / PARITY).write_bytes(dump_json(report.to_json()))
     files = tuple(
@@ -69,7 +73,7 @@ def write_bundle(
             sha256=sha256(path) if (path := folder / each.report.name).exists() else NOT_MADE,
             verdict=each.report.parity.verdict,
             reason="; ".join(each.report.parity.reasons),
-            gates=asdict(each.report.parity.gates),
+            gates=each.report.parity.gates.to_json(),
             calibration=each.calibration,
             shares=each.shares,
         )

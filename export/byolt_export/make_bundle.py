@@ -210,7 +210,7 @@ class _Builder:
         (opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         shares = precision_shares(model)
         how = (self.contract, self.golden, self.gallery, placement)
-        parity = judge_export(path, precision, shares, *how)
+        parity, own = judge_export(path, precision, shares, *how)
         found = None
         if self.options.bisect:
             from byolt_export.onnx.export import torch_tensors
@@ -221,7 +221,8 @@ class _Builder:
             named = {features.name for features in self.contract.output.maps}
             tensors = {name: tensor for name, tensor in tensors.items() if name not in named}
             found = bisect(path, tensors, shown, limit=GATES[precision].relative_l2_worst_max)
-        return MadeFile(FileReport(path.name, precision, CPU, parity, found), opset, shares, calibration, placement)
+        report = FileReport(path.name, precision, CPU, parity, found)
+        return MadeFile(report, opset, shares, calibration, placement, own)
 
     def time_all(self, folder: Path, made: Sequence[MadeFile]) -> list[MadeFile]:
         """The same with the speeds of those that passed, where there are several."""

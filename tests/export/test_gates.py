@@ -69,6 +69,17 @@ def test_distances_are_tightened_to_what_was_measured_within_floor_and_outer_gat
     assert gates("int8", 0.01, 0.02, 0.03, 0.11) == pytest.approx((0.015, 0.22))  # Maps by themselves.
 
 
+def test_an_int8_file_may_drift_by_three_times_what_another_order_of_sums_costs() -> None:
+    def limit(drift: float, mean: float) -> float:
+        measured = [replace(AT_THE_LIMITS, relative_l2_mean=mean, relative_l2_worst=2 * mean)]
+        return gates_of_file("int8", measured, (), 64, drift).drift_mean_max
+
+    assert limit(0.002, 0.02) == pytest.approx(0.006)
+    assert limit(1e-5, 0.02) == 2**-10
+    assert limit(0.02, 0.02) == pytest.approx(0.03)  # No further from itself than from PyTorch, 1.5 times 0.02.
+    assert gates_of_file("int8", [AT_THE_LIMITS], (), 64).drift_mean_max == float("inf")
+
+
 def on_circle(degrees: Any) -> Outputs:
     radians = np.deg2rad(degrees)
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)

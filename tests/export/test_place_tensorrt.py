@@ -16,6 +16,7 @@ from byolt_export.onnx.half_precision import to_half
 from byolt_export.proof.measures import relative_l2
 from byolt_export.quantize.calibrate import Calibrated, calibrate
 from byolt_export.quantize.layers import activation_bounds
+from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.quantize.place_tensorrt import LEAVING_SCALE, place_tensorrt
 from byolt_export.runtime.onnx_runner import run_model
 
@@ -25,6 +26,24 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
     path = tmp_path_factory.mktemp("tensorrt") / "encoder.onnx"
     export_onnx(encoder().eval(), path, output_name="embedding", **HOW)
     return calibrate(onnx.load(path), images(64, seed=1))
+
+
+def test_a_layer_that_gives_the_output_becomes_int8_too(tmp_path: Path) -> None:
+    """In fp16 its tensor has another name, from which the graph's output is cast."""
+    path = tmp_path / "classifier.onnx"
+    export_onnx(encoder(num_classes=5).eval(), path, output_name="logits", **HOW)
+    calibrated = calibrate(onnx.load(path), images(64, seed=1))
+    assert calibrated.layers[-1].name == "logits"
+    names = {layer.name for layer in calibrated.layers}
+    for model in (calibrated.model, to_half(calibrated.model)):
+        placed = place_tensorrt(model, calibrated, names)
+        onnx.checker.check_model(placed, full_check=True)
+        assert precision_shares(placed) == {"int8": 1.0}
+        answers = [
+            next(run_model(each.SerializeToString(), [{"images": images(16, seed=3)}]))["logits"]
+            for each in (placed, calibrated.model)
+        ]
+        assert relative_l2(answers[1], answers[0]).mean() < 0.03
 
 
 def outputs(model: Any) -> npt.NDArray[Any]:

@@ -33,7 +33,8 @@ CONTROLS = ("swapped_channels", "no_normalisation", *PERTURBATIONS, "reinitialis
 class GoldenVectors:
     """Images (N, H, W, C), outputs (N, D) of PyTorch and of wrong models (``None``: no meaning here), labels (N,).
 
-    Of features these outputs are the pooled maps; ``maps`` are the maps themselves, of the first images alone.
+    Of features these outputs are the pooled maps; ``maps`` are the maps themselves, of the first images alone. ``own``:
+    what int8 files gave when they were made, (N, D) each by the file's name.
     """
 
     images: Images
@@ -41,6 +42,7 @@ class GoldenVectors:
     controls: Mapping[str, Outputs | None]
     labels: Labels | None = None
     maps: Maps = field(default_factory=dict)
+    own: Mapping[str, Outputs] = field(default_factory=dict)
 
 
 def count_with_maps(output: Output, images: int) -> int:
@@ -54,6 +56,7 @@ def write_golden(path: Path, golden: GoldenVectors) -> None:
     tensors: dict[str, npt.NDArray[Any]] = {"images": golden.images, "outputs.reference": golden.reference}
     tensors |= {f"outputs.control.{name}": wrong for name, wrong in golden.controls.items() if wrong is not None}
     tensors |= {f"maps.{name}": values for name, values in golden.maps.items()}
+    tensors |= {f"outputs.file.{name}": outputs for name, outputs in golden.own.items()}
     if golden.labels is not None:
         tensors["labels"] = golden.labels
     path.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
@@ -75,6 +78,9 @@ def read_golden(folder: Path, manifest: Manifest) -> GoldenVectors:
     expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": (manifest.contract.input.dtype, (count, *shape))}
     expected["outputs.reference"] = ("float32", (count, dim))
     expected |= {f"outputs.control.{name}": ("float32", (count, dim)) for name in CONTROLS if name not in absent}
+    int8 = [file.name for file in manifest.files if file.precision == "int8"]
+    own = {f"outputs.file.{name}": name for name in int8 if f"outputs.file.{name}" in tensors}
+    expected |= dict.fromkeys(own, ("float32", (count, dim)))
     output = manifest.contract.output
     shown = count_with_maps(output, count)
     expected |= {f"maps.{features.name}": ("float32", (shown, *features.shape)) for features in output.maps}
@@ -86,7 +92,8 @@ def read_golden(folder: Path, manifest: Manifest) -> GoldenVectors:
         raise InputError(f"{path} holds outputs that are not finite: export it again")
     controls = {name: tensors.get(f"outputs.control.{name}") for name in CONTROLS}
     maps = {name: tensors[f"maps.{name}"] for name in output.names if output.maps}
-    return GoldenVectors(tensors["images"], tensors["outputs.reference"], controls, tensors.get("labels"), maps)
+    given = {name: tensors[key] for key, name in own.items()}
+    return GoldenVectors(tensors["images"], tensors["outputs.reference"], controls, tensors.get("labels"), maps, given)
 
 
 def not_applicable(images: Images, contract: Input) -> set[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -124,6 +124,12 @@ class Gates:
     top_1_agreement: float
     unnoticed_perturbation_max: float
     """Noise on the largest kernel that may go unnoticed: the detection limit is reported, and no larger than this."""
+    drift_mean_max: float = math.inf
+    """Of an int8 file, run by ONNX Runtime on a CPU as when it was made: mean relative L2 from what it gave then."""
+
+    def to_json(self) -> dict[str, float]:
+        """By name, but for a limit that there is none of."""
+        return {name: limit for name, limit in asdict(self).items() if math.isfinite(limit)}
 
 
 def _older_placement(entry: dict[str, Any]) -> Placement | None:

@@ -23,6 +23,7 @@ GATES: Mapping[Precision, Gates] = {
 _ROOM: Mapping[Precision, tuple[float, float]] = {"fp32": (3.0, 3.0), "fp16": (3.0, 3.0), "int8": (1.5, 2.0)}
 # What another order of sums costs wherever little was measured; in half one and two roundings of a value.
 _FLOOR: Mapping[Precision, tuple[float, float]] = {"fp32": (1e-5, 2e-5), "fp16": (2**-11, 2**-10), "int8": (0.0, 0.0)}
+_DRIFT_ROOM, _LEAST_DRIFT = 3.0, 2**-10  # The same of an int8 file's distance from itself.
 _BY_CHANCE = 0.001  # Of golden images drawn again and again, how many may fall short by chance.
 
 
@@ -50,7 +51,13 @@ def least_share(share: float, images: int) -> float:
     return (images - missed) / images
 
 
-def gates_of_file(precision: Precision, measured: Iterable[Measures], maps: Iterable[float], images: int) -> Gates:
+def gates_of_file(
+    precision: Precision,
+    measured: Iterable[Measures],
+    maps: Iterable[float],
+    images: int,
+    drift_mean: float | None = None,
+) -> Gates:
     """The tightened gates that are delivered with a file: room about what was measured, within the outer gates.
 
     Args:
@@ -58,6 +65,7 @@ def gates_of_file(precision: Precision, measured: Iterable[Measures], maps: Iter
         measured: Its distances when it was made, on the golden images and in the gallery.
         maps: Worst relative L2 of each map, of features.
         images: Golden images, which are all that a later proof has.
+        drift_mean: Of an int8 file, what another order of the same sums costs on average.
     """
     measured = tuple(measured)
     found = (
@@ -68,7 +76,10 @@ def gates_of_file(precision: Precision, measured: Iterable[Measures], maps: Iter
         max(room * distance, floor)
         for room, distance, floor in zip(_ROOM[precision], found, _FLOOR[precision], strict=True)
     )
-    return tighten(golden_gates(precision, images), {"relative_l2_mean_max": mean, "relative_l2_worst_max": worst})
+    wanted = {"relative_l2_mean_max": mean, "relative_l2_worst_max": worst}
+    if drift_mean is not None:  # Nor may it be further from itself than from PyTorch.
+        wanted["drift_mean_max"] = min(max(_DRIFT_ROOM * drift_mean, _LEAST_DRIFT), mean)
+    return tighten(golden_gates(precision, images), wanted)
 
 
 def faults(measures: Measures, gates: Gates) -> list[str]:

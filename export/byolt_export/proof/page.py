@@ -31,6 +31,7 @@ _LABELS = {
     "overlap_at_1": "neighbour overlap@1",
     "overlap_at_10": "neighbour overlap@10",
     "top_1_agreement": "top-1 agreement",
+    "drift_mean_max": "relative L2, mean, from what the file itself gave when it was made",
     "unnoticed_perturbation_max": "noise on the largest kernel, in parts of its spread, that went unnoticed",
 }
 _CONTROLS = {
@@ -172,13 +173,15 @@ def _gates(parity: Parity) -> list[_Gate]:
         if name == "unnoticed_perturbation_max":
             unnoticed = [PERTURBATIONS.get(c.name, 0.0) for c in parity.controls if c.state in _UNNOTICED]
             values = [max(unnoticed, default=0.0) if parity.controls else None, None]
+        elif name == "drift_mean_max":
+            values = [parity.drift_mean, None]
         else:
             measure = name.removesuffix("_max")
             values = [None if m is None else getattr(m, measure) for m in (parity.golden, parity.gallery)]
         known = [value for value in values if value is not None]
         if not known:
             continue
-        read = _l2 if name.startswith("relative_l2") else _cosine if "cosine" in name else _share
+        read = _l2 if name.startswith(("relative_l2", "drift")) else _cosine if "cosine" in name else _share
         read = _noise if name == "unnoticed_perturbation_max" else read
         exact_limit = read(limit)
         assert exact_limit is not None

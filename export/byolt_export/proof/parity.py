@@ -86,13 +86,20 @@ def run_file(
 
 
 def judge(
-    ran: FileOutputs, golden: GoldenVectors, *, gates: Gates, logits: bool, gallery: Gallery | None = None
+    ran: FileOutputs,
+    golden: GoldenVectors,
+    *,
+    gates: Gates,
+    logits: bool,
+    gallery: Gallery | None = None,
+    own: Outputs | None = None,
 ) -> Parity:
     """The verdict on a file by what it gave.
 
     It passes when the golden outputs keep the gates (and the gallery's, of which neighbours and classes are judged
     together with them, as one set), every batch size gives the reference's and batch 1's outputs, each map is
-    PyTorch's at every place, the task is served no worse, and every negative control fails the gates.
+    PyTorch's at every place, the task is served no worse, and every negative control fails the gates. ``own`` is what
+    the file gave before, (N, D), which it may not have drifted from.
     """
     batch_faults = [f"at batch {check.batch}, {fault}" for check in ran.checks for fault in _batch_faults(check, gates)]
     if ran.golden is None:
@@ -108,6 +115,12 @@ def judge(
         near += [f"in the gallery, {fault}" for fault in directions(among_many, gates)]
         of = "of golden images and gallery together, "
     near += [f"{of}{fault}" for fault in shares(together, gates)]
+    drift = None if own is None else float(relative_l2(own, np.nan_to_num(ran.golden)).mean())
+    if drift is not None and drift > gates.drift_mean_max:
+        far.append(
+            f"mean relative L2 {drift:.2g} from what the file itself gave when it was made is above "
+            f"{gates.drift_mean_max:.2g}"
+        )
     maps, map_faults = _judge_maps(ran.maps, golden.maps, gates)
     controls = tuple(_judge(name, wrong, ran.golden, gates, logits) for name, wrong in golden.controls.items())
     task = None
@@ -119,7 +132,9 @@ def judge(
         reasons = _of_the_model(min(map(spread, references)), worst) or reasons
     verdict: Verdict = "failed" if reasons else "passed"
     agreement = _agreement(together, gates)
-    return Parity(verdict, tuple(reasons), gates, measured, among_many, task, ran.checks, controls, maps, agreement)
+    return Parity(
+        verdict, tuple(reasons), gates, measured, among_many, task, ran.checks, controls, maps, agreement, drift
+    )
 
 
 def _agreement(together: Measures, gates: Gates) -> Agreement:

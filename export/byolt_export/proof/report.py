@@ -107,6 +107,9 @@ class Parity:
     controls: tuple[Control, ...] = ()
     maps: tuple[MapCheck, ...] = ()
     agreement: Agreement | None = None
+    drift_mean: float | None = None
+    """Of an int8 file: mean relative L2 from what it gave when it was made. At its making, from what the same graph
+    gives where every operator is computed by itself: another order of the same sums."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -122,7 +125,10 @@ class Parity:
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
         plain = asdict(self) | {"remarks": self.remarks, "detection_limit": self.detection_limit}
-        return plain if self.maps else {key: value for key, value in plain.items() if key != "maps"}
+        plain["gates"] = self.gates.to_json()
+        absent = {"maps"} if not self.maps else set()
+        absent |= {"drift_mean"} if self.drift_mean is None else set()
+        return {key: value for key, value in plain.items() if key not in absent}
 
 
 @dataclass(frozen=True)

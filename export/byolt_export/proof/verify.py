@@ -1,12 +1,15 @@
 """Ask a bundle again, on any machine, without torch: does each file still compute what PyTorch computed?"""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from byolt_export.arrays import Function
-from byolt_export.bundle.folder import open_file, read_manifest, write_manifest
+import numpy as np
+
+from byolt_export.arrays import Function, Outputs
+from byolt_export.bundle.folder import GOLDEN, open_file, read_manifest, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, read_golden
 from byolt_export.bundle.manifest import (
     MOST_SPEEDS,
@@ -22,11 +25,12 @@ from byolt_export.bundle.manifest import (
 )
 from byolt_export.errors import ByoltError, EngineFault, InputError, MissingPart, quoted
 from byolt_export.proof.gates import gates_of_file, golden_gates, outer_gates, tighten
+from byolt_export.proof.measures import relative_l2
 from byolt_export.proof.parity import batch_sizes, judge, prove, run_file
 from byolt_export.proof.report import FileReport, Parity, Report, read_gates
 from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
-from byolt_export.runtime.onnx_runner import CPU, open_onnx, usable_providers
+from byolt_export.runtime.onnx_runner import CPU, OnnxRunner, open_onnx, usable_providers
 from byolt_export.runtime.openvino_runner import OPENVINO
 from byolt_export.tensorrt.runner import open_engine
 
@@ -113,9 +117,13 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
             reports.append(FileReport(file.name, file.precision, CPU, Parity("failed", (made,), gates)))
             continue
         onnx = open_file(path, file.name, file.sha256)
+        if math.isfinite(gates.drift_mean_max) and file.name not in golden.own:
+            raise InputError(f"{path / GOLDEN} does not hold what {file.name} gave when it was made: export it again")
         for provider in _providers_of(file, providers or usable_providers()):
+            # Only where the same runtime works on the same kind of processor is the same arithmetic to be expected.
+            own = golden.own.get(file.name) if provider == CPU else None
             how = (onnx, provider, manifest.contract, golden)
-            parity = prove_onnx(*how, gates=gates, threads=threads, placement=file.placement)
+            parity = prove_onnx(*how, gates=gates, threads=threads, placement=file.placement, own=own)
             reports.append(FileReport(file.name, file.precision, provider, _failed_by(parity, made, stated)))
     return Report(path, (*reports, *prove_engines(path, manifest, golden)))
 
@@ -137,6 +145,7 @@ def prove_onnx(
     gates: Gates,
     threads: int | None = None,
     placement: Placement | None = None,
+    own: Outputs | None = None,
 ) -> Parity:
     """Judge one ONNX file on one provider; ``not run here`` when the machine lacks the provider.
 
@@ -148,7 +157,7 @@ def prove_onnx(
     except MissingPart as error:
         return Parity("not run here", (str(error),), gates)
     ran = run_file(run, golden, _batches(contract), maps_of=run.maps)
-    return judge(ran, golden, gates=gates, logits=_are_logits(contract))
+    return judge(ran, golden, gates=gates, logits=_are_logits(contract), own=own)
 
 
 def _gates(file: Onnx, manifest: Manifest, stored: Mapping[str, Mapping[str, float]]) -> Gates:
@@ -174,10 +183,13 @@ def judge_export(
     golden: GoldenVectors,
     gallery: Gallery | None,
     placement: Placement | None = None,
-) -> Parity:
+) -> tuple[Parity, Outputs | None]:
     """The verdict by the outer gates, and by the tightened ones that are delivered: it has to keep both.
 
     ``shares`` are those of ``precision_shares``.
+
+    Returns:
+        The verdict, and of an int8 file what it gave of the golden images, (N, D), where it ran.
 
     Raises:
         InputError: The file is damaged, or its own contract is not the one given.
@@ -190,11 +202,14 @@ def judge_export(
     outer = judge(ran, replace(golden, controls={}), gates=gates, logits=logits, gallery=gallery)
     stated = precision_fault(precision, shares, placement)
     if outer.golden is None:
-        return _failed_by(outer, stated)
+        return _failed_by(outer, stated), None
+    own = ran.golden if precision == "int8" else None
+    again = None if own is None else _operator_by_operator(path, golden, contract)
+    drift = None if own is None or again is None else float(relative_l2(own, again).mean())
     measured = [measures for measures in (outer.golden, outer.gallery) if measures is not None]
     worst_of_maps = (check.relative_l2_worst for check in outer.maps)
-    gates = gates_of_file(precision, measured, worst_of_maps, len(golden.images))
-    delivered = judge(ran, golden, gates=gates, logits=logits)
+    gates = gates_of_file(precision, measured, worst_of_maps, len(golden.images), drift)
+    delivered = judge(ran, golden, gates=gates, logits=logits, own=again)
     judged = replace(
         delivered,
         verdict="failed" if outer.reasons else delivered.verdict,
@@ -203,7 +218,14 @@ def judge_export(
         task=outer.task,
         agreement=outer.agreement,
     )
-    return _failed_by(judged, stated)
+    return _failed_by(judged, stated), own
+
+
+def _operator_by_operator(path: Path, golden: GoldenVectors, contract: Contract) -> Outputs:
+    """Outputs of the golden images where ONNX Runtime fuses nothing, so that whole numbers are multiplied as floats."""
+    run = OnnxRunner(path, is_fused=False)
+    batch = contract.input.max_batch
+    return np.concatenate([run(golden.images[k : k + batch]) for k in range(0, len(golden.images), batch)])
 
 
 def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tuple[FileReport, ...]:

@@ -75,12 +75,16 @@ class Calibrated:
         from onnx import helper
 
         known = {layer.name: layer for layer in self.layers}
+        casts = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Cast"}
         types = {i.name: helper.tensor_dtype_to_np_dtype(i.data_type) for i in model.graph.initializer}
-        found = [(known[node.output[0]], node) for node in model.graph.node if node.output and node.output[0] in known]
-        return [
-            replace(layer, node=node, kernel=layer.kernel.astype(types[node.input[1]], copy=False))
-            for layer, node in found
-        ]
+        found = []
+        for node in model.graph.node:
+            name = next(iter(node.output), "")
+            layer = known.get(name) or known.get(casts.get(name, ""))
+            if layer is not None and node.op_type == layer.node.op_type:
+                kernel = layer.kernel.astype(types[node.input[1]], copy=False)
+                found.append(replace(layer, node=node, kernel=kernel, known_as=layer.name))
+        return found
 
     def share(self, names: Collection[str]) -> float:
         """Of the multiply-adds, what these layers do."""

@@ -29,10 +29,17 @@ class Layer:
     multiply_adds: int
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...] = ()
+    known_as: str = ""
+    """Its name in the graph in fp32; in fp16 an output has another name, before it is cast."""
 
     @property
     def name(self) -> str:
-        """The tensor that the layer gives, which is what PyTorch's trace calls the layer too."""
+        """The tensor that the layer gives in fp32, which is what PyTorch's trace calls the layer too."""
+        return self.known_as or self.output
+
+    @property
+    def output(self) -> str:
+        """The tensor that the layer gives."""
         return str(self.node.output[0])
 
     @property

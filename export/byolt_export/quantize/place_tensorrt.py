@@ -38,7 +38,7 @@ class _Placement:
 
     def __init__(self, model: Any, calibrated: Calibrated, names: Collection[str]) -> None:
         self.calibrated = calibrated
-        self.layers = {layer.name: layer for layer in calibrated.layers_in(model) if layer.name in names}
+        self.layers = {layer.output: layer for layer in calibrated.layers_in(model) if layer.name in names}
         self.read = {layer.name: layer.input for layer in calibrated.layers}  # Before a cast to fp16.
         self.leaving = _leaving(model, calibrated, self.layers)
         self.quantised: set[str] = set()
@@ -72,7 +72,7 @@ class _Placement:
         """The layer computed from an int8 kernel and the int8 of its input."""
         rounded, levels = self.calibrated.rounded[layer.name], self.calibrated.levels[self.read[layer.name]]
         written = self.leaving.get(layer.name)
-        scales, offset, output = rounded.scales.ravel(), _offset(layer, rounded, levels.shift), layer.name
+        scales, offset, output = rounded.scales.ravel(), _offset(layer, rounded, levels.shift), layer.output
         if layer.input in self.leaving.values():
             scales = scales * (levels.scale / LEAVING_SCALE)
         if written is not None:

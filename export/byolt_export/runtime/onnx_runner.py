@@ -28,7 +28,13 @@ class OnnxRunner(GraphRunner):
     """An ONNX file of a bundle, as a function from images (B, H, W, C) to float32 outputs (B, D)."""
 
     def __init__(
-        self, path: str | Path, provider: str = CPU, threads: int | None = None, placement: Placement | None = None
+        self,
+        path: str | Path,
+        provider: str = CPU,
+        threads: int | None = None,
+        placement: Placement | None = None,
+        *,
+        is_fused: bool = True,
     ) -> None:
         """Open the file.
 
@@ -37,6 +43,7 @@ class OnnxRunner(GraphRunner):
             provider: ONNX Runtime's execution provider, which must be the one really used.
             threads: CPU threads of one call; left out, one per core.
             placement: The engine that an int8 file is for, as its manifest says.
+            is_fused: Whether ONNX Runtime may put several operators into one.
 
         Raises:
             MissingPart: ONNX Runtime is not installed.
@@ -45,7 +52,8 @@ class OnnxRunner(GraphRunner):
         """
         path = Path(path)
         self.path, self.provider = path, provider
-        self._session = _open(path, provider, threads, str(path), for_tensorrt=placement == "tensorrt")
+        how = {"for_tensorrt": placement == "tensorrt", "is_fused": is_fused}
+        self._session = _open(path, provider, threads, str(path), **how)
         used = self._session.get_providers()[0]
         if used != provider:  # ONNX Runtime falls back to the CPU with no more than a log line.
             raise MissingProvider(
@@ -161,7 +169,15 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(model: Path | bytes, provider: str, threads: int | None, name: str, *, for_tensorrt: bool = False) -> Any:
+def _open(
+    model: Path | bytes,
+    provider: str,
+    threads: int | None,
+    name: str,
+    *,
+    for_tensorrt: bool = False,
+    is_fused: bool = True,
+) -> Any:
     onnxruntime = _onnxruntime()
     if provider not in onnxruntime.get_available_providers():
         raise MissingProvider(
@@ -172,6 +188,8 @@ def _open(model: Path | bytes, provider: str, threads: int | None, name: str, *,
     options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not is_fused:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if for_tensorrt and provider == CPU:
         # Else ONNX Runtime moves Q/DQ about in search of integer kernels, finds none where outputs are not quantised
         # too, and dequantises every constant kernel in every call: 2 to 6 times as slow.

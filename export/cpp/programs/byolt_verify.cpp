@@ -1,5 +1,6 @@
 // byolt-verify BUNDLE: does each file of a bundle still compute on this machine what PyTorch computed?
 
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -20,13 +21,15 @@ constexpr const char* kUsage = "usage: byolt-verify BUNDLE [--provider CPU|CUDA]
 json to_json(const std::optional<double>& value) { return value ? json(*value) : json(nullptr); }
 
 json to_json(const byolt::Gates& gates) {
-  return {{"relative_l2_mean_max", gates.relative_l2_mean_max},
-          {"relative_l2_worst_max", gates.relative_l2_worst_max},
-          {"centred_cosine_worst", gates.centred_cosine_worst},
-          {"overlap_at_1", gates.overlap_at_1},
-          {"overlap_at_10", gates.overlap_at_10},
-          {"top_1_agreement", gates.top_1_agreement},
-          {"unnoticed_perturbation_max", gates.unnoticed_perturbation_max}};
+  json limits = {{"relative_l2_mean_max", gates.relative_l2_mean_max},
+                 {"relative_l2_worst_max", gates.relative_l2_worst_max},
+                 {"centred_cosine_worst", gates.centred_cosine_worst},
+                 {"overlap_at_1", gates.overlap_at_1},
+                 {"overlap_at_10", gates.overlap_at_10},
+                 {"top_1_agreement", gates.top_1_agreement},
+                 {"unnoticed_perturbation_max", gates.unnoticed_perturbation_max}};
+  if (std::isfinite(gates.drift_mean_max)) limits["drift_mean_max"] = gates.drift_mean_max;
+  return limits;
 }
 
 json to_json(const byolt::Measures& measures) {
@@ -102,9 +105,10 @@ json to_json(const byolt::FileReport& file, const std::vector<byolt::Speed>& all
                  {"task", nullptr},
                  {"batches", batches},
                  {"controls", controls},
-                 {"agreement", agreement_of(file.parity)},
-                 {"remarks", file.parity.remarks()},
-                 {"detection_limit", to_json(file.parity.detection_limit())}};
+                 {"agreement", agreement_of(file.parity)}};
+  if (file.parity.drift_mean) report["drift_mean"] = *file.parity.drift_mean;
+  report["remarks"] = file.parity.remarks();
+  report["detection_limit"] = to_json(file.parity.detection_limit());
   if (!speeds.empty()) report["speeds"] = speeds;
   return report;
 }

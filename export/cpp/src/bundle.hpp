@@ -11,12 +11,16 @@
 // The delivered folder, which is untrusted: nothing outside of it is read, and nothing that its manifest does not name.
 namespace byolt {
 
+inline constexpr const char* kGolden = "golden.safetensors";
+
 /// Images (N, H, W, 3) and outputs (N, D) of PyTorch and of deliberately wrong models (absent: no meaning here).
 struct Golden {
   std::size_t images = 0, dim = 0;
   std::vector<std::uint8_t> pixels;
   std::vector<float> reference;
   std::vector<std::pair<std::string, std::optional<std::vector<float>>>> controls;
+  /// What int8 files gave when they were made, (N, D) each by the file's name.
+  std::map<std::string, std::vector<float>> own;
 };
 
 class Bundle {

@@ -61,6 +61,7 @@ Gates gates_of(const std::string& precision, std::size_t images, std::initialize
   tighten("overlap_at_10", gates.overlap_at_10, false);
   tighten("top_1_agreement", gates.top_1_agreement, false);
   tighten("unnoticed_perturbation_max", gates.unnoticed_perturbation_max, true);
+  tighten("drift_mean_max", gates.drift_mean_max, true);
   return gates;
 }
 

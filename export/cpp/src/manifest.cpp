@@ -160,7 +160,7 @@ OnnxEntry read_onnx(const json& value, const std::string& where) {
   entry.reason = fields.text("reason");
   const Fields gates(fields.need("gates"), fields.at("gates"),
                      {"relative_l2_mean_max", "relative_l2_worst_max", "centred_cosine_worst", "overlap_at_1",
-                      "overlap_at_10", "top_1_agreement", "unnoticed_perturbation_max"});
+                      "overlap_at_10", "top_1_agreement", "unnoticed_perturbation_max", "drift_mean_max"});
   for (const auto& item : fields.need("gates").items()) {
     entry.gates[item.key()] = to_number(item.value(), gates.at(item.key()));
   }

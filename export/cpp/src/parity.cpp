@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <set>
 
 #include "byolt/error.hpp"
@@ -32,8 +33,9 @@ std::vector<float> nan_to_zero(std::vector<float> values) {
 
 class Prover {
  public:
-  Prover(Session& session, const Golden& golden, const Contract& contract, const Gates& gates)
-      : session_(session), golden_(golden), contract_(contract), gates_(gates) {}
+  Prover(Session& session, const Golden& golden, const Contract& contract, const Gates& gates,
+         const std::vector<float>* own)
+      : session_(session), golden_(golden), contract_(contract), gates_(gates), own_(own) {}
 
   Parity prove() {
     Parity parity;
@@ -52,7 +54,7 @@ class Prover {
     parity.reasons.insert(parity.reasons.end(), later.begin(), later.end());
     if (!candidate_.empty()) {
       judge_controls(parity);
-      const bool is_far = !later.empty() || !distances(*parity.golden, gates_).empty();
+      const bool is_far = judge_drift(parity) || !later.empty() || !distances(*parity.golden, gates_).empty();
       if (!parity.reasons.empty() && !is_far) blame_the_model(parity);
     }
     parity.verdict = parity.reasons.empty() ? "passed" : "failed";
@@ -133,6 +135,19 @@ class Prover {
         "could be proven of any file"};
   }
 
+  /// Whether the file is further from itself than it may be.
+  bool judge_drift(Parity& parity) const {
+    if (own_ == nullptr) return false;
+    const std::vector<float> clean = nan_to_zero(candidate_);
+    const std::vector<double> error = relative_l2(rows(*own_), rows(clean));
+    parity.drift_mean = std::accumulate(error.begin(), error.end(), 0.0) / static_cast<double>(error.size());
+    if (*parity.drift_mean <= gates_.drift_mean_max) return false;
+    parity.reasons.push_back("mean relative L2 " + short_number(*parity.drift_mean) +
+                             " from what the file itself gave when it was made is above " +
+                             short_number(gates_.drift_mean_max));
+    return true;
+  }
+
   void judge_controls(Parity& parity) const {
     for (const auto& [name, outputs] : golden_.controls) {
       Control control{name, "not applicable", std::nullopt};
@@ -151,6 +166,7 @@ class Prover {
   const Golden& golden_;
   const Contract& contract_;
   const Gates& gates_;
+  const std::vector<float>* own_;
   std::vector<float> candidate_, alone_;
 };
 
@@ -198,8 +214,9 @@ std::vector<std::size_t> batch_sizes(std::size_t opt_batch, std::size_t max_batc
   return {sizes.begin(), sizes.end()};
 }
 
-Parity prove(Session& session, const Golden& golden, const Contract& contract, const Gates& gates) {
-  return Prover(session, golden, contract, gates).prove();
+Parity prove(Session& session, const Golden& golden, const Contract& contract, const Gates& gates,
+             const std::vector<float>* own) {
+  return Prover(session, golden, contract, gates, own).prove();
 }
 
 }  // namespace byolt

@@ -42,6 +42,7 @@ struct Parity {
   std::optional<Measures> golden;
   std::vector<BatchCheck> batches;
   std::vector<Control> controls;
+  std::optional<double> drift_mean;  // Mean relative L2 from what the file gave when it was made.
 
   /// Whose neighbour or class was kept: the shares of the golden images that have a meaning, by the names of Gates.
   [[nodiscard]] std::vector<std::pair<std::string, Share>> shares() const;
@@ -57,6 +58,8 @@ struct Parity {
 std::vector<std::size_t> batch_sizes(std::size_t opt_batch, std::size_t max_batch);
 
 /// Run a file on the golden images and judge it.
-Parity prove(Session& session, const Golden& golden, const Contract& contract, const Gates& gates);
+/// @param own what the file gave when it was made, (N, D), which it may not have drifted from; or none
+Parity prove(Session& session, const Golden& golden, const Contract& contract, const Gates& gates,
+             const std::vector<float>* own = nullptr);
 
 }  // namespace byolt

@@ -107,6 +107,11 @@ class Reader {
         outputs = floats(take("outputs.control." + control, "F32", {count, dim}));
       golden.controls.emplace_back(control, std::move(outputs));
     }
+    for (const OnnxEntry& file : manifest_.files) {
+      const std::string name = "outputs.file." + file.name;
+      if (file.precision != "int8" || tensors_.count(name) == 0) continue;
+      golden.own[file.name] = floats(take(name, "F32", {count, dim}));
+    }
     if (tensors_.count("labels") != 0) (void)take("labels", "I64", {count});
     if (taken_ != tensors_.size()) throw FieldError("the file", "it holds tensors that no bundle has");
     return golden;

@@ -230,6 +230,21 @@ TEST(controls_without_a_meaning) {
   CHECK(!read(grey).controls[0].second && read(grey).controls[1].second);
 }
 
+TEST(what_an_int8_file_gave_before) {
+  const std::string with_own = golden_file([](json& header, std::string& data) {
+    const std::string outputs = data.substr(96, 24);
+    header["outputs.file.encoder.onnx"] = {
+        {"dtype", "F32"}, {"shape", {2, 3}}, {"data_offsets", {data.size(), data.size() + outputs.size()}}};
+    data += outputs;
+  });
+  CHECK_ERROR(Code::input, "it holds tensors that no bundle has", read(with_own));  // Of fp32.
+  json manifest = sample::manifest();
+  manifest["files"][0].update({{"precision", "int8"}, {"placement", "cpu"}, {"shares", {{"int8", 1.0}}}});
+  manifest["engines"] = json::array();
+  CHECK(read(with_own, manifest).own.at("encoder.onnx") == std::vector<float>(6, 1));
+  CHECK(read(golden_file(), manifest).own.empty());
+}
+
 TEST(faults_of_golden_vectors) {
   struct Fault {
     const char* sentence;

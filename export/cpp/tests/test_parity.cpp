@@ -30,10 +30,12 @@ byolt::Contract contract() {
   return all;
 }
 
-byolt::Parity prove(const byolt::Golden& golden, const char* precision = "fp32") {
+byolt::Parity prove(const byolt::Golden& golden, const char* precision = "fp32", const byolt::Limits& asked = {}) {
   const byolt::Contract about = contract();
   const auto backend = byolt::open_onnxruntime("", {4, 4, 3, 10}, "CPU", 0, false);
-  return byolt::prove(*backend->session(), golden, about, byolt::gates_of(precision, golden.images, {}));
+  const auto own = golden.own.find("encoder.onnx");
+  return byolt::prove(*backend->session(), golden, about, byolt::gates_of(precision, golden.images, {asked}),
+                      own == golden.own.end() ? nullptr : &own->second);
 }
 
 /// A setting of the fake that goes back when the test ends.
@@ -96,6 +98,19 @@ TEST(a_wrong_model_must_be_noticed) {
   CHECK(!parity.detection_limit());
   all.controls[3].second = all.controls[0].second;
   CHECK(prove(all, "int8").verdict == "passed" && *prove(all, "int8").detection_limit() == 0.8);
+}
+
+TEST(a_file_may_not_drift_from_what_it_gave) {
+  byolt::Golden all = golden();
+  std::vector<float>& own = all.own["encoder.onnx"] = all.reference;
+  for (float& value : own) value *= 1.004F;
+  const byolt::Parity kept = prove(all, "int8", {{"drift_mean_max", 0.0041}});
+  CHECK(kept.verdict == "passed" && *kept.drift_mean > 0.0037 && *kept.drift_mean < 0.0041);
+  const byolt::Parity drifted = prove(all, "int8", {{"drift_mean_max", 0.003}});
+  CHECK(drifted.verdict == "failed" && drifted.reasons.size() == 1);
+  CHECK(drifted.reasons[0] == "mean relative L2 0.0038 from what the file itself gave when it was made is above 0.003");
+  all.own.clear();
+  CHECK(!prove(all, "int8", {{"drift_mean_max", 0.003}}).drift_mean);
 }
 
 TEST(gates_are_never_loosened) {
