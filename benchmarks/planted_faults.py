@@ -225,6 +225,8 @@ class Right:
     contract: Contract
     golden: GoldenVectors
     gates: dict[str, Gates]
+    own: Outputs | None = None
+    """What the right file gives of the golden images, where that is judged too."""
 
     def run(self, path: Path) -> FileOutputs:
         """What a file gives of the golden images."""
@@ -236,7 +238,7 @@ class Right:
         return [
             name
             for name, gates in self.gates.items()
-            if judge(ran, wanted, gates=gates, logits=False).verdict == "failed"
+            if judge(ran, wanted, gates=gates, logits=False, own=self.own).verdict == "failed"
         ]
 
 
