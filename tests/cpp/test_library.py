@@ -212,6 +212,33 @@ def test_short_outputs_are_measured_as_python_does(builds: Path, bundles: Bundle
     failed_alike(builds, bundle, golden)
 
 
+def test_int8_files_give_to_the_bit_what_they_gave_in_python(builds: Path, tmp_path: Path) -> None:
+    how = {"classes": tuple("abcde"), "calibration": small.images(64, seed=1)}
+    bundle = small.build(tmp_path / "bundle", small.encoder(num_classes=5), precisions=("int8",), **how).path
+    words = ("--json", "--provider", "CPU", "--threads", "1")
+    for build in ("plain", "address"):
+        found = untimed(run(builds / build / "programs/byolt-verify", bundle, *words).stdout)
+        drifts = {file["name"]: file["drift_mean"] for file in found["files"]}
+        assert drifts == {"encoder.int8.onnx": 0.0, "encoder.int8-cpu.onnx": 0.0}
+    golden = load_file(bundle / GOLDEN)
+    golden["outputs.file.encoder.int8-cpu.onnx"] *= 1.002
+    failed, expected = failed_alike(builds, bundle, golden)
+    assert expected.reason == (
+        "encoder.int8-cpu.onnx (CPUExecutionProvider): mean relative L2 0.0019 from what the file itself gave when it "
+        "was made is above 0.00098"
+    )
+    assert failed.stderr.decode() == f"{bundle}: parity failed: {expected.reason}\n"
+    del golden["outputs.file.encoder.int8-cpu.onnx"]
+    save_file(golden, bundle / GOLDEN)
+    manifest = read_manifest(bundle)
+    sealed = manifest.golden.model_copy(update={"sha256": sha256(bundle / GOLDEN)})
+    write_manifest(bundle, manifest.model_copy(update={"golden": sealed}))
+    refused = run(builds / "plain/programs/byolt-verify", bundle, *words, code=2).stderr.decode()
+    with pytest.raises(InputError) as error:
+        verify_bundle(bundle)
+    assert refused == f"{error.value}\n"
+
+
 class Collapsed(nn.Module):
     """An encoder that gives every image the same: in float32 nothing is left of what it adds to 3."""
 
