@@ -73,7 +73,7 @@ def test_pixels_and_their_largest_are_never_restored(calibrated: Calibrated) -> 
     first = next(node for node in model.graph.node if node.op_type == "Conv")
     pixels = makers[makers[first.input[0]].input[0]]
     assert pixels.op_type == "Pad"
-    assert makers[pixels.input[0]].op_type == "Pad"
+    assert makers[pixels.input[0]].op_type == "Transpose"
     assert makers[pixels.input[0]].input[0] == "images"  # Bytes from the first to the last.
 
 
