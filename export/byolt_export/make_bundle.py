@@ -199,8 +199,8 @@ class _Builder:
             calibration = self._quantize(path, placement)
             if calibration is None:
                 self.on_log(
-                    f"{path.name} is not made: {self.options.least_share:.0%} of it in whole numbers would lose too "
-                    f"many {'classes' if self.contract.classes else 'neighbours'} already"
+                    f"{path.name} is not made: of the shares from {self.options.least_share:.0%} in whole numbers on "
+                    f"none keeps enough {'classes' if self.contract.classes else 'neighbours'}"
                 )
                 return None
         else:
