@@ -2,13 +2,14 @@
 
     python benchmarks/int8_networks.py resnet18 --images FOLDER --minutes 10 --peers PYTHON --results FILE.csv
 
-FOLDER holds train/<class>/ and test/<class>/, of CIFAR-10 in JPEG files for instance. The network of timm is trained on
-its images at 64 px, with labels and for so many minutes, so that its outputs mean something: kNN before and after
-stands in the rows. Then its encoder is delivered in fp32, fp16 and INT8, untuned and (--tuned MINUTES) tuned, proven on
-128 golden images and a gallery of the rest of the test images, and calibrated on training images. PYTHON is an
-environment with onnxruntime and nncf, which quantises the same fp32 file with the same images by their defaults
-(int8_peers.py). All files are timed in turn at batch 1, 8 and 32, in ONNX Runtime and in OpenVINO where it is
-installed, against fp32 in ONNX Runtime. Rows of the same network in FILE.csv are replaced.
+FOLDER holds train/<class>/ and test/<class>/, of CIFAR-10 in JPEG files for instance. The network of timm is trained
+on its images at 64 px, with labels and for so many minutes, so that its outputs mean something: kNN before and after
+stands in the rows. Then its encoder is delivered in fp32, fp16 and INT8, untuned and (--tuned MINUTES) tuned, proven
+on 128 golden images and a gallery of the rest of the test images, and calibrated on training images. PYTHON is an
+environment with onnxruntime and nncf, which quantise the same fp32 file by their defaults: byolt is given 2,048
+training images, ONNX Runtime the first 512 of them, NNCF the 300 of its own default (int8_peers.py). All files are
+timed in turn at batch 1, 8 and 32, in ONNX Runtime and in OpenVINO where it is installed, against fp32 in ONNX
+Runtime. Rows of the same network in FILE.csv are replaced.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 from byolt_export import BundleOptions, ProofImages, build_bundle
 from byolt_export.arrays import Function, Images, Labels, Outputs
 from byolt_export.bundle.folder import FILES, read_manifest
-from byolt_export.errors import MissingPart
+from byolt_export.errors import InputError, MissingPart
 from byolt_export.onnx.reference import torch_outputs
 from byolt_export.proof.agreement import wilson_interval_95
 from byolt_export.proof.measures import QUERIES, measure
@@ -43,8 +44,8 @@ from byolt_export.runtime.processor import cpu_name
 from byolt_export.runtime.resize import to_square
 from byolt_export.runtime.timing import filled, relative_speeds, time_in_turn
 
-SIZE_PX, BATCH, GOLDEN, CALIBRATION, QUERIES_OF_TASK = 64, 64, 128, 2048, 1000
-BATCHES = (1, 8, 32)
+SIZE_PX, BATCH, GOLDEN, CALIBRATION, ASKED = 64, 64, 128, 2048, 1000
+BATCHES, RUNTIMES = (1, 8, 32), ("onnxruntime", "openvino")
 OPTIONS = BundleOptions(opt_batch=8, max_batch=32)
 # Branches behind a layer scale of 1e-5 or so would be drowned by what goes past them, and no error in them be seen.
 ARGUMENTS: dict[str, dict[str, object]] = {
@@ -149,15 +150,17 @@ def train(model: nn.Module, pictures: Pictures, minutes: float) -> float:
 
 
 def knn_accuracy(model: nn.Module, pictures: Pictures) -> float:
-    """Of test images among as many training images."""
+    """Of test images among four times as many training images."""
     pixels = OPTIONS.input_of(SIZE_PX)
-    some = np.random.default_rng(1).permutation(len(pictures.train))[: 4 * QUERIES_OF_TASK]
+    rng = np.random.default_rng(1)
+    some = rng.permutation(len(pictures.train))[: 4 * ASKED]
+    asked = rng.permutation(len(pictures.test))[:ASKED]
     gallery, queries = (
         torch_outputs(model.eval(), images, pixels=pixels, normalize=False)
-        for images in (pictures.train[some], pictures.test[-QUERIES_OF_TASK:])
+        for images in (pictures.train[some], pictures.test[asked])
     )
     found = knn_predict(gallery, pictures.train_labels[some], queries)
-    return float((found == pictures.test_labels[-QUERIES_OF_TASK:]).mean())
+    return float((found == pictures.test_labels[asked]).mean())
 
 
 def proof_images(pictures: Pictures) -> ProofImages:
@@ -198,11 +201,14 @@ def deliver(model: nn.Module, images: ProofImages, folder: Path, tuned_minutes: 
             return
         precisions = ("fp32", "fp16", "int8") if kind == "untuned" else ("int8",)
         how = BundleOptions(**{**asdict(OPTIONS), **options})
-        report = build_bundle(
-            model, folder / kind, images=images, size_px=SIZE_PX, precisions=precisions, options=how, on_log=print
-        )
+        given = {"images": images, "size_px": SIZE_PX, "precisions": precisions, "options": how, "on_log": print}
+        try:
+            report = build_bundle(model, folder / kind, **given)
+        except InputError as error:
+            print(f"{kind}: {error}")
+            return
         verdicts = {file.name: file.parity.verdict for file in report.files}
-        for entry in read_manifest(report.path).files:
+        for entry in (entry for entry in read_manifest(report.path).files if entry.is_made):
             share = None if entry.shares is None else entry.shares.get("int8", 0.0)
             by = "byolt" if kind == "untuned" or entry.precision != "int8" else "byolt, tuned"
             name = entry.name.removeprefix("encoder.").removesuffix(".onnx").replace("onnx", "fp32")
@@ -252,7 +258,15 @@ def rows_of(name: str, given: argparse.Namespace) -> list[Row]:
     trained_s = train(model, pictures, given.minutes)
     model = reparameterize_model(model).eval()
     after = knn_accuracy(model, pictures)
-    print(f"{name}: kNN {before:.1%} untrained, {after:.1%} after {trained_s:.0f} s")
+    print(f"{name}: kNN {before:.1%} untrained, {after:.1%} after {trained_s:.0f} s", flush=True)
+    about = {
+        "network": name,
+        "knn_untrained": round(before, 4),
+        "knn": round(after, 4),
+        "trained_s": round(trained_s),
+        "threads": torch.get_num_threads(),
+        "cpu": cpu_name(),
+    }
     images = proof_images(pictures)
     shown = np.concatenate([images.golden, images.gallery])
     reference = torch_outputs(model, shown, pixels=OPTIONS.input_of(SIZE_PX), normalize=False)
@@ -261,36 +275,28 @@ def rows_of(name: str, given: argparse.Namespace) -> list[Row]:
         delivered = list(deliver(model, images, folder, given.tuned))
         delivered += peers(given.peers, folder, folder / "untuned" / FILES["fp32"], images)
         times = speeds(delivered, images.golden)
-        rows = []
-        for each in delivered:
-            run = OnnxRunner(each.path, CPU, torch.get_num_threads(), each.placement)
-            found = measure(reference, outputs_of(run, shown), logits=False)
-            queries = min(QUERIES, len(shown))
-            low, high = wilson_interval_95(found.overlap_at_1, queries)
-            columns = {f"{runtime}_{b}": times.get((each.path, runtime, b)) for runtime in RUNTIMES for b in BATCHES}
-            about = {"knn_untrained": round(before, 4), "knn": round(after, 4), "trained_s": round(trained_s)}
-            rows.append(
-                Row(
-                    network=name,
-                    file=each.file,
-                    by=each.by,
-                    verdict=each.verdict,
-                    int8_share=None if each.int8_share is None else round(each.int8_share, 3),
-                    overlap_at_1=round(found.overlap_at_1, 4),
-                    overlap_low=round(low, 4),
-                    overlap_high=round(high, 4),
-                    images=len(shown),
-                    relative_l2_mean=float(f"{found.relative_l2_mean:.3g}"),
-                    threads=torch.get_num_threads(),
-                    cpu=cpu_name(),
-                    **columns,
-                    **about,
-                )
-            )
-    return rows
+        return [Row(**about, **_measured(each, shown, reference, times)) for each in delivered]
 
 
-RUNTIMES = ("onnxruntime", "openvino")
+def _measured(
+    file: Delivered, images: Images, reference: Outputs, times: dict[tuple[Path, str, int], float]
+) -> dict[str, object]:
+    """A file's own columns."""
+    run = OnnxRunner(file.path, CPU, torch.get_num_threads(), file.placement)
+    found = measure(reference, outputs_of(run, images), logits=False)
+    low, high = wilson_interval_95(found.overlap_at_1, min(QUERIES, len(images)))
+    return {
+        "file": file.file,
+        "by": file.by,
+        "verdict": file.verdict,
+        "int8_share": None if file.int8_share is None else round(file.int8_share, 3),
+        "overlap_at_1": round(found.overlap_at_1, 4),
+        "overlap_low": round(low, 4),
+        "overlap_high": round(high, 4),
+        "images": len(images),
+        "relative_l2_mean": float(f"{found.relative_l2_mean:.3g}"),
+        **{f"{runtime}_{b}": times.get((file.path, runtime, b)) for runtime in RUNTIMES for b in BATCHES},
+    }
 
 
 def write(path: Path, name: str, rows: list[Row]) -> None:

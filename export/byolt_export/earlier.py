@@ -24,6 +24,7 @@ from byolt_export.bundle.golden import GoldenVectors, read_golden, write_golden
 from byolt_export.bundle.manifest import MOST_SPEEDS, Engine, Manifest, Onnx, Precision
 from byolt_export.errors import InputError
 from byolt_export.files import dump_json, sha256
+from byolt_export.proof.drift import own_outputs
 from byolt_export.proof.made import Made
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import FileReport, Report
@@ -150,7 +151,7 @@ class _Keeper:
         }
         if self.own:
             golden = read_golden(self.new, self.manifest)
-            write_golden(self.new / GOLDEN, replace(golden, own={**golden.own, **self.own}))
+            write_golden(self.new / GOLDEN, replace(golden, own=self.own))
             digest = {"sha256": sha256(self.new / GOLDEN)}
             changes["golden"] = self.manifest.golden.model_copy(update=digest)
         write_manifest(self.new, self.manifest.model_copy(update=changes))
@@ -204,10 +205,14 @@ class _Keeper:
         path, judges = self.new / file.name, self.judges
         shares = precision_shares(onnx.load(path))
         contract = self.manifest.contract
-        how = (contract, judges.golden, judges.gallery, file.placement)
-        parity, own = judge_export(path, file.precision, shares, *how)
+        own = None
+        if file.precision == "int8":
+            before = read_golden(self.old, self.earlier).own.get(file.name)
+            own = own_outputs(path, judges.golden.images, contract, file.placement, before)
+        how = (contract, judges.golden, judges.gallery, file.placement, own)
+        parity = judge_export(path, file.precision, shares, *how)
         if own is not None and parity.verdict == "passed":
-            self.own[file.name] = own
+            self.own[file.name] = own.outputs
         new = {"verdict": parity.verdict, "reason": "; ".join(parity.reasons), "gates": parity.gates.to_json()}
         entry = file.model_copy(update=new | {"shares": shares})
         return entry, FileReport(file.name, file.precision, CPU, parity)

@@ -40,7 +40,7 @@ class MadeFile:
     calibration: Calibration | None
     placement: Placement | None = None
     own: Outputs | None = None
-    """Of an int8 file: what it gave of the golden images, (N, D)."""
+    """Of an int8 file that ran: what it gave of the golden images, (N, D)."""
 
     @classmethod
     def failed(cls, precision: Precision, error: Exception, placement: Placement | None = None) -> "MadeFile":

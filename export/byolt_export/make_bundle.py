@@ -32,6 +32,7 @@ from byolt_export.errors import ByoltError, InputError, MissingPart, Stopped
 from byolt_export.made_files import MadeFile, reason_of, write_bundle
 from byolt_export.options import BundleOptions
 from byolt_export.proof.bisect import bisect
+from byolt_export.proof.drift import own_outputs
 from byolt_export.proof.gates import GATES
 from byolt_export.proof.images import ProofImages, check_images, choose_images
 from byolt_export.proof.report import FileReport, Report
@@ -199,8 +200,8 @@ class _Builder:
             calibration = self._quantize(path, placement)
             if calibration is None:
                 self.on_log(
-                    f"{path.name} is not made: of the shares from {self.options.least_share:.0%} in whole numbers on "
-                    f"none keeps enough {'classes' if self.contract.classes else 'neighbours'}"
+                    f"{path.name} is not made: with {self.options.least_share:.0%} or more of it in whole numbers it "
+                    f"keeps too few {'classes' if self.contract.classes else 'neighbours'}"
                 )
                 return None
         else:
@@ -209,8 +210,9 @@ class _Builder:
         model = onnx.load(path)
         (opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         shares = precision_shares(model)
-        how = (self.contract, self.golden, self.gallery, placement)
-        parity, own = judge_export(path, precision, shares, *how)
+        own = own_outputs(path, self.golden.images, self.contract, placement) if precision == "int8" else None
+        how = (self.contract, self.golden, self.gallery, placement, own)
+        parity = judge_export(path, precision, shares, *how)
         found = None
         if self.options.bisect:
             from byolt_export.onnx.export import torch_tensors
@@ -222,7 +224,7 @@ class _Builder:
             tensors = {name: tensor for name, tensor in tensors.items() if name not in named}
             found = bisect(path, tensors, shown, limit=GATES[precision].relative_l2_worst_max)
         report = FileReport(path.name, precision, CPU, parity, found)
-        return MadeFile(report, opset, shares, calibration, placement, own)
+        return MadeFile(report, opset, shares, calibration, placement, None if own is None else own.outputs)
 
     def time_all(self, folder: Path, made: Sequence[MadeFile]) -> list[MadeFile]:
         """The same with the speeds of those that passed, where there are several."""

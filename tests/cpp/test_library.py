@@ -38,6 +38,13 @@ SIZES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier's two files of INT8."""
+    folder, how = tmp_path_factory.mktemp("int8") / "bundle", {"calibration": small.images(64, seed=1)}
+    return small.build(folder, small.encoder(num_classes=5), precisions=("int8",), classes=tuple("abcde"), **how).path
+
+
 def run(program: Path, *words: object, code: int = 0, **options: Any) -> subprocess.CompletedProcess[bytes]:
     # ONNX Runtime is not instrumented, and keeps memory to the end of the process.
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"} | options.pop("env", {})
@@ -177,6 +184,16 @@ def test_verify_of_the_quickstart_where_it_was_run(builds: Path) -> None:
     assert_close(got, json.loads(json.dumps(expected)))
 
 
+def test_a_file_for_a_cpu_runs_on_no_gpu(builds: Path, int8: Path) -> None:
+    words = ("--json", "--provider", "CUDA", "--threads", "1")
+    found = untimed(run(builds / "plain/programs/byolt-verify", int8, *words).stdout)
+    expected = json.loads(json.dumps(verify_bundle(int8, ("CUDAExecutionProvider",), threads=1).to_json()))
+    for_tensorrt, for_cpu = found["files"]
+    assert for_tensorrt["verdict"] == "not run here"
+    assert (for_cpu["provider"], for_cpu["verdict"]) == ("CPUExecutionProvider", "passed")
+    assert_close(for_cpu, expected["files"][1])
+
+
 def failed_alike(
     builds: Path, bundle: Path, golden: dict[str, np.ndarray]
 ) -> tuple[subprocess.CompletedProcess[bytes], Report]:
@@ -212,9 +229,8 @@ def test_short_outputs_are_measured_as_python_does(builds: Path, bundles: Bundle
     failed_alike(builds, bundle, golden)
 
 
-def test_int8_files_give_to_the_bit_what_they_gave_in_python(builds: Path, tmp_path: Path) -> None:
-    how = {"classes": tuple("abcde"), "calibration": small.images(64, seed=1)}
-    bundle = small.build(tmp_path / "bundle", small.encoder(num_classes=5), precisions=("int8",), **how).path
+def test_int8_files_give_to_the_bit_what_they_gave_in_python(builds: Path, int8: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(int8, tmp_path / "bundle"))
     words = ("--json", "--provider", "CPU", "--threads", "1")
     for build in ("plain", "address"):
         found = untimed(run(builds / build / "programs/byolt-verify", bundle, *words).stdout)
@@ -228,6 +244,9 @@ def test_int8_files_give_to_the_bit_what_they_gave_in_python(builds: Path, tmp_p
         "was made is above 0.00098"
     )
     assert failed.stderr.decode() == f"{bundle}: parity failed: {expected.reason}\n"
+    golden["outputs.reference"][5] *= 1.2  # Beside other faults it stands where Python has it.
+    _, expected = failed_alike(builds, bundle, golden)
+    assert len(expected.files[1].parity.reasons) > 2
     del golden["outputs.file.encoder.int8-cpu.onnx"]
     save_file(golden, bundle / GOLDEN)
     manifest = read_manifest(bundle)

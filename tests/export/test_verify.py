@@ -54,14 +54,14 @@ def test_a_file_is_judged_by_the_outer_gates_and_by_those_that_are_delivered(tmp
     golden = read_golden(bundle, manifest)
     near = golden.reference * np.float32(1 + 5e-5)  # Between the tightened 1e-5 and the outer 1e-4.
     how: Any = (bundle / "encoder.onnx", "fp32", {"fp32": 1.0}, manifest.contract)
-    judged, _ = verify.judge_export(*how, replace(golden, controls={"reinitialised": near}), None)
+    judged = verify.judge_export(*how, replace(golden, controls={"reinitialised": near}), None)
     assert (judged.verdict, [control.state for control in judged.controls]) == ("passed", ["fails"])
     nearer = {"reinitialised": golden.reference * np.float32(1 + 5e-6)}
-    judged, _ = verify.judge_export(*how, replace(golden, controls=nearer), None)
+    judged = verify.judge_export(*how, replace(golden, controls=nearer), None)
     assert judged.reasons == ("the wrong model `reinitialised` was not noticed",)
     # Of the outer gates' fault alone where they are broken: in a gallery that is off, by a thousandth.
     gallery = Gallery(golden.images, golden.reference * np.float32(1.001))
-    judged, _ = verify.judge_export(*how, golden, gallery)
+    judged = verify.judge_export(*how, golden, gallery)
     assert [reason[:26] for reason in judged.reasons] == ["in the gallery, relative L", "in the gallery, mean relat"]
     assert judged.gates.relative_l2_mean_max == 1e-4
 
@@ -70,7 +70,7 @@ def test_an_fp32_file_under_the_name_of_fp16_fails_whatever_it_computes(bundle: 
     sentence = "it is named fp16, and it multiplies 100% in fp32"
     manifest, shares = read_manifest(bundle), precision_shares(onnx.load(bundle / "encoder.onnx"))
     golden = read_golden(bundle, manifest)
-    made, _ = verify.judge_export(bundle / "encoder.onnx", "fp16", shares, manifest.contract, golden, None)
+    made = verify.judge_export(bundle / "encoder.onnx", "fp16", shares, manifest.contract, golden, None)
     assert (made.verdict, made.reasons) == ("failed", (sentence,))
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
     swapped = manifest.files[1].model_copy(update={"shares": shares})

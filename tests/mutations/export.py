@@ -114,7 +114,7 @@ EXPORT = [
     Mutation("controls by the outer gates", PROOF_VERIFY, "judge(ran, golden, gates=gates, logits=logits)", "judge(ran, golden, gates=outer_gates(precision, images), logits=logits)", IN_VERIFY),
     Mutation("room by the mean of golden and gallery", PROOF_GATES, "max(measures.relative_l2_mean for measures in measured)", "sum(measures.relative_l2_mean for measures in measured) / len(measured)", IN_GATES),
     Mutation("tightened below the floor", PROOF_GATES, "max(room * distance, floor)", "room * distance", IN_GATES),
-    Mutation("drift without a floor", PROOF_GATES, "max(_DRIFT_ROOM * drift_mean, _LEAST_DRIFT)", "_DRIFT_ROOM * drift_mean", IN_GATES),
+    Mutation("drift without a floor", PROOF_GATES, "max(_DRIFT_ROOM * reordered_mean, _LEAST_DRIFT)", "_DRIFT_ROOM * reordered_mean", IN_GATES),
     Mutation("drift measured from PyTorch", PROOF_PARITY, "relative_l2(own, np.nan_to_num(ran.golden))", "relative_l2(golden.reference, np.nan_to_num(ran.golden))", "tests/export/test_drift.py"),
     Mutation("chance by the mean of a sample", PROOF_GATES, "while so_far < 1 - _BY_CHANCE", "while so_far < 0.5", IN_GATES),
     Mutation("binomial without the order", PROOF_GATES, "(images - missed) / (missed + 1) * (1 - share) / share", "(1 - share) / share", IN_GATES),

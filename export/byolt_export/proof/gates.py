@@ -56,7 +56,7 @@ def gates_of_file(
     measured: Iterable[Measures],
     maps: Iterable[float],
     images: int,
-    drift_mean: float | None = None,
+    reordered_mean: float | None = None,
 ) -> Gates:
     """The tightened gates that are delivered with a file: room about what was measured, within the outer gates.
 
@@ -65,7 +65,7 @@ def gates_of_file(
         measured: Its distances when it was made, on the golden images and in the gallery.
         maps: Worst relative L2 of each map, of features.
         images: Golden images, which are all that a later proof has.
-        drift_mean: Of an int8 file, what another order of the same sums costs on average.
+        reordered_mean: Of an int8 file, relative L2 that another order of the same sums costs, mean of the images.
     """
     measured = tuple(measured)
     found = (
@@ -77,8 +77,8 @@ def gates_of_file(
         for room, distance, floor in zip(_ROOM[precision], found, _FLOOR[precision], strict=True)
     )
     wanted = {"relative_l2_mean_max": mean, "relative_l2_worst_max": worst}
-    if drift_mean is not None:  # Nor may it be further from itself than from PyTorch.
-        wanted["drift_mean_max"] = min(max(_DRIFT_ROOM * drift_mean, _LEAST_DRIFT), mean)
+    if reordered_mean is not None:  # Nor may it be further from itself than from PyTorch.
+        wanted["drift_mean_max"] = min(max(_DRIFT_ROOM * reordered_mean, _LEAST_DRIFT), mean)
     return tighten(golden_gates(precision, images), wanted)
 
 

@@ -79,7 +79,7 @@ def run_file(
         return FileOutputs(checks, candidate, maps=maps)
 
     def outputs_of(images: Images) -> Outputs:
-        return _run_filled(run, images, batches[-1])[: len(images)]
+        return run_filled(run, images, batches[-1])[: len(images)]
 
     queries = None if gallery.queries is None else outputs_of(gallery.queries)
     return FileOutputs(checks, candidate, outputs_of(gallery.images), queries, maps)
@@ -116,11 +116,7 @@ def judge(
         of = "of golden images and gallery together, "
     near += [f"{of}{fault}" for fault in shares(together, gates)]
     drift = None if own is None else float(relative_l2(own, np.nan_to_num(ran.golden)).mean())
-    if drift is not None and drift > gates.drift_mean_max:
-        far.append(
-            f"mean relative L2 {drift:.2g} from what the file itself gave when it was made is above "
-            f"{gates.drift_mean_max:.2g}"
-        )
+    far += _drift_faults(drift, gates)
     maps, map_faults = _judge_maps(ran.maps, golden.maps, gates)
     controls = tuple(_judge(name, wrong, ran.golden, gates, logits) for name, wrong in golden.controls.items())
     task = None
@@ -148,6 +144,15 @@ def _agreement(together: Measures, gates: Gates) -> Agreement:
             None if value is None else Share(value, wilson_interval_95(value, queries), queries, getattr(gates, name))
         )
     return Agreement(together.images, **found)
+
+
+def _drift_faults(drift: float | None, gates: Gates) -> list[str]:
+    if drift is None or drift <= gates.drift_mean_max:
+        return []
+    return [
+        f"mean relative L2 {drift:.2g} from what the file itself gave when it was made is above "
+        f"{gates.drift_mean_max:.2g}"
+    ]
 
 
 def _task_faults(task: Task | None) -> list[str]:
@@ -203,7 +208,7 @@ def batch_sizes(opt_batch: int, max_batch: int) -> tuple[int, ...]:
     return tuple(sorted({size for size in (1, 2, 7, opt_batch, max_batch) if size <= max_batch}))
 
 
-def _run_filled(run: Function, images: Images, batch: int) -> Outputs:
+def run_filled(run: Function, images: Images, batch: int) -> Outputs:
     """Outputs in calls of exactly ``batch`` rows, the last filled up from the start: row n is image n modulo N."""
     rows = np.arange(-(-len(images) // batch) * batch) % len(images)
     return np.concatenate([run(images[part]) for part in rows.reshape(-1, batch)])
@@ -216,7 +221,7 @@ def _check_batches(
     checks, alone, outputs = [], None, None
     for batch in batches:
         try:
-            result = _run_filled(run, images, batch)
+            result = run_filled(run, images, batch)
             if result.shape[1] != reference.shape[1]:
                 raise ByoltError(f"the output is {result.shape[1]} wide, the reference {reference.shape[1]}")
         except ByoltError as error:  # What does not run is a verdict on the file, not an accident of ours.

@@ -108,8 +108,7 @@ class Parity:
     maps: tuple[MapCheck, ...] = ()
     agreement: Agreement | None = None
     drift_mean: float | None = None
-    """Of an int8 file: mean relative L2 from what it gave when it was made. At its making, from what the same graph
-    gives where every operator is computed by itself: another order of the same sums."""
+    """Of an int8 file: mean relative L2 from what it gave when it was made."""
 
     @property
     def remarks(self) -> tuple[str, ...]:

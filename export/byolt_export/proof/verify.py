@@ -6,8 +6,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from byolt_export.arrays import Function, Outputs
 from byolt_export.bundle.folder import GOLDEN, open_file, read_manifest, write_manifest
 from byolt_export.bundle.golden import GoldenVectors, read_golden
@@ -24,13 +22,13 @@ from byolt_export.bundle.manifest import (
     precision_fault,
 )
 from byolt_export.errors import ByoltError, EngineFault, InputError, MissingPart, quoted
+from byolt_export.proof.drift import Own
 from byolt_export.proof.gates import gates_of_file, golden_gates, outer_gates, tighten
-from byolt_export.proof.measures import relative_l2
 from byolt_export.proof.parity import batch_sizes, judge, prove, run_file
 from byolt_export.proof.report import FileReport, Parity, Report, read_gates
 from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
-from byolt_export.runtime.onnx_runner import CPU, OnnxRunner, open_onnx, usable_providers
+from byolt_export.runtime.onnx_runner import CPU, open_onnx, usable_providers
 from byolt_export.runtime.openvino_runner import OPENVINO
 from byolt_export.tensorrt.runner import open_engine
 
@@ -149,6 +147,8 @@ def prove_onnx(
 ) -> Parity:
     """Judge one ONNX file on one provider; ``not run here`` when the machine lacks the provider.
 
+    ``own`` is what the file gave when it was made, (N, D); left out, that is not asked.
+
     Raises:
         InputError: The file is damaged, or its own contract is not the manifest's.
     """
@@ -183,13 +183,11 @@ def judge_export(
     golden: GoldenVectors,
     gallery: Gallery | None,
     placement: Placement | None = None,
-) -> tuple[Parity, Outputs | None]:
+    own: Own | None = None,
+) -> Parity:
     """The verdict by the outer gates, and by the tightened ones that are delivered: it has to keep both.
 
-    ``shares`` are those of ``precision_shares``.
-
-    Returns:
-        The verdict, and of an int8 file what it gave of the golden images, (N, D), where it ran.
+    ``shares`` are those of ``precision_shares``, ``own`` that of ``own_outputs``.
 
     Raises:
         InputError: The file is damaged, or its own contract is not the one given.
@@ -202,14 +200,12 @@ def judge_export(
     outer = judge(ran, replace(golden, controls={}), gates=gates, logits=logits, gallery=gallery)
     stated = precision_fault(precision, shares, placement)
     if outer.golden is None:
-        return _failed_by(outer, stated), None
-    own = ran.golden if precision == "int8" else None
-    again = None if own is None else _operator_by_operator(path, golden, contract)
-    drift = None if own is None or again is None else float(relative_l2(own, again).mean())
+        return _failed_by(outer, stated)
     measured = [measures for measures in (outer.golden, outer.gallery) if measures is not None]
     worst_of_maps = (check.relative_l2_worst for check in outer.maps)
-    gates = gates_of_file(precision, measured, worst_of_maps, len(golden.images), drift)
-    delivered = judge(ran, golden, gates=gates, logits=logits, own=again)
+    reordered = None if own is None else own.reordered_mean
+    gates = gates_of_file(precision, measured, worst_of_maps, len(golden.images), reordered)
+    delivered = judge(ran, golden, gates=gates, logits=logits, own=None if own is None else own.outputs)
     judged = replace(
         delivered,
         verdict="failed" if outer.reasons else delivered.verdict,
@@ -218,14 +214,7 @@ def judge_export(
         task=outer.task,
         agreement=outer.agreement,
     )
-    return _failed_by(judged, stated), own
-
-
-def _operator_by_operator(path: Path, golden: GoldenVectors, contract: Contract) -> Outputs:
-    """Outputs of the golden images where ONNX Runtime fuses nothing, so that whole numbers are multiplied as floats."""
-    run = OnnxRunner(path, is_fused=False)
-    batch = contract.input.max_batch
-    return np.concatenate([run(golden.images[k : k + batch]) for k in range(0, len(golden.images), batch)])
+    return _failed_by(judged, stated)
 
 
 def prove_engines(path: Path, manifest: Manifest, golden: GoldenVectors) -> tuple[FileReport, ...]:

@@ -16,7 +16,6 @@ namespace {
 constexpr std::size_t kJsonBytes = std::size_t{4} << 20, kFileBytes = std::size_t{2} << 30;
 constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
 
-
 std::string read_manifest_text(const std::string& folder, const std::string& path) {
   const File file(path, File::Links::refuse);
   const auto size = file.size();

@@ -50,11 +50,12 @@ class Prover {
     if (!candidate_.empty()) {
       parity.golden = measure(rows(golden_.reference), rows(candidate_), contract_.logits());
       parity.reasons = faults(*parity.golden, gates_);
+      judge_drift(parity);
     }
     parity.reasons.insert(parity.reasons.end(), later.begin(), later.end());
     if (!candidate_.empty()) {
       judge_controls(parity);
-      const bool is_far = judge_drift(parity) || !later.empty() || !distances(*parity.golden, gates_).empty();
+      const bool is_far = !later.empty() || has_drifted(parity) || !distances(*parity.golden, gates_).empty();
       if (!parity.reasons.empty() && !is_far) blame_the_model(parity);
     }
     parity.verdict = parity.reasons.empty() ? "passed" : "failed";
@@ -135,17 +136,22 @@ class Prover {
         "could be proven of any file"};
   }
 
-  /// Whether the file is further from itself than it may be.
-  bool judge_drift(Parity& parity) const {
-    if (own_ == nullptr) return false;
+  [[nodiscard]] bool has_drifted(const Parity& parity) const {
+    return parity.drift_mean && *parity.drift_mean > gates_.drift_mean_max;
+  }
+
+  /// A file that is further from itself than it may be: told behind the distances from PyTorch.
+  void judge_drift(Parity& parity) const {
+    if (own_ == nullptr) return;
     const std::vector<float> clean = nan_to_zero(candidate_);
     const std::vector<double> error = relative_l2(rows(*own_), rows(clean));
     parity.drift_mean = std::accumulate(error.begin(), error.end(), 0.0) / static_cast<double>(error.size());
-    if (*parity.drift_mean <= gates_.drift_mean_max) return false;
-    parity.reasons.push_back("mean relative L2 " + short_number(*parity.drift_mean) +
-                             " from what the file itself gave when it was made is above " +
-                             short_number(gates_.drift_mean_max));
-    return true;
+    if (!has_drifted(parity)) return;
+    const auto behind = static_cast<std::ptrdiff_t>(distances(*parity.golden, gates_).size());
+    parity.reasons.insert(parity.reasons.begin() + behind,
+                          "mean relative L2 " + short_number(*parity.drift_mean) +
+                              " from what the file itself gave when it was made is above " +
+                              short_number(gates_.drift_mean_max));
   }
 
   void judge_controls(Parity& parity) const {

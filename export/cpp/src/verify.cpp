@@ -135,8 +135,9 @@ Report verify(const Bundle& bundle, std::vector<std::string> providers, int thre
   Report report;
   for (const OnnxEntry& entry : bundle.manifest().files) {
     // What is placed for a CPU is proven there alone, and what could not be made is told once.
-    const std::vector<std::string> once = {entry.placement == "cpu" ? "CPU" : providers.front()};
-    for (const std::string& provider : entry.is_made() && entry.placement != "cpu" ? providers : once) {
+    const bool for_cpu = entry.placement == "cpu";
+    const std::vector<std::string> once = {for_cpu ? "CPU" : providers.front()};
+    for (const std::string& provider : entry.is_made() && !for_cpu ? providers : once) {
       const Gates gates = gates_of_entry(entry, golden, judged);
       report.files.push_back(prove_onnx(bundle, entry, provider, golden, gates, threads));
     }
