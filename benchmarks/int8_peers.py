@@ -2,8 +2,8 @@
 
     python benchmarks/int8_peers.py quantize_static|nncf FP32.onnx CALIBRATION.npy INT8.onnx
 
-Run by int8_networks.py in an environment with onnx, onnxruntime and nncf. CALIBRATION.npy holds images as they go into
-the file, uint8 (N, H, W, 3), of which NNCF takes the 300 of its default.
+Run by int8_networks.py in an environment with onnx, onnxruntime, sympy and nncf. CALIBRATION.npy holds images as they
+go into the file, uint8 (N, H, W, 3), of which NNCF takes the 300 of its default.
 """
 
 import sys
