@@ -142,7 +142,7 @@ class Prover {
 
   /// A file that is further from itself than it may be: told behind the distances from PyTorch.
   void judge_drift(Parity& parity) const {
-    if (own_ == nullptr) return;
+    if (own_ == nullptr || !parity.golden) return;
     const std::vector<float> clean = nan_to_zero(candidate_);
     const std::vector<double> error = relative_l2(rows(*own_), rows(clean));
     parity.drift_mean = std::accumulate(error.begin(), error.end(), 0.0) / static_cast<double>(error.size());
