@@ -25,9 +25,8 @@ struct Report {
 };
 
 /// Run every file of a bundle on its golden images and judge it, as `byolt verify` does.
-/// @param providers "CPU", "CUDA"; empty: the CPU, and CUDA where a GPU answers and ONNX Runtime can use it. A file
-/// that
-///     is placed for a CPU runs on no GPU.
+/// @param providers "CPU", "CUDA"; empty: the CPU, and CUDA where a GPU answers and ONNX Runtime can use it; a file
+///   that is placed for a CPU runs on no GPU
 /// @throws Error(input) the bundle is missing, damaged, or not what its manifest says
 Report verify(const Bundle& bundle, std::vector<std::string> providers, int threads);
 
