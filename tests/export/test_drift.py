@@ -60,6 +60,11 @@ def test_the_bundle_holds_what_its_int8_files_gave(made: Report) -> None:
         limit = min(max(3 * own.reordered_mean, 2**-10), entry.gates["relative_l2_mean_max"])
         assert entry.gates["drift_mean_max"] == limit
         assert file.parity.drift_mean == 0.0
+        before = given * np.float32(2)  # Of a file that is kept that stays what it is held against.
+        kept = own_outputs(run.path, golden.images, manifest.contract, entry.placement, before)
+        assert kept is not None
+        np.testing.assert_array_equal(kept.outputs, before)
+        assert kept.reordered_mean == own.reordered_mean
     assert "drift_mean_max" not in manifest.files[0].gates
 
 

@@ -12,7 +12,8 @@ from byolt_export.bundle.manifest import Gates
 from byolt_export.errors import ByoltError
 from byolt_export.proof.gates import GATES, faults, tighten
 from byolt_export.proof.measures import Measures
-from byolt_export.proof.parity import batch_sizes, prove
+from byolt_export.proof.parity import batch_sizes, judge, prove, run_file
+from byolt_export.proof.report import Parity
 from byolt_export.proof.task import Gallery
 
 FP32 = GATES["fp32"]
@@ -129,6 +130,23 @@ def test_outputs_of_another_width_fail_with_all_batches() -> None:
     assert parity.verdict == "failed"
     assert parity.reasons[0] == "at batch 1, the output is 3 wide, the reference 6"
     assert parity.golden is None
+
+
+def test_a_file_that_drifted_from_what_it_gave_fails() -> None:
+    golden = replace(GOLDEN, controls={})
+    ran, own = run_file(linear, golden, BATCHES), linear(IMAGES) * np.float32(1.01)
+    lengths = np.linalg.norm(own, axis=1)
+    # A hundredth of what it gives, over the length of what it gave, or over the median length where that is shorter.
+    drift = float(np.mean(0.01 / 1.01 * lengths / np.maximum(lengths, np.median(lengths))))
+
+    def judged(limit: float) -> Parity:
+        return judge(ran, golden, gates=replace(GATES["int8"], drift_mean_max=limit), logits=False, own=own)
+
+    kept = judged(1.01 * drift)
+    assert kept.drift_mean == pytest.approx(drift, rel=1e-4)
+    assert kept.verdict == "passed"
+    (reason,) = judged(0.99 * drift).reasons
+    assert reason.startswith(f"mean relative L2 {drift:.2g} from what the file itself gave when it was made is above ")
 
 
 def test_a_worse_gallery_fails() -> None:

@@ -116,7 +116,7 @@ EXPORT = [
     Mutation("tightened below the floor", PROOF_GATES, "max(room * distance, floor)", "room * distance", IN_GATES),
     Mutation("drift without a floor", PROOF_GATES, "max(_DRIFT_ROOM * reordered_mean, _LEAST_DRIFT)", "_DRIFT_ROOM * reordered_mean", IN_GATES),
     Mutation("a kept file held against what it gives now", "export/byolt_export/proof/drift.py", "given if before is None else before", "given", "tests/export/test_drift.py"),
-    Mutation("drift measured from PyTorch", PROOF_PARITY, "relative_l2(own, np.nan_to_num(ran.golden))", "relative_l2(golden.reference, np.nan_to_num(ran.golden))", "tests/export/test_drift.py"),
+    Mutation("drift measured from PyTorch", PROOF_PARITY, "relative_l2(own, np.nan_to_num(ran.golden))", "relative_l2(golden.reference, np.nan_to_num(ran.golden))", IN_PARITY),
     Mutation("chance by the mean of a sample", PROOF_GATES, "while so_far < 1 - _BY_CHANCE", "while so_far < 0.5", IN_GATES),
     Mutation("binomial without the order", PROOF_GATES, "(images - missed) / (missed + 1) * (1 - share) / share", "(1 - share) / share", IN_GATES),
     Mutation("batch 1 is not compared with", PROOF_PARITY, "check.from_batch_1_worst)", "None)", IN_PARITY),
