@@ -13,6 +13,7 @@ from tests.export.quantizing import quantize
 from byolt_export.errors import InputError
 from byolt_export.proof.measures import relative_l2
 from byolt_export.quantize.activation_statistics import collect_statistics, input_batches, with_outputs
+from byolt_export.quantize.calibrate import calibrate
 from byolt_export.quantize.layers import find_layers
 from byolt_export.runtime.onnx_runner import OnnxRunner, run_model
 
@@ -119,6 +120,19 @@ def test_bounds_and_moments_are_those_of_all_images(tmp_path: Path) -> None:
     mean, covariance = moments[head.name].mean_and_covariance()
     assert mean == pytest.approx(pooled.mean(axis=0, keepdims=True), rel=1e-5, abs=1e-7)
     np.testing.assert_allclose(covariance[0], np.cov(pooled.T, bias=True), rtol=1e-4, atol=1e-6)
+
+
+def test_biases_take_up_the_mean_error_of_the_rounding(tmp_path: Path) -> None:
+    shown = images(128)
+    calibrated = calibrate(onnx.load(small_model(tmp_path / "fp32.onnx", dtype="float32")), shown)
+    head = calibrated.layers[-1]
+    samples, _ = collect_statistics(calibrated.model, calibrated.layers, shown)
+    rows, rounded = samples[head.input].rows, calibrated.rounded[head.name]
+    restored = (rounded.whole * rounded.scales[..., None])[0]
+    moved = calibrated.levels[head.input].restored(rows) @ restored.T - rows @ head.as_matrices()[0].T
+    uncorrected = moved.mean(axis=0)
+    corrected = uncorrected + rounded.bias - head.bias()
+    assert np.abs(corrected).max() < 0.01 * np.abs(uncorrected).max()
 
 
 def test_int8_file_stores_int8_and_zero_points_of_zero(fp16: Path, tmp_path: Path) -> None:
