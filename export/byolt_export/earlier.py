@@ -150,8 +150,7 @@ class _Keeper:
             "parity_sha256": sha256(self.new / PARITY),
         }
         if self.own:
-            golden = read_golden(self.new, self.manifest)
-            write_golden(self.new / GOLDEN, replace(golden, own=self.own))
+            write_golden(self.new / GOLDEN, replace(self.judges.golden, own=self.own))
             digest = {"sha256": sha256(self.new / GOLDEN)}
             changes["golden"] = self.manifest.golden.model_copy(update=digest)
         write_manifest(self.new, self.manifest.model_copy(update=changes))
