@@ -60,27 +60,37 @@ ARGUMENTS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images (N, H, W, 3) of a folder's train and test part, with the numbers of their classes."""
+    """Images (N, H, W, 3) to learn from with the numbers of their classes, to test on, and to calibrate on.
+
+    The last are of the train part too, but not learned from: a network that learned with labels draws the images that
+    it learned from together by their classes, and says nothing of how near new ones come.
+    """
 
     train: Images
     train_labels: Labels
     test: Images
     test_labels: Labels
+    calibration: Images
 
     @classmethod
     def of(cls, folder: Path, per_class: int, per_test_class: int) -> "Pictures":
         """So many of each class, in the order of their names."""
-        parts = []
-        for part, most in (("train", per_class), ("test", per_test_class)):
-            for number, name in enumerate(sorted(each.name for each in (folder / part).iterdir() if each.is_dir())):
-                paths = sorted((folder / part / name).iterdir())[:most]
-                frames = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-                parts.append((part, np.stack([to_square(f, SIZE_PX, "crop") for f in frames]), number))
-        found = []
-        for part in ("train", "test"):
-            of_part = [(images, np.full(len(images), number)) for name, images, number in parts if name == part]
-            found += [np.concatenate([each[k] for each in of_part]) for k in (0, 1)]
-        return cls(*found)
+        classes = sorted(each.name for each in (folder / "train").iterdir() if each.is_dir())
+        unseen = -(-CALIBRATION // len(classes))
+        train, calibration, test = [], [], []
+        for name in classes:
+            found = _read(folder / "train" / name, per_class + unseen)
+            train.append(found[:per_class])
+            calibration.append(found[per_class:])
+            test.append(_read(folder / "test" / name, per_test_class))
+        labels = [np.repeat(np.arange(len(classes)), [len(each) for each in of]) for of in (train, test)]
+        joined = [np.concatenate(each) for each in (train, test, calibration)]
+        return cls(joined[0], labels[0], joined[1], labels[1], joined[2])
+
+
+def _read(folder: Path, most: int) -> Images:
+    frames = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())[:most]]
+    return np.stack([to_square(frame, SIZE_PX, "crop") for frame in frames])
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,10 @@ class Row:
     trained_s: float
     threads: int
     cpu: str
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def network(name: str) -> nn.Module:
@@ -166,10 +180,10 @@ def knn_accuracy(model: nn.Module, pictures: Pictures) -> float:
 def proof_images(pictures: Pictures) -> ProofImages:
     """Golden images and gallery of the test part, calibration of the train part."""
     order = np.random.default_rng(0).permutation(len(pictures.test))
-    shown = np.random.default_rng(2).permutation(len(pictures.train))[:CALIBRATION]
+    shown = np.random.default_rng(2).permutation(len(pictures.calibration))[:CALIBRATION]
     golden, gallery = pictures.test[order[:GOLDEN]], pictures.test[order[GOLDEN:]]
     return ProofImages(
-        golden, "dataset", gallery=gallery, calibration=pictures.train[shown], calibration_source="train"
+        golden, "dataset", gallery=gallery, calibration=pictures.calibration[shown], calibration_source="train"
     )
 
 
@@ -201,11 +215,11 @@ def deliver(model: nn.Module, images: ProofImages, folder: Path, tuned_minutes: 
             return
         precisions = ("fp32", "fp16", "int8") if kind == "untuned" else ("int8",)
         how = BundleOptions(**{**asdict(OPTIONS), **options})
-        given = {"images": images, "size_px": SIZE_PX, "precisions": precisions, "options": how, "on_log": print}
+        given = {"images": images, "size_px": SIZE_PX, "precisions": precisions, "options": how, "on_log": _say}
         try:
             report = build_bundle(model, folder / kind, **given)
         except InputError as error:
-            print(f"{kind}: {error}")
+            _say(f"{kind}: {error}")
             return
         verdicts = {file.name: file.parity.verdict for file in report.files}
         for entry in (entry for entry in read_manifest(report.path).files if entry.is_made):
@@ -227,7 +241,7 @@ def peers(python: Path | None, folder: Path, fp32: Path, images: ProofImages) ->
         if done.returncode == 0:
             yield Delivered(path, "int8", by)
         else:
-            print(f"{by} fails: exit code {done.returncode}")
+            _say(f"{by} fails: exit code {done.returncode}")
 
 
 def speeds(delivered: list[Delivered], images: Images) -> dict[tuple[Path, str, int], float]:
@@ -237,7 +251,7 @@ def speeds(delivered: list[Delivered], images: Images) -> dict[tuple[Path, str, 
     for batch in BATCHES:
         taken, failed = time_in_turn(runs, filled(images, batch), seconds=1.0)
         for name, why in failed.items():
-            print(f"batch {batch}, {delivered[int(name.split()[0])].path.name} in {name.split()[1]}: {why}")
+            _say(f"batch {batch}, {delivered[int(name.split()[0])].path.name} in {name.split()[1]}: {why}")
         for name, times in taken.items():
             number, runtime = name.split()
             ratio = median(relative_speeds(times, taken["0 onnxruntime"]))
@@ -258,7 +272,7 @@ def rows_of(name: str, given: argparse.Namespace) -> list[Row]:
     trained_s = train(model, pictures, given.minutes)
     model = reparameterize_model(model).eval()
     after = knn_accuracy(model, pictures)
-    print(f"{name}: kNN {before:.1%} untrained, {after:.1%} after {trained_s:.0f} s", flush=True)
+    _say(f"{name}: kNN {before:.1%} untrained, {after:.1%} after {trained_s:.0f} s")
     about = {
         "network": name,
         "knn_untrained": round(before, 4),
