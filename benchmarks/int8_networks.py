@@ -44,7 +44,7 @@ from byolt_export.runtime.processor import cpu_name
 from byolt_export.runtime.resize import to_square
 from byolt_export.runtime.timing import filled, relative_speeds, time_in_turn
 
-SIZE_PX, BATCH, GOLDEN, CALIBRATION, ASKED = 64, 64, 128, 2048, 1000
+SIZE_PX, BATCH, GOLDEN, CALIBRATION, TUNING, ASKED = 64, 64, 128, 2048, 4096, 1000
 BATCHES, RUNTIMES = (1, 8, 32), ("onnxruntime", "openvino")
 OPTIONS = BundleOptions(opt_batch=8, max_batch=32)
 # Branches behind a layer scale of 1e-5 or so would be drowned by what goes past them, and no error in them be seen.
@@ -60,10 +60,10 @@ ARGUMENTS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images (N, H, W, 3) to learn from with the numbers of their classes, to test on, and to calibrate on.
+    """Images (N, H, W, 3) to learn from with the numbers of their classes, to test on, to calibrate INT8 on, and to tune it on.
 
-    The last are of the train part too, but not learned from: a network that learned with labels draws the images that
-    it learned from together by their classes, and says nothing of how near new ones come.
+    The last two are of the train part too, but not learned from: a network that learned with labels draws the images
+    that it learned from together by their classes, and says nothing of how near new ones come.
     """
 
     train: Images
@@ -71,21 +71,24 @@ class Pictures:
     test: Images
     test_labels: Labels
     calibration: Images
+    tuning: Images
 
     @classmethod
     def of(cls, folder: Path, per_class: int, per_test_class: int) -> "Pictures":
         """So many of each class, in the order of their names."""
         classes = sorted(each.name for each in (folder / "train").iterdir() if each.is_dir())
-        unseen = -(-CALIBRATION // len(classes))
-        train, calibration, test = [], [], []
+        unseen = -(-(CALIBRATION + TUNING) // len(classes))
+        train, shown, test = [], [], []
         for name in classes:
             found = _read(folder / "train" / name, per_class + unseen)
             train.append(found[:per_class])
-            calibration.append(found[per_class:])
+            shown.append(found[per_class:])
             test.append(_read(folder / "test" / name, per_test_class))
         labels = [np.repeat(np.arange(len(classes)), [len(each) for each in of]) for of in (train, test)]
-        joined = [np.concatenate(each) for each in (train, test, calibration)]
-        return cls(joined[0], labels[0], joined[1], labels[1], joined[2])
+        joined = [np.concatenate(each) for each in (train, test, shown)]
+        order = np.random.default_rng(2).permutation(len(joined[2]))
+        parts = (joined[2][order[:CALIBRATION]], joined[2][order[CALIBRATION:][:TUNING]])
+        return cls(joined[0], labels[0], joined[1], labels[1], *parts)
 
 
 def _read(folder: Path, most: int) -> Images:
@@ -163,6 +166,20 @@ def train(model: nn.Module, pictures: Pictures, minutes: float) -> float:
     return time.perf_counter() - started
 
 
+def trained(model: nn.Module, pictures: Pictures, minutes: float, kept: Path | None) -> float:
+    """Train, or take the weights that were kept; the seconds that it took."""
+    if kept is not None and kept.exists():
+        state = torch.load(kept, weights_only=True)
+        model.load_state_dict(state["weights"])
+        model.eval()
+        return float(state["trained_s"])
+    seconds = train(model, pictures, minutes)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"weights": model.state_dict(), "trained_s": seconds}, kept)
+    return seconds
+
+
 def knn_accuracy(model: nn.Module, pictures: Pictures) -> float:
     """Of test images among four times as many training images."""
     pixels = OPTIONS.input_of(SIZE_PX)
@@ -178,12 +195,16 @@ def knn_accuracy(model: nn.Module, pictures: Pictures) -> float:
 
 
 def proof_images(pictures: Pictures) -> ProofImages:
-    """Golden images and gallery of the test part, calibration of the train part."""
+    """Golden images and gallery of the test part, calibration and tuning of the train part."""
     order = np.random.default_rng(0).permutation(len(pictures.test))
-    shown = np.random.default_rng(2).permutation(len(pictures.calibration))[:CALIBRATION]
     golden, gallery = pictures.test[order[:GOLDEN]], pictures.test[order[GOLDEN:]]
     return ProofImages(
-        golden, "dataset", gallery=gallery, calibration=pictures.calibration[shown], calibration_source="train"
+        golden,
+        "dataset",
+        gallery=gallery,
+        calibration=pictures.calibration,
+        calibration_source="train",
+        tuning=pictures.tuning,
     )
 
 
@@ -269,7 +290,7 @@ def rows_of(name: str, given: argparse.Namespace) -> list[Row]:
     pictures = Pictures.of(given.images, given.per_class, given.per_test_class)
     model = network(name)
     before = knn_accuracy(model, pictures)
-    trained_s = train(model, pictures, given.minutes)
+    trained_s = trained(model, pictures, given.minutes, given.trained and given.trained / f"{name}.pt")
     model = reparameterize_model(model).eval()
     after = knn_accuracy(model, pictures)
     _say(f"{name}: kNN {before:.1%} untrained, {after:.1%} after {trained_s:.0f} s")
@@ -329,6 +350,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--tuned", type=float, default=0, help="minutes that INT8 learns; 0: not")
+    parser.add_argument("--trained", type=Path, help="folder that weights are kept in, and taken from")
     parser.add_argument("--peers", type=Path, help="Python of an environment with onnxruntime and nncf")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)

@@ -6,7 +6,7 @@ Axes: B batch, N images, H W pixels, D output features.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -276,7 +276,11 @@ class _Builder:
 
         images = self.images.tuning if self.images.tuning is not None else self.int8.calibrating
         minutes = self.options.minutes / len(_placements("int8"))
-        return partial(tune, images=images, minutes=minutes, on_log=self.on_log)
+
+        def part_of_minutes(placed: Any, encoder: Any, part: float) -> Any:
+            return tune(placed, encoder, images, minutes=part * minutes, on_log=self.on_log)
+
+        return part_of_minutes
 
 
 def _placements(precision: Precision) -> tuple[Placement | None, ...]:

@@ -9,13 +9,17 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import ModelProto, numpy_helper
 from tests.export.small import HOW, encoder, images
+from torch import Tensor, nn
+from torch.nn import functional
 
 from byolt_export.onnx.export import export_onnx
 from byolt_export.proof.measures import relative_l2
 from byolt_export.quantize.calibrate import Calibrated, calibrate
 from byolt_export.quantize.int8 import Int8
+from byolt_export.quantize.layers import written_tensors
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.quantize.place_cpu import place_cpu
 
@@ -95,6 +99,22 @@ def test_a_layer_that_is_kept_has_its_own_kernel_in_fp32(calibrated: Calibrated,
     np.testing.assert_array_equal(numpy_helper.to_array(kernels[single[0].input[1]]), kept.kernel)
 
 
+def test_the_layer_that_reads_the_pixels_may_stay_fp32(path: Path, calibrated: Calibrated, tmp_path: Path) -> None:
+    first = next(layer for layer in calibrated.layers if layer.input == calibrated.pixels)
+    assert first in calibrated.may_be_kept("cpu")
+    assert first not in calibrated.may_be_kept("tensorrt")  # Pixels of 0 to 255 are no numbers for fp16's sums.
+    alone = place_cpu(calibrated.model, calibrated, {first.name})
+    without = place_cpu(calibrated.model, calibrated, every(calibrated) - {first.name})
+    run = as_run(without, tmp_path)
+    kernels = {constant.name: numpy_helper.to_array(constant) for constant in run.graph.initializer}
+    single = [node for node in run.graph.node if node.op_type in ("Conv", "FusedConv")]
+    assert [kernels[node.input[1]].tolist() for node in single] == [first.kernel.tolist()]
+    reference = outputs(path.read_bytes())
+    errors = [relative_l2(reference, outputs(model.SerializeToString())).mean() for model in (alone, without)]
+    whole = place_cpu(calibrated.model, calibrated, every(calibrated)).SerializeToString()
+    assert max(errors) < relative_l2(reference, outputs(whole)).mean()
+
+
 def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     int8 = Int8.of(path, images(128, seed=1), "drawn")
     monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: 0.5)
@@ -114,3 +134,39 @@ def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monk
     monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: 1.1)
     assert int8.for_cpu(tmp_path / "none.onnx") is None
     assert not (tmp_path / "none.onnx").exists()
+
+
+class _Hard(nn.Module):
+    """Hard-sigmoid as torch exports it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.hardsigmoid(x)
+
+
+@pytest.mark.parametrize(
+    ("activation", "least", "most"),
+    [
+        *((nn.Hardswish(), -3.0, np.inf), (_Hard(), -3.0, 3.0), (nn.SiLU(), -8.0, np.inf), (nn.Sigmoid(), -8.0, 8.0)),
+        *((nn.ReLU6(), 0.0, 6.0), (nn.Tanh(), -np.inf, np.inf)),
+    ],
+)
+def test_no_level_is_spent_where_the_activation_tells_nothing_apart(
+    activation: nn.Module, least: float, most: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3)
+    with torch.no_grad():
+        first.weight.mul_(40)  # Outputs reach beyond 15 on both sides.
+    module = nn.Sequential(first, activation, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    export_onnx(module, tmp_path / "encoder.onnx", output_name="embedding", **HOW)
+    calibrated = calibrate(onnx.load(tmp_path / "encoder.onnx"), images(64, seed=1))
+    (written,) = written_tensors(calibrated.model, calibrated.layers).values()
+    low, high = calibrated.levels[written].bounds
+    step = (high - low) / 255
+    assert least - step <= low
+    assert high <= most + step
+    assert low <= 0.9 * max(least, -15)
+    assert high > 0.9 * min(most, 15)
+    beyond = torch.tensor([least, most])
+    beyond = beyond[beyond.isfinite()]
+    torch.testing.assert_close(activation(beyond), activation(beyond * 10), rtol=0, atol=3e-3)

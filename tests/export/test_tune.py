@@ -152,7 +152,7 @@ def test_what_was_learned_is_taken_where_it_is_nearer_alone(path: Path, tmp_path
     plain = record(None)
     untuned = file.read_bytes()
 
-    def spoilt(model: Any, encoder: Any) -> Any:
+    def spoilt(model: Any, encoder: Any, part: float) -> Any:
         result = type(model)()
         result.CopyFrom(model)
         bias = next(i for i in result.graph.initializer if i.name.endswith(".bias"))
@@ -163,7 +163,7 @@ def test_what_was_learned_is_taken_where_it_is_nearer_alone(path: Path, tmp_path
     assert file.read_bytes() == untuned
     assert "is not nearer and is not taken: relative L2" in lines[-1]
 
-    def exact(model: Any, encoder: Any) -> Any:
+    def exact(model: Any, encoder: Any, part: float) -> Any:
         return encoder
 
     assert record(exact).startswith(f"{plain}; tuned: relative L2 ")
@@ -187,7 +187,7 @@ def test_a_bundle_with_tuned_int8_says_what_came_of_it(tmp_path: Path) -> None:
     rules = {
         file.placement: file.calibration.rule for file in read_manifest(tmp_path / "bundle").files if file.calibration
     }
-    assert ("; tuned: relative L2" in rules["tensorrt"]) == (" tuned: " in told)
+    assert ("; tuned: relative L2" in rules["tensorrt"]) == (" tuned, " in told)
 
 
 def test_what_learned_has_to_keep_its_neighbours(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,9 +198,40 @@ def test_what_learned_has_to_keep_its_neighbours(path: Path, tmp_path: Path, mon
         for error, kept in ((0.02, 0.98), (0.01, 0.96))
     )
     monkeypatch.setattr("byolt_export.quantize.int8.measure", lambda *_, **_how: next(found))
-    rule = int8.for_tensorrt(int8.calibrated.model, tmp_path / "int8.onnx", tune=lambda model, _: model).rule
+    rule = int8.for_tensorrt(int8.calibrated.model, tmp_path / "int8.onnx", tune=lambda model, *_: model).rule
     assert "tuned" not in rule
     assert lines[-1].endswith("relative L2 2.00e-02 to 1.00e-02, neighbours kept 98.0% to 96.0% of 64 images")
+
+
+def test_the_share_that_is_tried_first_is_taken_where_it_keeps_enough_by_learning(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8 = Int8.of(path, images(128, seed=1), "drawn")
+    parts: list[float] = []
+
+    def exact(model: Any, encoder: Any, part: float) -> Any:
+        parts.append(part)
+        return encoder
+
+    def unmoved(model: Any, encoder: Any, part: float) -> Any:
+        parts.append(part)
+        return model
+
+    def made(tune: Any, *keeps_enough: bool) -> tuple[float, list[float]]:
+        parts.clear()
+        told = iter(keeps_enough)
+        monkeypatch.setattr(Int8, "_keeps_enough", lambda *_: next(told))
+        record = int8.for_tensorrt(int8.calibrated.model, tmp_path / "int8.onnx", choice="fastest", tune=tune)
+        assert next(told, None) is None
+        assert ("tuned" in record.rule) == (tune is exact)
+        return record.int8_share, parts
+
+    assert made(exact, True, True) == (1.0, [1.0])
+    assert made(exact, False, True, True) == (1.0, [0.5])
+    share, taken = made(exact, False, True, False, True)
+    assert 0.5 <= share < 1.0
+    assert taken == [0.5, 0.5]
+    assert made(unmoved, False, True) == (share, [0.5, 0.5])  # What is not nearer is not asked about.
 
 
 def test_no_image_that_it_learned_from_is_measured(tmp_path: Path) -> None:

@@ -170,6 +170,8 @@ EXPORT = [
     Mutation("multiply-adds without the map", QUANTIZE_MULTIPLY_ADDS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),
     Mutation("windows one pixel apart", QUANTIZE_LAYERS, "// across * strides[0]", "// across", IN_PRECISION),
     Mutation("a transposed kernel not turned around", QUANTIZE_LAYERS, "kernel[..., ::-1, ::-1] if self.is_transposed else kernel", "kernel", IN_TRANSPOSED),
+    Mutation("levels where a hard-swish gives 0", QUANTIZE_LAYERS, "return -3.0, np.inf", "return -np.inf, np.inf", "tests/export/test_place_cpu.py"),
+    Mutation("a larger share though it has not learned enough", QUANTIZE_INT8, "if made.keeps_enough:\n                return made", "if made.learned:\n                return made", "tests/export/test_tune.py"),
     Mutation("damage of the mean image", QUANTIZE_SENSITIVITY, "np.median(np.concatenate(distances))", "np.mean(np.concatenate(distances))", IN_SENSITIVITY),
     Mutation("damage whatever the work", QUANTIZE_SENSITIVITY, "-errors[layer.name] / layer.multiply_adds", "-errors[layer.name]", IN_SENSITIVITY),
     # The graph: preprocessing, resize, BatchNorm, half precision; and the wrong models.

@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from byolt_export.arrays import Images
+from byolt_export.bundle.manifest import Placement
 from byolt_export.quantize.activation_statistics import Moments, collect_statistics
 from byolt_export.quantize.equalise import even_channels
 from byolt_export.quantize.exact_pixels import read_pixels
-from byolt_export.quantize.layers import Layer, find_layers, written_tensors
+from byolt_export.quantize.fragments import readers_of
+from byolt_export.quantize.layers import Layer, bounds_told_apart, find_layers, written_tensors
 from byolt_export.quantize.rounding import (
     ActivationScaling,
     Reals,
@@ -51,7 +53,7 @@ class Calibrated:
         multiply_adds: Of one image through the whole model.
         levels: Of each tensor that is read by one of the layers, or comes out of one, its activation included.
         rounded: Of each layer by name.
-        pixels: The tensor of unscaled pixels, where there is one: its readers are never kept out of INT8.
+        pixels: The tensor of unscaled pixels, where there is one.
         plain: Names of layers whose images tell nothing of them, which were rounded to nearest.
         rule: How scales and rounding were chosen.
     """
@@ -65,10 +67,9 @@ class Calibrated:
     plain: tuple[str, ...]
     rule: Rule
 
-    @property
-    def may_be_kept(self) -> list[Layer]:
-        """Layers that may stay in floating point."""
-        return [layer for layer in self.layers if layer.input != self.pixels]
+    def may_be_kept(self, placement: Placement) -> list[Layer]:
+        """Layers that may stay in floating point; in fp16, as TensorRT has them, no reader of unscaled pixels."""
+        return [layer for layer in self.layers if placement == "cpu" or layer.input != self.pixels]
 
     def layers_in(self, model: Any) -> list[Layer]:
         """The layers as this graph has them: ``model`` in another precision, or a part of it."""
@@ -114,6 +115,7 @@ def calibrate(model: Any, images: Images, *, rule: Rule = "least error") -> Cali
     written = written_tensors(ready, layers)
     samples, moments = collect_statistics(ready, layers, images, more=sorted(set(written.values())))
     levels: dict[str, ActivationScaling] = {}
+    nodes = readers_of(ready)
     for name, sample in samples.items():
         readers = [layer for layer in layers if layer.input == name]
         if name == pixels:
@@ -123,8 +125,9 @@ def calibrate(model: Any, images: Images, *, rule: Rule = "least error") -> Cali
         else:
             kernels = [reader.as_matrices() for reader in readers]
             may_shift = all(_takes_shift(reader) for reader in readers)
-            found = (sample.rows, sample.low, sample.high, kernels, np.float16)
-            levels[name], _ = best_levels(*found, may_shift=may_shift)
+            bounds = bounds_told_apart(name, nodes.get(name, []))
+            rows, low, high = (np.clip(values, *bounds) for values in (sample.rows, sample.low, sample.high))
+            levels[name], _ = best_levels(rows, low, high, kernels, np.float16, may_shift=may_shift)
     for node in ready.graph.node:  # The largest of levels is a level: what is pooled is not rounded again.
         if node.op_type == "MaxPool" and {node.input[0], node.output[0]} <= levels.keys():
             levels[node.output[0]] = levels[node.input[0]]

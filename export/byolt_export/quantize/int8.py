@@ -1,11 +1,11 @@
 """An encoder in INT8: calibrated once, then written for the engine that is to run it."""
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -46,8 +46,20 @@ def shares_tried(choice: Choice, placement: Placement, least_share: float) -> tu
 
 
 Place = Callable[[Any, Calibrated, Collection[str]], Any]
-Tune = Callable[[Any, Any], Any]
-"""A graph in INT8, and the encoder in fp32, to the graph in INT8 after it has learned."""
+_PLACE: Mapping[Placement, Place] = {"tensorrt": place_tensorrt, "cpu": place_cpu}
+Tune = Callable[[Any, Any, float], Any]
+"""A graph in INT8, the encoder in fp32 and a share of the file's minutes, to the graph in INT8 after it has learned."""
+
+
+class _Made(NamedTuple):
+    """A graph in INT8."""
+
+    model: Any
+    names: set[str]
+    """Of its layers in INT8."""
+    keeps_enough: bool
+    learned: str = ""
+    """What came of learning, in words; empty where nothing did."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +142,10 @@ class Int8:
         """
         names = {layer.name for layer in self.calibrated.layers}
         if self.calibrated.rule == "least error":
-            tried = shares_tried(choice, "tensorrt", least_share)
-            names, _ = self._largest_share(place_tensorrt, names, tried, placement="tensorrt")
-        model, learned = self._tuned(place_tensorrt(half, self.calibrated, names), tune, "tensorrt")
-        return self._write(model, path, names, learned)
+            made = self._made("tensorrt", half, names, shares_tried(choice, "tensorrt", least_share), tune)
+        else:
+            made = _Made(place_tensorrt(half, self.calibrated, names), names, keeps_enough=True)
+        return self._write(made, path)
 
     def for_cpu(
         self, path: Path, *, choice: Choice = "plain", least_share: float = LEAST_SHARE, tune: Tune | None = None
@@ -148,33 +160,51 @@ class Int8:
         """
         every = {layer.name for layer in self.calibrated.layers if not layer.is_transposed}
         tried = shares_tried(choice, "cpu", least_share)
-        names, keeps_enough = self._largest_share(place_cpu, every, tried, placement="cpu")
-        model, learned = self._tuned(place_cpu(self.calibrated.model, self.calibrated, names), tune, "cpu")
-        if not keeps_enough and not (learned and self._keeps_enough(model, "cpu")):
-            return None
-        return self._write(model, path, names, learned)
+        made = self._made("cpu", self.calibrated.model, every, tried, tune)
+        return self._write(made, path) if made.keeps_enough else None
 
-    def _largest_share(
-        self, place: Place, names: set[str], shares: Sequence[float], *, placement: Placement
-    ) -> tuple[set[str], bool]:
-        """Names of the layers at the first share that keeps enough neighbours, else at the last; whether it does.
+    def _made(
+        self, placement: Placement, rest: Any, every: set[str], shares: Sequence[float], tune: Tune | None
+    ) -> _Made:
+        """The graph at the first share that keeps enough neighbours, else at the last; ``rest`` is what it is put into.
+
+        With ``tune`` the share that was tried first is preferred where it keeps enough once it has learned.
+        """
+        place, tried, keeps_enough = _PLACE[placement], list[set[str]](), False
+        for names in self._layers_at(placement, every, shares):
+            tried.append(names)
+            self.on_log(f"INT8 for {placement}: {self.calibrated.share(names):.0%} of the multiply-adds")
+            keeps_enough = self._keeps_enough(place(self.calibrated.model, self.calibrated, names), placement)
+            if keeps_enough:
+                break
+        else:
+            share = self.calibrated.share(tried[-1])
+            self.on_log(f"INT8 for {placement}: no share keeps enough, {share:.0%} was the last")
+        first, last = tried[0], tried[-1]
+        if tune is not None and first != last:
+            made = self._tuned(place(rest, self.calibrated, first), first, tune, 0.5, placement)
+            if made.keeps_enough:
+                return made
+        made = _Made(place(rest, self.calibrated, last), last, keeps_enough)
+        if tune is None:
+            return made
+        learned = self._tuned(made.model, last, tune, 1.0 if first == last else 0.5, placement)
+        return learned if learned.learned else made
+
+    def _layers_at(self, placement: Placement, names: set[str], shares: Sequence[float]) -> Iterator[set[str]]:
+        """Names of the layers in INT8 at each share, each set once.
 
         What stays in floating point are the layers of most harm for their work.
         """
         harms: dict[str, float] = {}
-        chosen: set[str] = set()
+        chosen: set[str] | None = None
         for share in shares:
-            tried, chosen = chosen, names
+            before, chosen = chosen, names
             if share < self.calibrated.share(names):
-                harms = harms or self.harms(place)
-                chosen = self._within(share, names, harms)
-            if chosen == tried:  # No layer is small enough to be left out.
-                continue
-            self.on_log(f"INT8 for {placement}: {self.calibrated.share(chosen):.0%} of the multiply-adds")
-            if self._keeps_enough(place(self.calibrated.model, self.calibrated, chosen), placement):
-                return chosen, True
-        self.on_log(f"INT8 for {placement}: no share keeps enough, {self.calibrated.share(chosen):.0%} was the last")
-        return chosen, False
+                harms = harms or self.harms(placement)
+                chosen = self._within(share, names, harms, placement)
+            if chosen != before:  # Else no layer is small enough to be left out.
+                yield chosen
 
     def _keeps_enough(self, model: Any, placement: Placement) -> bool:
         outputs, images = self._outputs(model, placement), len(self.deciding)
@@ -192,11 +222,9 @@ class Int8:
         )
         return found[1] >= wanted
 
-    def _tuned(self, model: Any, tune: Tune | None, placement: Placement) -> tuple[Any, str]:
-        """The graph after it has learned, and what to write down of it; as it was where nothing came of it."""
-        if tune is None:
-            return model, ""
-        learned = tune(model, self.calibrated.model)
+    def _tuned(self, model: Any, names: set[str], tune: Tune, part: float, placement: Placement) -> _Made:
+        """The graph after it has learned; as it was, and nothing ``learned``, where nothing came of it."""
+        learned = tune(model, self.calibrated.model, part)
         logits = not self.gallery
         outputs = (self._outputs(each, placement) for each in (model, learned))
         before, after = (measure(self.reference, each, logits=logits) for each in outputs)
@@ -208,19 +236,19 @@ class Int8:
             told += f", {what} kept {kept[0]:.1%} to {kept[1]:.1%} of {len(self.deciding)} images"
         if not is_nearer:
             self.on_log(f"INT8 for {placement}: what was tuned is not nearer and is not taken: {told}")
-            return model, ""
-        self.on_log(f"INT8 for {placement} tuned: {told}")
-        return learned, f"tuned: {told}"
+            return _Made(model, names, keeps_enough=False)
+        self.on_log(f"INT8 for {placement} tuned, {self.calibrated.share(names):.0%} of the multiply-adds: {told}")
+        return _Made(learned, names, self._keeps_enough(learned, placement), f"tuned: {told}")
 
-    def _within(self, share: float, names: set[str], harms: Mapping[str, float]) -> set[str]:
+    def _within(self, share: float, names: set[str], harms: Mapping[str, float], placement: Placement) -> set[str]:
         """The layers without those of most harm for their work, this share of the multiply-adds at least."""
         spared = (self.calibrated.share(names) - share) * self.calibrated.multiply_adds
-        may_be_kept = [layer for layer in self.calibrated.may_be_kept if layer.name in names]
+        may_be_kept = [layer for layer in self.calibrated.may_be_kept(placement) if layer.name in names]
         return names - most_sensitive(harms, may_be_kept, spared)
 
-    def harms(self, place: Place) -> dict[str, float]:
+    def harms(self, placement: Placement) -> dict[str, float]:
         """The squared distance by which each layer's int8, alone, moves the outputs, see ``output_errors``."""
-        images, layers = self.deciding, self.calibrated.may_be_kept
+        images, layers, place = self.deciding, self.calibrated.may_be_kept(placement), _PLACE[placement]
         wanted = np.clip(_JUDGED_PIXELS // (images.shape[1] * images.shape[2]), _FEWEST_JUDGES, _JUDGES)
         judges = images[spread(len(images), int(wanted))]
         return output_errors(
@@ -238,12 +266,12 @@ class Int8:
         answers = run_model(model.SerializeToString(), batches, placement=placement)
         return np.concatenate([pooled(values) for values in answers])
 
-    def _write(self, model: Any, path: Path, names: Collection[str], learned: str = "") -> Calibration:
+    def _write(self, made: _Made, path: Path) -> Calibration:
         import onnx
 
-        onnx.checker.check_model(model, full_check=True)
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        kept = tuple(layer.name for layer in self.calibrated.layers if layer.name not in names)
-        share = self.calibrated.share(names)
-        rule = "; ".join(filter(None, (self.record.rule, learned)))
+        onnx.checker.check_model(made.model, full_check=True)
+        path.write_bytes(made.model.SerializeToString(deterministic=True))
+        kept = tuple(layer.name for layer in self.calibrated.layers if layer.name not in made.names)
+        share = self.calibrated.share(made.names)
+        rule = "; ".join(filter(None, (self.record.rule, made.learned)))
         return self.record.model_copy(update={"int8_share": share, "fp16_layers": kept, "rule": rule})

@@ -17,6 +17,8 @@ from byolt_export.quantize.multiply_adds import attributes, infer, multiply_adds
 Array = npt.NDArray[Any]
 
 _ACTIVATIONS = ("Relu", "Clip")
+_SATURATED = 8.0
+"""Beyond it a sigmoid is 0 or 1 within 3e-4."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,29 @@ def activation_bounds(activation: Any, constants: Mapping[str, Any]) -> tuple[fl
     names = [*activation.input[1:], "", ""][:2]
     least, most = (float(numpy_helper.to_array(constants[name])) if name else None for name in names)
     return -np.inf if least is None else least, np.inf if most is None else most
+
+
+def bounds_told_apart(name: str, readers: Sequence[Any]) -> tuple[float, float]:
+    """The values of a tensor beyond which its readers give one and the same: below -3 a hard-swish gives 0.
+
+    Args:
+        name: The tensor.
+        readers: The nodes that read it; a SiLU is a Sigmoid and the Mul of both.
+    """
+    kinds = sorted(reader.op_type for reader in readers)
+    if kinds == ["HardSwish"]:
+        return -3.0, np.inf
+    if kinds == ["HardSigmoid"]:
+        how = attributes(readers[0])
+        slope, middle = how.get("alpha", 0.2), how.get("beta", 0.5)
+        return -middle / slope, (1 - middle) / slope
+    if kinds == ["Sigmoid"]:
+        return -_SATURATED, _SATURATED
+    if kinds == ["Mul", "Sigmoid"]:
+        product, gate = sorted(readers, key=lambda reader: str(reader.op_type))
+        if set(product.input) == {name, gate.output[0]}:
+            return -_SATURATED, np.inf
+    return -np.inf, np.inf
 
 
 def _fits(node: Any, constants: dict[str, Any]) -> bool:
