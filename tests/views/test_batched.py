@@ -290,6 +290,7 @@ def test_a_gpu_is_never_waited_for() -> None:
     assert [(view.shape, view.device.type) for view in made] == [((8, 3, 16, 16), "cuda")] * 2
 
 
+@pytest.mark.full  # The compiler's import and trace take 20 s.
 def test_a_compiler_takes_both_views_as_one_graph() -> None:
     """Traced without data, in a process that checks no annotation: those checks are no part of the graph."""
     done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, check=False)
