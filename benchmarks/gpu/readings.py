@@ -16,7 +16,8 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,19 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from byolt.environment import environment
+from byolt.methods.build import build_method
 from byolt.networks.encoders import build_encoder
 from byolt.recipe.load import load_recipe
 from byolt.recipe.schema import Recipe
+from byolt.training.cuda_graph import WARMUP_STEPS
 from byolt.training.dry_run import dry_run
-from byolt.training.prepare import prepare
+from byolt.training.loader import batch_stream
+from byolt.training.prepare import Parts, prepare
 
 ABSENT = 5
 COUNTED_IMAGES = 4
+SETTLING_STEPS = WARMUP_STEPS + 5
+"""Steps after which nothing is chosen or recorded any more: three before the capture, the capture, and a few."""
 # The host waits in these. A copy to the host is one more where it is not asynchronous, which its name does not say.
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "Memcpy DtoH")
 
@@ -94,7 +100,7 @@ def peak(size: int) -> dict[str, Any]:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         found |= {"gpu": gpu.name, "gpu_memory_gb": gpu.total_memory / 1e9, "cuda": torch.version.cuda}
-    return found | environment()
+    return environment() | found
 
 
 def speed(recipe: Recipe, steps: int) -> dict[str, Any]:
@@ -107,12 +113,14 @@ def speed(recipe: Recipe, steps: int) -> dict[str, Any]:
 def flops_per_image(recipe: Recipe) -> float:
     """Multiplications and additions of a step by torch's own counter: convolutions and matrices, no view, no optimizer.
 
-    Counted on the CPU and on a few images: neither changes the number, and no kernel or graph of a GPU hides one.
+    Of the method by itself, not of a learner's: on a CPU that one takes some gradients in another way, and recomputes
+    where the recipe says so. Counted there and on a few images: neither changes the number, and no graph hides one.
     """
-    learner = prepare(on_cpu(recipe)).learner
+    method = build_method(recipe)
     views = torch.randn(2, COUNTED_IMAGES, 3, recipe.view_size_px, recipe.view_size_px)
     with FlopCounterMode(display=False) as counter:
-        learner.step(0, *views)
+        for term in method.terms(*views):
+            term.loss.backward()
     return float(counter.get_total_flops() / COUNTED_IMAGES)
 
 
@@ -123,18 +131,49 @@ def on_cpu(recipe: Recipe) -> Recipe:
 
 
 def waits(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """How often a step makes the host wait for the GPU, in the steady state.
-
-    Two dry runs are profiled, one of them ``steps`` steps longer: what they do once is in both, and falls out.
-    """
+    """How often a step makes the host wait for the GPU, in the steady state."""
     if not torch.cuda.is_available():
         absent("no GPU here, so none that the host could wait for")
-    counts = []
-    for window in (steps, 2 * steps):
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            dry_run(recipe, steps=window)
-        counts.append(waits_among(event.name for event in profiler.events()))
-    return {"steps": steps, "waits_per_step": {name: (counts[1][name] - counts[0][name]) / steps for name in WAITS}}
+    took = steps_of(prepare(recipe))
+    take(took, SETTLING_STEPS)
+    return {"steps": steps, "waits_per_step": waits_per_step(lambda window: profiled_waits(took, window), steps)}
+
+
+def steps_of(parts: Parts) -> Iterator[None]:
+    """The run's steps one after the other, and from the first again once it is over; each is launched, not waited for.
+
+    The first few of them search for kernels and record the step: ``SETTLING_STEPS``.
+    """
+    while True:
+        batches = batch_stream(parts.sampler, parts.store, parts.recipe, parts.learner.device)
+        for step, batch in enumerate(batches):
+            parts.stepper.step(step, batch)
+            yield
+
+
+def take(steps: Iterator[None], count: int) -> None:
+    """Take so many steps, and wait for the last one."""
+    for _ in islice(steps, count):
+        pass
+    finish()
+
+
+def profiled_waits(steps: Iterator[None], count: int) -> Counter[str]:
+    """The host's waits in so many steps, and those of the profiler and of the end, which are as many in each window."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        take(steps, count)
+    return waits_among(event.name for event in profiler.events())
+
+
+def waits_per_step(counted: Callable[[int], Counter[str]], steps: int) -> dict[str, float]:
+    """Waits of a step by the difference of two windows: what a window does once is in both, and falls out.
+
+    Args:
+        counted: The waits of a window of so many steps.
+        steps: Of the shorter window; the longer one has twice as many.
+    """
+    short, long = counted(steps), counted(2 * steps)
+    return {name: (long[name] - short[name]) / steps for name in WAITS}
 
 
 def waits_among(names: Iterable[str]) -> Counter[str]:

@@ -52,6 +52,13 @@ LEARNING = [
         "tests/training/test_frozen_parts.py",
     ),
     Mutation("accumulated gradients summed", LEARNER, "(term.loss / self.accumulate)", "(term.loss)", IN_LEARNER),
+    Mutation(
+        "moments left in another layout",
+        LEARNER,
+        "return moment if alike else",
+        "return moment if True else",
+        IN_LEARNER,
+    ),
     Mutation("gradients carried over", LEARNER, "self.optimizer.zero_grad(set_to_none=True)", "pass", IN_LEARNER),
     Mutation(
         "biases decayed", OPTIMIZERS, '"weight_decay": 0.0}', '"weight_decay": optim.weight_decay}', IN_OPTIMIZERS

@@ -81,6 +81,13 @@ MEMORY = [
         IN_MEMORY,
     ),
     Mutation(
+        "the peak of batches tried before told as the recipe's",
+        DRY_RUN,
+        "begin_peak_anew(parts.learner.device)",
+        "parts.learner.device",
+        IN_MEMORY,
+    ),
+    Mutation(
         "all steps take as long as the first stage's",
         DRY_RUN,
         "seconds = [stage.steps * recipe.optim.batch_size / stage.images_per_s for stage in stages]",

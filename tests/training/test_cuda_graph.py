@@ -1,15 +1,21 @@
 """A captured step gives the weights of ordinary steps: its buffers and rates; what a graph would hold is run here."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import tiny_recipe
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from byolt.data.sampler import Batch
 from byolt.recipe.schema import Recipe
-from byolt.training.cuda_graph import Stepper
+from byolt.training.cuda_graph import CapturedStep, Stepper
 from byolt.training.loader import batch_stream, resident_stream
 from byolt.training.prepare import Parts, prepare
 from byolt.training.step import Learner
@@ -97,3 +103,23 @@ def test_batches_out_of_a_copy_on_the_device_are_those_of_the_loader(method: dic
         for own, expected in zip(ours[1:], theirs[1:], strict=True):
             assert (own is None) == (expected is None)
             assert own is None or torch.equal(torch.as_tensor(own), torch.as_tensor(expected))
+
+
+def test_another_threads_allocations_do_not_end_a_capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread pins the next batches meanwhile: in the default mode its first allocation would end capture and run."""
+    told: list[dict[str, Any]] = []
+
+    @contextmanager
+    def recorded(_: object, **how: Any) -> Iterator[None]:
+        told.append(how)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "graph", recorded)
+    monkeypatch.setattr(CapturedStep, "_run", lambda _: None)
+    parts = prepare(of(tmp_path))
+    monkeypatch.setattr(parts.learner, "device", torch.device("cuda"))
+    with FakeTensorMode():
+        batch = Batch(0, np.arange(2), torch.arange(2, device="cuda"))
+        CapturedStep(parts.learner, parts.recipe, batch, None)
+    assert told == [{"stream": None, "capture_error_mode": "thread_local"}]

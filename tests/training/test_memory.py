@@ -16,8 +16,10 @@ from byolt.recipe.schema import Recipe
 from byolt.run import Run
 from byolt.training import memory
 from byolt.training.checkpoint import load_checkpoint
+from byolt.training.dry_run import dry_run
 from byolt.training.loop import pretrain
 from byolt.training.memory import (
+    LargestBatch,
     PeakLine,
     batch_cap,
     largest_batch,
@@ -92,6 +94,38 @@ def test_the_largest_batch_leaves_the_margin_and_is_no_larger_than_the_set(
     assert largest_batch(parts) == (None, "batch 8 had no higher peak than batch 4")
     small = parts_of(tmp_path, optim={"accumulate": 4})
     assert largest_batch(small).batch is None  # A quarter in four parts would be of one image each.
+
+
+def test_a_fault_at_a_smaller_batch_ends_no_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the estimate's own: the recipe's batch passes, and says what it needs."""
+    taken: list[int] = []
+    advance = Learner.advance
+
+    def fails_at_half(self: Learner, *batch: torch.Tensor) -> Any:
+        taken.append(len(batch[0]))
+        if taken[-1] == 8:
+            raise RuntimeError("no kernel for this batch\nand more")
+        return advance(self, *batch)
+
+    monkeypatch.setattr(Learner, "advance", fails_at_half)
+    told = dry_run(recipe_in(tmp_path), steps=2, warmup_steps=1)
+    assert (told.largest_batch, told.largest_because) == (
+        None,
+        "steps at batches 4 and 8 failed: no kernel for this batch",
+    )
+    assert taken[:4] == [4, 4, 8, 16]  # None above the recipe's own.
+    assert set(taken[3:]) == {16}
+
+
+def test_the_rehearsals_peak_is_of_the_recipes_own_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wasteful(_: Parts) -> LargestBatch:
+        torch.ones(256 * MIB)  # 1 GiB, given back at once.
+        return LargestBatch(None, "not tried")
+
+    monkeypatch.setattr("byolt.training.dry_run.largest_batch", wasteful)
+    resident_bytes = memory.in_use_bytes(CPU)
+    told = dry_run(recipe_in(tmp_path), steps=2, warmup_steps=1)
+    assert told.peak_memory_mb < (resident_bytes + 512 * MIB) / 1e6
 
 
 @pytest.mark.parametrize(("accumulate", "batch"), [(1, 40), (3, 24), (11, 44), (22, 44)])

@@ -103,6 +103,30 @@ def test_four_steps_are_two_and_a_restore_and_two() -> None:
         assert torch.equal(value, second.method.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_moments_go_on_in_the_other_layout_of_the_weights(optimizer: str, channels_last: bool) -> None:
+    """Number by number: what one gradient makes of a checkpoint is the same whether the layout changed or not."""
+    optim = {"name": optimizer, "momentum": 0.9, "weight_decay": 1e-3, "base_lr": 0.1}
+    first, same, other = (
+        learner(optim=optim, machine={"channels_last": how})
+        for how in (channels_last, channels_last, not channels_last)
+    )
+    for step in range(2):
+        first.step(step, *views(seed=step))
+    for resumed in (same, other):
+        resumed.restore(copy.deepcopy(first.state()))
+        resumed.prepare(2)
+        draws = torch.Generator().manual_seed(7)
+        for weight in resumed.method.parameters():
+            weight.grad = torch.empty_like(weight).copy_(torch.randn(weight.shape, generator=draws))
+        resumed.optimizer.step()
+    kernels = [w for w in other.method.parameters() if w.ndim == 4]
+    assert [w.stride() for w in kernels] != [w.stride() for w in same.method.parameters() if w.ndim == 4]
+    for (name, value), expected in zip(weights(other).items(), weights(same).values(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_head_is_the_papers() -> None:
     # Section 3.3: linear, BatchNorm, ReLU, linear; no BatchNorm on the output.
     kinds = [type(layer).__name__ for layer in build_head(32, Head(hidden_dim=48, out_dim=12), seed=0)]

@@ -2,6 +2,8 @@
 
 import colorsys
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -33,6 +35,25 @@ UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 WHOLE = View(
     crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0, jitter=0, grey=0, blur=0, solarize=0
 )  # Leaves an image as it is.
+
+# A branch on pixels, or a result that is written into a part of a tensor, would be an error: `fullgraph`.
+TRACED = """if True:
+    import torch
+    from byolt.recipe.views import Views
+    from byolt.views import batched_views
+    graphs, views = [], Views()
+    def taken(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    def made(images, index, epoch):
+        how = {"seed": 0, "views": views, "size_px": 16, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+        return batched_views(images, index, epoch=epoch, **how)
+    with torch.device("meta"):
+        batch = torch.empty(8, 24, 24, 3, dtype=torch.uint8), torch.arange(8), torch.zeros((), dtype=torch.int64)
+    pair = torch.compile(made, backend=taken, fullgraph=True)(*batch)
+    assert all(view.shape == (8, 3, 16, 16) for view in pair)
+    print(len(graphs))
+"""
 
 
 def photos(count: int, side: int, seed: int = 0) -> Tensor:
@@ -267,6 +288,14 @@ def test_a_gpu_is_never_waited_for() -> None:
         epoch = torch.zeros((), dtype=torch.int64, device="cuda")
         made = batched_views(images, index, epoch=epoch, seed=0, views=Views(), size_px=16, **UNIT)
     assert [(view.shape, view.device.type) for view in made] == [((8, 3, 16, 16), "cuda")] * 2
+
+
+@pytest.mark.full  # The compiler's import and trace take 20 s.
+def test_a_compiler_takes_both_views_as_one_graph() -> None:
+    """Traced without data, in a process that checks no annotation: those checks are no part of the graph."""
+    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1"]
 
 
 def replayed_and_of_the_cpu(views: Views) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,7 +16,6 @@ from byolt.evaluation.few_label_finetune import turned
 from byolt.recipe.identity import result_keys
 from byolt.recipe.views import View, Views
 from byolt.views import batched_views
-from byolt.views.albumentations_backend import AlbumentationsViews
 from byolt.views.batched import _resize_each, make_view, resize
 from byolt.views.hashing import uniform
 from byolt.views.parameters import ViewParameters, draw_parameters
@@ -85,6 +84,8 @@ def test_turns_are_as_often_as_told_and_each_as_likely(view_number: int) -> None
 
 
 def test_albumentations_turns_as_often_and_to_the_same_four_positions() -> None:
+    from byolt.views.albumentations_backend import AlbumentationsViews
+
     image = photos(1, 16)[0].numpy()
     views = Views.model_validate({"backend": "albumentations", "view_1": STILL | {"quarter_turn": 0.6}})
     make = AlbumentationsViews(views, size_px=16, seed=0)

@@ -1,4 +1,4 @@
-"""What made a result: byolt, commit, Python, packages, processor."""
+"""What made a result: byolt, commit, Python, packages, processor, GPU."""
 
 import os
 import platform
@@ -13,11 +13,16 @@ from typing import Any
 
 from byolt import __version__
 
+COMMIT_VARIABLE = "BYOLT_COMMIT"
+"""Whoever carries a copy without .git elsewhere sets it to the commit that was copied."""
 _PACKAGES = ("torch", "torchvision", "timm", "albumentations", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
 
 
 def environment() -> dict[str, Any]:
-    """What made a result: byolt, commit, Python, packages, processor. Never a host or user name."""
+    """What made a result: byolt, commit, Python, packages, processor, GPU. Never a host or user name."""
+    from byolt_export.cuda import find_gpus  # With numpy, which `byolt --help` does without.
+
+    _, gpus = find_gpus()
     return {
         "byolt": __version__,
         "commit": _commit(),
@@ -25,6 +30,7 @@ def environment() -> dict[str, Any]:
         "packages": {name: package_version(name) for name in _PACKAGES if package_version(name)},
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "gpu": gpus[0].name if gpus else None,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -96,9 +102,11 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of byolt's own checkout; None for an installed wheel or where git is missing."""
+    """The commit of byolt's own checkout; where there is none, or no git, what ``BYOLT_COMMIT`` says, or None."""
     checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / "pyproject.toml").is_file() or shutil.which("git") is None:
-        return None
+    said = os.environ.get(COMMIT_VARIABLE) or None
+    # Of this very checkout: a copy without .git may lie in the repository of another project.
+    if not (checkout / ".git").exists() or shutil.which("git") is None:
+        return said
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or said

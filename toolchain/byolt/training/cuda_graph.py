@@ -69,7 +69,8 @@ class CapturedStep:
         self.graph = torch.cuda.CUDAGraph() if learner.device.type == "cuda" else None
         if self.graph is not None:
             learner.optimizer.zero_grad(set_to_none=True)  # The graph's gradients lie in its own memory.
-            with torch.cuda.graph(self.graph, stream=side):
+            # Threads that pin batches allocate while this one records: only its own calls may end the capture.
+            with torch.cuda.graph(self.graph, stream=side, capture_error_mode="thread_local"):
                 self.outcome = self._run()
 
     def take(self, batch: Batch) -> Outcome:

@@ -22,7 +22,7 @@ from byolt.doctor.threads import told
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.loader import batch_stream
-from byolt.training.memory import largest_batch, within_memory
+from byolt.training.memory import begin_peak_anew, largest_batch, within_memory
 from byolt.training.prepare import Parts, prepare
 from byolt.training.rate_and_eta import duration
 from byolt.training.threads import step_speeds
@@ -117,6 +117,7 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
     parts = prepare(recipe)
     with working("taking a few steps at smaller batches"):
         batch, because = largest_batch(parts)
+    begin_peak_anew(parts.learner.device)  # Of the recipe's own batch, not of those that were tried before.
     with working("taking a few steps"), within_memory(parts, batch):
         stages = tuple(
             _measure_stage(parts, *stage, profiled=profiled, steps=steps, warmup_steps=warmup_steps)

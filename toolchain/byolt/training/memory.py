@@ -21,7 +21,7 @@ from byolt.run import Run, command_to_go_on
 from byolt.training.allocator import give_back_freed_memory
 from byolt.training.loader import view_stream
 from byolt.training.prepare import Parts
-from byolt_export.errors import ByoltError
+from byolt_export.errors import ByoltError, first_line
 
 MARGIN = 0.1  # Left free: other processes, fragments, an evaluation.
 _STEPS = 2  # The optimizer's moments are there from the second on.
@@ -57,6 +57,8 @@ class LargestBatch(NamedTuple):
 def largest_batch(parts: Parts) -> LargestBatch:
     """Estimate the largest batch from steps at a quarter and at half of the recipe's; they change the weights.
 
+    None is larger than the recipe's. A fault in them that is not of memory leaves the estimate out, and says so.
+
     Raises:
         ByoltError: Memory ran out in them.
     """
@@ -64,8 +66,13 @@ def largest_batch(parts: Parts) -> LargestBatch:
     quarter, half = batch // 4 // unit * unit, batch // 2 // unit * unit
     if quarter < 2 * unit:
         return LargestBatch(None, f"a quarter of batch {batch} is too small to estimate from")
-    with within_memory(parts, None):
-        quarter_bytes, half_bytes = peak_of_steps(parts, quarter), peak_of_steps(parts, half)
+    try:
+        with within_memory(parts, None):
+            quarter_bytes, half_bytes = peak_of_steps(parts, quarter), peak_of_steps(parts, half)
+    except RuntimeError as error:  # A library's, of these batches; the recipe's own may well pass.
+        if world_size() > 1:  # The other processes wait for this one.
+            raise
+        return LargestBatch(None, f"steps at batches {quarter} and {half} failed: {first_line(error)}")
     line = line_through(quarter, quarter_bytes, half, half_bytes)
     if line is None:
         return LargestBatch(None, f"batch {half} had no higher peak than batch {quarter}")
@@ -80,17 +87,22 @@ def peak_of_steps(parts: Parts, batch: int) -> int:
     recipe, device = parts.recipe, parts.learner.device
     widest = max(range(recipe.schedule.epochs), key=recipe.view_size_px_of)
     here = recipe.model_copy(update={"machine": recipe.machine.model_copy(update={"workers": 0})})
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        give_back_freed_memory()
-        with suppress(OSError):  # Where it is not allowed the first batch's peak may hide the second's.
-            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew at what is resident now.
+    begin_peak_anew(device)
     sampler = parts.sampler.with_batch_size(batch).window(widest, 1)
     with closing(view_stream(sampler, parts.store, here, device)) as stream:
         for _, views in islice(stream, _STEPS):
             parts.learner.step(0, *views)
     return peak_bytes(device)
+
+
+def begin_peak_anew(device: torch.device) -> None:
+    """Let ``peak_bytes`` tell the peak of what follows, from what is in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    give_back_freed_memory()
+    with suppress(OSError):  # Where it is not allowed an earlier peak may hide a later one.
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew at what is resident now.
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a run is made of: images, order of the batches and networks, from a recipe."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,7 @@ def prepare(recipe: Recipe) -> Parts:
         InputError: Images, model or batch size do not fit; one sentence says where and what.
         ByoltError: The machine has too little shared memory for the recipe's workers.
     """
+    _fix_cublas_workspace(recipe)  # The checks and the process group may begin CUDA.
     check_recipe(recipe)
     init_distributed(recipe.machine.device)
     configure_torch(recipe)
@@ -101,5 +103,12 @@ def configure_torch(recipe: Recipe) -> None:
         keep_freed_memory()
     threads = recipe.machine.threads
     torch.set_num_threads(threads if isinstance(threads, int) else default_threads())
+    _fix_cublas_workspace(recipe)
     torch.use_deterministic_algorithms(recipe.machine.deterministic)
     torch.backends.cudnn.benchmark = not recipe.machine.deterministic
+
+
+def _fix_cublas_workspace(recipe: Recipe) -> None:
+    """Of cuBLAS's sums only those in a workspace of fixed size are the same each time; it reads this when it begins."""
+    if recipe.machine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Else torch refuses every matrix product.

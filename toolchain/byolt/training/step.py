@@ -163,6 +163,14 @@ class Learner:
         own = [{key: group[key] for key in _MACHINE_KEYS if key in group} for group in self.optimizer.param_groups]
         saved["param_groups"] = [group | mine for group, mine in zip(saved["param_groups"], own, strict=True)]
         self.optimizer.load_state_dict(saved)
+        for weight, moments in self.optimizer.state.items():
+            moments.update({name: _laid_out_as(weight, moment) for name, moment in moments.items()})
+
+
+def _laid_out_as(weight: Tensor, moment: Any) -> Any:
+    """A moment in its weight's strides: fused optimizers walk both by address, whatever their strides say."""
+    alike = not isinstance(moment, Tensor) or moment.shape != weight.shape or moment.stride() == weight.stride()
+    return moment if alike else torch.empty_like(weight, dtype=moment.dtype).copy_(moment)
 
 
 def gathered(outcome: Outcome) -> Outcome:

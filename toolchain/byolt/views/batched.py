@@ -200,10 +200,9 @@ def shift_hue(lines: Float32[Tensor, "B s C s"], turns: Float32[Tensor, "B"]) ->
     q, r = side.abs().mul_(per_chroma), (red - low).mul_(per_chroma)
     way = (3 - q).addcmul_(r, q.mul_(2).sub_(3)).copysign_(side)
     hue = way.div_(6).add_(turns[:, None, None] + 2).frac_().mul_(6)  # In sixths, 0 to 6; 2 turns keep it positive.
-    turned = torch.empty_like(lines)
-    for channel, share in enumerate(((hue - 3).abs_().sub_(1), 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_())):
-        torch.addcmul(low, chroma, share.clamp_(0, 1), out=turned[:, :, channel])
-    return turned
+    shares = (hue - 3).abs_().sub_(1), 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_()
+    # Not into slices of one tensor, which a compiler cannot take as a whole.
+    return torch.stack([torch.addcmul(low, chroma, share.clamp_(0, 1)) for share in shares], 2)
 
 
 def _blur(
