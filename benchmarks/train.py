@@ -11,6 +11,7 @@ on the encoder of the others. Left out, as for lightly: Lightning's Trainer and 
 
     python benchmarks/train.py --image-size 32 --batch-size 256 --rounds 5
     python benchmarks/train.py --candidates byolt,solo-learn --solo solo-learn-1.0.2
+    python benchmarks/train.py --candidates byolt,byolt-bf16,lightly    # on a CPU with units for bf16
 """
 
 import argparse
@@ -25,7 +26,9 @@ from collections.abc import Callable
 from byolt import __version__
 from byolt.environment import environment, package_version
 
-CANDIDATES = ("byolt", "plain", "lightly", "byol-pytorch", "solo-learn")
+FP32 = ("byolt", "plain", "lightly", "byol-pytorch", "solo-learn")
+CANDIDATES = (*FP32, "byolt-bf16")
+OURS = ("byolt", "byolt-bf16", "plain")
 HIDDEN, OUT, TAU = 4096, 256, 0.99
 
 
@@ -36,7 +39,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--candidates", default=",".join(CANDIDATES), help="Names with commas between them.")
+    parser.add_argument("--candidates", default=",".join(FP32), help="Names with commas between them.")
     parser.add_argument("--solo", default="", help="The folder that holds solo-learn's package `solo`.")
     parser.add_argument("--worker", choices=CANDIDATES)
     arguments = parser.parse_args()
@@ -55,7 +58,7 @@ def compare(arguments: argparse.Namespace) -> None:
     asked = arguments.candidates.split(",")
     if unknown := set(asked) - set(CANDIDATES):
         sys.exit(f"--candidates: {', '.join(sorted(unknown))} is none of {', '.join(CANDIDATES)}")
-    present = [name for name in asked if name in ("byolt", "plain") or package_version(name)]
+    present = [name for name in asked if name in OURS or package_version(name)]
     print(f"{environment()['processor']}, {arguments.threads} threads, torch {torch.__version__}", end=", ")
     print(f"{arguments.rounds} rounds")
     for name in asked:
@@ -72,7 +75,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def print_table(rounds: list[dict[str, dict[str, float]]], present: list[str], batch_size: int) -> None:
     """A row a candidate; ratios are to byolt, or to the first where byolt is not asked for."""
-    versions = {"byolt": __version__, "plain": "loop"}
+    versions = {"byolt": __version__, "byolt-bf16": __version__, "plain": "loop"}
     base = "byolt" if "byolt" in present else present[0]
     print(f"| candidate | images/s, median | min to max | {base} faster, median of rounds ", end="")
     print("| CPU s a step | minor page faults a step | peak RSS MB |")
@@ -140,7 +143,7 @@ def encoder(image_size_px: int):  # torch is imported in workers alone.
     return net
 
 
-def byolt_step(view_1, view_2):
+def byolt_step(view_1, view_2, precision="fp32"):
     """byolt's learner, as ``byolt pretrain`` sets it up."""
     import torch
 
@@ -158,13 +161,18 @@ def byolt_step(view_1, view_2):
             "method": {"tau_base": TAU, "tau_schedule": "constant"},
             "optim": {"name": "sgd", "batch_size": len(view_1), "base_lr": 0.06},
             "schedule": {"epochs": 1, "warmup_epochs": 0},
-            "machine": {"threads": torch.get_num_threads()},
+            "machine": {"threads": torch.get_num_threads(), "precision": precision},
         }
     )
     configure_torch(recipe)
     learner = Learner(recipe, torch.device("cpu"), steps=1000, steps_per_epoch=1000)
     view_1, view_2 = (view.contiguous(memory_format=torch.channels_last) for view in (view_1, view_2))
     return lambda: learner.step(1, view_1, view_2)
+
+
+def byolt_bf16_step(view_1, view_2):
+    """The same with forward and backward in bf16."""
+    return byolt_step(view_1, view_2, precision="bf16")
 
 
 def plain_step(view_1, view_2):

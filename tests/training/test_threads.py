@@ -13,7 +13,7 @@ from tests.conftest import tiny_recipe
 from tests.test_command_line import byolt, draw_folder, one_sentence, write_recipe
 
 from byolt.cores import usable_cores
-from byolt.doctor.threads import default_threads, measured_here, quickest, speed_by_threads, told
+from byolt.doctor.step_speeds import default_threads, measured_here, quickest, speed_by_threads, told
 from byolt.files import write_json
 from byolt.preflight import check_machine
 from byolt.recipe.machine import Machine
@@ -35,14 +35,17 @@ def test_the_quickest_of_speeds_that_are_nearly_the_same_has_the_fewest_threads(
     assert quickest({1: 111.0, 2: 12.0}) == 1
     assert quickest({1: 60.0, 2: 100.0}) == 2
     assert quickest({1: 95.0, 2: 100.0}) == 1
-    assert told({1: 111.0, 2: 12.0}, taken=2) == "1: 111 images/s, 2: 12 images/s; quicker with --set machine.threads=1"
-    assert told({1: 111.0, 2: 12.0}, taken=1) == "1: 111 images/s, 2: 12 images/s"
-    assert told({1: 60.0, 2: 100.0}, taken=2) == "1: 60 images/s, 2: 100 images/s"
+    assert (
+        told({1: 111.0, 2: 12.0}, 2, "machine.threads")
+        == "1: 111 images/s, 2: 12 images/s; quicker with --set machine.threads=1"
+    )
+    assert told({1: 111.0, 2: 12.0}, 1, "machine.threads") == "1: 111 images/s, 2: 12 images/s"
+    assert told({1: 60.0, 2: 100.0}, 2, "machine.threads") == "1: 60 images/s, 2: 100 images/s"
 
 
 def test_one_and_all_are_measured_in_turn_and_torch_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(3)
-    monkeypatch.setattr("byolt.doctor.threads.usable_cores", lambda: 2)
+    monkeypatch.setattr("byolt.doctor.step_speeds.usable_cores", lambda: 2)
     seen, now_s = [], 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
 
@@ -59,7 +62,7 @@ def test_one_and_all_are_measured_in_turn_and_torch_is_left_as_it_was(monkeypatc
 def test_the_default_is_torchs_own_within_the_cores_and_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(4)
     for cores, threads in ((8, 4), (2, 2), (1, 1)):
-        monkeypatch.setattr("byolt.doctor.threads.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("byolt.doctor.step_speeds.usable_cores", lambda cores=cores: cores)
         assert default_threads() == threads
     assert usable_cores() == min(usable_cores(), len(os.sched_getaffinity(0)))
 
@@ -152,4 +155,4 @@ def test_a_run_of_a_larger_machine_is_measured_on_this_one() -> None:
 
 @pytest.mark.full
 def test_the_doctor_measures_here() -> None:
-    assert re.match(r"1: [\d,]+ images/s", measured_here())
+    assert re.match(r"1: [\d,]+ images/s", measured_here()["threads"])

@@ -1,10 +1,20 @@
 """The device that a recipe runs on, the precision that it computes in there, and its memory."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from byolt_export.errors import InputError
+
+if TYPE_CHECKING:
+    from byolt.recipe.machine import Machine
+
+
+Precision = Literal["fp32", "bf16"]
+"""Arithmetic of forward and backward; weights, statistics, losses and the target's update are fp32 in both."""
+NO_BF16_UNITS = "this processor has no units for bf16 (AVX-512 BF16 or AMX) and would emulate them, far slower"
+_BF16_UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's names, and Arm's.
 
 
 def pick_device(name: str) -> torch.device:
@@ -25,6 +35,25 @@ def computes_in_bf16(precision: str, device: torch.device) -> bool:
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bf16"
+
+
+def precision_for(machine: "Machine") -> Precision:
+    """What a recipe's learning computes in on this machine.
+
+    Raises:
+        InputError: A GPU is asked for and there is none.
+    """
+    return "bf16" if computes_in_bf16(machine.precision, pick_device(machine.device)) else "fp32"
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether the device multiplies in bf16 itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return not _BF16_UNITS.isdisjoint(flags.split())
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -54,15 +54,18 @@ def check_machine(machine: "Machine", learned_with: "Machine | None" = None) -> 
         learned_with: As a run has it that was learned elsewhere: what stands there is not asked of this machine.
 
     Raises:
-        InputError: One of them; the sentence names the key.
+        InputError: One of them, or bf16 on a CPU without units for it; the sentence names the key.
     """
-    from byolt.device import pick_device
+    from byolt.device import NO_BF16_UNITS, has_bf16_units, pick_device
 
     if isinstance(machine.threads, int) and (learned_with is None or machine.threads != learned_with.threads):
         refuse_too_many("machine.threads", machine.threads, "threads")
     if learned_with is None or machine.workers != learned_with.workers:
         refuse_too_many("machine.workers", machine.workers, "processes")
-    pick_device(machine.device)
+    device = pick_device(machine.device)
+    learns = learned_with is None
+    if learns and machine.precision == "bf16" and device.type == "cpu" and not has_bf16_units(device):
+        raise InputError(f"machine.precision: bf16, and {NO_BF16_UNITS}; take fp32")
 
 
 def refuse_too_many(key: str, wanted: int, of_what: str, way_out: str = "") -> None:

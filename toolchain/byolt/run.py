@@ -213,7 +213,9 @@ def learned_for_s(records: list[dict[str, Any]]) -> float | None:
 
 
 @contextmanager
-def create_run(recipe: Recipe, fingerprint: str, recipe_text: str, threads: int | None = None) -> Iterator[Run]:
+def create_run(
+    recipe: Recipe, fingerprint: str, recipe_text: str, *, precision: str = "fp32", threads: int | None = None
+) -> Iterator[Run]:
     """A new run with what it is made of written down; its folder gets its name when the context is left.
 
     So a run's folder that is there has all that the caller wrote into it, its first checkpoint too: what fails or is
@@ -232,7 +234,7 @@ def create_run(recipe: Recipe, fingerprint: str, recipe_text: str, threads: int 
         write_text(beside.path / "recipe.yaml", recipe_text)
         write_text(beside.path / "recipe.resolved.yaml", dump_recipe(recipe))
         known: dict[str, Any] = {"images": fingerprint, "hash": recipe_hash(result_keys(recipe), fingerprint)}
-        known |= {} if threads is None else {"threads": threads}
+        known |= {"precision": precision} | ({} if threads is None else {"threads": threads})
         write_json(beside.path / "environment.json", environment() | known)
         yield beside
         beside.path.rename(run.path)

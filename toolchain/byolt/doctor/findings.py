@@ -3,8 +3,8 @@
 import re
 from typing import Any, NamedTuple
 
+from byolt.doctor.step_speeds import measured_here
 from byolt.doctor.survey import MachineFacts, survey
-from byolt.doctor.threads import measured_here
 from byolt_export.cuda import Gpu
 
 
@@ -37,12 +37,11 @@ _JETPACK = "sudo apt install python3-libnvinfer"
 
 def examine(machine: MachineFacts | None = None) -> list[Finding]:
     """Every finding on a machine, left out this one, in a person's order: what is here, then what does not fit."""
-    threads = measured_here() if machine is None else ""
+    speeds = measured_here() if machine is None else {}
     machine = machine or survey()
     here = f"{machine.byolt}, Python {machine.python}, {machine.system}, {machine.cores} cores"
     found = [Finding("byolt", here), _gpu(machine)]
-    if threads:
-        found.append(Finding("threads", threads))
+    found += [Finding(what, line) for what, line in speeds.items()]
     for part, (names, mend) in _PARTS.items():
         missing = [name for name in names if name not in machine.packages]
         state = machine.installed(*names) or "nothing"

@@ -14,7 +14,8 @@ class Machine(Section):
     device: Literal["auto", "cpu", "cuda"] = machine("auto")
     """Where it runs; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = machine("auto")
-    """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it, else fp32. bf16 rounds more coarsely."""
+    """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it, else fp32. bf16 rounds more coarsely;
+    weights, statistics and losses are fp32 in both. A run goes on in the one that it began with."""
     workers: Annotated[int, Field(ge=0, le=10**6)] = machine(0)
     """Processes that read and decode images; 0 reads in the main process."""
     threads: Annotated[int, Field(ge=1, le=10**6)] | Literal["auto"] | None = machine(None)

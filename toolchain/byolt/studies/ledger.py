@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from byolt import __version__
+from byolt.device import precision_for
 from byolt.locks import lock
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.schema import Recipe
 from byolt.studies.plan import Job
 from byolt_export.errors import InputError, not_written
 
+PRECISION = "precision"
+"""The last column; a file of an older byolt has none, and its rows are fp32's."""
 COLUMNS = (
     *("run", "protocol", "byolt", "role", "arm", "method", "seed", "state", "verdict", "epochs", "learn_s"),
     *("validation", "knn", "linear", "classifier", "finetuned", "scratch", "probe_few", "n_few", "n_test"),
     *("z_std_ratio", "rankme", "projection_rank", "torch", "processor", "commit", "date", "changes"),
+    PRECISION,
 )
 Row = dict[str, str]
 
@@ -49,6 +53,8 @@ def key_of(job: Job, fingerprint: str, protocol: int = PROTOCOL) -> Key:
         measured |= {"finetune": recipe.finetune.model_dump(mode="json"), "share": recipe.study.labelled_share}
     if protocol > 1:  # The hashes of rows that were there stay.
         measured["protocol"] = protocol
+    if (precision := precision_for(recipe.machine)) != "fp32":  # So that no fp32 row is taken, or paired, for it.
+        measured["precision"] = precision
     digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
     return Key(run_hash(job.recipe, fingerprint), digest, __version__)
 
@@ -85,14 +91,15 @@ class Ledger:
             return []
         with open(self.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != self.columns:
+            columns = tuple(reader.fieldnames or ())
+            if columns not in (self.columns, self._older):
                 raise InputError(f"{self.path}: its columns are not those of a study; name another --results folder")
             found: list[Row] = []
             try:
                 for row in reader:
-                    if len(row) != len(self.columns) or None in row.values():
+                    if len(row) != len(columns) or None in row.values():
                         raise self._cut_off(reader.line_num)
-                    found.append(row)
+                    found.append({PRECISION: "fp32"} | row)
             except (csv.Error, UnicodeDecodeError) as error:
                 raise self._cut_off(reader.line_num + 1) from error
         return found
@@ -101,6 +108,14 @@ class Ledger:
         """Of learning, over all rows; a run that is measured in two ways was learned once."""
         return sum({row["run"]: float(row["learn_s"]) for row in self.rows().values()}.values()) / 3600
 
+    @property
+    def _older(self) -> tuple[str, ...]:
+        return tuple(name for name in self.columns if name != PRECISION)
+
+    def _columns_of_file(self) -> tuple[str, ...]:
+        with open(self.path, newline="", encoding="utf-8") as file:
+            return tuple(next(csv.reader(file)))
+
     def _cut_off(self, line: int) -> InputError:
         return InputError(f"{self.path}:{line}: half a row; remove that line, and its run is learned again")
 
@@ -108,6 +123,7 @@ class Ledger:
         """Add one row.
 
         Raises:
+            InputError: The row is not fp32's, and the file is of an older byolt that knew no other.
             ByoltError: The disk is full or the folder cannot be written.
         """
         assert set(row) <= set(self.columns), set(row) - set(self.columns)
@@ -115,9 +131,16 @@ class Ledger:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 lock(file)  # Until it is closed.
-                writer = csv.DictWriter(file, self.columns, restval="", lineterminator="\n")
+                columns = self.columns if file.tell() == 0 else self._columns_of_file()
+                if columns == self._older and row[PRECISION] != "fp32":
+                    raise InputError(
+                        f"{self.path} is of an older byolt and holds rows of fp32 alone; name another --results folder "
+                        f"for {row[PRECISION]}"
+                    )
+                kept = {name: value for name, value in row.items() if name in columns}
+                writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
                 if file.tell() == 0:
                     writer.writeheader()
-                writer.writerow(row)
+                writer.writerow(kept)
         except OSError as error:
             raise not_written(self.path, error) from error

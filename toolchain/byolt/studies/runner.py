@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from byolt.cores import usable_cores
 from byolt.data import ImageStore, open_splits, store_of
-from byolt.doctor.threads import default_threads
+from byolt.device import precision_for
+from byolt.doctor.step_speeds import default_threads
 from byolt.environment import environment, typed_again
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.preflight import check_recipe, check_run_folder, refuse_too_many, refuse_unwritable
@@ -21,6 +22,7 @@ from byolt.recipe.schema import Recipe
 from byolt.run import Run, learned_for_s, run_of
 from byolt.studies.ledger import PROTOCOL, Key, Ledger, Row, key_of
 from byolt.studies.plan import Arm, Job
+from byolt.training.precision import precision_of
 from byolt.training.prepare import prepare
 from byolt.training.signals import StopSignals
 from byolt_export.errors import ByoltError, InputError, Stopped, TrainingFault
@@ -159,6 +161,7 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
     recipe = job.recipe
     started_s = time.monotonic()
     run = run_of(recipe, learning_fingerprint(recipe))
+    refuse_other_precision(run, recipe)
     state = "finished"
     try:
         pretrain(recipe, resume="auto")
@@ -173,6 +176,7 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
         "seed": recipe.seed,
         "state": state,
         "epochs": recipe.schedule.epochs,
+        "precision": precision_for(recipe.machine),
         "learn_s": round(learn_s),
         "torch": made["packages"].get("torch", ""),
         "processor": made["processor"],
@@ -180,6 +184,20 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
         "date": made["started"][:10],
     }
     return row if state == "diverged" else row | measure(run, job)
+
+
+def refuse_other_precision(run: Run, recipe: Recipe) -> None:
+    """Refuse a run that is there and was learned in another arithmetic: a study's rows tell what each was.
+
+    Raises:
+        InputError: It was.
+    """
+    own, wanted = precision_of(run), precision_for(recipe.machine)
+    if own not in (None, wanted):
+        raise InputError(
+            f"{run.path} was learned in {own}, and the study learns in {wanted}: keep its runs apart with "
+            f"--set machine.runs_dir=runs-{wanted}"
+        )
 
 
 def learning_fingerprint(recipe: Recipe) -> str:
@@ -230,11 +248,14 @@ def check_study(arms: Sequence[Arm], results: Path, jobs: int | None) -> None:
         jobs: Runs at a time, where it was said.
 
     Raises:
-        InputError: Networks, threads, workers or runs at a time do not fit this machine; the CSV has other columns.
+        InputError: Networks, threads, workers or runs at a time do not fit this machine; arms compute in several
+            precisions; the CSV has other columns.
         ByoltError: A folder cannot be written.
     """
     refuse_too_many("--jobs", jobs or 1, "runs")
     refuse_unwritable(results, "--results DIR")
+    if len({arm.recipe.machine.precision for arm in arms}) > 1:
+        raise InputError("study: machine.precision is one for all arms, or arithmetic is compared with method")
     alike: dict[str, Recipe] = {}
     for recipe in (arm.recipe for arm in arms):
         alike.setdefault(repr((recipe.model, recipe.views, recipe.data.image_size_px)), recipe)

@@ -16,16 +16,18 @@ import numpy.typing as npt
 
 from byolt import __version__
 from byolt.data.source import Labels
+from byolt.device import Precision, precision_for
 from byolt.files import write_bytes
 from byolt.recipe.identity import recipe_hash, result_keys
 from byolt.recipe.schema import Recipe
-from byolt.studies.ledger import Key, Ledger, Row, run_hash
+from byolt.studies.ledger import PRECISION, Key, Ledger, Row, run_hash
 from byolt.studies.starts_plan import Start, Way
 from byolt_export.errors import InputError
 
 COLUMNS = (
     *("run", "protocol", "byolt", "role", "start", "seed", "way", "budget", "draw", "setting", "measure", "metric"),
     *("n_test", "state", "verdict", "learn_s", "measure_s", "torch", "processor", "commit", "date"),
+    PRECISION,
 )
 PROTOCOL: dict[Way, int] = {"linear": 1, "finetune": 2}
 """How starts are measured; a change of any number is a new protocol. Fine-tuning's first was SGD, which lost some."""
@@ -59,10 +61,15 @@ class Cell(NamedTuple):
         return 1 if self.budget == self.images.n_train else DRAWS[self.way]
 
     @property
+    def precision(self) -> Precision:
+        """What the encoder was learned in; fp32 where nothing is learned, as everything is measured."""
+        return precision_for(self.start.recipe.machine) if self.start.learns else "fp32"
+
+    @property
     def key(self) -> Key:
         """The hash of the encoder, that of how it is measured, and byolt's version."""
         recipe = self.start.with_seed(self.seed)
-        measured = {
+        measured: dict[str, Any] = {
             "protocol": PROTOCOL[self.way],
             "way": self.way,
             "budget": self.budget,
@@ -70,6 +77,8 @@ class Cell(NamedTuple):
             "tuned on": self.start.recipe.seed,
             "flip": recipe.views.view_1.flip if self.way == "finetune" else None,
         }
+        if self.precision != "fp32":
+            measured["precision"] = self.precision
         digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
         return Key(_encoder_hash(self.start, recipe, self.images.learned), digest, __version__)
 
@@ -146,7 +155,7 @@ class StartsLedger:
     def append(self, cell: Cell, **columns: Any) -> None:
         """Add the row of a draw, or of a choice."""
         about = {"start": cell.start.name, "seed": cell.seed, "way": cell.way, "budget": cell.budget}
-        self.ledger.append(cell.key._asdict() | about | columns)
+        self.ledger.append(cell.key._asdict() | about | columns | {PRECISION: cell.precision})
 
 
 class Rows:

@@ -30,7 +30,7 @@ from byolt.networks.encoders import build_encoder, untrained_encoder, weight_see
 from byolt.recipe.schema import Recipe
 from byolt.run import learned_for_s, run_of
 from byolt.studies.measure import last_encoder, with_statistics_of_learning
-from byolt.studies.runner import learning_fingerprint
+from byolt.studies.runner import learning_fingerprint, refuse_other_precision
 from byolt.studies.starts_ledger import Cell, Images, StartsLedger
 from byolt.studies.starts_plan import LabelledSet, Start, Way
 from byolt.training.loop import pretrain
@@ -88,6 +88,7 @@ def learn(job: LearnJob) -> dict[str, Any]:
         TrainingFault: The loss is not finite, so there is nothing to measure.
     """
     run = run_of(job.recipe, learning_fingerprint(job.recipe))
+    refuse_other_precision(run, job.recipe)
     try:
         pretrain(job.recipe, resume="auto")
     except TrainingFault:
@@ -101,11 +102,12 @@ def encoder_of(start: Start, seed: int) -> Encoder:
     """The encoder of a start with a seed; random weights get BatchNorm statistics of the images to learn from.
 
     Raises:
-        InputError: Its run has not ended, or its initial weights cannot be had.
+        InputError: Its run has not ended, or was learned in another precision, or its initial weights cannot be had.
     """
     recipe = start.with_seed(seed)
     if start.learns:
         run = run_of(recipe, learning_fingerprint(recipe))
+        refuse_other_precision(run, recipe)
         result = run.result or {}
         columns = {name: result.get(name, "") for name in ("state", "verdict")}
         columns["learn_s"] = round(learned_for_s(run.log_records()) or 0.0)

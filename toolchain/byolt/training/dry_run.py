@@ -18,11 +18,12 @@ from byolt.data.bit_depth import with_bit_depth
 from byolt.data.sampler import Batch
 from byolt.device import peak_bytes
 from byolt.distributed.process_group import all_reduce_max
-from byolt.doctor.threads import told
+from byolt.doctor.step_speeds import told
 from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.loader import batch_stream
 from byolt.training.memory import begin_peak_anew, largest_batch, within_memory
+from byolt.training.precision import precision_speeds
 from byolt.training.prepare import Parts, prepare
 from byolt.training.rate_and_eta import duration
 from byolt.training.threads import step_speeds
@@ -69,6 +70,10 @@ class DryRun:
     """Images a second by the number of CPU threads, one and all; empty on a GPU."""
     threads_taken: int
     """As the recipe says, or torch."""
+    precisions: dict[str, float]
+    """Images a second in fp32 and in bf16; empty but on a CPU that multiplies in bf16."""
+    precision_taken: str
+    """As the recipe says."""
     advice: list[str]
     """Keys that would shorten a step; empty without ``--profile``."""
 
@@ -89,7 +94,9 @@ class DryRun:
             f"whole run      {self.steps:,} steps, {duration(self.finish_s)} without evaluations",
         ]
         if self.threads:
-            lines.append(f"threads        {told(self.threads, self.threads_taken)}")
+            lines.append(f"threads        {told(self.threads, self.threads_taken, 'machine.threads')}")
+        if self.precisions:
+            lines.append(f"precision      {told(self.precisions, self.precision_taken, 'machine.precision')}")
         if len(self.stages) > 1:
             lines += [
                 f"at {s.view_size_px:>4} px     {s.images_per_s:,.0f} images/s, {s.epochs:,} epochs"
@@ -142,6 +149,8 @@ def dry_run(recipe: Recipe, *, profiled: bool = False, steps: int = STEPS, warmu
         because,
         step_speeds(parts, parts.learner),
         torch.get_num_threads(),
+        precision_speeds(parts),
+        "bf16" if parts.learner.bf16 else "fp32",
         advice(shares, parts) if profiled else [],
     )
 

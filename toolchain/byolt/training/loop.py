@@ -36,6 +36,7 @@ from byolt.training.loader import batch_stream
 from byolt.training.logger import OnLog, RunLogger, checkpoint_state
 from byolt.training.memory import batch_bound, within_memory
 from byolt.training.online_eval import OnlineEvaluator
+from byolt.training.precision import fix_precision
 from byolt.training.prepare import Parts, prepare
 from byolt.training.signals import StopSignals
 from byolt.training.threads import fix_threads, with_threads
@@ -108,6 +109,7 @@ def _learned(
     barrier()  # No process has changed the run's folder before each has looked.
     goes_on = bool(named or (result is None and exists and (auto or was_restarted())))
     threads = fix_threads(parts, run if goes_on else None) if result is None else 0
+    precision = fix_precision(parts, run if goes_on else None) if result is None else "fp32"
     if goes_on:
         if named is None:
             _hold(run, held)
@@ -115,7 +117,7 @@ def _learned(
     elif result is None and is_rank_zero():
         written = with_threads(recipe, threads) if recipe.machine.threads == "auto" else recipe
         known = threads if parts.learner.device.type == "cpu" else None
-        with create_run(written, parts.store.fingerprint, text, threads=known) as made:
+        with create_run(written, parts.store.fingerprint, text, threads=known, precision=precision) as made:
             _hold(made, held)
             keep_run_images(made, parts.splits, parts.store.digests)
             evaluator.write_grid(made.path / "plots" / "views.png")

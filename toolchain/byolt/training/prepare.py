@@ -10,7 +10,7 @@ from byolt.data.sampler import BatchSampler, LabelledImages
 from byolt.data.subsets import stratified_subset
 from byolt.device import pick_device
 from byolt.distributed.process_group import init_distributed, local_rank_zero_first
-from byolt.doctor.threads import default_threads
+from byolt.doctor.step_speeds import default_threads
 from byolt.methods.mean_teacher import refuse_unlabelled
 from byolt.preflight import check_recipe
 from byolt.recipe.schema import Recipe

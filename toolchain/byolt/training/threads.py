@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 import torch
 
 from byolt.distributed.collectives import world_size
-from byolt.doctor.threads import default_threads, quickest, speed_by_threads, told
+from byolt.doctor.step_speeds import default_threads, quickest, speed_by_threads, told
 from byolt.preflight import refuse_too_many
 from byolt.recipe.schema import Recipe
 from byolt.run import Run
@@ -44,15 +44,18 @@ def step_speeds(parts: Parts, learner: Learner | None = None) -> dict[int, float
         steps_per_epoch=parts.sampler.steps_per_epoch,
         classes=len(parts.store.classes),
     )
-    here = recipe.model_copy(update={"machine": recipe.machine.model_copy(update={"workers": 0})})
-    with working("taking a few steps with one thread and with all"), _views(parts, here) as views:
+    with working("taking a few steps with one thread and with all"), endless_views(parts) as views:
         return speed_by_threads(lambda: learner.step(0, *next(views)[1]), recipe.optim.batch_size)
 
 
 @contextmanager
-def _views(parts: Parts, recipe: Recipe) -> Iterator[Iterator[tuple[int, tuple[torch.Tensor, ...]]]]:
+def endless_views(parts: Parts) -> Iterator[Iterator[tuple[int, tuple[torch.Tensor, ...]]]]:
+    """Batches of views without end, made in this process: a short run has fewer steps than are measured."""
+    machine = parts.recipe.machine.model_copy(update={"workers": 0})
+    recipe = parts.recipe.model_copy(update={"machine": machine})
+
     def again() -> Generator[tuple[int, tuple[torch.Tensor, ...]], None, None]:
-        while True:  # A short run has fewer steps than are measured.
+        while True:
             with closing(view_stream(parts.sampler, parts.store, recipe, parts.learner.device)) as stream:
                 yield from stream
 
@@ -85,7 +88,7 @@ def fix_threads(parts: Parts, run: Run | None) -> int:
         threads = own
     elif given == "auto" and (speeds := step_speeds(parts)):
         threads = quickest(speeds)
-        _log.info("machine.threads: %s, of %s", threads, told(speeds, threads))
+        _log.info("machine.threads: %s, of %s", threads, told(speeds, threads, "machine.threads"))
     else:
         threads = default_threads()
     torch.set_num_threads(threads)
