@@ -60,10 +60,11 @@ ARGUMENTS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images (N, H, W, 3) to learn from with the numbers of their classes, to test on, to calibrate INT8 on, and to tune it on.
+    """Images (N, H, W, 3) of a folder's train and test part, with the numbers of their classes.
 
-    The last two are of the train part too, but not learned from: a network that learned with labels draws the images
-    that it learned from together by their classes, and says nothing of how near new ones come.
+    Those that INT8 is calibrated and tuned on are of the train part too, but not learned from: a network that learned
+    with labels draws the images that it learned from together by their classes, and says nothing of how near new ones
+    come.
     """
 
     train: Images
