@@ -25,7 +25,7 @@ SHORT = """
 import sys
 from benchmarks.gpu import one_run, workers
 workers.MODULE, workers.GRACE_S = "one_run_stub", 1.0
-one_run.STEP_S, one_run.PROBE_S, one_run.IMAGES_S = 0.8, 2.0, 5.0
+one_run.PROBE_S, one_run.IMAGES_S = 2.0, 5.0
 sys.exit(one_run.main())
 """
 DEADLINES = ("--smoke-until", "60", "--measure-until", "90", "--learn-until", "120", "--until", "150")
@@ -45,7 +45,7 @@ def begin(folder: Path, *options: str, fails: str = "", spoils: str = "") -> sub
     }
     environment |= {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT / "tests")])}
     return subprocess.Popen(
-        [*command, *(options or DEADLINES)],
+        [*command, "--step-seconds", "0.8", *(options or DEADLINES)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -287,6 +287,7 @@ def test_all_of_it_runs_small_on_this_machine(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "images.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "set", ".")
     sizes = ["--tiny", "--epochs", "2", "--timed-seconds", "0.1", "--lightly-seconds", "1", "--workers", "0"]
+    sizes += ["--step-seconds", "600"]
     clock = ["--smoke-until", "600", "--measure-until", "1200", "--learn-until", "1800", "--until", "2000"]
     command = [sys.executable, "-m", "benchmarks.gpu.one_run", "--data", str(tmp_path / "images.tar.xz")]
     done = subprocess.run(

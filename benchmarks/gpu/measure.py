@@ -1,6 +1,7 @@
 """How fast, and where the time goes: ceilings of the card, variants of the step, waits, kinds of kernels, lightly."""
 
 import contextlib
+import gc
 import statistics
 import time
 from collections import defaultdict
@@ -212,7 +213,11 @@ def on(device: torch.device) -> str:
 @contextlib.contextmanager
 def stepping(parts: Parts, device: torch.device) -> Iterator[Iterator[Tensor]]:
     """The losses of the parts' steps, one after the other."""
-    torch._dynamo.reset()  # Of another batch or variant in this process.
+    # What another batch or variant has left in this process.
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
     def losses(stream: Iterator[Batch]) -> Iterator[Tensor]:
         for step, batch in enumerate(stream):

@@ -38,9 +38,9 @@ from benchmarks.gpu.plan import MEASURED, PLAINEST, SMOKE, after_smoke, attempts
 from benchmarks.gpu.settings import CHECKOUT, Settings
 from benchmarks.gpu.workers import Workers
 
-STEP_S, QUIET_S, PROBE_S, IMAGES_S = 60.0, 90.0, 30.0, 20.0
-"""Seconds in which a step has to end, and learning to tell something; kept for the probe; waited for images to measure
-on, in whose place generated ones are taken."""
+QUIET_S, PROBE_S, IMAGES_S, COMPILES = 90.0, 30.0, 20.0, 1.5
+"""Seconds in which learning has to tell something; kept for the probe; waited for images to measure on, in whose place
+generated ones are taken. Times as long for a step of those that may compile."""
 LARGEST_LOG = 2_000_000
 LEFT_OUT = ("checkpoints", "encoder.safetensors", "images.npz")
 """Of a run's folder: too large, or carried in parts."""
@@ -84,6 +84,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--measure-until", type=float, default=250.0, metavar="SECONDS")
     parser.add_argument("--learn-until", type=float, default=500.0, metavar="SECONDS")
     parser.add_argument("--until", type=float, default=535.0, metavar="SECONDS", help="The end of all.")
+    parser.add_argument("--step-seconds", type=float, default=60.0, help="In which one step has to end.")
     parser.add_argument("--epochs", type=int, default=200, help="Most epochs.")
     parser.add_argument("--matrix", type=int, default=8192, help="Side of the matrices whose product is the ceiling.")
     parser.add_argument("--timed-seconds", type=float, default=2.0, help="Of a variant's timed steps, at least.")
@@ -117,6 +118,7 @@ class Flight:
             started_s + getattr(arguments, name) for name in ("smoke_until", "measure_until", "learn_until", "until")
         )
         self.scratch, self.logs, self.tiny = scratch, scratch / "logs", arguments.tiny
+        self.step_s = arguments.step_seconds
         try:
             out = OutFolder(arguments.out.resolve(), scratch)
         except ValueError as error:
@@ -136,7 +138,7 @@ class Flight:
             sets=tuple(arguments.set),
         )
         settings.write(scratch / "settings.json")
-        environment = environment_of(arguments.wheels, scratch)
+        environment = environment_of(arguments.wheels, scratch, getattr(arguments, "commit", None))
         self.workers = Workers(self.summary, scratch / "settings.json", self.logs, environment)
         self.attempt: dict[str, Any] = {}
         self.keeping: threading.Thread | None = None
@@ -147,7 +149,7 @@ class Flight:
         images = self.aside(lambda: self.workers.take(["images", "operations"], self.learn_s))
         warm = [f"warm:captured+compiled:{batch}" for batch in (self.batches() or [""])]
         self.aside(lambda: self.workers.take(warm, self.smoke_s))  # Beside a measurement it would be in the way.
-        self.guarded(lambda: self.workers.take(SMOKE, self.smoke_s, limit_s=STEP_S))
+        self.guarded(lambda: self.workers.take(SMOKE, self.smoke_s, limit_s=self.step_s))
         captures = captures_well(self.summary)
         self.summary.note(cuda_graph=captures)
         images.join(max(0.0, min(IMAGES_S, self.measure_s - time.monotonic())))
@@ -157,7 +159,7 @@ class Flight:
         if self.keeping is not None:  # Of the last evaluation on the way.
             self.keeping.join(max(0.0, self.learn_s - time.monotonic()))
         last = self.aside(self.keep_encoder)
-        self.guarded(lambda: self.workers.take(["probe"], self.learn_s, limit_s=STEP_S))
+        self.guarded(lambda: self.workers.take(["probe"], self.learn_s, limit_s=self.step_s))
         last.join(max(0.0, self.until_s - time.monotonic()))
 
     def guarded(self, part: Callable[[], None]) -> None:
@@ -180,7 +182,7 @@ class Flight:
         taken, left_out = after_smoke(MEASURED, self.batches(), captures=captures)
         for step in left_out:
             self.summary.ended(step, "left out", found={"told": ["a captured step failed the smoke"]})
-        self.workers.take(taken, self.measure_s, limit_s=STEP_S)
+        self.workers.take(taken, self.measure_s, limit_s=COMPILES * self.step_s)
         self.summary.note(share_of_ceiling=share_of_ceiling(self.summary))
 
     def batches(self) -> list[str]:
@@ -225,7 +227,7 @@ class Flight:
         """The encoder's parts in place of those of the evaluation before."""
         self.kept += 1
         step = f"encoder:{self.kept}"
-        self.workers.take([step], self.until_s, limit_s=STEP_S)
+        self.workers.take([step], self.until_s, limit_s=self.step_s)
         found = self.summary.found(step)
         if not found:
             return
@@ -257,8 +259,11 @@ class Flight:
         self.summary.close()
 
 
-def environment_of(wheels: Path | None, scratch: Path) -> dict[str, str]:
-    """Where other processes find packages, carried ones before those that are here, and keep what they compile."""
+def environment_of(wheels: Path | None, scratch: Path, commit: str | None) -> dict[str, str]:
+    """Where other processes find packages, carried ones before those that are here, and keep what they compile.
+
+    A run writes down its ``commit``, which no copy without ``.git`` knows.
+    """
     packages = scratch / "packages"
     for wheel in sorted(wheels.glob("*.whl")) if wheels else ():
         with zipfile.ZipFile(wheel) as archive:  # A zip of what belongs beside the other packages.
@@ -266,6 +271,7 @@ def environment_of(wheels: Path | None, scratch: Path) -> dict[str, str]:
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     places = [packages, CHECKOUT, CHECKOUT / "toolchain", CHECKOUT / "export", *filter(None, given)]
     compiled = {name: str(scratch / name.lower()) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+    compiled |= {"BYOLT_COMMIT": commit} if commit else {}
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "PYTHONUNBUFFERED": "1"} | compiled
 
 

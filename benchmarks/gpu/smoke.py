@@ -30,17 +30,17 @@ METHODS: dict[str, tuple[str, ...]] = {
     "simsiam": ("method={name: simsiam}", "optim.name=sgd", "optim.base_lr=0.03"),
 }
 # Four steps an epoch, three epochs: a captured step sees more than one.
-SMALL = ("optim.batch_size=64", "data.synthetic_images=256", "schedule.epochs=3", "schedule.warmup_epochs=1")
+BATCH, BATCHES, TINY_BATCH = 64, 4, 16
 BOUNDS = {"views": 1e-4, "gradients": 2e-2, "weights": 1e-3, "statistics": 1e-3, "loss": 1e-4}
 
 
 def against_cpu(settings: Settings, optimizer: str) -> dict[str, Any]:
     """One fp32 step with ``optimizer`` from the same weights and images on both: what differs, relative."""
     device = settings.gpu()
-    plain(tf32=False)
     keys = ("machine.device=cpu", "machine.precision=fp32", f"optim.name={optimizer}")
-    recipe = settings.recipe(*settings.generated(), *SMALL, *keys, f"optim.base_lr={RATES[optimizer]}")
+    recipe = settings.recipe(*small(settings), *keys, f"optim.base_lr={RATES[optimizer]}")
     parts = prepare(recipe)
+    plain(tf32=False)
     batch = next(batch_stream(parts.sampler, parts.store, recipe, CPU))
     here, there = learner_of(parts, CPU, rates=False), learner_of(parts, device, rates=True)
     each, views._resize_each = views._resize_each, views.resize  # The same arithmetic on both.
@@ -64,8 +64,7 @@ def against_cpu(settings: Settings, optimizer: str) -> dict[str, Any]:
 def captured(settings: Settings, method: str) -> dict[str, Any]:
     """Steps of ``method`` by single kernels and as a CUDA graph, from the same weights: losses, and weights after."""
     device = settings.gpu()
-    plain(tf32=True)
-    recipe = settings.recipe(*settings.generated(), *SMALL, f"machine.device={device.type}", *METHODS[method])
+    recipe = settings.recipe(*small(settings), f"machine.device={device.type}", *METHODS[method])
     parts = prepare(recipe)
     plain(tf32=True)  # `prepare` lets cuDNN search, and then two runs may take two algorithms.
     losses, learners = [], []
@@ -84,7 +83,7 @@ def captured(settings: Settings, method: str) -> dict[str, Any]:
 def resume(settings: Settings) -> dict[str, Any]:
     """A captured run that goes on from a checkpoint taken after replays, against the one that was never interrupted."""
     device = settings.gpu()
-    recipe = settings.recipe(*settings.generated(), *SMALL, f"machine.device={device.type}")
+    recipe = settings.recipe(*small(settings), f"machine.device={device.type}")
     parts = prepare(recipe)
     plain(tf32=True)
     whole, kept = learner_of(parts, device, rates=True), io.BytesIO()
@@ -103,6 +102,13 @@ def resume(settings: Settings) -> dict[str, Any]:
     weights = worst(matrices(resumed.method), matrices(whole.method))
     bound = 1e-2 if device.type == "cuda" else 1e-6
     return {"weights": weights, "bound": bound, "ok": weights < bound, "rehearsed": device == CPU}
+
+
+def small(settings: Settings) -> tuple[str, ...]:
+    """Keys of a run of few and small steps on generated images."""
+    batch = TINY_BATCH if settings.tiny else BATCH
+    sizes = (f"optim.batch_size={batch}", f"data.synthetic_images={BATCHES * batch}")
+    return (*settings.generated(), *sizes, "schedule.epochs=3", "schedule.warmup_epochs=1")
 
 
 def plain(*, tf32: bool) -> None:
