@@ -123,8 +123,8 @@ def test_learning_takes_the_fastest_that_is_right_and_goes_on_with_a_plainer_one
     summary, folder, _ = whole
     assert [plan["variant"] for plan in summary["chosen"]] == ["captured+compiled", "captured", "eager"]
     assert [step for step in summary["steps"] if step.startswith("learn")] == [
-        "learn:captured+compiled:1024:400.0:",
-        "learn:captured:1024:200.0:20",
+        "learn:captured+compiled:1024:400.0::1",
+        "learn:captured:1024:200.0:20:2",
     ]
     assert [line["epoch"] for line in summary["learning"]["evaluations"]] == [1, 2, 3, 4, 5, 6]
     with tarfile.open(next((folder / "out").glob("run-*.tar.gz"))) as archive:
@@ -191,6 +191,15 @@ def test_learning_begins_though_what_was_measured_makes_no_sense(tmp_path: Path)
     assert "KeyError" in errors
     assert [plan["variant"] for plan in summary["chosen"]] == ["eager"]
     assert len(summary["learning"]["evaluations"]) == 6
+
+
+def test_learning_that_fails_each_time_is_tried_once_more_at_its_plainest(tmp_path: Path) -> None:
+    process = begin(tmp_path / "run", fails="learn")
+    printed, _ = process.communicate()
+    summary = assert_true_so_far(tmp_path / "run", printed)
+    tried = [step.split(":")[1] for step in summary["steps"] if step.startswith("learn")]
+    assert tried == ["captured+compiled", "captured", "eager", "eager"]
+    assert summary["state"] == "finished"
 
 
 def test_the_clock_leaves_steps_out_and_not_learning(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def learn(
     batch: str,
     rate: str,
     epochs: str,
+    attempt: str,
     tell: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Learn for as many epochs as fit until ``settings.learn_until``.
@@ -96,6 +97,7 @@ def learn(
         variant, batch: How a step is taken; images a step, empty for the recipe's.
         rate: Images/s that were measured; empty where none was, and then it is measured first.
         epochs: Epochs of an attempt before this one, which goes on from its checkpoint; empty for a new one.
+        attempt: Its number.
         tell: Given where the run is.
     """
     measured = float(rate) if rate else measure.speed(settings, variant, batch)["images_per_s"]
@@ -109,7 +111,13 @@ def learn(
     if not settings.tiny:
         schedule.append(f"schedule.warmup_epochs={fit / 20:g}")  # As 10 of 200.
     recipe = settings.recipe(*settings.real(), *sized, *schedule, *VARIANTS[variant], measure.on(device))
-    shape = {"variant": variant, "batch_size": recipe.optim.batch_size, "epochs": fit, "planned_images_per_s": measured}
+    shape = {
+        "attempt": int(attempt),
+        "variant": variant,
+        "batch_size": recipe.optim.batch_size,
+        "epochs": fit,
+        "planned_images_per_s": measured,
+    }
     tell(shape | {"commit": environment()["commit"]})
     try:
         run = pretrain(recipe, resume="auto", on_log=_Teller(tell, recipe))
