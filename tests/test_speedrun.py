@@ -1,9 +1,6 @@
-"""The GPU's script for learning: its metrics by hand, and all of it from end to end, small and on this machine."""
+"""The readings of the GPU's scripts: their metrics by hand."""
 
 import hashlib
-import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,9 +17,6 @@ from byolt.recipe.schema import Recipe
 from byolt.training.cuda_graph import Stepper
 from byolt.training.prepare import prepare
 from tests.conftest import tiny_recipe
-from tests.test_command_line import draw_folder
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def small(folder: Path) -> Recipe:
@@ -135,33 +129,3 @@ def test_the_parts_of_an_encoder_make_it_again(tmp_path: Path) -> None:
     again = load(whole)
     assert torch.equal(again["conv.weight"], weights["conv.weight"].half())
     assert torch.equal(again["norm.running_var"], weights["norm.running_var"])
-
-
-@pytest.mark.full
-def test_all_of_it_runs_and_a_failing_step_stops_none_after_it(tmp_path: Path) -> None:
-    draw_folder(tmp_path / "set" / "train", classes=2, images=32)
-    draw_folder(tmp_path / "set" / "test", classes=2, images=8)
-    sizes = ["--tiny", "--steps", 2, "--lightly-seconds", 1, "--workers", 0, "--part-mb", 0.02]
-    # No matrix has that side: its reading fails, and nothing that follows needs it.
-    sizes += ["--matrix", -1, "--minutes", 120]
-    command = [sys.executable, ROOT / "benchmarks/gpu/cifar10_speedrun.py", "--data", tmp_path / "set", *sizes]
-    out = tmp_path / "out"
-    done = subprocess.run([*map(str, command), "--out", str(out)], capture_output=True, text=True, check=False)
-    summary = (out / "summary.md").read_text()
-    assert done.returncode == 1, done.stderr
-    rows = [line.split(" | ") for line in summary.partition("\n\n")[0].splitlines()[2:]]
-    ended = {name.removeprefix("| "): code for name, code, *_ in rows}
-    assert ended.pop("peak") == "1"
-    assert ended.pop("lightly") in ("0", "5")
-    assert ended.pop("waits") == ("0" if torch.cuda.is_available() else "5")
-    assert ended == dict.fromkeys(["doctor", "speed", "profile", "pretrain", "parts", "evaluate"], "0")
-    assert "utilisation" not in summary
-    assert torch.cuda.is_available() or "Synchronize" not in summary
-    speed = json.loads((out / "speed.json").read_text())
-    assert speed["images_per_s"] > 0
-    knn = [
-        json.loads(line)["knn"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines() if "knn" in line
-    ]
-    assert len(knn) == 2
-    assert (out / "run" / "evaluation" / "encoder.json").exists()
-    assert "| 2 | " in summary

@@ -1,4 +1,4 @@
-"""What `cifar10_speedrun.py` measures besides byolt's own commands; each reading is a process that prints JSON.
+"""What `one_run.py` measures besides byolt's own commands; each reading is a process that prints JSON.
 
     python benchmarks/gpu/readings.py peak --size 8192
     python benchmarks/gpu/readings.py speed RECIPE [--set KEY=VALUE]...

@@ -173,7 +173,12 @@ def test_what_is_no_plain_mapping_of_plain_values_is_one_line(tmp_path: Path, te
         ("data: {name: [folder]}\n", "1: data.name: ['folder'] is not one of folder, shards, "),
         ("method: {name: [byol]}\n", "1: method.name: ['byol'] is not one of byol, "),
         ("views: {extra: [5]}\n", "1: views.extra.0: should be a mapping of keys, got 5"),
-        ("machine: {compile: 1}\n", "1: machine.compile: should be true or false, got 1"),
+        ("machine: {deterministic: 1}\n", "1: machine.deterministic: should be true or false, got 1"),
+        ("machine: {compile: 1}\n", "1: machine.compile: should be true, false or encoder, got 1"),
+        (
+            "machine: {compile: encoders}\n",
+            "1: machine.compile: 'encoders' is not one of false, true, encoder; did you mean 'encoder'?",
+        ),
     ],
 )
 def test_a_fault_is_told_in_a_readers_words(tmp_path: Path, text: str, what: str) -> None:

@@ -49,7 +49,7 @@ class LinearProbe:
 
     def predict(self, features: Float[Tensor, "N D"]) -> npt.NDArray[np.int64]:
         """Class of each row, (N,); rows with NaN or infinity are refused."""
-        return self.logits(features).argmax(1).numpy()
+        return self.logits(features).argmax(1).cpu().numpy()
 
 
 def linear_probe(
@@ -63,7 +63,7 @@ def linear_probe(
     """Fit the probe: l2 by a validation split of the training images, then again on all of them.
 
     Args:
-        features: Training features.
+        features: Training features; the probe is fitted, and lies, on their device.
         labels: Their classes, (N,), in [0, classes).
         classes: Number of classes.
         validation_share: Share of each class held out to choose l2, in (0, 1).
@@ -111,7 +111,7 @@ def _validation_accuracies(
     best, declines = L2_PATH[0], 0
     for l2 in L2_PATH:
         weight, bias = part.fit(l2)
-        predicted = F.linear(features, weight, bias).argmax(1).numpy()
+        predicted = F.linear(features, weight, bias).argmax(1).cpu().numpy()
         accuracies[l2] = float((predicted == labels).mean())
         if accuracies[l2] > accuracies[best]:
             best = l2
@@ -155,7 +155,7 @@ class _Standardised:
         filled = variances > EMPTY_DIRECTION * variances[-1]
         self.variances, self.axes = variances[filled], axes[:, filled]
         self.rows: Float[Tensor, "N R"] = rows @ self.axes
-        self.labels: Int64[Tensor, "N"] = torch.from_numpy(labels)
+        self.labels: Int64[Tensor, "N"] = torch.from_numpy(labels).to(features.device)
         self.classes = classes
         self.weight = rows.new_zeros(classes, len(self.variances))
         self.bias = rows.new_zeros(classes)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from byolt.recipe.faults import did_you_mean
+from byolt.recipe.faults import did_you_mean, option_in_yaml
 from byolt.recipe.method_settings import METHODS
 from byolt.recipe.schema import Recipe
 from byolt.recipe.section import MACHINE, Section, is_section, leaves
@@ -73,7 +73,7 @@ def _type_name(field: FieldInfo) -> str:
     annotation: Any = field.annotation
     inside: tuple[Any, ...] = get_args(annotation)
     if get_origin(annotation) is Literal:
-        return "one of " + ", ".join(str(option) for option in inside)
+        return "one of " + ", ".join(map(option_in_yaml, inside))
     if type(None) in inside:
         if get_origin(inside[0]) is Literal:
             return "one of " + ", ".join(str(option) for option in get_args(inside[0])) + ", or nothing"

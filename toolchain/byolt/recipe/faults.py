@@ -98,7 +98,12 @@ def _one_fault_each(faults: list[Fault], root: type[Section]) -> list[Fault]:
 def _options(annotation: Any) -> list[str]:
     """What a key that takes one of a few values takes; it may be left out where ``None`` is among its types."""
     inside = get_args(annotation)
-    return _options(inside[0]) if type(None) in inside else [str(option) for option in inside]
+    return _options(inside[0]) if type(None) in inside else [option_in_yaml(option) for option in inside]
+
+
+def option_in_yaml(option: object) -> str:
+    """One of the values that a key takes, as a recipe writes it."""
+    return str(option).lower() if isinstance(option, bool) else str(option)
 
 
 def _not_one_of(value: Any, options: Sequence[str]) -> str:

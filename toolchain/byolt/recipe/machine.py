@@ -1,11 +1,23 @@
 """The `machine` section of a recipe: keys that change no result."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from byolt.recipe.section import Count, FolderPath, Gigabytes, Section, machine
+from byolt_export.wording import shown
+
+
+def _no_number(value: Any) -> Any:
+    """In Python 1 equals true, and pydantic would take it for that.
+
+    Raises:
+        ValueError: It is a number.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"should be true, false or encoder, got {shown(value)}")
+    return value
 
 
 class Machine(Section):
@@ -27,8 +39,9 @@ class Machine(Section):
     """Decoded sets up to this size are copied to the GPU once (views.backend: batched)."""
     cuda_graph: bool = machine(True)
     """On one GPU: capture the step as a CUDA graph, so that the host launches it as a whole."""
-    compile: bool = machine(False)
-    """torch.compile encoder, heads and loss; the first steps are slow."""
+    compile: Annotated[Literal[False, True, "encoder"], BeforeValidator(_no_number)] = machine(False)
+    """torch.compile for steps: true takes encoder, heads and loss as one graph, `encoder` the encoder alone, for both
+    views and the target, and on a GPU the views. The first steps are slow; evaluation and files are as without it."""
     recompute: bool = machine(False)
     """Keep no activations inside the encoder's blocks and compute them again in the backward pass: less memory, about
     a third more time."""

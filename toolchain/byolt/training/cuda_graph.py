@@ -11,7 +11,8 @@ from byolt.data.sampler import Batch
 from byolt.distributed.collectives import world_size
 from byolt.methods.base import Outcome
 from byolt.recipe.schema import Recipe
-from byolt.training.loader import make_views
+from byolt.training.compiled import view_maker
+from byolt.training.loader import ViewMaker, make_views
 from byolt.training.step import Learner
 
 WARMUP_STEPS = 3
@@ -31,6 +32,7 @@ class Stepper:
         self.learner, self.recipe, self.captured = learner, recipe, captured
         self._seen: dict[int, int] = {}
         self._captures: dict[int, CapturedStep] = {}
+        self._maker = view_maker(recipe, learner.device)
         on_gpu = captured and learner.device.type == "cuda"
         self._side: torch.cuda.Stream | None = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
 
@@ -38,21 +40,28 @@ class Stepper:
         """Take step number ``step``, counted from 0; a captured step's outcome holds until the next one."""
         self.learner.prepare(step)
         if not self.captured:
-            return self.learner.advance(*make_views(batch, self.recipe))
+            return self.learner.advance(*self._views(batch))
         size_px = self.recipe.view_size_px_of(batch.epoch)
         if size_px not in self._captures:
             self._seen[size_px] = self._seen.get(size_px, 0) + 1
             if self._seen[size_px] <= WARMUP_STEPS:
                 return self._warm_up(batch)
-            self._captures[size_px] = CapturedStep(self.learner, self.recipe, batch, self._side)
+            self._captures[size_px] = CapturedStep(self.learner, self.recipe, batch, self._side, self._maker)
         return self._captures[size_px].take(batch)
+
+    def _views(self, batch: Batch) -> tuple[Tensor, ...]:
+        if self._maker is None:
+            return make_views(batch, self.recipe)
+        # As a tensor: compiled code that held the number would be another one in each epoch.
+        epoch = torch.full((), batch.epoch, dtype=torch.int64, device=self.learner.device)
+        return make_views(batch, self.recipe, epoch, self._maker)
 
     def _warm_up(self, batch: Batch) -> Outcome:
         """An ordinary step, on the stream that the capture will use: gradients belong to the stream they came by."""
         if self._side is not None:
             self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):  # Of None it does nothing.
-            outcome = self.learner.advance(*make_views(batch, self.recipe))
+            outcome = self.learner.advance(*self._views(batch))
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
         return outcome
@@ -61,9 +70,16 @@ class Stepper:
 class CapturedStep:
     """One recorded step over tensors of its own; on a CPU the same work is done anew each time."""
 
-    def __init__(self, learner: Learner, recipe: Recipe, batch: Batch, side: "torch.cuda.Stream | None") -> None:
-        """Record the step for batches like this one; nothing is learned from it yet."""
-        self.learner, self.recipe = learner, recipe
+    def __init__(
+        self,
+        learner: Learner,
+        recipe: Recipe,
+        batch: Batch,
+        side: "torch.cuda.Stream | None",
+        maker: ViewMaker | None = None,
+    ) -> None:
+        """Record the step for batches like this one, its views by ``maker``; nothing is learned from it yet."""
+        self.learner, self.recipe, self.maker = learner, recipe, maker
         self.batch = batch.mapped(torch.clone)
         self.epoch = torch.zeros((), dtype=torch.int64, device=learner.device)
         self.graph = torch.cuda.CUDAGraph() if learner.device.type == "cuda" else None
@@ -87,4 +103,4 @@ class CapturedStep:
         return self.outcome
 
     def _run(self) -> Outcome:
-        return self.learner.advance(*make_views(self.batch, self.recipe, self.epoch))
+        return self.learner.advance(*make_views(self.batch, self.recipe, self.epoch, self.maker))

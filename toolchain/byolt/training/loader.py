@@ -4,7 +4,7 @@ A view's parameters are a hash of (seed, epoch, key of the image, view): any num
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,7 +127,13 @@ def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Ba
         yield waiting
 
 
-def make_views(batch: Batch, recipe: "Recipe", epoch: Tensor | None = None) -> tuple[Tensor, ...]:
+ViewMaker = Callable[..., tuple[Tensor, Tensor]]
+"""``views.batched_views``, or the same compiled."""
+
+
+def make_views(
+    batch: Batch, recipe: "Recipe", epoch: Tensor | None = None, maker: ViewMaker | None = None
+) -> tuple[Tensor, ...]:
     """View 1 and view 2 of a batch, and its labels where it has some.
 
     Views are (B, 3, s, s), float32, normalised, channels-last, on the batch's device.
@@ -135,7 +141,8 @@ def make_views(batch: Batch, recipe: "Recipe", epoch: Tensor | None = None) -> t
     Args:
         batch: On the device.
         recipe: What the views are drawn from.
-        epoch: The batch's own as a tensor (), for a captured step.
+        epoch: The batch's own as a tensor (), for a captured or compiled step.
+        maker: What makes both views of a batch in place of ``views.batched_views``.
     """
     from byolt.views import batched_views, in_unit_range, normalise
 
@@ -144,7 +151,7 @@ def make_views(batch: Batch, recipe: "Recipe", epoch: Tensor | None = None) -> t
     assert isinstance(batch.view_keys, Tensor)
     with record_function("views"):
         if batch.second_views is None:
-            views = batched_views(
+            views = (maker or batched_views)(
                 in_unit_range(batch.images, data.white),
                 batch.view_keys,
                 epoch=batch.epoch if epoch is None else epoch,

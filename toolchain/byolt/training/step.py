@@ -18,6 +18,7 @@ from byolt.methods.build import build_method
 from byolt.networks.convolutions import speed_up_convolutions
 from byolt.networks.recompute import recompute_blocks
 from byolt.recipe.method_settings import MethodSettings
+from byolt.training.compiled import compiled_encoders
 from byolt.training.optimizers import build_optimizer
 from byolt.training.schedules import learning_rate, tau
 from byolt_export.errors import InputError
@@ -69,7 +70,8 @@ class Learner:
         self.method = method.to(device, memory_format=layout)  # type: ignore[call-overload]
         speed_up_convolutions(self.method.encoder, device)
         self.recomputed_blocks = recompute_blocks(self.method.encoder) if recipe.machine.recompute else 0
-        self.forward, self._no_sync = _forward_of(self.method, compiled=recipe.machine.compile)
+        self.forward, self._no_sync = _forward_of(self.method, compiled=recipe.machine.compile is True)
+        self._compiled_encoders = compiled_encoders(self.method) if recipe.machine.compile == "encoder" else nullcontext
         self.optimizer = build_optimizer(
             self.method,
             recipe.optim,
@@ -136,8 +138,9 @@ class Learner:
         """Forward and backward a term at a time, so that one term's activations are gone before the next one's come."""
         terms = iter(self.forward(*part))
         made: list[Outcome] = []
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
         while True:
-            with record_function("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with record_function("forward"), autocast, self._compiled_encoders():
                 term = next(terms, None)
             if term is None:
                 return sum_of_terms(made)
