@@ -48,7 +48,7 @@ def test_a_steps_operations_are_those_of_its_layers_counted_by_hand(tmp_path: Pa
 def test_an_image_of_cifar_10_takes_nine_gigaflop(tmp_path: Path) -> None:
     """ResNet-18 at 32 px by hand: 8.96 GFLOP; with byolt's own gradients of small convolutions it was 8.80."""
     images = f"data={{name: synthetic, image_size_px: 32, synthetic_images: 1024, cache_dir: {tmp_path}}}"
-    recipe = load_recipe(ROOT / "recipes/cifar10-gpu.yaml", ["machine.device=cpu", images])
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes/cifar10-gpu.yaml", ["machine.device=cpu", images])
     # Multiplications: the stem, and four stages of two blocks, each half the side and twice the width of the last one.
     stem, block, shortcut = 32**2 * 64 * 27, 32**2 * 2 * 64**2 * 9, 16**2 * 64 * 128
     encoder = stem + 2 * block + 3 * (block // 4 * 3 + block + shortcut)
