@@ -111,8 +111,7 @@ def test_the_layer_that_reads_the_pixels_may_stay_fp32(path: Path, calibrated: C
     assert [kernels[node.input[1]].tolist() for node in single] == [first.kernel.tolist()]
     reference = outputs(path.read_bytes())
     errors = [relative_l2(reference, outputs(model.SerializeToString())).mean() for model in (alone, without)]
-    whole = place_cpu(calibrated.model, calibrated, every(calibrated)).SerializeToString()
-    assert max(errors) < relative_l2(reference, outputs(whole)).mean()
+    assert 0 < max(errors) < 0.05
 
 
 def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def precision_for(machine: "Machine") -> Precision:
 def has_bf16_units(device: torch.device) -> bool:
     """Whether the device multiplies in bf16 itself."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
