@@ -124,13 +124,7 @@ def warm(settings: Settings, variant: str, batch: str) -> dict[str, Any]:
 
 def no_waits(settings: Settings, variant: str) -> dict[str, Any]:
     """Steps in which torch refuses whatever would make the host wait for the GPU."""
-    if not torch.cuda.is_available():
-        raise NeedsGpu
-    device = torch.device("cuda")
-    with stepping(prepare(recipe_of(settings, variant, "", device)), device) as steps:
-        for _ in range(WARM_STEPS):
-            next(steps)
-        torch.cuda.synchronize()
+    with settled(settings, variant) as steps:
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(FREE_STEPS):
@@ -142,16 +136,9 @@ def no_waits(settings: Settings, variant: str) -> dict[str, Any]:
 
 def kernels(settings: Settings, variant: str) -> dict[str, Any]:
     """Milliseconds of one step's kernels by kind, and the ten that take longest."""
-    if not torch.cuda.is_available():
-        raise NeedsGpu
-    device = torch.device("cuda")
-    with stepping(prepare(recipe_of(settings, variant, "", device)), device) as steps:
-        for _ in range(WARM_STEPS):
-            next(steps)
+    with settled(settings, variant) as steps, profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        next(steps)
         torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            next(steps)
-            torch.cuda.synchronize()
     events = [event for event in profiler.events() if event.device_type.name == "CUDA"]
     events.sort(key=lambda event: event.time_range.start)
     return by_kind((event.name, event.time_range.elapsed_us() / 1e3) for event in events)
@@ -225,3 +212,20 @@ def stepping(parts: Parts, device: torch.device) -> Iterator[Iterator[Tensor]]:
 
     with contextlib.closing(batch_stream(parts.sampler, parts.store, parts.recipe, device)) as stream:
         yield losses(stream)
+
+
+@contextlib.contextmanager
+def settled(settings: Settings, variant: str) -> Iterator[Iterator[Tensor]]:
+    """The same of a variant on the GPU, after the steps that search for kernels and record.
+
+    Raises:
+        NeedsGpu: There is none.
+    """
+    if not torch.cuda.is_available():
+        raise NeedsGpu
+    device = torch.device("cuda")
+    with stepping(prepare(recipe_of(settings, variant, "", device)), device) as steps:
+        for _ in range(WARM_STEPS):
+            next(steps)
+        torch.cuda.synchronize()
+        yield steps
