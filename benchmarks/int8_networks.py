@@ -10,91 +10,38 @@ environment with onnxruntime, sympy and nncf, which quantise the same fp32 file 
 training images, ONNX Runtime the first 512 of them, NNCF the 300 of its own default (int8_peers.py). All files are
 timed in turn at batch 1, 8 and 32, in ONNX Runtime and in OpenVINO where it is installed, against fp32 in ONNX
 Runtime. Rows of the same network in FILE.csv are replaced.
+
+In place of a network's name a run's folder may stand: its encoder, and the images that ``byolt export`` would take.
 """
 
 import argparse
 import csv
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import timm
 import torch
-from PIL import Image
-from timm.utils.model import reparameterize_model
-from torch import Tensor, nn
-from torch.nn import functional as F
+from int8_subjects import Subject, of_run, of_timm
 
-from byolt_export import BundleOptions, ProofImages, build_bundle
-from byolt_export.arrays import Function, Images, Labels, Outputs
+from byolt_export import ProofImages, build_bundle
+from byolt_export.arrays import Function, Images, Outputs
 from byolt_export.bundle.folder import FILES, read_manifest
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.onnx.reference import torch_outputs
 from byolt_export.proof.agreement import wilson_interval_95
 from byolt_export.proof.measures import QUERIES, measure
-from byolt_export.proof.task import knn_predict
 from byolt_export.runtime.onnx_runner import CPU, OnnxRunner
 from byolt_export.runtime.openvino_runner import OpenVinoRunner
 from byolt_export.runtime.processor import cpu_name
-from byolt_export.runtime.resize import to_square
 from byolt_export.runtime.timing import filled, relative_speeds, time_in_turn
 
-SIZE_PX, BATCH, GOLDEN, CALIBRATION, TUNING, ASKED = 64, 64, 128, 2048, 4096, 1000
 BATCHES, RUNTIMES = (1, 8, 32), ("onnxruntime", "openvino")
-OPTIONS = BundleOptions(opt_batch=8, max_batch=32)
-# Branches behind a layer scale of 1e-5 or so would be drowned by what goes past them, and no error in them be seen.
-ARGUMENTS: dict[str, dict[str, object]] = {
-    "vit_tiny_patch16_224": {"img_size": SIZE_PX, "patch_size": 8},
-    "levit_128s": {"img_size": SIZE_PX},
-    "convnext_atto": {"ls_init_value": 1.0},
-    "edgenext_xx_small": {"ls_init_value": 1.0},
-    "efficientformerv2_s0": {"layer_scale_init_value": 1.0},
-    "fastvit_t8": {"layer_scale_init_value": 1.0},
-}
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Images (N, H, W, 3) of a folder's train and test part, with the numbers of their classes.
-
-    Those that INT8 is calibrated and tuned on are of the train part too, but not learned from: a network that learned
-    with labels draws the images that it learned from together by their classes, and says nothing of how near new ones
-    come.
-    """
-
-    train: Images
-    train_labels: Labels
-    test: Images
-    test_labels: Labels
-    calibration: Images
-    tuning: Images
-
-    @classmethod
-    def of(cls, folder: Path, per_class: int, per_test_class: int) -> "Pictures":
-        """So many of each class, in the order of their names."""
-        classes = sorted(each.name for each in (folder / "train").iterdir() if each.is_dir())
-        unseen = -(-(CALIBRATION + TUNING) // len(classes))
-        train, shown, test = [], [], []
-        for name in classes:
-            found = _read(folder / "train" / name, per_class + unseen)
-            train.append(found[:per_class])
-            shown.append(found[per_class:])
-            test.append(_read(folder / "test" / name, per_test_class))
-        labels = [np.repeat(np.arange(len(classes)), [len(each) for each in of]) for of in (train, test)]
-        joined = [np.concatenate(each) for each in (train, test, shown)]
-        order = np.random.default_rng(2).permutation(len(joined[2]))
-        parts = (joined[2][order[:CALIBRATION]], joined[2][order[CALIBRATION:][:TUNING]])
-        return cls(joined[0], labels[0], joined[1], labels[1], *parts)
-
-
-def _read(folder: Path, most: int) -> Images:
-    frames = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())[:most]]
-    return np.stack([to_square(frame, SIZE_PX, "crop") for frame in frames])
+say = partial(print, flush=True)
 
 
 @dataclass(frozen=True)
@@ -117,96 +64,11 @@ class Row:
     openvino_1: float | None
     openvino_8: float | None
     openvino_32: float | None
-    knn_untrained: float
-    knn: float
-    trained_s: float
+    knn_untrained: float | None
+    knn: float | None
+    trained_s: float | None
     threads: int
     cpu: str
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def network(name: str) -> nn.Module:
-    """The encoder by timm's name, with random weights."""
-    torch.manual_seed(0)
-    model: nn.Module = timm.create_model(name, num_classes=0, **ARGUMENTS.get(name, {}))
-    return model
-
-
-def train(model: nn.Module, pictures: Pictures, minutes: float) -> float:
-    """Train with labels for so long: AdamW, mirrored and shifted images; the seconds that it took."""
-    pixels = OPTIONS.input_of(SIZE_PX)
-    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (pixels.mean, pixels.std))
-
-    def ready(images: Tensor) -> Tensor:
-        return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-    images, labels = torch.from_numpy(pictures.train), torch.from_numpy(pictures.train_labels)
-    with torch.no_grad():
-        dim = model.eval()(ready(images[:2])).shape[1]
-    head = nn.Linear(dim, int(labels.max()) + 1)
-    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=2e-3, weight_decay=0.02)
-    model.train()
-    started = time.perf_counter()
-    step = 0
-    while (passed := (time.perf_counter() - started) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, step / 30) * (1 - passed) + 1e-5
-        drawn = torch.randint(len(images), (BATCH,))
-        batch = ready(images[drawn])
-        batch = batch.flip(3) if torch.rand(()) < 0.5 else batch
-        batch = torch.roll(batch, [int(shift) for shift in torch.randint(-6, 7, (2,))], (2, 3))
-        loss = F.cross_entropy(head(model(batch)), labels[drawn], label_smoothing=0.05)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step += 1
-    model.eval()
-    return time.perf_counter() - started
-
-
-def trained(model: nn.Module, pictures: Pictures, minutes: float, kept: Path | None) -> float:
-    """Train, or take the weights that were kept; the seconds that it took."""
-    if kept is not None and kept.exists():
-        state = torch.load(kept, weights_only=True)
-        model.load_state_dict(state["weights"])
-        model.eval()
-        return float(state["trained_s"])
-    seconds = train(model, pictures, minutes)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"weights": model.state_dict(), "trained_s": seconds}, kept)
-    return seconds
-
-
-def knn_accuracy(model: nn.Module, pictures: Pictures) -> float:
-    """Of test images among four times as many training images."""
-    pixels = OPTIONS.input_of(SIZE_PX)
-    rng = np.random.default_rng(1)
-    some = rng.permutation(len(pictures.train))[: 4 * ASKED]
-    asked = rng.permutation(len(pictures.test))[:ASKED]
-    gallery, queries = (
-        torch_outputs(model.eval(), images, pixels=pixels, normalize=False)
-        for images in (pictures.train[some], pictures.test[asked])
-    )
-    found = knn_predict(gallery, pictures.train_labels[some], queries)
-    return float((found == pictures.test_labels[asked]).mean())
-
-
-def proof_images(pictures: Pictures) -> ProofImages:
-    """Golden images and gallery of the test part, calibration and tuning of the train part."""
-    order = np.random.default_rng(0).permutation(len(pictures.test))
-    golden, gallery = pictures.test[order[:GOLDEN]], pictures.test[order[GOLDEN:]]
-    return ProofImages(
-        golden,
-        "dataset",
-        gallery=gallery,
-        calibration=pictures.calibration,
-        calibration_source="train",
-        tuning=pictures.tuning,
-    )
 
 
 @dataclass(frozen=True)
@@ -230,18 +92,18 @@ class Delivered:
                 return
 
 
-def deliver(model: nn.Module, images: ProofImages, folder: Path, tuned_minutes: float) -> Iterator[Delivered]:
+def deliver(subject: Subject, folder: Path, tuned_minutes: float) -> Iterator[Delivered]:
     """byolt's files: fp32, fp16, INT8 as it is and after it has learned."""
     for kind, options in (("untuned", {}), ("tuned", {"int8": "tuned", "minutes": tuned_minutes})):
         if kind == "tuned" and not tuned_minutes:
             return
         precisions = ("fp32", "fp16", "int8") if kind == "untuned" else ("int8",)
-        how = BundleOptions(**{**asdict(OPTIONS), **options})
-        given = {"images": images, "size_px": SIZE_PX, "precisions": precisions, "options": how, "on_log": _say}
+        given = {"images": subject.images, "size_px": subject.size_px, "precisions": precisions, "on_log": say}
         try:
-            report = build_bundle(model, folder / kind, **given)
+            how = replace(subject.options, **options)
+            report = build_bundle(subject.model, folder / kind, options=how, **given)
         except InputError as error:
-            _say(f"{kind}: {error}")
+            say(f"{kind}: {error}")
             return
         verdicts = {file.name: file.parity.verdict for file in report.files}
         for entry in (entry for entry in read_manifest(report.path).files if entry.is_made):
@@ -263,7 +125,7 @@ def peers(python: Path | None, folder: Path, fp32: Path, images: ProofImages) ->
         if done.returncode == 0:
             yield Delivered(path, "int8", by)
         else:
-            _say(f"{by} fails: exit code {done.returncode}")
+            say(f"{by} fails: exit code {done.returncode}")
 
 
 def speeds(delivered: list[Delivered], images: Images) -> dict[tuple[Path, str, int], float]:
@@ -273,7 +135,7 @@ def speeds(delivered: list[Delivered], images: Images) -> dict[tuple[Path, str, 
     for batch in BATCHES:
         taken, failed = time_in_turn(runs, filled(images, batch), seconds=1.0)
         for name, why in failed.items():
-            _say(f"batch {batch}, {delivered[int(name.split()[0])].path.name} in {name.split()[1]}: {why}")
+            say(f"batch {batch}, {delivered[int(name.split()[0])].path.name} in {name.split()[1]}: {why}")
         for name, times in taken.items():
             number, runtime = name.split()
             ratio = median(relative_speeds(times, taken["0 onnxruntime"]))
@@ -288,27 +150,22 @@ def outputs_of(run: Function, images: Images) -> Outputs:
 
 def rows_of(name: str, given: argparse.Namespace) -> list[Row]:
     """Train, deliver, measure."""
-    pictures = Pictures.of(given.images, given.per_class, given.per_test_class)
-    model = network(name)
-    before = knn_accuracy(model, pictures)
-    trained_s = trained(model, pictures, given.minutes, given.trained and given.trained / f"{name}.pt")
-    model = reparameterize_model(model).eval()
-    after = knn_accuracy(model, pictures)
-    _say(f"{name}: kNN {before:.1%} untrained, {after:.1%} after {trained_s:.0f} s")
+    subject = of_run(Path(name)) if Path(name).is_dir() else of_timm(name, given)
     about = {
-        "network": name,
-        "knn_untrained": round(before, 4),
-        "knn": round(after, 4),
-        "trained_s": round(trained_s),
+        "network": subject.name,
+        "knn_untrained": subject.knn_untrained,
+        "knn": subject.knn,
+        "trained_s": subject.trained_s,
         "threads": torch.get_num_threads(),
         "cpu": cpu_name(),
     }
-    images = proof_images(pictures)
+    images = subject.images
     shown = np.concatenate([images.golden, images.gallery])
-    reference = torch_outputs(model, shown, pixels=OPTIONS.input_of(SIZE_PX), normalize=False)
+    pixels = subject.options.input_of(subject.size_px)
+    reference = torch_outputs(subject.model, shown, pixels=pixels, normalize=False)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        delivered = list(deliver(model, images, folder, given.tuned))
+        delivered = list(deliver(subject, folder, given.tuned))
         delivered += peers(given.peers, folder, folder / "untuned" / FILES["fp32"], images)
         times = speeds(delivered, images.golden)
         return [Row(**about, **_measured(each, shown, reference, times)) for each in delivered]
@@ -335,8 +192,9 @@ def _measured(
     }
 
 
-def write(path: Path, name: str, rows: list[Row]) -> None:
+def write(path: Path, rows: list[Row]) -> None:
     """Put the network's rows into the file, in place of earlier ones of it."""
+    name = rows[0].network
     kept = [row for row in csv.DictReader(path.open()) if row["network"] != name] if path.exists() else []
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
@@ -347,8 +205,8 @@ def write(path: Path, name: str, rows: list[Row]) -> None:
 def main() -> None:
     """Measure one network after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="+")
-    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("networks", nargs="+", help="names of timm, or folders of runs")
+    parser.add_argument("--images", type=Path, help="of a network that is trained here")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--tuned", type=float, default=0, help="minutes that INT8 learns; 0: not")
     parser.add_argument("--trained", type=Path, help="folder that weights are kept in, and taken from")
@@ -360,7 +218,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     for name in given.networks:
-        write(given.results, name, rows_of(name, given))
+        write(given.results, rows_of(name, given))
 
 
 if __name__ == "__main__":
