@@ -1,15 +1,11 @@
 """The device that a recipe runs on, the precision that it computes in there, and its memory."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
 from byolt_export.errors import InputError
-
-if TYPE_CHECKING:
-    from byolt.recipe.machine import Machine
-
 
 Precision = Literal["fp32", "bf16"]
 """Arithmetic of forward and backward; weights, statistics, losses and the target's update are fp32 in both."""
@@ -37,13 +33,13 @@ def computes_in_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
-def precision_for(machine: "Machine") -> Precision:
-    """What a recipe's learning computes in on this machine.
+def precision_for(precision: str, device: str) -> Precision:
+    """What a recipe's learning computes in here, by its ``machine.precision`` and ``machine.device``.
 
     Raises:
         InputError: A GPU is asked for and there is none.
     """
-    return "bf16" if computes_in_bf16(machine.precision, pick_device(machine.device)) else "fp32"
+    return "bf16" if computes_in_bf16(precision, pick_device(device)) else "fp32"
 
 
 def has_bf16_units(device: torch.device) -> bool:

@@ -53,7 +53,8 @@ def key_of(job: Job, fingerprint: str, protocol: int = PROTOCOL) -> Key:
         measured |= {"finetune": recipe.finetune.model_dump(mode="json"), "share": recipe.study.labelled_share}
     if protocol > 1:  # The hashes of rows that were there stay.
         measured["protocol"] = protocol
-    if (precision := precision_for(recipe.machine)) != "fp32":  # So that no fp32 row is taken, or paired, for it.
+    precision = precision_for(recipe.machine.precision, recipe.machine.device)
+    if precision != "fp32":  # So that no fp32 row is taken, or paired, for it.
         measured["precision"] = precision
     digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
     return Key(run_hash(job.recipe, fingerprint), digest, __version__)

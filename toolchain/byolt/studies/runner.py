@@ -176,7 +176,7 @@ def learn_and_measure(job: Job) -> dict[str, Any]:
         "seed": recipe.seed,
         "state": state,
         "epochs": recipe.schedule.epochs,
-        "precision": precision_for(recipe.machine),
+        "precision": precision_for(recipe.machine.precision, recipe.machine.device),
         "learn_s": round(learn_s),
         "torch": made["packages"].get("torch", ""),
         "processor": made["processor"],
@@ -192,7 +192,7 @@ def refuse_other_precision(run: Run, recipe: Recipe) -> None:
     Raises:
         InputError: It was.
     """
-    own, wanted = precision_of(run), precision_for(recipe.machine)
+    own, wanted = precision_of(run), precision_for(recipe.machine.precision, recipe.machine.device)
     if own not in (None, wanted):
         raise InputError(
             f"{run.path} was learned in {own}, and the study learns in {wanted}: keep its runs apart with "

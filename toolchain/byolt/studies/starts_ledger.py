@@ -63,7 +63,8 @@ class Cell(NamedTuple):
     @property
     def precision(self) -> Precision:
         """What the encoder was learned in; fp32 where nothing is learned, as everything is measured."""
-        return precision_for(self.start.recipe.machine) if self.start.learns else "fp32"
+        machine = self.start.recipe.machine
+        return precision_for(machine.precision, machine.device) if self.start.learns else "fp32"
 
     @property
     def key(self) -> Key:
