@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# A borrowed GPU has the packages of its image: the GPU's tests are collected there, and these are not.
+# A machine with a GPU may have its image's packages alone: its own tests are collected there, and these are not.
 collect_ignore = (
     []
     if find_spec("albumentations")
