@@ -7,7 +7,7 @@ Checked = TypeVar("Checked", bound=Callable[..., Any])
 
 try:
     from beartype import BeartypeConf, beartype
-except ModuleNotFoundError:  # A machine with a GPU may have its image's packages alone: the tests run there, and nothing is checked.
+except ModuleNotFoundError:  # A machine with a GPU may have its image's packages alone.
 
     def check_types(checked: Checked) -> Checked:
         """Nothing."""
