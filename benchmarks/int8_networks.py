@@ -35,6 +35,7 @@ from byolt_export.errors import InputError, MissingPart
 from byolt_export.onnx.reference import torch_outputs
 from byolt_export.proof.agreement import wilson_interval_95
 from byolt_export.proof.measures import QUERIES, measure
+from byolt_export.proof.parity import run_filled
 from byolt_export.runtime.onnx_runner import CPU, OnnxRunner
 from byolt_export.runtime.openvino_runner import OpenVinoRunner
 from byolt_export.runtime.processor import cpu_name
@@ -143,11 +144,6 @@ def speeds(delivered: list[Delivered], images: Images) -> dict[tuple[Path, str, 
     return found
 
 
-def outputs_of(run: Function, images: Images) -> Outputs:
-    """Of all images."""
-    return np.concatenate([run(images[k : k + 32]) for k in range(0, len(images), 32)])
-
-
 def rows_of(name: str, given: argparse.Namespace) -> list[Row]:
     """Train, deliver, measure."""
     subject = of_run(Path(name)) if Path(name).is_dir() else of_timm(name, given)
@@ -176,7 +172,7 @@ def _measured(
 ) -> dict[str, object]:
     """A file's own columns."""
     run = OnnxRunner(file.path, CPU, torch.get_num_threads(), file.placement)
-    found = measure(reference, outputs_of(run, images), logits=False)
+    found = measure(reference, run_filled(run, images, BATCHES[-1])[: len(images)], logits=False)
     low, high = wilson_interval_95(found.overlap_at_1, min(QUERIES, len(images)))
     return {
         "file": file.file,

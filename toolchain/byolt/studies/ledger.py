@@ -113,10 +113,6 @@ class Ledger:
     def _older(self) -> tuple[str, ...]:
         return tuple(name for name in self.columns if name != PRECISION)
 
-    def _columns_of_file(self) -> tuple[str, ...]:
-        with open(self.path, newline="", encoding="utf-8") as file:
-            return tuple(next(csv.reader(file)))
-
     def _cut_off(self, line: int) -> InputError:
         return InputError(f"{self.path}:{line}: half a row; remove that line, and its run is learned again")
 
@@ -130,9 +126,11 @@ class Ledger:
         assert set(row) <= set(self.columns), set(row) - set(self.columns)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            with open(self.path, "a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 lock(file)  # Until it is closed.
-                columns = self.columns if file.tell() == 0 else self._columns_of_file()
+                file.seek(0)
+                header = file.readline()  # What is written goes to the end, wherever was read.
+                columns = tuple(next(csv.reader([header]))) if header else self.columns
                 if columns == self._older and row[PRECISION] != "fp32":
                     raise InputError(
                         f"{self.path} is of an older byolt and holds rows of fp32 alone; name another --results folder "
@@ -140,7 +138,7 @@ class Ledger:
                     )
                 kept = {name: value for name, value in row.items() if name in columns}
                 writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-                if file.tell() == 0:
+                if not header:
                     writer.writeheader()
                 writer.writerow(kept)
         except OSError as error:
