@@ -51,7 +51,7 @@ test: install
 
 test-full: install $(RTX14)/.installed $(LIGHT)/.installed
 	BYOLT_RTX14_PYTHON=$(abspath $(RTX14)/bin/python) BYOLT_PYTHON310=$(wildcard $(abspath $(LIGHT)/bin/python)) \
-	  $(RUN) pytest -m full
+	  OMP_NUM_THREADS=1 $(RUN) pytest -m full --numprocesses auto --dist loadfile
 	$(RUN) tests.mutations
 
 # By hand: what takes too long for CI, with the sample of it that CI runs. Every outcome is printed.

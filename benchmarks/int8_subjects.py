@@ -28,13 +28,15 @@ GALLERY = 3000 - GOLDEN
 OPTIONS = BundleOptions(opt_batch=8, max_batch=32)
 # Branches behind a layer scale of 1e-5 or so would be drowned by what goes past them, and no error in them be seen.
 ARGUMENTS: dict[str, dict[str, object]] = {
-    "vit_tiny_patch16_224": {"img_size": SIZE_PX, "patch_size": 8},
+    "vit_tiny_patch16_224": {"img_size": SIZE_PX},
     "levit_128s": {"img_size": SIZE_PX},
     "convnext_atto": {"ls_init_value": 1.0},
     "edgenext_xx_small": {"ls_init_value": 1.0},
     "efficientformerv2_s0": {"layer_scale_init_value": 1.0},
     "fastvit_t8": {"layer_scale_init_value": 1.0},
 }
+
+LEARNING_RATE, LEARNING_RATES = 2e-3, {"vit_tiny_patch16_224": 5e-4}
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def network(name: str) -> nn.Module:
     return model
 
 
-def train(model: nn.Module, pictures: Pictures, minutes: float) -> float:
+def train(model: nn.Module, pictures: Pictures, minutes: float, learning_rate: float) -> float:
     """Train with labels for so long: AdamW, mirrored and shifted images; the seconds that it took."""
     pixels = OPTIONS.input_of(SIZE_PX)
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (pixels.mean, pixels.std))
@@ -95,13 +97,13 @@ def train(model: nn.Module, pictures: Pictures, minutes: float) -> float:
     with torch.no_grad():
         dim = model.eval()(ready(images[:2])).shape[1]
     head = nn.Linear(dim, int(labels.max()) + 1)
-    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=2e-3, weight_decay=0.02)
+    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=learning_rate, weight_decay=0.02)
     model.train()
     started = time.perf_counter()
     step = 0
     while (passed := (time.perf_counter() - started) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, step / 30) * (1 - passed) + 1e-5
+            group["lr"] = learning_rate * min(1, step / 30) * (1 - passed) + 1e-5
         drawn = torch.randint(len(images), (BATCH,))
         batch = ready(images[drawn])
         batch = batch.flip(3) if torch.rand(()) < 0.5 else batch
@@ -109,20 +111,21 @@ def train(model: nn.Module, pictures: Pictures, minutes: float) -> float:
         loss = F.cross_entropy(head(model(batch)), labels[drawn], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
     model.eval()
     return time.perf_counter() - started
 
 
-def trained(model: nn.Module, pictures: Pictures, minutes: float, kept: Path | None) -> float:
+def trained(model: nn.Module, pictures: Pictures, minutes: float, learning_rate: float, kept: Path | None) -> float:
     """Train, or take the weights that were kept; the seconds that it took."""
     if kept is not None and kept.exists():
         state = torch.load(kept, weights_only=True)
         model.load_state_dict(state["weights"])
         model.eval()
         return float(state["trained_s"])
-    seconds = train(model, pictures, minutes)
+    seconds = train(model, pictures, minutes, learning_rate)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"weights": model.state_dict(), "trained_s": seconds}, kept)
@@ -176,7 +179,8 @@ def of_timm(name: str, given: argparse.Namespace) -> Subject:
     pictures = Pictures.of(given.images, given.per_class, given.per_test_class)
     model = network(name)
     before = knn_accuracy(model, pictures)
-    trained_s = trained(model, pictures, given.minutes, given.trained and given.trained / f"{name}.pt")
+    kept, learning_rate = given.trained and given.trained / f"{name}.pt", LEARNING_RATES.get(name, LEARNING_RATE)
+    trained_s = trained(model, pictures, given.minutes, learning_rate, kept)
     model = reparameterize_model(model).eval()
     after = knn_accuracy(model, pictures)
     print(f"{name}: kNN {before:.1%} untrained, {after:.1%} after {trained_s:.0f} s", flush=True)

@@ -72,7 +72,7 @@ def test_its_commands_are_whole() -> None:
 def test_it_learns_each_start_once_and_typed_again_it_learns_nothing(tmp_path: Path) -> None:
     """With a small recipe in the place of the shipped one, and packages that are there already."""
     (tmp_path / "recipes").mkdir()
-    images = draw_folder(tmp_path / "images", classes=2, images=320)
+    images = draw_folder(tmp_path / "images", classes=2, images=960)  # Enough to decide on how much INT8 passes.
     recipe = write_recipe(tmp_path, images, TINY)
     torch.save(untrained_encoder(load_recipe(recipe)).state_dict(), tmp_path / "weights.pth")
     text = recipe.read_text().replace("  stem: small\n", "  stem: small\n  init: file\n  init_file: weights.pth\n")

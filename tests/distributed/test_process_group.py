@@ -97,7 +97,7 @@ SIXTEEN_STEPS: dict[str, Any] = {
     "schedule": {"epochs": 4, "warmup_epochs": 0},
     "evaluation": {"every_epochs": 4, "probe_images": 64},
     "machine": {"device": "cpu", "log_every_steps": 1, "checkpoint_every_s": 0.001},
-    "optim": {"base_lr": 0.02},  # Small enough that rounding stays rounding over these steps.
+    "optim": {"base_lr": 0.002},  # Small enough that rounding stays rounding over these steps, on every CPU.
 }
 """4 an epoch, a checkpoint after each."""
 
@@ -149,10 +149,10 @@ def test_a_run_killed_in_mid_epoch_goes_on_with_another_number_of_processes(tmp_
     assert run_of(killed).name == run_of(straight).name
     one, several = (load_file(run_of(folder) / "encoder.safetensors") for folder in (straight, killed))
     for name, value in one.items():
-        torch.testing.assert_close(several[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(several[name], value, rtol=1e-3, atol=1e-5)
     ours, theirs = logged(straight), logged(killed)
     assert ours.keys() == theirs.keys() == set(range(1, 17))
-    assert theirs == pytest.approx(ours, abs=1e-3)  # Another order of the images would show in each of them.
+    assert theirs == pytest.approx(ours, abs=1e-4)  # Another order of the images would show in each of them.
 
 
 def test_a_job_started_again_does_not_learn_again_what_ended_by_a_fault_of_learning(tmp_path: Path) -> None:
