@@ -188,8 +188,15 @@ def test_another_seed_is_another_run(labelled_run: Path, tmp_path: Path) -> None
     assert (run / "encoder.safetensors").read_bytes() != (only_run(labelled_run) / "encoder.safetensors").read_bytes()
 
 
-def test_two_exports_differ_in_their_engines_alone(labelled_run: Path) -> None:
-    """Three precisions and engines of a run, whole camera frames in: the same bytes from one export to the next."""
+def test_two_exports_differ_in_their_engines_alone(labelled_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three precisions and engines of a run, whole camera frames in: the same bytes from one export to the next.
+
+    But for a CPU's INT8 file that leaves layers out by their time, which is measured: here all take as long.
+    """
+    monkeypatch.setattr(
+        "byolt_export.quantize.int8.times_won_us",
+        lambda calibrated, _: dict.fromkeys([layer.name for layer in calibrated.layers], 1.0),
+    )
     pytest.importorskip("tensorrt_rtx_bindings")
     folder, bundle = labelled_run, only_run(labelled_run) / "export"
     # Neighbours of a network as small as this one lie closer together than fp16 can tell: of two images each has one.

@@ -75,10 +75,57 @@ def test_pixels_and_their_largest_are_never_restored(calibrated: Calibrated) -> 
     (pooling,) = (node for node in model.graph.node if node.op_type == "MaxPool")
     assert makers[pooling.input[0]].op_type == "QuantizeLinear"
     first = next(node for node in model.graph.node if node.op_type == "Conv")
-    pixels = makers[makers[first.input[0]].input[0]]
-    assert pixels.op_type == "Pad"
-    assert makers[pixels.input[0]].op_type == "Transpose"
-    assert makers[pixels.input[0]].input[0] == "images"  # Bytes from the first to the last.
+    chain, name = [], makers[first.input[0]].input[0]
+    while name in makers:
+        chain.append(makers[name].op_type)
+        name = makers[name].input[0]
+    assert chain == ["Reshape", "Pad", "Reshape", "Transpose"]
+    assert name == "images"  # Bytes from the first to the last.
+
+
+def test_the_constant_channel_is_added_as_a_whole_plane(calibrated: Calibrated, tmp_path: Path) -> None:
+    """Left with four axes ONNX Runtime moves the Pad before the transposition, and adds a value behind each pixel."""
+    model = place_cpu(calibrated.model, calibrated, every(calibrated))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "as_run.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    run = onnx.load(tmp_path / "as_run.onnx")
+    pads = {constant.name: numpy_helper.to_array(constant).tolist() for constant in run.graph.initializer}
+    (pad,) = (node for node in run.graph.node if node.op_type == "Pad")
+    assert pads[pad.input[1]] == [0, 0, 0, HOW["pixels"].size_px ** 2]
+
+
+class _Tokens(nn.Module):
+    """Two linear layers on patches, as a transformer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 24, 4, stride=4)
+        self.layers = nn.Sequential(nn.Linear(24, 48), nn.GELU(), nn.Linear(48, 24, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        answers = self.layers(tokens)
+        return torch.cat([(tokens + answers).mean(dim=1), answers.amax(dim=1)], dim=1)
+
+
+def test_a_product_of_matrices_is_not_rounded_behind_and_adds_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = _Tokens().eval()
+    with torch.no_grad():
+        module.layers[0].bias.add_(3)  # A bias that was lost, or added twice, would show.
+    export_onnx(module, tmp_path / "encoder.onnx", output_name="embedding", **HOW)
+    calibrated = calibrate(onnx.load(tmp_path / "encoder.onnx"), images(64, seed=1))
+    model = place_cpu(calibrated.model, calibrated, every(calibrated))
+    products = [layer for layer in calibrated.layers if layer.is_matmul]
+    assert len(products) == 2
+    kinds, before = (Counter(node.op_type for node in of.graph.node) for of in (model, calibrated.model))
+    rounded = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert not rounded & {layer.name for layer in products}
+    assert kinds["Add"] == before["Add"] + 1  # The second layer has no bias that its own could go into.
+    assert Counter(node.op_type for node in as_run(model, tmp_path).graph.node)["MatMulIntegerToFloat"] == 2
+    reference = outputs((tmp_path / "encoder.onnx").read_bytes())
+    assert relative_l2(reference, outputs(model.SerializeToString())).mean() < 0.02
 
 
 def test_outputs_stay_near_those_of_fp32(path: Path, calibrated: Calibrated) -> None:

@@ -50,12 +50,22 @@ def test_what_follows_a_layer_gives_what_the_whole_model_gives(model: onnx.Model
     assert sizes[layers[-1].name] < len(model.graph.node) / 4  # And not by running all of it.
 
 
-def test_layers_of_most_damage_for_their_work_are_kept_first() -> None:
+def test_layers_of_most_damage_for_their_cost_are_kept_first() -> None:
     layers = [
         Layer(onnx.helper.make_node("Gemm", ["x", "w"], [name]), np.zeros((1, 1)), None, multiply_adds, ())
         for name, multiply_adds in {"a": 10, "b": 40, "c": 5, "d": 30}.items()
     ]
     damage = {"a": 1.0, "b": 8.0, "c": 0.4, "d": 1.5}  # Per multiply-add: b 0.2, a 0.1, c 0.08, d 0.05.
-    assert most_sensitive(damage, layers, 60) == {"a", "b", "c"}
-    assert most_sensitive(damage, layers, 39) == {"a", "c"}
-    assert most_sensitive(damage, layers, 4) == set()
+    work = {layer.name: float(layer.multiply_adds) for layer in layers}
+
+    def kept(costs: dict[str, float], most_cost: float, most_multiply_adds: float = np.inf) -> set[str]:
+        return most_sensitive(damage, layers, costs, most_cost=most_cost, most_multiply_adds=most_multiply_adds)
+
+    assert kept(work, 60) == kept(work, np.inf, 60) == {"a", "b", "c"}
+    assert kept(work, 39) == {"a", "c"}
+    assert kept(work, 4) == set()
+    time_won = {"a": 1.0, "b": 20.0, "c": 4.0, "d": 0.0}  # For its cost: d without end, a 1, b 0.4, c 0.1.
+    assert kept(time_won, 0) == {"d"}
+    assert kept(time_won, 21) == {"a", "b", "d"}
+    assert kept(time_won, 21, 50) == {"a", "d", "c"}
+    assert kept(time_won, 21, 29) == {"a", "c"}

@@ -32,6 +32,7 @@ QUANTIZE_LAYERS = f"{FOLDER}/quantize/layers.py"
 QUANTIZE_MULTIPLY_ADDS = f"{FOLDER}/quantize/multiply_adds.py"
 QUANTIZE_ROUNDING = f"{FOLDER}/quantize/rounding.py"
 QUANTIZE_SENSITIVITY = f"{FOLDER}/quantize/sensitivity.py"
+QUANTIZE_TIME_WON = f"{FOLDER}/quantize/time_won.py"
 DISTILL_OPERATORS = f"{FOLDER}/distill/operators.py"
 DISTILL_TUNE = f"{FOLDER}/distill/tune.py"
 RUNTIME_ENCODER = f"{FOLDER}/runtime/encoder.py"
@@ -55,6 +56,7 @@ IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
 IN_EQUALISE, IN_PIXELS, IN_CPU = (f"tests/export/test_{name}.py" for name in ("equalise", "exact_pixels", "place_cpu"))
+IN_TIME_WON = "tests/export/test_time_won.py"
 IN_DECIDING = "tests/export/test_deciding.py"
 IN_TENSORRT, IN_SHARE, IN_TUNE = (f"tests/export/test_{name}.py" for name in ("place_tensorrt", "int8_share", "tune"))
 IN_TRANSPOSED = "tests/export/test_folding.py::test_windows_times_matrices_are_the_transposed_convolution"
@@ -166,14 +168,19 @@ EXPORT = [
     Mutation("what learned is taken where it is further off", QUANTIZE_INT8, "after.relative_l2_mean < before.relative_l2_mean and", "after.relative_l2_mean > before.relative_l2_mean and", f"{IN_TUNE}::test_what_was_learned_is_taken_where_it_is_nearer_alone"),
     Mutation("rounding lets no gradient through", DISTILL_OPERATORS, "return gradient", "return gradient * 0", f"{IN_TUNE}::test_a_damaged_file_learns_what_the_encoder_gives"),
     Mutation("the loss turned round", DISTILL_TUNE, "(2 - 2 * F.cosine", "(2 + 2 * F.cosine", f"{IN_TUNE}::test_the_loss_is_two_less_two_cosines"),
-    Mutation("least share of int8 reversed", QUANTIZE_INT8, "(self.calibrated.share(names) - share)", "(self.calibrated.share(names) - 1 + share)", IN_PRECISION),
+    Mutation("least share of int8 reversed", QUANTIZE_INT8, "(whole - floor)", "(whole - 1 + floor)", IN_PRECISION),
     Mutation("multiply-adds without the map", QUANTIZE_MULTIPLY_ADDS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),
     Mutation("windows one pixel apart", QUANTIZE_LAYERS, "// across * strides[0]", "// across", IN_PRECISION),
     Mutation("a transposed kernel not turned around", QUANTIZE_LAYERS, "kernel[..., ::-1, ::-1] if self.is_transposed else kernel", "kernel", IN_TRANSPOSED),
     Mutation("levels where a hard-swish gives 0", QUANTIZE_LAYERS, "return -3.0, np.inf", "return -np.inf, np.inf", "tests/export/test_place_cpu.py"),
     Mutation("a larger share though it has not learned enough", QUANTIZE_INT8, "if made.keeps_enough:\n                return made", "if made.learned:\n                return made", "tests/export/test_tune.py"),
     Mutation("damage of the mean image", QUANTIZE_SENSITIVITY, "np.median(np.concatenate(distances))", "np.mean(np.concatenate(distances))", IN_SENSITIVITY),
-    Mutation("damage whatever the work", QUANTIZE_SENSITIVITY, "-errors[layer.name] / layer.multiply_adds", "-errors[layer.name]", IN_SENSITIVITY),
+    Mutation("damage whatever the cost", QUANTIZE_SENSITIVITY, "-errors[layer.name] / (costs[layer.name] or _NO_COST)", "-errors[layer.name]", IN_SENSITIVITY),
+    Mutation("time won by the slower numbers", QUANTIZE_TIME_WON, "before[k] - after[k]", "after[k] - before[k]", IN_TIME_WON),
+    Mutation("a fused layer's time is nobody's", QUANTIZE_TIME_WON, "tensors | {f\"{tensor}{_GIVEN}\" for tensor in tensors}", "tensors", IN_TIME_WON),
+    Mutation("time won counts no work", QUANTIZE_INT8, "max(shares[-1], min(share, _CPU_LEAST_WORK))", "shares[-1]", IN_TIME_WON),
+    Mutation("a product's own bias twice", QUANTIZE_CPU, "numpy_helper.to_array(self.constants[added]) + self", "2 * numpy_helper.to_array(self.constants[added]) + self", IN_CPU),
+    Mutation("a product rounded behind", QUANTIZE_CPU, "[layer for layer in self.layers.values() if not layer.is_matmul]", "list(self.layers.values())", IN_CPU),
     # The graph: preprocessing, resize, BatchNorm, half precision; and the wrong models.
     Mutation("mean added to the pixels", ONNX_PREPROCESSING, "(-mean / std).float()", "(mean / std).float()", IN_PREPROCESSING),
     Mutation("pixels over 256", ONNX_PREPROCESSING, "(1 / (pixels.white * std))", "(1 / ((pixels.white + 1) * std))", IN_PREPROCESSING),

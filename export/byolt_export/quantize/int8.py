@@ -20,13 +20,17 @@ from byolt_export.quantize.layers import find_layers, spread
 from byolt_export.quantize.place_cpu import place_cpu
 from byolt_export.quantize.place_tensorrt import place_tensorrt
 from byolt_export.quantize.sensitivity import most_sensitive, output_errors
+from byolt_export.quantize.time_won import times_won_us
 from byolt_export.runtime.onnx_runner import run_model
 
 LEAST_IMAGES = 32
 LEAST_SHARE = 0.5
 """Of the multiply-adds in int8: with less, hardly anything is won by it."""
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
-"""Of the multiply-adds in int8, tried in turn until enough neighbours are kept."""
+"""Tried in turn until enough neighbours are kept: for TensorRT of the multiply-adds in int8, for a CPU of the time that
+int8 wins on this one."""
+_CPU_LEAST_WORK = 0.6
+"""Of the multiply-adds in int8 for a CPU, unless the least share that is asked for is tried: another CPU wins more."""
 Choice = Literal["plain", "fastest", "safest", "tuned"]
 _PLAIN: Mapping[Placement, float] = {"tensorrt": 0.8, "cpu": 1.0}  # TensorRT computes the rest in fp16, which is fast.
 CHOICES: Mapping[Choice, Mapping[Placement, float]] = {
@@ -38,6 +42,7 @@ CHOICES: Mapping[Choice, Mapping[Placement, float]] = {
 """The share that is tried first; what is `tuned` learns afterwards."""
 # Images that the sensitivity of each layer is measured on, fewer of large ones, 24 at 224 px.
 _JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
+_TIMED = 8  # Images of the batch that layers are timed on.
 
 
 def shares_tried(choice: Choice, placement: Placement, least_share: float) -> tuple[float, ...]:
@@ -152,6 +157,8 @@ class Int8:
     ) -> Calibration | None:
         """Write the file for a CPU, in the same way; where no share keeps ``enough`` none: it would not pass.
 
+        Where not all of it keeps enough, layers are timed on this CPU, so that two exports may leave out others.
+
         Args:
             path: The file to write.
             choice: Where the search begins.
@@ -194,15 +201,22 @@ class Int8:
     def _layers_at(self, placement: Placement, names: set[str], shares: Sequence[float]) -> Iterator[set[str]]:
         """Names of the layers in INT8 at each share, each set once.
 
-        What stays in floating point are the layers of most harm for their work.
+        What stays in floating point are the layers of most harm for what they cost: for TensorRT their multiply-adds,
+        for a CPU the time that int8 wins.
         """
-        harms: dict[str, float] = {}
+        layers = [layer for layer in self.calibrated.may_be_kept(placement) if layer.name in names]
+        whole, for_cpu = self.calibrated.share(names), placement == "cpu"
+        harms, costs = dict[str, float](), dict[str, float]()
         chosen: set[str] | None = None
         for share in shares:
             before, chosen = chosen, names
-            if share < self.calibrated.share(names):
-                harms = harms or self.harms(placement)
-                chosen = self._within(share, names, harms, placement)
+            if share < (1.0 if for_cpu else whole):
+                harms, costs = harms or self.harms(placement), costs or self.costs(placement)
+                floor, most_cost = share, np.inf
+                if for_cpu and share > shares[-1]:
+                    floor, most_cost = max(shares[-1], min(share, _CPU_LEAST_WORK)), (1 - share) * sum(costs.values())
+                most = (whole - floor) * self.calibrated.multiply_adds
+                chosen = names - most_sensitive(harms, layers, costs, most_cost=most_cost, most_multiply_adds=most)
             if chosen != before:  # Else no layer is small enough to be left out.
                 yield chosen
 
@@ -240,11 +254,11 @@ class Int8:
         self.on_log(f"INT8 for {placement} tuned, {self.calibrated.share(names):.0%} of the multiply-adds: {told}")
         return _Made(learned, names, self._keeps_enough(learned, placement), f"tuned: {told}")
 
-    def _within(self, share: float, names: set[str], harms: Mapping[str, float], placement: Placement) -> set[str]:
-        """The layers without those of most harm for their work, this share of the multiply-adds at least."""
-        spared = (self.calibrated.share(names) - share) * self.calibrated.multiply_adds
-        may_be_kept = [layer for layer in self.calibrated.may_be_kept(placement) if layer.name in names]
-        return names - most_sensitive(harms, may_be_kept, spared)
+    def costs(self, placement: Placement) -> dict[str, float]:
+        """What a layer in floating point costs: its multiply-adds for TensorRT; for a CPU microseconds of this one."""
+        if placement == "cpu":
+            return times_won_us(self.calibrated, self.deciding[:_TIMED])
+        return {layer.name: layer.multiply_adds for layer in self.calibrated.layers}
 
     def harms(self, placement: Placement) -> dict[str, float]:
         """The squared distance by which each layer's int8, alone, moves the outputs, see ``output_errors``."""

@@ -65,6 +65,11 @@ class Layer:
         return bool(self.node.op_type == "ConvTranspose")
 
     @property
+    def is_matmul(self) -> bool:
+        """A product of matrices that has no bias of its own."""
+        return bool(self.node.op_type == "MatMul")
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """The node's attributes as Python values."""
         return attributes(self.node)

@@ -115,7 +115,7 @@ def _add_product(made: Fragment, layer: Layer, whole: Reals, scales: Reals, offs
         made.add("Add", [made.add("Conv", inputs, f"{name}.product", **how), taken], output)
         return
     bias = made.constant(f"{name}.bias", offset, dtype)
-    if layer.node.op_type == "MatMul":
+    if layer.is_matmul:
         made.add("Add", [made.add("MatMul", inputs, f"{name}.product"), bias], output)
     else:
         made.add(layer.node.op_type, [*inputs, bias], output, **how)

@@ -10,6 +10,8 @@ from byolt_export.quantize.activation_statistics import Values, input_batches, w
 from byolt_export.quantize.layers import Layer
 from byolt_export.runtime.onnx_runner import run_model
 
+_NO_COST = 1e-9
+
 
 def output_errors(
     model: Any, layers: Sequence[Layer], in_int8: Callable[[Any, Layer], Any], images: Images
@@ -34,13 +36,29 @@ def output_errors(
     return {layer.name: _output_error(in_int8(rest, layer), known) for layer, rest in rests}
 
 
-def most_sensitive(errors: Mapping[str, float], layers: Sequence[Layer], multiply_adds: float) -> set[str]:
-    """Names of the layers to leave as they are: of most error for their work first, of at most ``multiply_adds``."""
+def most_sensitive(
+    errors: Mapping[str, float],
+    layers: Sequence[Layer],
+    costs: Mapping[str, float],
+    *,
+    most_cost: float,
+    most_multiply_adds: float,
+) -> set[str]:
+    """Names of the layers to leave as they are, those of most error for their cost first.
+
+    Args:
+        errors: Of each layer's INT8.
+        layers: Those that may be left.
+        costs: What it costs to leave each: its multiply-adds, or the time that its INT8 wins; some of them nothing.
+        most_cost: Of all that are left.
+        most_multiply_adds: Of all that are left.
+    """
     kept: set[str] = set()
-    for layer in sorted(layers, key=lambda layer: -errors[layer.name] / layer.multiply_adds):
-        if layer.multiply_adds <= multiply_adds:
+    for layer in sorted(layers, key=lambda layer: -errors[layer.name] / (costs[layer.name] or _NO_COST)):
+        if costs[layer.name] <= most_cost and layer.multiply_adds <= most_multiply_adds:
             kept.add(layer.name)
-            multiply_adds -= layer.multiply_adds
+            most_cost -= costs[layer.name]
+            most_multiply_adds -= layer.multiply_adds
     return kept
 
 

@@ -52,7 +52,7 @@ class OnnxRunner(GraphRunner):
         """
         path = Path(path)
         self.path, self.provider = path, provider
-        how = {"for_tensorrt": placement == "tensorrt", "is_fused": is_fused}
+        how: dict[str, Any] = {"for_tensorrt": placement == "tensorrt", "is_fused": is_fused}
         self._session = _open(path, provider, threads, str(path), **how)
         used = self._session.get_providers()[0]
         if used != provider:  # ONNX Runtime falls back to the CPU with no more than a log line.
@@ -135,6 +135,11 @@ def run_model(
         yield dict(zip(names, values, strict=True))
 
 
+def open_profiled(model: bytes, prefix: Path) -> Any:
+    """A session on one thread that writes its profile to a file whose path begins so; ``end_profiling`` names it."""
+    return _open(model, CPU, 1, "the model", profile=prefix)
+
+
 def usable_providers() -> tuple[str, ...]:
     """The execution providers that this machine can use: the CPU, and CUDA where a driver finds a GPU.
 
@@ -177,6 +182,7 @@ def _open(
     *,
     for_tensorrt: bool = False,
     is_fused: bool = True,
+    profile: Path | None = None,
 ) -> Any:
     onnxruntime = _onnxruntime()
     if provider not in onnxruntime.get_available_providers():
@@ -188,6 +194,8 @@ def _open(
     options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if not is_fused:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if for_tensorrt and provider == CPU:
