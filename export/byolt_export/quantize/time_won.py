@@ -71,15 +71,16 @@ def _times_us(model: Any, layers: Collection[Layer], written: dict[str, str], fe
     for number, layer in enumerate(layers):
         tensors = {layer.name, f"{layer.name}.product", written.get(layer.name, layer.name)}
         numbers.update(dict.fromkeys(tensors | {f"{tensor}{_GIVEN}" for tensor in tensors}, number))
+
+    def mark(name: str) -> str:
+        return f"layer-{numbers[name]}-{name}" if name in numbers else name
+
     for node in marked.graph.node:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                if name in numbers:
-                    names[place] = f"layer-{numbers[name]}-{name}"
+        node.input[:], node.output[:] = map(mark, node.input), map(mark, node.output)
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             node.name = node.output[0]  # A fused node is called after its own name or what it gives.
     for value in marked.graph.output:
-        value.name = f"layer-{numbers[value.name]}-{value.name}"
+        value.name = mark(value.name)
     taken: dict[int, float] = defaultdict(float)
     for (name, operator), time_us in node_times_us(marked.SerializeToString(), feed).items():
         found = _MARK.search(name)
