@@ -32,7 +32,7 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "levit_128s": {"img_size": SIZE_PX},
     "convnext_atto": {"ls_init_value": 1.0},
     "edgenext_xx_small": {"ls_init_value": 1.0},
-    "efficientformerv2_s0": {"layer_scale_init_value": 1.0},
+    "efficientformerv2_s0": {"img_size": SIZE_PX, "layer_scale_init_value": 1.0},
     "fastvit_t8": {"layer_scale_init_value": 1.0},
 }
 
