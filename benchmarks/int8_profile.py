@@ -1,13 +1,12 @@
 """What does ONNX Runtime compute of a bundle's INT8 file for a CPU, and in which numbers? Its own profile, summed up.
 
-    python benchmarks/int8_profile.py BUNDLE [--batch 8] [--calls 30]
+    python benchmarks/int8_profile.py BUNDLE [--batch 8]
 
 Prints the time of each operator, which part of the convolutions' time went into kernels that multiply whole numbers,
 and whether anything that depends on no image is computed in every call. Writes nothing.
 """
 
 import argparse
-import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ import onnxruntime
 
 from byolt_export.bundle.folder import INT8_FILES, read_manifest
 from byolt_export.bundle.golden import read_golden
+from byolt_export.runtime.onnx_profile import node_times_us
 from byolt_export.runtime.processor import cpu_name
 
 WHOLE = {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"}
@@ -29,11 +29,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--calls", type=int, default=30)
     given = parser.parse_args()
     images = read_golden(given.bundle, read_manifest(given.bundle)).images[: given.batch]
+    model = (given.bundle / INT8_FILES["cpu"]).read_bytes()
+    times = times_by_operator(model, images)
     with tempfile.TemporaryDirectory() as name:
-        times, run = profile(given.bundle / INT8_FILES["cpu"], images, given.calls, Path(name))
+        run = as_run(model, Path(name))
     total = sum(times.values())
     print(f"{cpu_name()}, one thread, ONNX Runtime {onnxruntime.__version__}, batch {len(images)}\n")
     print("| operator | part of the time |\n|---|---|")
@@ -45,21 +46,21 @@ def main() -> None:
     print(f"computed in every call of constants alone: {', '.join(found) or 'nothing'}")
 
 
-def profile(path: Path, images: np.ndarray, calls: int, folder: Path) -> tuple[Counter[str], onnx.ModelProto]:
-    """Microseconds by operator over the calls but the first, and the graph that is run."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
-    options.optimized_model_filepath = str(folder / "as_run.onnx")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    for _ in range(calls + 1):
-        session.run(None, {"images": images})
-    events = json.loads(Path(session.end_profiling()).read_text())
-    kernels = [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
+def times_by_operator(model: bytes, images: np.ndarray) -> Counter[str]:
+    """Microseconds of a call."""
     times: Counter[str] = Counter()
-    for event in kernels[len(kernels) // (calls + 1) :]:
-        times[event["args"]["op_name"]] += event["dur"]
-    return times, onnx.load(folder / "as_run.onnx")
+    for (_, operator), time_us in node_times_us(model, {"images": images}).items():
+        times[operator] += time_us
+    return times
+
+
+def as_run(model: bytes, folder: Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime runs, after its own changes."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "as_run.onnx")
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "as_run.onnx")
 
 
 def of_no_image(model: onnx.ModelProto) -> list[str]:
