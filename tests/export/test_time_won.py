@@ -51,6 +51,13 @@ def test_each_layers_time_is_counted_once_before_and_after(
     assert after == {"QLinearConv"}
 
 
+def test_the_graphs_own_output_is_a_layers_like_any_other(tmp_path: Path) -> None:
+    export_onnx(encoder(4).eval(), tmp_path / "classifier.onnx", output_name="logits", **HOW)
+    calibrated = calibrate(onnx.load(tmp_path / "classifier.onnx"), images(64, seed=1))
+    assert calibrated.layers[-1].name == "logits"
+    assert time_won.times_won_us(calibrated, images(8)).keys() == {layer.name for layer in calibrated.layers}
+
+
 def test_nothing_is_won_where_whole_numbers_take_longer(
     calibrated: Calibrated, monkeypatch: pytest.MonkeyPatch
 ) -> None:

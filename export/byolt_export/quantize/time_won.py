@@ -57,9 +57,13 @@ def products(model: Any, layers: Collection[Layer]) -> Any:
     for name in read:
         if name not in constants and name not in made:
             result.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    for name in sorted(made - read.keys()):  # A layer whose output is the graph's is not rounded behind it.
-        result.graph.node.append(helper.make_node("Identity", [name], [f"{name}{_GIVEN}"]))
-        result.graph.output.append(helper.make_tensor_value_info(f"{name}{_GIVEN}", TensorProto.FLOAT, None))
+    outputs = {output.name for output in model.graph.output}
+    for name in sorted(made - read.keys()):
+        given = name
+        if name not in outputs:  # What the graph gives is not rounded behind a layer, and has no levels.
+            given = f"{name}{_GIVEN}"
+            result.graph.node.append(helper.make_node("Identity", [name], [given]))
+        result.graph.output.append(helper.make_tensor_value_info(given, TensorProto.FLOAT, None))
     return result
 
 
