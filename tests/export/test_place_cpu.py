@@ -45,13 +45,16 @@ def outputs(model: bytes) -> npt.NDArray[Any]:
     return np.asarray(session.run(None, {"images": images(40, seed=2)})[0])
 
 
-def as_run(model: ModelProto, folder: Path) -> ModelProto:
+# Kernels keep the order of the file.
+ORDERED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+
+
+def as_run(model: ModelProto, folder: Path, level: onnxruntime.GraphOptimizationLevel = ORDERED) -> ModelProto:
     """What ONNX Runtime computes of a model, after its own rewriting."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "as_run.onnx")
     options.log_severity_level = 4
-    # Kernels keep the order of the file.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.graph_optimization_level = level
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return onnx.load(folder / "as_run.onnx")
 
@@ -86,10 +89,7 @@ def test_pixels_and_their_largest_are_never_restored(calibrated: Calibrated) -> 
 def test_the_constant_channel_is_added_as_a_whole_plane(calibrated: Calibrated, tmp_path: Path) -> None:
     """Left with four axes ONNX Runtime moves the Pad before the transposition, and adds a value behind each pixel."""
     model = place_cpu(calibrated.model, calibrated, every(calibrated))
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "as_run.onnx")
-    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    run = onnx.load(tmp_path / "as_run.onnx")
+    run = as_run(model, tmp_path, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
     pads = {constant.name: numpy_helper.to_array(constant).tolist() for constant in run.graph.initializer}
     (pad,) = (node for node in run.graph.node if node.op_type == "Pad")
     assert pads[pad.input[1]] == [0, 0, 0, HOW["pixels"].size_px ** 2]
