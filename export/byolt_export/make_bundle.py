@@ -39,6 +39,7 @@ from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
 from byolt_export.proof.verify import judge_export
+from byolt_export.quantize.fp16 import Fp16
 from byolt_export.quantize.int8 import LEAST_IMAGES, Int8, Tune
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.runtime.onnx_runner import CPU, open_onnx, runtime_version
@@ -87,7 +88,8 @@ def build_bundle(
     options.check(classes)
     precisions = _check_precisions(precisions)
     if not isinstance(images, ProofImages):
-        images = choose_images(images, pixels, least_calibration=LEAST_IMAGES if "int8" in precisions else 0)
+        least = LEAST_IMAGES if "int8" in precisions else 0
+        images = choose_images(images, pixels, calibrated=set(precisions) != {"fp32"}, least_calibration=least)
     check_images(images, pixels)
     if options.int8 != "plain" and "int8" not in precisions:
         raise InputError(f"export: int8 is {options.int8!r}, but no INT8 is made: add int8 to the precisions")
@@ -204,6 +206,8 @@ class _Builder:
                     f"keeps too few {'classes' if self.contract.classes else 'neighbours'}"
                 )
                 return None
+        elif precision == "fp16" and self.images.calibration is not None:
+            self._fit_fp16(path, self.images.calibration)
         else:
             self.export(path, precision)
         self.on_log(f"{path.name}: proving")
@@ -244,6 +248,32 @@ class _Builder:
         names = self.contract.output.names
         export_onnx(self.module, path, output_name=names, precision=precision, metadata=metadata, **self.how)
 
+    def _fit_fp16(self, path: Path, images: Images) -> None:
+        """Write the fp16 file, in which what does not fit fp16 stays fp32."""
+        import onnx
+
+        from byolt_export.onnx.half_precision import to_half
+        from byolt_export.onnx.preprocessing import RESIZING
+
+        self.export(path, "fp32")
+        whole = Fp16(
+            onnx.load(path),
+            lambda model, full: to_half(model, full={*full, *RESIZING}),
+            images,
+            self._shown,
+            self.on_log,
+        )
+        half = whole.fitted()
+        onnx.checker.check_model(half, full_check=True)
+        path.write_bytes(half.SerializeToString(deterministic=True))
+
+    @property
+    def _shown(self) -> int:
+        """Images that the proof looks for neighbours among; 0 where it asks for classes."""
+        if self.contract.classes:
+            return 0
+        return len(self.images.golden) + (0 if self.images.gallery is None else len(self.images.gallery))
+
     def _quantize(self, path: Path, placement: Placement | None) -> Calibration | None:
         """Write an INT8 file: what of it is not INT8 is fp16 for TensorRT, and fp32 for a CPU."""
         from byolt_export.onnx.half_precision import to_half
@@ -262,10 +292,8 @@ class _Builder:
         with tempfile.TemporaryDirectory() as folder:
             single = Path(folder) / FILES["fp32"]
             self.export(single, "fp32")
-            shown = len(self.images.golden) + (0 if self.images.gallery is None else len(self.images.gallery))
-            shown = 0 if self.contract.classes else shown
             source = self.images.calibration_source
-            return Int8.of(single, self.images.calibration, source, gallery=shown, on_log=self.on_log)
+            return Int8.of(single, self.images.calibration, source, gallery=self._shown, on_log=self.on_log)
 
     @property
     def tune(self) -> Tune | None:

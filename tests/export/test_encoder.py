@@ -175,25 +175,25 @@ def rows(images: Any) -> set[bytes]:
 def test_no_image_is_in_two_of_the_sets_drawn_from_one() -> None:
     given = images(200)
     given[7] = given[3]
-    shown = choose_images(given, PIXELS, least_calibration=32)
+    shown = choose_images(given, PIXELS, calibrated=True, least_calibration=32)
     assert shown.calibration is not None
     assert shown.gallery is not None
     sets = [rows(shown.golden), rows(shown.calibration), rows(shown.gallery)]
     assert [len(each) for each in sets] == [49, 49, 101]  # A quarter of 199 different images, twice; the rest.
     assert len(set.union(*sets)) == 199
-    again = choose_images(given, PIXELS, least_calibration=32)
+    again = choose_images(given, PIXELS, calibrated=True, least_calibration=32)
     assert np.array_equal(again.golden, shown.golden)
-    assert choose_images(given, PIXELS, least_calibration=0).calibration is None
+    assert choose_images(given, PIXELS, calibrated=False).calibration is None
 
 
 def test_few_images_are_golden_first_and_too_few_are_refused() -> None:
-    fewest = choose_images(images(40), PIXELS, least_calibration=32)
+    fewest = choose_images(images(40), PIXELS, calibrated=True, least_calibration=32)
     assert fewest.calibration is not None
     assert (len(fewest.golden), len(fewest.calibration), fewest.gallery) == (8, 32, None)
     with pytest.raises(InputError, match="39 different images are too few to prove a bundle: give at least 40"):
-        choose_images(images(39), PIXELS, least_calibration=32)
+        choose_images(images(39), PIXELS, calibrated=True, least_calibration=32)
     with pytest.raises(InputError, match="1 different images are too few to prove a bundle: give at least 8"):
-        choose_images(np.zeros((20, 40, 50, 3), np.uint8), PIXELS, least_calibration=0)
+        choose_images(np.zeros((20, 40, 50, 3), np.uint8), PIXELS, calibrated=False)
     camera = Input(**(PIXELS.model_dump() | {"camera_px": (40, 48)}))
     assert to_inputs(images(2, 48)[:, :40], camera).shape == (2, 40, 48, 3)
 

@@ -51,14 +51,14 @@ def test_the_largest_share_that_keeps_enough_is_taken(
     assert every == 1.0
     assert 0.5 <= safest < 0.9
     assert safest_kept > all_kept  # Else nothing is to be searched for on this encoder.
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: all_kept)
+    monkeypatch.setattr("byolt_export.quantize.deciding.enough", lambda *_, **_how: all_kept)
     assert kept("fastest", 0.5) == (1.0, all_kept)
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: safest_kept)
+    monkeypatch.setattr("byolt_export.quantize.deciding.enough", lambda *_, **_how: safest_kept)
     share, overlap = kept("fastest", 0.5)
     assert safest <= share < 1
     assert overlap >= safest_kept
     assert kept("plain", 0.5)[0] <= 0.9
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: 1.1)
+    monkeypatch.setattr("byolt_export.quantize.deciding.enough", lambda *_, **_how: 1.1)
     assert kept("fastest", 0.5)[0] == safest  # What TensorRT gets is written all the same: the proof judges it.
     assert int8.for_cpu(tmp_path / "none.onnx") is None
 
@@ -68,7 +68,7 @@ def test_of_logits_classes_decide(path: Path, tmp_path: Path) -> None:
     int8 = Int8.of(path, images(128, seed=1), "drawn", gallery=0, on_log=lines.append)
     int8.for_tensorrt(int8.calibrated.model, tmp_path / "encoder.onnx")
     assert all("images keep their class, 100.0% wanted" in line for line in lines[1::2])
-    assert lines[1].endswith(f"of 64 images keep their class, {enough(64, logits=True):.1%} wanted")
+    assert lines[1].endswith(f"of 64 images keep their class, {enough('int8', 64, logits=True):.1%} wanted")
 
 
 def test_a_bundle_decides_by_the_images_of_its_proof(tmp_path: Path) -> None:

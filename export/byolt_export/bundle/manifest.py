@@ -21,7 +21,7 @@ CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's con
 OPSET = 18  # Of fp32 and fp16: the lowest that torch's exporter really writes, and one that TensorRT 8.6 to 11 read.
 NOT_MADE = "0" * 64  # In place of the digest of a file that could not be made: its entry says why.
 MOST_SPEEDS = 1024
-_LEAST_INT8 = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
+_LEAST_NAMED = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left as it was.
 
 # No way out of the folder.
 OnnxName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.onnx$")]
@@ -261,17 +261,16 @@ def precision_fault(
     """Why a file does not compute in the precision it is named for; empty where it does, or where no shares are told.
 
     Args:
-        precision: What the file is named for.
+        precision: What the file is named for. What an fp16 file loses too much by is kept in fp32.
         shares: Its multiply-adds by type, as ``Onnx`` has them.
         placement: The engine that an int8 file is for. What is kept of it is fp16 for TensorRT, and fp32 for a CPU.
     """
     if shares is None:
         return ""
-    if precision == "int8":
-        never: Precision = "fp16" if placement in ("cpu", "openvino") else "fp32"
-        right = shares.get("int8", 0) >= _LEAST_INT8 and not shares.get(never)
-    else:
-        right = shares.get(precision) == 1
+    kept: Precision = "fp32" if precision != "int8" or placement in ("cpu", "openvino") else "fp16"
+    least = 1 if precision == "fp32" else _LEAST_NAMED
+    others = [share for name, share in shares.items() if name not in (precision, kept)]
+    right = shares.get(precision, 0) >= least and not any(others)
     found = ", ".join(f"{shares[name]:.0%} in {name}" for name in get_args(Precision) if shares.get(name))
     return "" if right else f"it is named {precision}, and it multiplies {found or 'in no known type'}"
 

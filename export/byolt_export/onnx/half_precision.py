@@ -35,7 +35,7 @@ def to_half(model: ModelProto, *, full: Collection[str] = ()) -> ModelProto:
 
     Args:
         model: In fp32.
-        full: Names of constants whose products stay fp32.
+        full: Names of tensors: a node that reads or gives one of them stays fp32.
     """
     result = ModelProto()
     result.CopyFrom(model)
@@ -90,14 +90,15 @@ class _Conversion:
         casts_numbers = node.op_type == "Cast" and self.types.get(node.input[0]) != TensorProto.BOOL
         if not casts_numbers and self.weak.issuperset(node.input[k] for k in floats):
             self.weak.update(node.output)
-        if node.op_type not in _PRODUCTS or not self.full.isdisjoint(node.input):
+        resizes = node.op_type == "MatMul" and not self.full.isdisjoint(node.input)
+        if node.op_type not in _PRODUCTS or resizes:
             self.before.update(node.output if self.before.intersection(node.input) else ())
 
     def _kind(self, node: NodeProto, inputs: Sequence[str], halves: Collection[str]) -> int:
         """The type that a node computes in."""
         floats = [name for k, name in enumerate(node.input) if name and inputs[k] in halves and self._is_float(name)]
         adds_up = node.op_type in _SUMS or any(a.name == "reduction" and a.s != b"none" for a in node.attribute)
-        if adds_up or not floats or not self.full.isdisjoint(floats):
+        if adds_up or not floats or not self.full.isdisjoint((*floats, *node.output)):
             return _FULL
         is_product = node.op_type in _PRODUCTS
         if any(name in self.constants and _is_lost(self.constants[name], is_product) for name in floats):

@@ -22,8 +22,9 @@ class ProofImages:
 
     ``golden`` (8 or more) travels in the bundle, and ``golden_kind`` says whether these are the user's own. Neighbours
     are looked for among up to 10,000 of ``gallery``; with labels, ``queries`` measure the task. INT8 scales come from
-    ``calibration`` and it learns from ``tuning``, where that is asked for (left out, from those that scales are found
-    on); nothing is measured on these.
+    ``calibration``, which decide how much becomes INT8 and fp16 too (left out, an fp16 file is fp16 throughout); it
+    learns from ``tuning``, where that is asked for (left out, from those that scales are found on). Nothing is measured
+    on these.
     """
 
     golden: Images
@@ -44,23 +45,24 @@ def image_digest(image: Images) -> bytes:
 
 
 def calibration_wanted(pixels: Input) -> int:
-    """Images worth giving to INT8, 4,096 to 512 by their size: a few find its scales, the others decide how much of the
-    encoder it fits, for which each is run several times.
+    """Images worth giving to INT8 and fp16, 4,096 to 512 by their size: a few find INT8's scales, the others decide how
+    much of the encoder becomes either, for which each is run several times.
     """
     height, width, _ = pixels.shape
     return int(np.clip(_CALIBRATION_PIXELS // (height * width), _LEAST_CALIBRATION, _MOST_CALIBRATION))
 
 
-def choose_images(frames: Frames, pixels: Input, *, least_calibration: int) -> ProofImages:
+def choose_images(frames: Frames, pixels: Input, *, calibrated: bool, least_calibration: int = 0) -> ProofImages:
     """Golden images, calibration images and a gallery out of one set, drawn by a fixed seed.
 
-    Of N different images a quarter, 8 to 128, are golden; with ``least_calibration``, another quarter, so many to
-    ``calibration_wanted``, calibrate INT8; up to 10,000 others are the gallery.
+    Of N different images a quarter, 8 to 128, are golden; where it is ``calibrated`` another quarter, up to
+    ``calibration_wanted``, calibrate INT8 and decide on fp16; up to 10,000 others are the gallery.
 
     Args:
         frames: uint8 frames of any size, made into inputs as the device does.
         pixels: What goes in.
-        least_calibration: Fewest images that INT8 is calibrated on; 0 where no INT8 is made.
+        calibrated: Whether INT8 or fp16 is made.
+        least_calibration: Fewest images that it is calibrated on.
 
     Raises:
         InputError: A frame has another type or shape, or the images are too few.
@@ -72,7 +74,7 @@ def choose_images(frames: Frames, pixels: Input, *, least_calibration: int) -> P
         raise InputError(f"{len(different)} different images are too few to prove a bundle: give at least {least}")
     order = np.random.default_rng(0).permutation(different)
     golden = min(_MOST_GOLDEN, max(_LEAST_GOLDEN, len(order) // 4), len(order) - least_calibration)
-    calibration = min(calibration_wanted(pixels), max(least_calibration, len(order) // 4)) if least_calibration else 0
+    calibration = min(calibration_wanted(pixels), max(least_calibration, len(order) // 4)) if calibrated else 0
     rest = order[golden + calibration :][:_MOST_GALLERY]
     return ProofImages(
         golden=images[order[:golden]],

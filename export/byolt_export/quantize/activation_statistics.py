@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byolt_export.arrays import Images, as_bytes
+from byolt_export.arrays import Images, Outputs, as_bytes, pooled
+from byolt_export.bundle.manifest import Placement
 from byolt_export.errors import InputError
 from byolt_export.quantize.layers import Layer
 from byolt_export.quantize.rounding import Reals, Rows
@@ -55,6 +56,12 @@ def input_batches(model: Any, images: Images) -> Iterator[Values]:
     """Images (N, H, W, 3) as the model's input, batch by batch."""
     for start in range(0, len(images), _BATCH):
         yield {model.graph.input[0].name: as_bytes(images[start : start + _BATCH])}
+
+
+def outputs_of(model: Any, images: Images, placement: Placement | None = None) -> Outputs:
+    """What a model gives of images (N, H, W, C), (N, D): pooled where maps come out."""
+    answers = run_model(model.SerializeToString(), input_batches(model, images), placement=placement)
+    return np.concatenate([pooled(values) for values in answers])
 
 
 def with_outputs(model: Any, names: Iterable[str]) -> Any:

@@ -1,20 +1,54 @@
-"""Whether an encoder in INT8 keeps enough nearest neighbours to pass, found on images that the proof does not see."""
+"""Whether an encoder in INT8 or fp16 keeps enough nearest neighbours to pass, found on images that no proof sees."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from byolt_export.arrays import Outputs
+from byolt_export.bundle.manifest import Precision
 from byolt_export.proof.gates import GATES
-from byolt_export.proof.measures import GALLERY, QUERIES, neighbour_overlap
+from byolt_export.proof.measures import GALLERY, QUERIES, neighbour_overlap, top_1_agreement
 
 CALIBRATED = 256
 """Images that scales and rounding are found on, half of them where there are fewer than twice as many."""
 
 
-def enough(images: int, *, logits: bool = False) -> float:
+def keeps_enough(
+    precision: Precision, reference: Outputs, outputs: Outputs, gallery: int, on_log: Callable[[str], None]
+) -> bool:
+    """Whether a file will keep the neighbours, or where ``gallery`` is 0 the classes, that its proof asks for.
+
+    Args:
+        precision: The file's.
+        reference: What the encoder gives of the deciding images, (N, D).
+        outputs: What the file gives of them, (N, D).
+        gallery: Images that the proof will look for neighbours among; 0 where it asks for classes.
+        on_log: Takes a line on what was found.
+    """
+    images = len(reference)
+    if not np.isfinite(outputs).all():
+        on_log(f"its outputs of {images} images are not finite")
+        return False
+    wanted = enough(precision, images, logits=not gallery)
+    if not gallery:
+        agree = top_1_agreement(reference, outputs)
+        on_log(f"{agree:.1%} of {images} images keep their class, {wanted:.1%} wanted")
+        return agree >= wanted
+    found = expected_overlap(reference, outputs, gallery)
+    if found is None:
+        return True
+    on_log(
+        f"{found[0]:.1%} of nearest neighbours kept among {images} images, {found[1]:.1%} expected among "
+        f"{max(images, gallery)}, {wanted:.1%} wanted"
+    )
+    return found[1] >= wanted
+
+
+def enough(precision: Precision, images: int, *, logits: bool = False) -> float:
     """Neighbours, or classes of ``logits``, to keep or to expect: the proof's gate, and by a margin of two standard
     deviations of a share of so many queries at that gate more; of few images all.
     """
-    gate = GATES["int8"].top_1_agreement if logits else GATES["int8"].overlap_at_1
+    gate = GATES[precision].top_1_agreement if logits else GATES[precision].overlap_at_1
     return min(1.0, gate + 2 * float(np.sqrt(gate * (1 - gate) / min(images, QUERIES))))
 
 
@@ -27,7 +61,7 @@ def expected_overlap(reference: Outputs, candidate: Outputs, gallery: int) -> tu
 
     Args:
         reference: What the encoder gives, (N, D).
-        candidate: What its INT8 gives, (N, D).
+        candidate: What its INT8 or fp16 gives, (N, D).
         gallery: Images that the proof looks for neighbours among.
 
     Returns:

@@ -9,19 +9,18 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from byolt_export.arrays import Images, Outputs, pooled
+from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.manifest import Calibration, Placement
 from byolt_export.errors import InputError, MissingPart
-from byolt_export.proof.measures import measure, top_1_agreement
-from byolt_export.quantize.activation_statistics import input_batches
+from byolt_export.proof.measures import measure
+from byolt_export.quantize.activation_statistics import outputs_of
 from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
-from byolt_export.quantize.deciding import CALIBRATED, enough, expected_overlap
-from byolt_export.quantize.layers import find_layers, spread
+from byolt_export.quantize.deciding import CALIBRATED, keeps_enough
+from byolt_export.quantize.layers import find_layers
 from byolt_export.quantize.place_cpu import place_cpu
 from byolt_export.quantize.place_tensorrt import place_tensorrt
-from byolt_export.quantize.sensitivity import most_sensitive, output_errors
+from byolt_export.quantize.sensitivity import judges, most_sensitive, output_errors
 from byolt_export.quantize.time_won import times_won_us
-from byolt_export.runtime.onnx_runner import run_model
 
 LEAST_IMAGES = 32
 LEAST_SHARE = 0.5
@@ -40,8 +39,6 @@ CHOICES: Mapping[Choice, Mapping[Placement, float]] = {
     "tuned": _PLAIN,
 }
 """The share that is tried first; what is `tuned` learns afterwards."""
-# Images that the sensitivity of each layer is measured on, fewer of large ones, 24 at 224 px.
-_JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
 _TIMED = 8  # Images of the batch that layers are timed on.
 
 
@@ -221,20 +218,7 @@ class Int8:
                 yield chosen
 
     def _keeps_enough(self, model: Any, placement: Placement) -> bool:
-        outputs, images = self._outputs(model, placement), len(self.deciding)
-        wanted = enough(images, logits=not self.gallery)
-        if not self.gallery:
-            agree = top_1_agreement(self.reference, outputs)
-            self.on_log(f"{agree:.1%} of {images} images keep their class, {wanted:.1%} wanted")
-            return agree >= wanted
-        found = expected_overlap(self.reference, outputs, self.gallery)
-        if found is None:
-            return True
-        self.on_log(
-            f"{found[0]:.1%} of nearest neighbours kept among {images} images, {found[1]:.1%} expected among "
-            f"{max(images, self.gallery)}, {wanted:.1%} wanted"
-        )
-        return found[1] >= wanted
+        return keeps_enough("int8", self.reference, self._outputs(model, placement), self.gallery, self.on_log)
 
     def _tuned(self, model: Any, names: set[str], tune: Tune, part: float, placement: Placement) -> _Made:
         """The graph after it has learned; as it was, and nothing ``learned``, where nothing came of it."""
@@ -262,11 +246,12 @@ class Int8:
 
     def harms(self, placement: Placement) -> dict[str, float]:
         """The squared distance by which each layer's int8, alone, moves the outputs, see ``output_errors``."""
-        images, layers, place = self.deciding, self.calibrated.may_be_kept(placement), _PLACE[placement]
-        wanted = np.clip(_JUDGED_PIXELS // (images.shape[1] * images.shape[2]), _FEWEST_JUDGES, _JUDGES)
-        judges = images[spread(len(images), int(wanted))]
+        layers, place = self.calibrated.may_be_kept(placement), _PLACE[placement]
         return output_errors(
-            self.calibrated.model, layers, lambda rest, layer: place(rest, self.calibrated, {layer.name}), judges
+            self.calibrated.model,
+            layers,
+            lambda rest, layer: place(rest, self.calibrated, {layer.name}),
+            judges(self.deciding),
         )
 
     @cached_property
@@ -275,10 +260,7 @@ class Int8:
         return self._outputs(self.calibrated.model)
 
     def _outputs(self, model: Any, placement: Placement | None = None) -> Outputs:
-        """Of the deciding images, (N, D): pooled where maps come out."""
-        batches = input_batches(model, self.deciding)
-        answers = run_model(model.SerializeToString(), batches, placement=placement)
-        return np.concatenate([pooled(values) for values in answers])
+        return outputs_of(model, self.deciding, placement)
 
     def _write(self, made: _Made, path: Path) -> Calibration:
         import onnx

@@ -1,4 +1,4 @@
-"""How far INT8 of one layer alone moves what a model gives, and which layers to leave as they are for it."""
+"""How far INT8 or fp16 of one layer alone moves what a model gives, and which layers to leave as they are for it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,16 +7,23 @@ import numpy as np
 
 from byolt_export.arrays import Images
 from byolt_export.quantize.activation_statistics import Values, input_batches, with_outputs
-from byolt_export.quantize.layers import Layer
+from byolt_export.quantize.layers import Layer, spread
 from byolt_export.runtime.onnx_runner import run_model
 
 _NO_COST = 1e-9
+_JUDGES, _FEWEST_JUDGES, _JUDGED_PIXELS = 128, 24, 128 * 96 * 96
+
+
+def judges(images: Images) -> Images:
+    """Those of the images (N, H, W, C) that each layer is judged by, fewer of large ones: 128, 24 at 224 px."""
+    wanted = np.clip(_JUDGED_PIXELS // (images.shape[1] * images.shape[2]), _FEWEST_JUDGES, _JUDGES)
+    return images[spread(len(images), int(wanted))]
 
 
 def output_errors(
-    model: Any, layers: Sequence[Layer], in_int8: Callable[[Any, Layer], Any], images: Images
+    model: Any, layers: Sequence[Layer], in_part: Callable[[Any, Layer], Any], images: Images
 ) -> dict[str, float]:
-    """The squared distance by which each layer's int8, alone, moves the outputs of the median image, by layer.
+    """The squared distance by which each layer's int8 or fp16, alone, moves the outputs of the median image, by layer.
 
     Not of the mean one: a few images beyond the range of the scales would decide. The model runs once; for each layer
     only what comes after it runs again.
@@ -24,7 +31,7 @@ def output_errors(
     Args:
         model: The model as it is.
         layers: Those to judge.
-        in_int8: A copy of a model with one layer in int8.
+        in_part: A copy of a model with one layer in int8 or fp16.
         images: Raw images (N, H, W, 3), uint8.
     """
     outputs = {output.name for output in model.graph.output}
@@ -33,7 +40,9 @@ def output_errors(
     batches = list(input_batches(model, images))
     given = run_model(with_outputs(model, sorted(outputs | read)).SerializeToString(), batches)
     known = [values | batch for values, batch in zip(given, batches, strict=True)]
-    return {layer.name: _output_error(in_int8(rest, layer), known) for layer, rest in rests}
+    for _, rest in rests:
+        _state_types(rest, known[0])
+    return {layer.name: _output_error(in_part(rest, layer), known) for layer, rest in rests}
 
 
 def most_sensitive(
@@ -64,7 +73,6 @@ def most_sensitive(
 
 def _output_error(rest: Any, known: Sequence[Values]) -> float:
     names = [value.name for value in rest.graph.input]
-    _state_types(rest, known[0])
     feeds = ({name: values[name] for name in names} for values in known)
     given = run_model(rest.SerializeToString(), feeds)
     distances = [

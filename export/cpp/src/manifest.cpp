@@ -15,7 +15,7 @@ using nlohmann::json;
 
 constexpr std::int64_t kBatchBytes = 1 << 30;  // A bundle is untrusted: nothing larger is run in one batch.
 constexpr std::int64_t kLargestBatch = 65536, kMostPositive = INT64_MAX;
-constexpr double kLeastInt8 = 0.5;  // Of the multiply-adds. The rest is what the measured sensitivity left in FP16.
+constexpr double kLeastNamed = 0.5;  // Of the multiply-adds. The rest is what the measured sensitivity left as it was.
 constexpr std::size_t kMostFiles = 16, kMostEngines = 64, kMostCapabilities = 16, kMostSpeeds = 1024;
 constexpr std::size_t kLongestProcessor = 200;
 
@@ -319,11 +319,13 @@ std::string find_precision_fault(const OnnxEntry& entry) {
     return found == entry.shares->end() ? 0 : found->second;
   };
   const std::string& precision = entry.precision;
-  const char* never = entry.becomes_engines() ? "fp32" : "fp16";  // What is kept is fp16 for TensorRT, fp32 for a CPU.
-  if (precision == "int8" ? share("int8") >= kLeastInt8 && share(never) == 0 : share(precision) == 1) return "";
+  // What of int8 is kept is fp16 for TensorRT, fp32 for a CPU; of fp16 it is fp32.
+  const std::string kept = precision == "int8" && entry.becomes_engines() ? "fp16" : "fp32";
+  bool others = false;
   std::string found;
   for (const char* type : {"fp32", "fp16", "int8"}) {
     if (share(type) == 0) continue;
+    others = others || (type != precision && type != kept);
     found += (found.empty() ? "" : ", ") + format_number("%.0f%% in ", 100 * share(type)) + type;
   }
   return "it is named " + precision + ", and it multiplies " + (found.empty() ? "in no known type" : found);

@@ -108,7 +108,7 @@ def export(
         recipe,
         options.input_of(size_px),
         splits=open_run_splits(run, recipe),
-        calibrated="int8" in precisions,
+        calibrated=set(precisions) != {"fp32"},
         tuned=int8 == "tuned",
         labelled=not classifier,
     )

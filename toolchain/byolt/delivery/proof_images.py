@@ -31,7 +31,7 @@ def gather_proof_images(
         recipe: The run's.
         pixels: What comes in: squares, or whole camera frames.
         splits: The run's images.
-        calibrated: Whether images for INT8's scales are wanted.
+        calibrated: Whether images that INT8 is calibrated on, and that decide on fp16, are wanted.
         tuned: Whether INT8 shall learn from some as well.
         labelled: Whether the classes of the images are those of the task.
 
