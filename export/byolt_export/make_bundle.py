@@ -4,7 +4,7 @@ Axes: B batch, N images, H W pixels, D output features.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -206,7 +206,7 @@ class _Builder:
                     f"keeps too few {'classes' if self.contract.classes else 'neighbours'}"
                 )
                 return None
-        elif precision == "fp16" and self.images.calibration is not None:
+        elif precision == "fp16" and self.images.calibration is not None and len(self.images.calibration):
             self._fit_fp16(path, self.images.calibration)
         else:
             self.export(path, precision)
@@ -255,15 +255,11 @@ class _Builder:
         from byolt_export.onnx.half_precision import to_half
         from byolt_export.onnx.preprocessing import RESIZING
 
+        def half_but_for(model: Any, full: Set[str]) -> Any:
+            return to_half(model, full={*full, *RESIZING})
+
         self.export(path, "fp32")
-        whole = Fp16(
-            onnx.load(path),
-            lambda model, full: to_half(model, full={*full, *RESIZING}),
-            images,
-            self._shown,
-            self.on_log,
-        )
-        half = whole.fitted()
+        half = Fp16(onnx.load(path), half_but_for, images, self._shown, self.on_log).fitted()
         onnx.checker.check_model(half, full_check=True)
         path.write_bytes(half.SerializeToString(deterministic=True))
 

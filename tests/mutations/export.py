@@ -27,6 +27,7 @@ QUANTIZE_PIXELS = f"{FOLDER}/quantize/exact_pixels.py"
 QUANTIZE_CPU = f"{FOLDER}/quantize/place_cpu.py"
 QUANTIZE_TENSORRT = f"{FOLDER}/quantize/place_tensorrt.py"
 QUANTIZE_DECIDING = f"{FOLDER}/quantize/deciding.py"
+QUANTIZE_FP16 = f"{FOLDER}/quantize/fp16.py"
 QUANTIZE_INT8 = f"{FOLDER}/quantize/int8.py"
 QUANTIZE_LAYERS = f"{FOLDER}/quantize/layers.py"
 QUANTIZE_MULTIPLY_ADDS = f"{FOLDER}/quantize/multiply_adds.py"
@@ -58,6 +59,7 @@ IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in 
 IN_EQUALISE, IN_PIXELS, IN_CPU = (f"tests/export/test_{name}.py" for name in ("equalise", "exact_pixels", "place_cpu"))
 IN_TIME_WON = "tests/export/test_time_won.py"
 IN_DECIDING = "tests/export/test_deciding.py"
+IN_FP16 = "tests/export/test_fp16.py"
 IN_TENSORRT, IN_SHARE, IN_TUNE = (f"tests/export/test_{name}.py" for name in ("place_tensorrt", "int8_share", "tune"))
 IN_TRANSPOSED = "tests/export/test_folding.py::test_windows_times_matrices_are_the_transposed_convolution"
 IN_STEADY = "tests/export/test_steady_inputs.py"
@@ -174,7 +176,15 @@ EXPORT = [
     Mutation("a transposed kernel not turned around", QUANTIZE_LAYERS, "kernel[..., ::-1, ::-1] if self.is_transposed else kernel", "kernel", IN_TRANSPOSED),
     Mutation("levels where a hard-swish gives 0", QUANTIZE_LAYERS, "return -3.0, np.inf", "return -np.inf, np.inf", "tests/export/test_place_cpu.py"),
     Mutation("a larger share though it has not learned enough", QUANTIZE_INT8, "if made.keeps_enough:\n                return made", "if made.learned:\n                return made", "tests/export/test_tune.py"),
-    Mutation("damage of the mean image", QUANTIZE_SENSITIVITY, "np.median(np.concatenate(distances))", "np.mean(np.concatenate(distances))", IN_SENSITIVITY),
+    Mutation("fp16 up to its very end", QUANTIZE_FP16, "np.finfo(np.float16).max) / 2", "np.finfo(np.float16).max) * 1", IN_FP16),
+    Mutation("fp16's range of positive values alone", QUANTIZE_FP16, 'make_node("Abs"', 'make_node("Identity"', IN_FP16),
+    Mutation("what overflows becomes fp16", QUANTIZE_FP16, "self.to_half(self.model, self.beyond_range | full)", "self.to_half(self.model, full)", IN_FP16),
+    Mutation("fp16 kept of all but the share", QUANTIZE_FP16, '"most_cost": (1 - share) * whole', '"most_cost": share * whole', IN_FP16),
+    Mutation("fp16 of all layers but the one judged", QUANTIZE_FP16, "set(kernels.values()) - {kernels[layer.name]}", "{kernels[layer.name]}", IN_FP16),
+    Mutation("fp16 judged by int8's gate", QUANTIZE_DECIDING, "GATES[precision].overlap_at_1", 'GATES["int8"].overlap_at_1', IN_DECIDING),
+    Mutation("what gives a named tensor becomes fp16", ONNX_HALF_PRECISION, "isdisjoint((*floats, *node.output))", "isdisjoint(floats)", IN_FP16),
+    Mutation("a second layer keeps the image's sums", ONNX_HALF_PRECISION, 'resizes = node.op_type == "MatMul" and not', "resizes = not", IN_FP16),
+    Mutation("damage of the mean image", QUANTIZE_SENSITIVITY, "np.median(np.nan_to_num(", "np.mean(np.nan_to_num(", IN_SENSITIVITY),
     Mutation("damage whatever the cost", QUANTIZE_SENSITIVITY, "-errors[layer.name] / (costs[layer.name] or _NO_COST)", "-errors[layer.name]", IN_SENSITIVITY),
     Mutation("time won by the slower numbers", QUANTIZE_TIME_WON, "before[k] - after[k]", "after[k] - before[k]", IN_TIME_WON),
     Mutation("a fused layer's time is nobody's", QUANTIZE_TIME_WON, "tensors | {f\"{tensor}{_GIVEN}\" for tensor in tensors}", "tensors", IN_TIME_WON),

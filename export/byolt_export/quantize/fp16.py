@@ -13,7 +13,7 @@ import numpy as np
 from byolt_export.arrays import Images, Outputs
 from byolt_export.quantize.activation_statistics import input_batches, outputs_of, with_outputs
 from byolt_export.quantize.deciding import keeps_enough
-from byolt_export.quantize.layers import find_layers
+from byolt_export.quantize.layers import Layer, find_layers
 from byolt_export.quantize.multiply_adds import infer
 from byolt_export.quantize.sensitivity import judges, most_sensitive, output_errors
 from byolt_export.runtime.onnx_runner import run_model
@@ -53,31 +53,38 @@ class Fp16:
 
     def _shares(self) -> Iterator[tuple[set[str], float]]:
         """Kernels that stay fp32, and the share in fp16 of the layers' multiply-adds: each set once."""
-        layers, _ = find_layers(self.model)
-        costs = {layer.name: layer.multiply_adds for layer in layers}
-        kernels = {layer.name: str(layer.node.input[1]) for layer in layers}
+        costs = {layer.name: layer.multiply_adds for layer in self.layers}
         whole, last = max(sum(costs.values()), 1), None
         for share in SHARES:
             kept = set[str]()
             if share < 1:
                 limits = {"most_cost": (1 - share) * whole, "most_multiply_adds": np.inf}
-                kept = most_sensitive(self.harms, layers, costs, **limits)
+                kept = most_sensitive(self.harms, self.layers, costs, **limits)
             if kept != last:
-                yield {kernels[name] for name in kept}, 1 - sum(costs[name] for name in kept) / whole
+                yield (
+                    {kernel for name, kernel in self._kernels.items() if name in kept},
+                    1 - sum(costs[name] for name in kept) / whole,
+                )
             last = kept
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Those that may stay fp32: products with a constant kernel."""
+        return find_layers(self.model)[0]
+
+    @property
+    def _kernels(self) -> dict[str, str]:
+        return {layer.name: str(layer.node.input[1]) for layer in self.layers}
 
     @cached_property
     def harms(self) -> dict[str, float]:
         """The squared distance by which each layer's fp16, alone, moves the outputs, see ``output_errors``."""
-        layers, _ = find_layers(self.model)
-        kernels = {layer.name: str(layer.node.input[1]) for layer in layers}
-        every = set(kernels.values())
-        return output_errors(
-            self.model,
-            layers,
-            lambda rest, layer: self.to_half(rest, self.beyond_range | (every - {kernels[layer.name]})),
-            judges(self.images),
-        )
+        kernels = self._kernels
+
+        def alone(rest: Any, layer: Layer) -> Any:
+            return self.to_half(rest, self.beyond_range | (set(kernels.values()) - {kernels[layer.name]}))
+
+        return output_errors(self.model, self.layers, alone, judges(self.images))
 
     @cached_property
     def beyond_range(self) -> set[str]:
@@ -88,6 +95,8 @@ class Fp16:
         made = [output for node in self.model.graph.node for output in node.output]
         names = [name for name in made if types.get(name) == TensorProto.FLOAT]
         names = [n for n in names if halves.get(n) == TensorProto.FLOAT16 or f"{n}_fp16" in halves]
+        if not names:
+            return set()
         largest = {f"{name}_largest": name for name in names}
         model = with_outputs(self.model, largest)
         for given, name in largest.items():
