@@ -328,6 +328,7 @@ std::string find_precision_fault(const OnnxEntry& entry) {
     others = others || (type != precision && type != kept);
     found += (found.empty() ? "" : ", ") + format_number("%.0f%% in ", 100 * share(type)) + type;
   }
+  if (!others && share(precision) >= (precision == "fp32" ? 1 : kLeastNamed)) return "";
   return "it is named " + precision + ", and it multiplies " + (found.empty() ? "in no known type" : found);
 }
 
