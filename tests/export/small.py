@@ -46,6 +46,29 @@ def encoder(num_classes: int = 0) -> nn.Module:
     return model.train()
 
 
+class Inverted(nn.Module):
+    """Two inverted residual blocks: convolutions of single pixels, of each channel, of single pixels, and a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(nn.Conv2d(16, 48, 1), nn.ReLU(), nn.Conv2d(48, 48, 3, padding=1, groups=48), nn.ReLU()),
+                nn.Conv2d(48, 16, 1),
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, S, S) to (B, 16)."""
+        x = self.stem(x).relu()
+        for block in self.blocks:
+            x = x + 3 * block(x)
+        return x.mean((2, 3))
+
+
 def build(folder: Path, module: nn.Module | None = None, **changes: Any) -> Report:
     """The bundle of the small encoder; ``changes`` replaces arguments of ``build_bundle``, its options and images."""
     shown = {field.name: changes.pop(field.name) for field in fields(ProofImages) if field.name in changes}

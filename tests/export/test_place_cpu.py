@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, numpy_helper
-from tests.export.small import HOW, encoder, images
+from tests.export.small import HOW, Inverted, encoder, images
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +19,7 @@ from byolt_export.onnx.export import export_onnx
 from byolt_export.proof.measures import relative_l2
 from byolt_export.quantize.calibrate import Calibrated, calibrate
 from byolt_export.quantize.int8 import Int8
-from byolt_export.quantize.layers import written_tensors
+from byolt_export.quantize.layers import Layer, written_tensors
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.quantize.place_cpu import place_cpu
 
@@ -65,7 +65,8 @@ def test_every_convolution_is_computed_in_whole_numbers(calibrated: Calibrated, 
     assert precision_shares(model) == {"int8": 1.0}
     run = as_run(model, tmp_path)
     kinds = Counter(node.op_type for node in run.graph.node)
-    assert kinds["QLinearConv"] == len(calibrated.layers)
+    as_products = sum(layer.is_pointwise for layer in calibrated.layers)
+    assert (kinds["QLinearConv"], kinds["MatMulIntegerToFloat"]) == (len(calibrated.layers) - as_products, as_products)
     assert kinds["Conv"] == kinds["FusedConv"] == 0
     constants = {constant.name for constant in run.graph.initializer}
     restored = [n for n in run.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
@@ -128,6 +129,27 @@ def test_a_product_of_matrices_is_not_rounded_behind_and_adds_once(tmp_path: Pat
     assert relative_l2(reference, outputs(model.SerializeToString())).mean() < 0.02
 
 
+def test_a_convolution_of_single_pixels_is_not_rounded_before_a_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_onnx(Inverted().eval(), tmp_path / "encoder.onnx", output_name="embedding", **HOW)
+    calibrated = calibrate(onnx.load(tmp_path / "encoder.onnx"), images(64, seed=1))
+    model = place_cpu(calibrated.model, calibrated, every(calibrated))
+    last = [layer.name for layer in calibrated.layers if layer.is_pointwise and layer.outputs == 16]
+    rounded = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert len(last) == 2
+    assert not rounded & set(last)
+    assert precision_shares(model) == {"int8": 1.0}
+    kinds = Counter(node.op_type for node in as_run(model, tmp_path).graph.node)
+    assert (kinds["MatMulIntegerToFloat"], kinds["QLinearConv"]) == (2, 5)  # What a layer in INT8 reads is rounded.
+    reference = outputs((tmp_path / "encoder.onnx").read_bytes())
+    alone = place_cpu(calibrated.model, calibrated, set(last))
+    error = relative_l2(reference, outputs(alone.SerializeToString())).mean()
+    monkeypatch.setattr(Layer, "is_pointwise", False)
+    as_convolutions = place_cpu(calibrated.model, calibrated, set(last))
+    assert error < 0.9 * relative_l2(reference, outputs(as_convolutions.SerializeToString())).mean()
+
+
 def test_outputs_stay_near_those_of_fp32(path: Path, calibrated: Calibrated) -> None:
     model = place_cpu(calibrated.model, calibrated, every(calibrated))
     error = relative_l2(outputs(path.read_bytes()), outputs(model.SerializeToString()))
@@ -163,7 +185,7 @@ def test_the_layer_that_reads_the_pixels_may_stay_fp32(path: Path, calibrated: C
 
 def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     int8 = Int8.of(path, images(128, seed=1), "drawn")
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: 0.5)
+    monkeypatch.setattr("byolt_export.quantize.deciding.enough", lambda *_, **_how: 0.5)
     record = int8.for_cpu(tmp_path / "all.onnx")
     assert record is not None
     assert (record.int8_share, record.fp16_layers) == (1.0, ())
@@ -177,7 +199,7 @@ def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monk
     reference = outputs(path.read_bytes())
     errors = [relative_l2(reference, outputs((tmp_path / f"{n}.onnx").read_bytes())).mean() for n in ("all", "least")]
     assert errors[1] < errors[0]
-    monkeypatch.setattr("byolt_export.quantize.int8.enough", lambda _, **_how: 1.1)
+    monkeypatch.setattr("byolt_export.quantize.deciding.enough", lambda *_, **_how: 1.1)
     assert int8.for_cpu(tmp_path / "none.onnx") is None
     assert not (tmp_path / "none.onnx").exists()
 

@@ -28,6 +28,10 @@ def calibrated(path: Path) -> Calibrated:
     return calibrate(onnx.load(path), images(64, seed=1))
 
 
+def is_product(operator: str) -> bool:
+    return "Conv" in operator or "MatMul" in operator
+
+
 def test_each_layers_time_is_counted_once_before_and_after(
     calibrated: Calibrated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,19 +40,20 @@ def test_each_layers_time_is_counted_once_before_and_after(
 
     def told(model: bytes, feed: Mapping[str, Any]) -> dict[tuple[str, str], float]:
         times = node_times_us(model, feed)
-        assert all(time_us > 0 for (_, operator), time_us in times.items() if operator.endswith("Conv"))
+        assert all(time_us > 0 for (_, operator), time_us in times.items() if is_product(operator))
         runs.append(times)
         number = len(runs)
         return {
-            (name, operator): (10.0 if number == 1 else 1.0) if "Conv" in operator else 0.0 for name, operator in times
+            (name, operator): (10.0 if number == 1 else 1.0) if is_product(operator) else 0.0
+            for name, operator in times
         }
 
     monkeypatch.setattr(time_won, "node_times_us", told)
     found = time_won.times_won_us(calibrated, images(8, seed=2))
     assert found == dict.fromkeys([layer.name for layer in calibrated.layers], 9.0)
-    before, after = ({operator for _, operator in times if "Conv" in operator} for times in runs)
+    before, after = ({operator for _, operator in times if is_product(operator)} for times in runs)
     assert before <= {"Conv", "FusedConv"}
-    assert after == {"QLinearConv"}
+    assert after == {"QLinearConv", "MatMulIntegerToFloat"}
 
 
 def test_the_graphs_own_output_is_a_layers_like_any_other(tmp_path: Path) -> None:
@@ -65,7 +70,7 @@ def test_nothing_is_won_where_whole_numbers_take_longer(
 
     def told(model: bytes, feed: Mapping[str, Any]) -> dict[tuple[str, str], float]:
         time_us = next(taken)
-        return {node: time_us for node in node_times_us(model, feed) if "Conv" in node[1]}
+        return {node: time_us for node in node_times_us(model, feed) if is_product(node[1])}
 
     monkeypatch.setattr(time_won, "node_times_us", told)
     assert set(time_won.times_won_us(calibrated, images(8)).values()) == {0.0}

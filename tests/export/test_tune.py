@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from tests.export.small import HOW, build, encoder, images
+from tests.export.small import HOW, Inverted, build, encoder, images
 
 from byolt_export.bundle.folder import read_manifest
 from byolt_export.distill.graph import Int8Graph
@@ -70,6 +70,13 @@ def test_int8_is_the_same_function(calibrated: Calibrated, engine: str) -> None:
     file = outputs(model, shown)
     assert np.median(relative_l2(file, in_torch(model, shown))) < 1e-6  # A rounding may fall the other way in a few.
     assert np.median(relative_l2(outputs(calibrated.model, shown), file)) > 1e-2
+
+
+def test_a_convolution_as_a_product_is_the_same_function(tmp_path: Path) -> None:
+    export_onnx(Inverted().eval(), tmp_path / "encoder.onnx", output_name="embedding", **HOW)
+    shown, model = images(32, seed=3), placed(calibrate(onnx.load(tmp_path / "encoder.onnx"), images(64)), "cpu")
+    assert any(node.op_type == "MatMul" for node in model.graph.node)
+    assert np.median(relative_l2(outputs(model, shown), in_torch(model, shown))) < 1e-6
 
 
 def test_fp16_beside_int8_is_computed_in_fp32(calibrated: Calibrated) -> None:

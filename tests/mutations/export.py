@@ -190,6 +190,8 @@ EXPORT = [
     Mutation("a fused layer's time is nobody's", QUANTIZE_TIME_WON, "tensors | {f\"{tensor}{_GIVEN}\" for tensor in tensors}", "tensors", IN_TIME_WON),
     Mutation("time won counts no work", QUANTIZE_INT8, "max(shares[-1], min(share, _CPU_LEAST_WORK))", "shares[-1]", IN_TIME_WON),
     Mutation("a product's own bias twice", QUANTIZE_CPU, "numpy_helper.to_array(self.constants[added]) + self", "2 * numpy_helper.to_array(self.constants[added]) + self", IN_CPU),
+    Mutation("single pixels rounded before a sum", QUANTIZE_CPU, "pointwise if read.isdisjoint(", "pointwise if not read.issuperset(", IN_CPU),
+    Mutation("a product without what its kernel took", QUANTIZE_CPU, 'made.constant(f"{name}.sum", rounded.bias, np.float32)\n        made.add("Add", [made.add("MatMul", [pixels', 'made.constant(f"{name}.sum", 0 * rounded.bias, np.float32)\n        made.add("Add", [made.add("MatMul", [pixels', IN_CPU),
     Mutation("a product rounded behind", QUANTIZE_CPU, "[layer for layer in self.layers.values() if not layer.is_matmul]", "list(self.layers.values())", IN_CPU),
     # The graph: preprocessing, resize, BatchNorm, half precision; and the wrong models.
     Mutation("mean added to the pixels", ONNX_PREPROCESSING, "(-mean / std).float()", "(mean / std).float()", IN_PREPROCESSING),

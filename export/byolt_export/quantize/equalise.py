@@ -23,7 +23,6 @@ Gains = dict[str, Rows]
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """0 leaves the channels as they are, 1 gives each the same range."""
-_IMAGES = 64
 _WORTH = 0.8
 """An error that is this share of the plain one, or less, is worth a gain: the estimate is no more exact."""
 _LARGEST_GAIN = 64.0
@@ -36,13 +35,12 @@ def even_channels(model: Any, images: Images) -> None:
 
     Args:
         model: An ONNX graph of ``export_onnx``.
-        images: Raw images (N, H, W, C); a few show the ranges.
+        images: Raw images (N, H, W, C); of few the largest values say too little of others.
     """
     layers, _ = find_layers(model)
-    some = images[:: max(1, len(images) // _IMAGES)]
     groups = gain_groups(model, layers)
     written = set(written_tensors(model, layers).values())
-    samples, _ = collect_statistics(model, layers, some, more=sorted(written), with_moments=False)
+    samples, _ = collect_statistics(model, layers, images, more=sorted(written), with_moments=False)
     apply_gains(model, layers, choose_gains(groups, layers, samples))
 
 

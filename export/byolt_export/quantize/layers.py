@@ -65,6 +65,13 @@ class Layer:
         return bool(self.node.op_type == "ConvTranspose")
 
     @property
+    def is_pointwise(self) -> bool:
+        """A convolution that makes each pixel of one pixel, of one group."""
+        how = self.attributes
+        moves = [*self.pads, *(stride - 1 for stride in how.get("strides", [1, 1]))]
+        return self.node.op_type == "Conv" and self.kernel.shape[2:] == (1, 1) and self.groups == 1 and not any(moves)
+
+    @property
     def is_matmul(self) -> bool:
         """A product of matrices that has no bias of its own."""
         return bool(self.node.op_type == "MatMul")

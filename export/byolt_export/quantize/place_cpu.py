@@ -4,7 +4,7 @@ ONNX Runtime takes an integer convolution only where input, kernel, bias and out
 Q/DQ on its input alone it restores the kernel on every call and multiplies in fp32. What is not INT8 here is fp32.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,20 @@ from byolt_export.quantize.exact_pixels import INSIDE, MIDDLE
 from byolt_export.quantize.fragments import Fragment, readers_of, rebuilt
 from byolt_export.quantize.layers import Layer, activation_bounds, written_tensors
 from byolt_export.quantize.multiply_adds import attributes
-from byolt_export.quantize.rounding import ActivationScaling
+from byolt_export.quantize.rounding import ActivationScaling, Reals
+
+_PRODUCT, _PIXELS_LAST = ".product", ".pixels_last"
+PRODUCT_PARTS = (_PRODUCT, _PIXELS_LAST)
+"""Endings of the tensors on the way from a product of matrices to what the layer gives."""
 
 
 def place_cpu(model: Any, calibrated: Calibrated, names: Collection[str]) -> Any:
     """A copy of a graph with these layers in INT8, computed in whole numbers by a CPU's integer kernels.
 
-    What a product of matrices gives stays fp32, since its integer kernel restores it, and so do sums of branches, of
-    the branch as int8 left it and of the other as it is: a stream that is rounded after each of its sums loses more
-    than the sums cost.
+    What a product of matrices gives stays fp32, since its integer kernel restores it. A convolution of single pixels
+    that no layer in INT8 reads is written as one, so that nothing is rounded before the sum that it goes into. Sums of
+    branches stay fp32 too, of the branch as int8 left it and of the other as it is: a stream that is rounded after each
+    of its sums loses more than the sums cost.
 
     Args:
         model: ``calibrated.model``, or a part of it.
@@ -40,8 +45,10 @@ class _Placement:
         self.calibrated = calibrated
         self.layers = {layer.name: layer for layer in layers if layer.name in names}
         self.others = {layer.name: layer for layer in layers if layer.name not in names}
-        self.written = written_tensors(model, [layer for layer in self.layers.values() if not layer.is_matmul])
         self.constants = {constant.name: constant for constant in model.graph.initializer}
+        written = written_tensors(model, [layer for layer in self.layers.values() if not layer.is_matmul])
+        self.as_products = self._pointwise_unread(written)
+        self.written = {name: tensor for name, tensor in written.items() if name not in self.as_products}
         self.adders = dict(self._adders(model))
         self.added = {product for product, _ in self.adders.values()}
         self.makers = {output: node for node in model.graph.node for output in node.output}
@@ -49,6 +56,12 @@ class _Placement:
         self.back: dict[str, str] = {}  # By tensor, its name after uint8 and back.
         self.rounded = set(self.written.values())  # Tensors that exist in uint8 alone.
         self.dropped: set[str] = set()
+
+    def _pointwise_unread(self, written: Mapping[str, str]) -> set[str]:
+        """Names of the convolutions of single pixels that no layer in INT8 reads, behind their activation either."""
+        read = {layer.input for layer in self.layers.values()}
+        pointwise = (name for name, layer in self.layers.items() if layer.is_pointwise)
+        return {name for name in pointwise if read.isdisjoint((name, written.get(name, name)))}
 
     def _adders(self, model: Any) -> Iterator[tuple[str, tuple[str, str]]]:
         """By what it gives, each node that alone reads a product of matrices and adds a constant: the names of both."""
@@ -64,6 +77,9 @@ class _Placement:
         """Add what takes the node's place; False where it stays as it is."""
         name = node.output[0]
         if name in self.dropped:
+            return True
+        if name in self.as_products:
+            self._add_product(made, self.layers[name])
             return True
         if name in self.layers:
             self._add_layer(made, self.layers[name])
@@ -180,11 +196,24 @@ class _Placement:
             made.add("MatMul", inputs[:2], name)
         elif layer.is_matmul:
             bias = made.constant(f"{name}.sum", rounded.bias, np.float32)
-            made.add("Add", [made.add("MatMul", inputs[:2], f"{name}.product"), bias], name)
+            made.add("Add", [made.add("MatMul", inputs[:2], f"{name}{_PRODUCT}"), bias], name)
         else:
             made.add(layer.node.op_type, inputs, output, **layer.attributes)
         if fused and written is not None:
             self.dropped.add(written)
+
+    def _add_product(self, made: Fragment, layer: Layer) -> None:
+        """A convolution of single pixels as a product of matrices (N, H, W, I) (I, O)."""
+        levels, rounded = self.calibrated.levels[layer.input], self.calibrated.rounded[layer.name]
+        name = layer.name
+        self._back(made, layer.input)
+        made.add("Transpose", [f"{layer.input}.uint8"], f"{name}.pixels", perm=[0, 2, 3, 1])
+        scale_and_zero = _scale_and_zero(made, layer.input, levels)
+        pixels = made.add("DequantizeLinear", [f"{name}.pixels", *scale_and_zero], f"{name}.pixels.back")
+        kernel = _restored_kernel(made, name, layer.from_matrices(rounded.whole)[:, :, 0, 0].T, rounded, axis=1)
+        bias = made.constant(f"{name}.sum", rounded.bias, np.float32)
+        made.add("Add", [made.add("MatMul", [pixels, kernel], f"{name}{_PRODUCT}"), bias], f"{name}{_PIXELS_LAST}")
+        made.add("Transpose", [f"{name}{_PIXELS_LAST}"], name, perm=[0, 3, 1, 2])
 
     def _add_sum(self, made: Fragment, name: str, product: str, added: str) -> None:
         """What the encoder adds to a product of matrices, and the bias of its rounding, as one constant."""
@@ -199,13 +228,20 @@ def _scale_and_zero(made: Fragment, name: str, levels: ActivationScaling) -> lis
     return [scale, made.constant(f"{name}.zero", levels.zero_point, np.uint8)]
 
 
-def _kernel_and_bias(made: Fragment, layer: Layer, levels: ActivationScaling, rounded: RoundedLayer) -> tuple[str, str]:
-    name, scales = layer.name, rounded.scales.ravel()
+def _restored_kernel(made: Fragment, name: str, whole: Reals, rounded: RoundedLayer, axis: int) -> str:
+    """The kernel out of int8, its output channels along an axis."""
+    scales = rounded.scales.ravel()
     kernel = [
-        made.constant(f"{name}.kernel", layer.from_matrices(rounded.whole), np.int8),
+        made.constant(f"{name}.kernel", whole, np.int8),
         made.constant(f"{name}.kernel.scale", scales, np.float32),
         made.constant(f"{name}.kernel.zero", np.zeros(scales.size), np.int8),
     ]
+    return made.add("DequantizeLinear", kernel, f"{name}.kernel.back", axis=axis)
+
+
+def _kernel_and_bias(made: Fragment, layer: Layer, levels: ActivationScaling, rounded: RoundedLayer) -> tuple[str, str]:
+    name, scales = layer.name, rounded.scales.ravel()
+    kernel = _restored_kernel(made, name, layer.from_matrices(rounded.whole), rounded, layer.output_axis)
     step = levels.scale * scales
     whole = np.clip(np.round(rounded.bias / step), -(2**31), 2**31 - 1)
     bias = [
@@ -213,7 +249,4 @@ def _kernel_and_bias(made: Fragment, layer: Layer, levels: ActivationScaling, ro
         made.constant(f"{name}.bias.scale", step, np.float32),
         made.constant(f"{name}.bias.zero", np.zeros(scales.size), np.int32),
     ]
-    return (
-        made.add("DequantizeLinear", kernel, f"{name}.kernel.back", axis=layer.output_axis),
-        made.add("DequantizeLinear", bias, f"{name}.bias.back", axis=0),
-    )
+    return kernel, made.add("DequantizeLinear", bias, f"{name}.bias.back", axis=0)

@@ -9,7 +9,7 @@ from byolt_export.arrays import Images
 from byolt_export.quantize.activation_statistics import Values, input_batches, with_outputs
 from byolt_export.quantize.calibrate import Calibrated
 from byolt_export.quantize.layers import Layer, written_tensors
-from byolt_export.quantize.place_cpu import place_cpu
+from byolt_export.quantize.place_cpu import PRODUCT_PARTS, place_cpu
 from byolt_export.runtime.onnx_profile import node_times_us
 from byolt_export.runtime.onnx_runner import run_model
 
@@ -73,7 +73,7 @@ def _times_us(model: Any, layers: Collection[Layer], written: dict[str, str], fe
     marked.CopyFrom(model)
     numbers = {}
     for number, layer in enumerate(layers):
-        tensors = {layer.name, f"{layer.name}.product", written.get(layer.name, layer.name)}
+        tensors = {layer.name, *(f"{layer.name}{part}" for part in PRODUCT_PARTS), written.get(layer.name, layer.name)}
         numbers.update(dict.fromkeys(tensors | {f"{tensor}{_GIVEN}" for tensor in tensors}, number))
 
     def mark(name: str) -> str:
