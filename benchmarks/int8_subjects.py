@@ -195,7 +195,7 @@ def of_run(path: Path) -> Subject:
     recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"gallery_images": GALLERY})})
     options = replace(bundle_options(recipe), opt_batch=OPTIONS.opt_batch, max_batch=OPTIONS.max_batch)
     size_px = recipe.data.image_size_px
-    how = {"splits": open_run_splits(run, recipe), "calibrated": True, "tuned": True, "labelled": True}
+    how = {"splits": open_run_splits(run, recipe), "precisions": ("fp16", "int8"), "tuned": True, "labelled": True}
     images = gather_proof_images(recipe, options.input_of(size_px), **how)
     before, after = (
         metrics and round(metrics["knn"]["accuracy"], 4) for metrics in map(run.metrics, ("untrained", "encoder"))

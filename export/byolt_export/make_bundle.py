@@ -40,7 +40,7 @@ from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
 from byolt_export.proof.verify import judge_export
 from byolt_export.quantize.fp16 import Fp16
-from byolt_export.quantize.int8 import LEAST_IMAGES, Int8, Tune
+from byolt_export.quantize.int8 import Int8, Tune
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.runtime.onnx_runner import CPU, open_onnx, runtime_version
 
@@ -88,8 +88,7 @@ def build_bundle(
     options.check(classes)
     precisions = _check_precisions(precisions)
     if not isinstance(images, ProofImages):
-        least = LEAST_IMAGES if "int8" in precisions else 0
-        images = choose_images(images, pixels, calibrated=set(precisions) != {"fp32"}, least_calibration=least)
+        images = choose_images(images, pixels, precisions)
     check_images(images, pixels)
     if options.int8 != "plain" and "int8" not in precisions:
         raise InputError(f"export: int8 is {options.int8!r}, but no INT8 is made: add int8 to the precisions")

@@ -1,5 +1,6 @@
 """Which images of a run its bundle is made and proven with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from byolt.recipe.data import Data
 from byolt.recipe.export import Export
 from byolt.recipe.optim import Schedule
 from byolt.recipe.schema import Recipe
+from byolt_export.bundle.manifest import Precision
 from byolt_export.errors import InputError
 from byolt_export.proof.images import ProofImages
 
@@ -26,12 +28,14 @@ def recipe(root: Path, cache: Path, **export: object) -> Recipe:
     )
 
 
-def gather(given: Recipe, *, calibrated: bool = True, tuned: bool = False, labelled: bool = True) -> ProofImages:
+def gather(
+    given: Recipe, *, precisions: Sequence[Precision] = ("int8",), tuned: bool = False, labelled: bool = True
+) -> ProofImages:
     return gather_proof_images(
         given,
         bundle_options(given).input_of(given.data.image_size_px),
         splits=open_splits(given.data, given.seed),
-        calibrated=calibrated,
+        precisions=precisions,
         tuned=tuned,
         labelled=labelled,
     )
@@ -68,7 +72,7 @@ def test_no_image_is_in_two_sets(tmp_path: Path) -> None:
 
 def test_without_labels_or_calibration_their_images_are_absent(tmp_path: Path) -> None:
     root = draw_folder(tmp_path / "images", classes=0, images=60)
-    found = gather(recipe(root, tmp_path / "cache", golden_images=8), calibrated=False)
+    found = gather(recipe(root, tmp_path / "cache", golden_images=8), precisions=("fp32", "fp16"))
     assert (found.golden_labels, found.queries, found.query_labels, found.gallery_labels) == (None,) * 4
     assert found.calibration is None
     assert rows(found.golden).isdisjoint(rows(found.gallery))

@@ -18,7 +18,7 @@ from byolt_export.bundle.folder import read_manifest
 from byolt_export.bundle.golden import read_golden
 from byolt_export.bundle.image_input import Input
 from byolt_export.errors import InputError, MissingPart
-from byolt_export.proof.images import choose_images, image_digest
+from byolt_export.proof.images import calibration_taken, choose_images, image_digest
 from byolt_export.proof.report import Report, read_report
 from byolt_export.runtime.onnx_runner import OnnxRunner
 from byolt_export.runtime.resize import to_inputs, to_square
@@ -175,25 +175,35 @@ def rows(images: Any) -> set[bytes]:
 def test_no_image_is_in_two_of_the_sets_drawn_from_one() -> None:
     given = images(200)
     given[7] = given[3]
-    shown = choose_images(given, PIXELS, calibrated=True, least_calibration=32)
+    shown = choose_images(given, PIXELS, ("fp32", "int8"))
     assert shown.calibration is not None
     assert shown.gallery is not None
     sets = [rows(shown.golden), rows(shown.calibration), rows(shown.gallery)]
     assert [len(each) for each in sets] == [49, 49, 101]  # A quarter of 199 different images, twice; the rest.
     assert len(set.union(*sets)) == 199
-    again = choose_images(given, PIXELS, calibrated=True, least_calibration=32)
+    again = choose_images(given, PIXELS, ("fp32", "int8"))
     assert np.array_equal(again.golden, shown.golden)
-    assert choose_images(given, PIXELS, calibrated=False).calibration is None
+    assert choose_images(given, PIXELS, ("fp32",)).calibration is None
+
+
+def test_fp16_alone_takes_images_to_decide_where_they_tell_something() -> None:
+    assert calibration_taken(511, PIXELS, ("fp16",)) == 0
+    assert calibration_taken(512, PIXELS, ("fp32", "fp16")) == 128
+    assert calibration_taken(511, PIXELS, ("int8",)) == 127
+    assert calibration_taken(60, PIXELS, ("int8",)) == 32
+    assert calibration_taken(10**6, PIXELS, ("fp16",)) == 4096
+    assert calibration_taken(10**6, PIXELS, ("fp16",), wanted=300) == 300
+    assert calibration_taken(10**6, PIXELS, ("fp32",), wanted=300) == 0
 
 
 def test_few_images_are_golden_first_and_too_few_are_refused() -> None:
-    fewest = choose_images(images(40), PIXELS, calibrated=True, least_calibration=32)
+    fewest = choose_images(images(40), PIXELS, ("fp32", "int8"))
     assert fewest.calibration is not None
     assert (len(fewest.golden), len(fewest.calibration), fewest.gallery) == (8, 32, None)
     with pytest.raises(InputError, match="39 different images are too few to prove a bundle: give at least 40"):
-        choose_images(images(39), PIXELS, calibrated=True, least_calibration=32)
+        choose_images(images(39), PIXELS, ("fp32", "int8"))
     with pytest.raises(InputError, match="1 different images are too few to prove a bundle: give at least 8"):
-        choose_images(np.zeros((20, 40, 50, 3), np.uint8), PIXELS, calibrated=False)
+        choose_images(np.zeros((20, 40, 50, 3), np.uint8), PIXELS, ("fp32",))
     camera = Input(**(PIXELS.model_dump() | {"camera_px": (40, 48)}))
     assert to_inputs(images(2, 48)[:, :40], camera).shape == (2, 40, 48, 3)
 

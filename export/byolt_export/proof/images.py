@@ -1,6 +1,7 @@
 """Which images a bundle is made and proven with; no image is in two of the sets."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,9 +9,13 @@ import numpy as np
 
 from byolt_export.arrays import Frames, Images, Labels
 from byolt_export.bundle.image_input import Input
+from byolt_export.bundle.manifest import Precision
 from byolt_export.errors import InputError
 from byolt_export.runtime.resize import to_inputs
 
+LEAST_IMAGES = 32
+"""Fewest images that INT8 is calibrated on."""
+_LEAST_DECIDING = 128
 _LEAST_GOLDEN, _MOST_GOLDEN = 8, 128
 _MOST_GALLERY = 10_000
 _LEAST_CALIBRATION, _MOST_CALIBRATION, _CALIBRATION_PIXELS = 512, 4096, 4096 * 64 * 64
@@ -44,37 +49,45 @@ def image_digest(image: Images) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def calibration_wanted(pixels: Input) -> int:
-    """Images worth giving to INT8 and fp16, 4,096 to 512 by their size: a few find INT8's scales, the others decide how
-    much of the encoder becomes either, for which each is run several times.
+def calibration_taken(images: int, pixels: Input, precisions: Collection[Precision], wanted: int | None = None) -> int:
+    """Of so many images, how many calibrate INT8 and decide on fp16: a quarter, as far as that many are ``wanted``.
+
+    Left out, 4,096 to 512 are wanted, by their size: a few find INT8's scales, the others decide how much of the
+    encoder becomes either, for which each is run several times. INT8 needs 32; for fp16 alone fewer than 128 would tell
+    nothing, and are better measured on.
     """
-    height, width, _ = pixels.shape
-    return int(np.clip(_CALIBRATION_PIXELS // (height * width), _LEAST_CALIBRATION, _MOST_CALIBRATION))
+    quarter, (height, width, _) = images // 4, pixels.shape
+    if "int8" in precisions:
+        quarter = max(LEAST_IMAGES, quarter)
+    elif "fp16" not in precisions or quarter < _LEAST_DECIDING:
+        return 0
+    by_size = int(np.clip(_CALIBRATION_PIXELS // (height * width), _LEAST_CALIBRATION, _MOST_CALIBRATION))
+    return min(wanted or by_size, quarter)
 
 
-def choose_images(frames: Frames, pixels: Input, *, calibrated: bool, least_calibration: int = 0) -> ProofImages:
+def choose_images(frames: Frames, pixels: Input, precisions: Collection[Precision]) -> ProofImages:
     """Golden images, calibration images and a gallery out of one set, drawn by a fixed seed.
 
-    Of N different images a quarter, 8 to 128, are golden; where it is ``calibrated`` another quarter, up to
-    ``calibration_wanted``, calibrate INT8 and decide on fp16; up to 10,000 others are the gallery.
+    Of N different images a quarter, 8 to 128, are golden; ``calibration_taken`` of the others calibrate INT8 and decide
+    on fp16; up to 10,000 of the rest are the gallery.
 
     Args:
         frames: uint8 frames of any size, made into inputs as the device does.
         pixels: What goes in.
-        calibrated: Whether INT8 or fp16 is made.
-        least_calibration: Fewest images that it is calibrated on.
+        precisions: Files that are made.
 
     Raises:
         InputError: A frame has another type or shape, or the images are too few.
     """
     images = to_inputs(frames, pixels)
     different = list({image_digest(image): number for number, image in enumerate(images)}.values())
+    calibration = calibration_taken(len(different), pixels, precisions)
+    least_calibration = LEAST_IMAGES if "int8" in precisions else 0
     least = _LEAST_GOLDEN + least_calibration
     if len(different) < least:
         raise InputError(f"{len(different)} different images are too few to prove a bundle: give at least {least}")
     order = np.random.default_rng(0).permutation(different)
     golden = min(_MOST_GOLDEN, max(_LEAST_GOLDEN, len(order) // 4), len(order) - least_calibration)
-    calibration = min(calibration_wanted(pixels), max(least_calibration, len(order) // 4)) if calibrated else 0
     rest = order[golden + calibration :][:_MOST_GALLERY]
     return ProofImages(
         golden=images[order[:golden]],

@@ -12,6 +12,7 @@ import numpy as np
 from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.manifest import Calibration, Placement
 from byolt_export.errors import InputError, MissingPart
+from byolt_export.proof.images import LEAST_IMAGES
 from byolt_export.proof.measures import measure
 from byolt_export.quantize.activation_statistics import outputs_of
 from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
@@ -22,7 +23,6 @@ from byolt_export.quantize.place_tensorrt import place_tensorrt
 from byolt_export.quantize.sensitivity import judges, most_sensitive, output_errors
 from byolt_export.quantize.time_won import times_won_us
 
-LEAST_IMAGES = 32
 LEAST_SHARE = 0.5
 """Of the multiply-adds in int8: with less, hardly anything is won by it."""
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)

@@ -108,7 +108,7 @@ def export(
         recipe,
         options.input_of(size_px),
         splits=open_run_splits(run, recipe),
-        calibrated=set(precisions) != {"fp32"},
+        precisions=precisions,
         tuned=int8 == "tuned",
         labelled=not classifier,
     )

@@ -1,7 +1,7 @@
 """Which images of a run a bundle is made and proven with."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -11,16 +11,22 @@ from byolt.data.synthetic import SyntheticSource
 from byolt.evaluation.evaluate import evaluation_store
 from byolt.recipe.schema import Recipe
 from byolt_export.bundle.image_input import Input
+from byolt_export.bundle.manifest import Precision
 from byolt_export.errors import InputError
-from byolt_export.proof.images import ProofImages, calibration_wanted, image_digest
-from byolt_export.quantize.int8 import LEAST_IMAGES
+from byolt_export.proof.images import ProofImages, calibration_taken, image_digest
 
 _TUNING_IMAGES = 4096
 _EVIDENCE_BYTES = 2**30  # Most that one set of images may take: whole camera frames are large.
 
 
 def gather_proof_images(
-    recipe: Recipe, pixels: Input, *, splits: Splits, calibrated: bool, tuned: bool = False, labelled: bool
+    recipe: Recipe,
+    pixels: Input,
+    *,
+    splits: Splits,
+    precisions: Collection[Precision],
+    tuned: bool = False,
+    labelled: bool,
 ) -> ProofImages:
     """Images of a run that a bundle is made and proven with, none of them in two sets.
 
@@ -31,7 +37,7 @@ def gather_proof_images(
         recipe: The run's.
         pixels: What comes in: squares, or whole camera frames.
         splits: The run's images.
-        calibrated: Whether images that INT8 is calibrated on, and that decide on fp16, are wanted.
+        precisions: Files that are made: INT8 is calibrated on some images, which decide on fp16 too.
         tuned: Whether INT8 shall learn from some as well.
         labelled: Whether the classes of the images are those of the task.
 
@@ -52,8 +58,8 @@ def gather_proof_images(
         golden, golden_labels = held_out.take(export.golden_images, seed, seen)
     queries, query_labels = test.take(export.query_images, seed + 1, seen) if test and labelled else (None, None)
     # Of few images most are left to be measured on.
-    most = min(export.calibration_images or calibration_wanted(pixels), max(LEAST_IMAGES, learn.size // 4))
-    calibration = learn.take(most, seed + 2, seen)[0] if calibrated else None
+    most = calibration_taken(learn.size, pixels, precisions, export.calibration_images)
+    calibration = learn.take(most, seed + 2, seen)[0] if most else None
     tuning = learn.take(min(_TUNING_IMAGES, learn.size // 4), seed + 4, seen)[0] if tuned else None
     crowd, crowd_labels = gallery.take(export.gallery_images, seed + 3, seen)
     return ProofImages(
