@@ -56,7 +56,7 @@ test-full: install $(RTX14)/.installed $(LIGHT)/.installed
 
 # By hand: what takes too long for CI, with the sample of it that CI runs. Every outcome is printed.
 test-long: install
-	OMP_NUM_THREADS=1 $(RUN) pytest tests/delivery/test_forty_networks.py -m "full or long" --numprocesses auto -rP --show-capture=stdout
+	OMP_NUM_THREADS=1 $(RUN) pytest tests/delivery/test_forty_networks.py tests/export/test_matrix.py -m "full or long" --numprocesses auto -rP --show-capture=stdout
 
 # A device's environments, without torch: TensorRT for RTX 1.4, whose API is TensorRT 10's, and Python 3.10 as on JetPack 6.
 $(RTX14)/.installed: requirements.lock pyproject.toml | install

@@ -16,8 +16,6 @@ from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_engines
 from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 
-pytestmark = pytest.mark.full
-
 # Backbone of timm, side of its images, images that are shown: what two cores do in a minute or two.
 NETWORKS = {
     "resnet18": (96, 32),
@@ -28,8 +26,13 @@ NETWORKS = {
     "convnext_tiny": (96, 32),
     "vit_small_patch16_224": (224, 32),
 }
+_LONG = ("resnet50", "efficientnet_b0")  # Five minutes and three, and their like is in the sample.
 # Random weights amplify rounding, deep ones a hundredfold: what is asked is that nothing is wrong, not how exact it is.
 RELATIVE_L2_MEAN = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.8}  # Another network's is 1.4.
+
+
+def _part_of(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.long if name in _LONG else pytest.mark.full
 
 
 def network(name: str) -> torch.nn.Module:
@@ -67,7 +70,7 @@ def bundle_of(name: str, folder: Path) -> Report:
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_part_of(name)) for name in NETWORKS])
 def test_a_network_becomes_files_and_engines(name: str, tmp_path: Path) -> None:
     report = bundle_of(name, tmp_path / "bundle")
     for file in report.files:
@@ -116,6 +119,7 @@ def older(folder: Path) -> None:
     assert "does not build INT8" in refused.stderr
 
 
+@pytest.mark.full
 def test_images_are_not_all_alike() -> None:
     shown = images(16, 96)
     assert np.std(shown.reshape(16, -1).mean(axis=1)) > 10
