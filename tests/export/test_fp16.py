@@ -122,6 +122,8 @@ def test_the_largest_share_that_keeps_enough_is_taken(fp32: Any, monkeypatch: py
     monkeypatch.setattr(ENOUGH, third_time)
     between = precision_shares(whole.fitted())["fp16"]
     assert shares["fp16"] < between < 1
+    monkeypatch.setattr(ENOUGH, lambda *_, **_how: 1.1)
+    assert Fp16(fp32, half, some[:127], 400).fitted() == plain  # So few tell nothing.
 
 
 def test_the_layers_of_most_harm_for_their_work_stay_fp32(fp32: Any, monkeypatch: pytest.MonkeyPatch) -> None:

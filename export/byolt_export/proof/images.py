@@ -15,7 +15,8 @@ from byolt_export.runtime.resize import to_inputs
 
 LEAST_IMAGES = 32
 """Fewest images that INT8 is calibrated on."""
-_LEAST_DECIDING = 128
+LEAST_DECIDING = 128
+"""Fewest images that tell whether an fp16 file keeps enough neighbours: of fewer it should keep all."""
 _LEAST_GOLDEN, _MOST_GOLDEN = 8, 128
 _MOST_GALLERY = 10_000
 _LEAST_CALIBRATION, _MOST_CALIBRATION, _CALIBRATION_PIXELS = 512, 4096, 4096 * 64 * 64
@@ -59,7 +60,7 @@ def calibration_taken(images: int, pixels: Input, precisions: Collection[Precisi
     quarter, (height, width, _) = images // 4, pixels.shape
     if "int8" in precisions:
         quarter = max(LEAST_IMAGES, quarter)
-    elif "fp16" not in precisions or quarter < _LEAST_DECIDING:
+    elif "fp16" not in precisions or quarter < LEAST_DECIDING:
         return 0
     by_size = int(np.clip(_CALIBRATION_PIXELS // (height * width), _LEAST_CALIBRATION, _MOST_CALIBRATION))
     return min(wanted or by_size, quarter)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from byolt_export.arrays import Images, Outputs
+from byolt_export.proof.images import LEAST_DECIDING
 from byolt_export.quantize.activation_statistics import input_batches, outputs_of, with_outputs
 from byolt_export.quantize.deciding import keeps_enough
 from byolt_export.quantize.layers import Layer, find_layers
@@ -40,9 +41,14 @@ class Fp16:
     on_log: Callable[[str], None] = lambda _: None
 
     def fitted(self) -> Any:
-        """The graph at the first share that keeps ``enough``, else at the last, which the proof judges."""
+        """The graph at the first share that keeps ``enough``, else at the last, which the proof judges.
+
+        Where fewer than 128 images decide, which tell nothing, all is fp16 that does not overflow.
+        """
         if self.beyond_range:
             self.on_log(f"fp16: {len(self.beyond_range)} tensors stay fp32, they come near 65,504, where it ends")
+        if len(self.images) < LEAST_DECIDING:
+            return self.to_half(self.model, self.beyond_range)
         for full, share in self._shares():
             self.on_log(f"fp16: {share:.0%} of the multiply-adds")
             half = self.to_half(self.model, self.beyond_range | full)
