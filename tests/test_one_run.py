@@ -29,7 +29,7 @@ one_run.PROBE_S, one_run.IMAGES_S = 2.0, 5.0
 sys.exit(one_run.main())
 """
 DEADLINES = ("--smoke-until", "60", "--measure-until", "90", "--learn-until", "120", "--until", "150")
-KILLS, FEW_KILLS = 5, 3
+KILLS, FEW_KILLS = 8, 3
 """At random moments, one in each part of the run; those of `make test`."""
 
 

@@ -9,9 +9,8 @@ from byolt_export.quantize.deciding import enough, expected_overlap
 
 def test_fewer_deciding_images_have_to_keep_more() -> None:
     assert enough("int8", 100) == pytest.approx(0.95 + 2 * np.sqrt(0.95 * 0.05 / 100))
-    assert (
-        1 > enough("int8", 100) > enough("int8", 256) > enough("int8", 1000) == enough("int8", 4000) > 0.95
-    )  # The proof asks of 1,000 at the most.
+    # The proof asks of 1,000 at the most.
+    assert 1 > enough("int8", 100) > enough("int8", 256) > enough("int8", 1000) == enough("int8", 4000) > 0.95
     assert enough("int8", 1000, logits=True) == pytest.approx(0.97 + 2 * np.sqrt(0.97 * 0.03 / 1000))
     assert enough("fp16", 1000) == pytest.approx(0.99 + 2 * np.sqrt(0.99 * 0.01 / 1000))
     assert enough("int8", 16) == 1  # So few cannot keep more than all.
