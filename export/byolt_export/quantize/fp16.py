@@ -48,14 +48,17 @@ class Fp16:
         if self.beyond_range:
             self.on_log(f"fp16: {len(self.beyond_range)} tensors stay fp32, they come near 65,504, where it ends")
         if len(self.images) < LEAST_DECIDING:
-            return self.to_half(self.model, self.beyond_range)
+            return self._half(set())
         for full, share in self._shares():
             self.on_log(f"fp16: {share:.0%} of the multiply-adds")
-            half = self.to_half(self.model, self.beyond_range | full)
+            half = self._half(full)
             if keeps_enough("fp16", self.reference, outputs_of(half, self._deciding), self.gallery, self.on_log):
                 return half
         self.on_log("fp16: no share keeps enough")
         return half
+
+    def _half(self, full: set[str]) -> Any:
+        return self.to_half(self.model, self.beyond_range | full)
 
     def _shares(self) -> Iterator[tuple[set[str], float]]:
         """Kernels that stay fp32, and the share in fp16 of the layers' multiply-adds: each set once."""
