@@ -1,76 +1,28 @@
-"""What `one_run.py` measures besides byolt's own commands; each reading is a process that prints JSON.
+"""What the card multiplies at most, a step's operations, lightly's own loop, and a run's encoder in parts."""
 
-    python benchmarks/gpu/readings.py peak --size 8192
-    python benchmarks/gpu/readings.py speed RECIPE [--set KEY=VALUE]...
-
-A reading that has no meaning here (a GPU's on a CPU, lightly's where it is not installed) ends with exit code 5.
-"""
-
-import argparse
 import copy
 import hashlib
 import importlib.util
-import json
-import os
 import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.gpu.items import ABSENT
 from PIL import Image
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from byolt.environment import environment
 from byolt.methods.build import build_method
 from byolt.networks.encoders import build_encoder
-from byolt.recipe.load import load_recipe
 from byolt.recipe.schema import Recipe
-from byolt.training.cuda_graph import WARMUP_STEPS
-from byolt.training.dry_run import dry_run
-from byolt.training.loader import batch_stream
-from byolt.training.prepare import Parts, prepare
+from byolt.training.prepare import prepare
 
-ABSENT = 5
 COUNTED_IMAGES = 4
-SETTLING_STEPS = WARMUP_STEPS + 5
-"""Steps after which nothing is chosen or recorded any more: three before the capture, the capture, and a few."""
-# The host waits in these. A copy to the host is one more where it is not asynchronous, which its name does not say.
-WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "Memcpy DtoH")
-
-
-def main() -> None:
-    """Take one reading and print it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reading", choices=["peak", "speed", "waits", "lightly", "parts"])
-    parser.add_argument("source", nargs="?", type=Path, help="A recipe; for `parts` a run's folder.")
-    parser.add_argument("--set", action="append", default=[], help="A key of the recipe.")
-    parser.add_argument("--size", type=int, default=8192, help="Side of the matrices.")
-    parser.add_argument("--steps", type=int, default=200, help="Timed steps.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="Of lightly's loop.")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Of lightly's DataLoader.")
-    parser.add_argument("--part-mb", type=float, default=15.0, help="Largest part of the encoder's file.")
-    parser.add_argument("--out", type=Path, default=Path(), help="Where the parts go.")
-    arguments = parser.parse_args()
-    if arguments.reading == "peak":
-        found = peak(arguments.size)
-    elif arguments.reading == "parts":
-        found = parts(arguments.source, arguments.out, int(arguments.part_mb * 1e6))
-    else:
-        recipe = load_recipe(arguments.source, arguments.set)
-        readings: dict[str, Callable[[], dict[str, Any]]] = {
-            "speed": lambda: speed(recipe, arguments.steps),
-            "waits": lambda: waits(recipe, arguments.steps),
-            "lightly": lambda: lightly(recipe, arguments.seconds, arguments.workers),
-        }
-        found = readings[arguments.reading]()
-    print(json.dumps(found))
 
 
 def device() -> torch.device:
@@ -103,13 +55,6 @@ def peak(size: int) -> dict[str, Any]:
     return environment() | found
 
 
-def speed(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """Images/s of real steps, views included, and the floating-point operations of the networks for one image."""
-    operations = flops_per_image(recipe)
-    measured = dry_run(recipe, steps=steps, warmup_steps=max(1, steps // 10)).to_dict()
-    return measured | {"flops_per_image": operations, "batch_size": recipe.optim.batch_size}
-
-
 def flops_per_image(recipe: Recipe) -> float:
     """Multiplications and additions of a step by torch's own counter: convolutions and matrices, no view, no optimizer.
 
@@ -130,57 +75,6 @@ def on_cpu(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"machine": recipe.machine.model_copy(update=plain)})
 
 
-def waits(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """How often a step makes the host wait for the GPU, in the steady state."""
-    if not torch.cuda.is_available():
-        absent("no GPU here, so none that the host could wait for")
-    took = steps_of(prepare(recipe))
-    take(took, SETTLING_STEPS)
-    return {"steps": steps, "waits_per_step": waits_per_step(lambda window: profiled_waits(took, window), steps)}
-
-
-def steps_of(parts: Parts) -> Iterator[None]:
-    """The run's steps one after the other, and from the first again once it is over; each is launched, not waited for.
-
-    The first few of them search for kernels and record the step: ``SETTLING_STEPS``.
-    """
-    while True:
-        batches = batch_stream(parts.sampler, parts.store, parts.recipe, parts.learner.device)
-        for step, batch in enumerate(batches):
-            parts.stepper.step(step, batch)
-            yield
-
-
-def take(steps: Iterator[None], count: int) -> None:
-    """Take so many steps, and wait for the last one."""
-    for _ in islice(steps, count):
-        pass
-    finish()
-
-
-def profiled_waits(steps: Iterator[None], count: int) -> Counter[str]:
-    """The host's waits in so many steps, and those of the profiler and of the end, which are as many in each window."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        take(steps, count)
-    return waits_among(event.name for event in profiler.events())
-
-
-def waits_per_step(counted: Callable[[int], Counter[str]], steps: int) -> dict[str, float]:
-    """Waits of a step by the difference of two windows: what a window does once is in both, and falls out.
-
-    Args:
-        counted: The waits of a window of so many steps.
-        steps: Of the shorter window; the longer one has twice as many.
-    """
-    short, long = counted(steps), counted(2 * steps)
-    return {name: (long[name] - short[name]) / steps for name in WAITS}
-
-
-def waits_among(names: Iterable[str]) -> Counter[str]:
-    """How many of a profile's events are each of ``WAITS``."""
-    return Counter(wait for name in names for wait in WAITS if name.startswith(wait))
-
-
 class Pictures(Dataset[Any]):
     """The recipe's images as torchvision's own set gives them: PIL images through a transform."""
 
@@ -199,9 +93,12 @@ def lightly(recipe: Recipe, seconds: float, workers: int) -> dict[str, Any]:
 
     Encoder, heads, batch and images are the recipe's. bf16 and channels-last, which its example leaves out, are given
     to it on a GPU; byolt's store, read in place of files, is too. Beside it the same step on views that lie there.
+
+    Raises:
+        SystemExit: With code 5: lightly is not installed.
     """
     if importlib.util.find_spec("lightly") is None:
-        absent("lightly is not installed, left out")
+        sys.exit(ABSENT)
     from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
 
     size_px, batch_size = recipe.view_size_px, recipe.optim.batch_size
@@ -293,13 +190,3 @@ def parts(run: Path, out: Path, largest_bytes: int) -> dict[str, Any]:
         (out / name).write_bytes(piece)
     joined = f"cat {' '.join(names)} > encoder.fp16.safetensors"
     return {"bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest(), "parts": names, "join": joined}
-
-
-def absent(why: str) -> None:
-    """End without a figure: it has no meaning here."""
-    print(why, file=sys.stderr)
-    sys.exit(ABSENT)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,16 @@
-"""The readings of the GPU's scripts: their metrics by hand."""
+"""What the call on a GPU reads of a card, a step and a run: its figures by hand."""
 
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from benchmarks.gpu.readings import WAITS, flops_per_image, lightly, parts, peak, waits, waits_among
+from benchmarks.gpu.readings import flops_per_image, lightly, parts, peak
 from safetensors.torch import load, save_file
 from torch import nn
 
-from byolt.data.sampler import Batch
-from byolt.methods.base import Outcome
 from byolt.recipe.load import load_recipe
 from byolt.recipe.schema import Recipe
-from byolt.training.cuda_graph import Stepper
 from byolt.training.prepare import prepare
 from tests.conftest import tiny_recipe
 
@@ -57,57 +53,12 @@ def test_an_image_of_cifar_10_takes_nine_gigaflop(tmp_path: Path) -> None:
     assert flops_per_image(recipe) == 2 * 2 * of_view == 8_955_101_184
 
 
-def test_waits_of_a_step_are_those_of_the_steady_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step waits once and each window twice; the first steps of a process wait a hundred times for a search."""
-    waited: list[str] = []
-    step = Stepper.step
-
-    def waiting(self: Stepper, number: int, batch: Batch) -> Outcome:
-        waited.extend(["cudaStreamSynchronize"] * (1 if len(waited) > 300 else 100))
-        return step(self, number, batch)
-
-    class Window:
-        def __init__(self, **_: object) -> None:
-            self.start = len(waited)
-
-        def __enter__(self) -> "Window":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            waited.extend(["cudaDeviceSynchronize"] * 2)
-            self.names = waited[self.start :]
-
-        def events(self) -> list[SimpleNamespace]:
-            return [SimpleNamespace(name=name) for name in self.names]
-
-    monkeypatch.setattr(Stepper, "step", waiting)
-    monkeypatch.setattr("benchmarks.gpu.readings.profile", Window)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
-    found = waits(small(tmp_path), 5)  # 23 steps, of a run of eight.
-    assert found["waits_per_step"] == dict.fromkeys(WAITS, 0.0) | {"cudaStreamSynchronize": 1.0}
-
-
-def test_the_hosts_waits_are_told_from_other_events() -> None:
-    names = ["cudaStreamSynchronize", "cudaLaunchKernel", "Memcpy DtoH (Device -> Pinned)", "cudaStreamSynchronize"]
-    names += ["Memcpy HtoD (Pinned -> Device)", "cudaStreamWaitEvent", "cudaGraphLaunch", "cudaDeviceSynchronize"]
-    assert waits_among(names) == {"cudaStreamSynchronize": 2, "Memcpy DtoH": 1, "cudaDeviceSynchronize": 1}
-
-
 def test_the_peak_counts_a_multiplication_and_an_addition(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
     monkeypatch.setattr("benchmarks.gpu.readings.time.perf_counter", lambda: 0.5 * next(clock))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = peak(8)
     assert (found["dtype"], found["tflops"]) == ("float32", 2 * 8 * 8 * 8 / 0.5 / 1e12)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_what_only_a_gpu_has_is_absent_without_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        waits(small(tmp_path), 2)
-    assert left.value.code == 5
-    assert "no GPU here" in capsys.readouterr().err
 
 
 def test_lightlys_figure_is_absent_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
