@@ -88,21 +88,10 @@ def export(
         if targets is not None:
             raise InputError("export.output: engines of byolt give one vector an image; leave --trt out for features")
         module = FeatureMap(module, size_px)
-    options = replace(
-        bundle_options(recipe),
-        normalize=recipe.export.normalize and not classifier,
-        recipe_hash=run.hash,
-        run=run.path.absolute().name,
-        metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
-        bisect=bisect,
-        int8=int8,
-        minutes=recipe.export.int8_minutes,
-        output="embedding" if classifier else recipe.export.output,
-    )
     warn_of_lag(run)
-    outcome = outcome_of(run)
-    if outcome is not None and not outcome.good and not classifier:
+    if not classifier and (outcome := outcome_of(run)) is not None and not outcome.good:
         say(f"warning: {run.path}: {outcome.sentence}")
+    options = replace(_options(run, recipe, classifier), bisect=bisect, int8=int8)
     say("reading images")
     images = gather_proof_images(
         recipe,
@@ -129,6 +118,19 @@ def export(
         return Exported(bundle, report)
     say(f"building engines with {order[0]}")
     return Exported(bundle, _with_engines(bundle, order, report, passed, recipe))
+
+
+def _options(run: Run, recipe: Recipe, classifier: bool) -> BundleOptions:
+    """The recipe's, and what the bundle says of the run."""
+    return replace(
+        bundle_options(recipe),
+        normalize=recipe.export.normalize and not classifier,
+        recipe_hash=run.hash,
+        run=run.path.absolute().name,
+        metadata={"byolt.backbone": recipe.model.backbone, "byolt.recipe": recipe.name},
+        minutes=recipe.export.int8_minutes,
+        output="embedding" if classifier else recipe.export.output,
+    )
 
 
 def _with_engines(
