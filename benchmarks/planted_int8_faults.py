@@ -283,7 +283,7 @@ def main() -> None:
         report = build_bundle(module, folder / "bundle", images=proof, size_px=SIZE_PX, precisions=("int8",))
         contract, encoder = read_manifest(report.path).contract, folder / "fp32.onnx"
         export_onnx(module, encoder, pixels=contract.input, output_name=contract.output.name)
-        int8 = Int8.of(encoder, calibration, "drawn")
+        int8 = Int8.of(onnx.load(encoder), calibration, "drawn")
         print("| fault | size | file | told by | smallest size told: outer | tightened | drift |")
         print("|---|---|---|---|---|---|---|")
         for file in report.files:

@@ -33,7 +33,7 @@ from byolt_export.proof.verify import judge_export, verify_engines
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.runtime.onnx_runner import CPU
 
-Export = Callable[[Path, Literal["fp32", "fp16"]], None]
+Write = Callable[[Path, Literal["fp32", "fp16"]], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Judges:
 
     golden: GoldenVectors
     gallery: Gallery | None
-    export: Export
+    write: Write
     run: str = ""
     """Name of the run that the encoder is of, for the page that is signed."""
 
@@ -172,7 +172,7 @@ class _Keeper:
         for precision in plain:
             if precision in digests:
                 compared = self.new.with_name(f"compared.{precision}.onnx")
-                self.judges.export(compared, precision)
+                self.judges.write(compared, precision)
                 return digests[precision] == sha256(compared)
         return False  # INT8 alone: its bytes depend on the images it was calibrated on.
 

@@ -100,7 +100,7 @@ def build_bundle(
         report = Report(Path(out_dir), tuple(each.report for each in made))
         run = builder.options.run
         write_bundle(folder, made, report, builder.contract, builder.golden, kind=images.golden_kind, run=run)
-        judges = Judges(builder.golden, builder.gallery, builder.export, run)
+        judges = Judges(builder.golden, builder.gallery, builder.write, run)
         return keep_earlier(Path(out_dir), folder, report, judges, on_log)
 
 
@@ -205,10 +205,8 @@ class _Builder:
                     f"keeps too few {'classes' if self.contract.classes else 'neighbours'}"
                 )
                 return None
-        elif precision == "fp16" and self.images.calibration is not None and len(self.images.calibration):
-            self._fit_fp16(path, self.images.calibration)
         else:
-            self.export(path, precision)
+            self.write(path, precision)
         self.on_log(f"{path.name}: proving")
         model = onnx.load(path)
         (opset,) = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -240,27 +238,39 @@ class _Builder:
         timed = time_files(reports, open_run, self.golden.images, opt_batch=self.contract.input.opt_batch)
         return [replace(each, report=report) for each, report in zip(made, timed, strict=True)]
 
-    def export(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
+    def write(self, path: Path, precision: Literal["fp32", "fp16"]) -> None:
+        """Write a file in floating point."""
+        import onnx
+
+        model = self.single if precision == "fp32" else self._half()
+        onnx.checker.check_model(model, full_check=True)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+
+    @cached_property
+    def single(self) -> Any:
+        """The graph in fp32, traced once for all files."""
+        import onnx
+
         from byolt_export.onnx.export import export_onnx
 
         metadata = {**self.options.properties(), CONTRACT_KEY: self.contract.model_dump_json()}
-        names = self.contract.output.names
-        export_onnx(self.module, path, output_name=names, precision=precision, metadata=metadata, **self.how)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / FILES["fp32"]
+            export_onnx(self.module, path, output_name=self.contract.output.names, metadata=metadata, **self.how)
+            return onnx.load(path)
 
-    def _fit_fp16(self, path: Path, images: Images) -> None:
-        """Write the fp16 file, in which what does not fit fp16 stays fp32."""
-        import onnx
-
+    def _half(self) -> Any:
+        """The graph in fp16, but for what does not fit it on the calibration images."""
         from byolt_export.onnx.half_precision import to_half
         from byolt_export.onnx.preprocessing import RESIZING
 
         def half_but_for(model: Any, full: Set[str]) -> Any:
             return to_half(model, full={*full, *RESIZING})
 
-        self.export(path, "fp32")
-        half = Fp16(onnx.load(path), half_but_for, images, self._shown, self.on_log).fitted()
-        onnx.checker.check_model(half, full_check=True)
-        path.write_bytes(half.SerializeToString(deterministic=True))
+        images = self.images.calibration
+        if images is None or not len(images):
+            return half_but_for(self.single, frozenset())
+        return Fp16(self.single, half_but_for, images, self._shown, self.on_log).fitted()
 
     @property
     def _shown(self) -> int:
@@ -284,11 +294,8 @@ class _Builder:
         """The encoder calibrated, once for all INT8 files."""
         assert self.images.calibration is not None
         self.on_log(f"calibrating INT8 with {len(self.images.calibration)} images, most of which decide how much it is")
-        with tempfile.TemporaryDirectory() as folder:
-            single = Path(folder) / FILES["fp32"]
-            self.export(single, "fp32")
-            source = self.images.calibration_source
-            return Int8.of(single, self.images.calibration, source, gallery=self._shown, on_log=self.on_log)
+        how: Any = {"gallery": self._shown, "on_log": self.on_log}
+        return Int8.of(self.single, self.images.calibration, self.images.calibration_source, **how)
 
     @property
     def tune(self) -> Tune | None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import onnx
+
 from byolt_export.arrays import Images
 from byolt_export.bundle.manifest import Calibration
 from byolt_export.quantize.calibrate import Rule
@@ -18,5 +20,5 @@ def quantize(
     least_share: float = 0.8,
 ) -> Calibration:
     """For TensorRT; what is not INT8 keeps the precision that the file has."""
-    int8 = Int8.of(path, images, source, rule)
+    int8 = Int8.of(onnx.load(path), images, source, rule)
     return int8.for_tensorrt(int8.calibrated.model, int8_path, least_share=least_share)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 from tests.export.small import HOW, build, encoder, images
 
@@ -23,7 +24,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def int8(path: Path) -> Int8:
-    return Int8.of(path, images(128, seed=1), "drawn")
+    return Int8.of(onnx.load(path), images(128, seed=1), "drawn")
 
 
 def test_each_choice_begins_elsewhere_and_ends_at_the_least() -> None:
@@ -65,7 +66,7 @@ def test_the_largest_share_that_keeps_enough_is_taken(
 
 def test_of_logits_classes_decide(path: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    int8 = Int8.of(path, images(128, seed=1), "drawn", gallery=0, on_log=lines.append)
+    int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn", gallery=0, on_log=lines.append)
     int8.for_tensorrt(int8.calibrated.model, tmp_path / "encoder.onnx")
     assert all("images keep their class, 100.0% wanted" in line for line in lines[1::2])
     assert lines[1].endswith(f"of 64 images keep their class, {enough('int8', 64, logits=True):.1%} wanted")

@@ -184,7 +184,7 @@ def test_the_layer_that_reads_the_pixels_may_stay_fp32(path: Path, calibrated: C
 
 
 def test_a_bundles_file_leaves_out_what_it_must(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    int8 = Int8.of(path, images(128, seed=1), "drawn")
+    int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn")
     monkeypatch.setattr("byolt_export.quantize.deciding.enough", lambda *_, **_how: 0.5)
     record = int8.for_cpu(tmp_path / "all.onnx")
     assert record is not None

@@ -77,7 +77,7 @@ def test_nothing_is_won_where_whole_numbers_take_longer(
 
 
 def test_for_a_cpu_time_is_spent_and_most_of_the_work_stays_int8(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    int8 = Int8.of(path, images(128, seed=1), "drawn")
+    int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn")
     names = {layer.name for layer in int8.calibrated.layers}
     costly, *others = sorted(names, key=lambda name: int8.calibrated.share({name}))
     costs = {costly: 97.0} | dict.fromkeys(others, 3.0 / len(others))
@@ -93,7 +93,7 @@ def test_for_a_cpu_time_is_spent_and_most_of_the_work_stays_int8(path: Path, mon
 
 
 def test_the_costs_are_those_of_the_engine(path: Path) -> None:
-    int8 = Int8.of(path, images(128, seed=1), "drawn")
+    int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn")
     layers = int8.calibrated.layers
     assert int8.costs("tensorrt") == {layer.name: layer.multiply_adds for layer in layers}
     won = int8.costs("cpu")

@@ -150,7 +150,7 @@ def test_views_are_the_images_shifted_and_mirrored() -> None:
 
 def test_what_was_learned_is_taken_where_it_is_nearer_alone(path: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    int8 = Int8.of(path, images(128, seed=1), "drawn", on_log=lines.append)
+    int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn", on_log=lines.append)
     file = tmp_path / "int8.onnx"
 
     def record(tune: Any) -> str:
@@ -199,7 +199,7 @@ def test_a_bundle_with_tuned_int8_says_what_came_of_it(tmp_path: Path) -> None:
 
 def test_what_learned_has_to_keep_its_neighbours(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    int8 = Int8.of(path, images(128, seed=1), "drawn", on_log=lines.append)
+    int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn", on_log=lines.append)
     found = iter(
         replace(measure(int8.reference, int8.reference), relative_l2_mean=error, overlap_at_1=kept)
         for error, kept in ((0.02, 0.98), (0.01, 0.96))
@@ -213,7 +213,7 @@ def test_what_learned_has_to_keep_its_neighbours(path: Path, tmp_path: Path, mon
 def test_the_share_that_is_tried_first_is_taken_where_it_keeps_enough_by_learning(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    int8 = Int8.of(path, images(128, seed=1), "drawn")
+    int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn")
     parts: list[float] = []
 
     def exact(model: Any, encoder: Any, part: float) -> Any:

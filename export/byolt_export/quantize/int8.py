@@ -11,7 +11,7 @@ import numpy as np
 
 from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.manifest import Calibration, Placement
-from byolt_export.errors import InputError, MissingPart
+from byolt_export.errors import InputError
 from byolt_export.proof.images import LEAST_IMAGES
 from byolt_export.proof.measures import measure
 from byolt_export.quantize.activation_statistics import outputs_of
@@ -80,17 +80,17 @@ class Int8:
     @classmethod
     def of(
         cls,
-        path: Path,
+        model: Any,
         images: Images,
         source: str,
         rule: Rule = "least error",
         gallery: int = 1,
         on_log: Callable[[str], None] = lambda _: None,
     ) -> "Int8":
-        """Calibrate a file of ``export_onnx`` in fp32 on up to 256 of the images, at most half; the others decide.
+        """Calibrate a graph of ``export_onnx`` in fp32 on up to 256 of the images, at most half; the others decide.
 
         Args:
-            path: The file, which stays as it is.
+            model: The graph, which stays as it is.
             images: Raw images (N, H, W, C), uint8, none of which may be used to measure the result.
             source: Where they come from, for the manifest.
             rule: How scales and rounding are chosen.
@@ -100,17 +100,12 @@ class Int8:
 
         Raises:
             InputError: Too few images, no layer to quantise, or activations that are not finite.
-            MissingPart: onnx or ONNX Runtime is not installed.
+            MissingPart: ONNX Runtime is not installed.
         """
-        try:
-            import onnx
-        except ImportError as error:
-            raise MissingPart('onnx is not installed: pip install "byolt[export]"') from error
         if len(images) < LEAST_IMAGES:
             raise InputError(f"{len(images)} images are too few to calibrate INT8: give at least {LEAST_IMAGES}")
-        model = onnx.load(path)
         if not find_layers(model)[0]:
-            raise InputError(f"{path} has no layer with a constant kernel that INT8 fits: deliver it as fp16")
+            raise InputError("the encoder has no layer with a constant kernel that INT8 fits: deliver it as fp16")
         order = np.random.default_rng(0).permutation(len(images))  # Neighbours in a folder are often of one kind.
         half = min(CALIBRATED, -(-len(images) // 2))
         calibrated = calibrate(model, images[order[:half]], rule=rule)
