@@ -123,6 +123,20 @@ def test_a_damaged_file_learns_what_the_encoder_gives(calibrated: Calibrated, en
     assert learned.graph.node == model.graph.node
 
 
+def test_channels_that_nothing_comes_out_of_do_not_set_the_rate_of_the_others(tmp_path: Path) -> None:
+    module, path = encoder().eval(), tmp_path / "encoder.onnx"
+    with torch.no_grad():  # Their kernels are small, so their levels are, and their biases are large numbers of those.
+        module.bn1.weight[:24], module.bn1.bias[:24] = 1e-4, -5.0  # type: ignore[index, union-attr]
+    export_onnx(module, path, output_name="embedding", **HOW)
+    single = calibrate(onnx.load(path), images(64, seed=1))
+    model, shown = placed(single, "cpu"), images(32, seed=5)
+    seconds = iter(np.arange(0, 1000, 1.5))
+    learned = tune(model, single.model, images(256, seed=1), minutes=1, clock=lambda: float(next(seconds)))
+    reference = outputs(single.model, shown)
+    before, after = (relative_l2(reference, outputs(each, shown)).mean() for each in (model, learned))
+    assert after < before
+
+
 def test_the_loss_is_two_less_two_cosines() -> None:
     online, target = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[4.0, 3.0], [0.0, 2.0]])
     assert float(regression_loss(online, target)) == pytest.approx(((2 - 2 * 0.96) + 2) / 2)

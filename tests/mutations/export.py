@@ -169,6 +169,7 @@ EXPORT = [
     Mutation("the loss does not grow with the images", QUANTIZE_DECIDING, "max(1.0, more) ** 0.25", "1.0", IN_DECIDING),
     Mutation("what learned is taken where it is further off", QUANTIZE_INT8, "after.relative_l2_mean < before.relative_l2_mean and", "after.relative_l2_mean > before.relative_l2_mean and", f"{IN_TUNE}::test_what_was_learned_is_taken_where_it_is_nearer_alone"),
     Mutation("rounding lets no gradient through", DISTILL_OPERATORS, "return gradient", "return gradient * 0", f"{IN_TUNE}::test_a_damaged_file_learns_what_the_encoder_gives"),
+    Mutation("rates by the mean bias", DISTILL_TUNE, "float(size.median()) or ", "", f"{IN_TUNE}::test_channels_that_nothing_comes_out_of_do_not_set_the_rate_of_the_others"),
     Mutation("the loss turned round", DISTILL_TUNE, "(2 - 2 * F.cosine", "(2 + 2 * F.cosine", f"{IN_TUNE}::test_the_loss_is_two_less_two_cosines"),
     Mutation("least share of int8 reversed", QUANTIZE_INT8, "(whole - floor)", "(whole - 1 + floor)", IN_PRECISION),
     Mutation("multiply-adds without the map", QUANTIZE_MULTIPLY_ADDS, "return out * int(np.prod(shapes[node.input[1]][1:]))", "return int(np.prod(shapes[node.input[1]]))", IN_PRECISION),

@@ -20,7 +20,7 @@ from byolt_export.distill.graph import Int8Graph
 _BATCH, _LEAST_BATCH, _BATCH_PIXELS = 64, 8, 64 * 96 * 96
 _KERNEL_RATE = 0.005
 """Levels of a kernel in a step of Adam: at 0.02 a MobileNetV3 lost a tenth of what this won, at 0.15 far more."""
-_OFFSET_RATE = 3e-4  # Of a layer's mean bias.
+_OFFSET_RATE = 3e-4  # Of a layer's median bias.
 _WARM_UP_STEPS = 20
 _MOST_SHIFT = 1 / 16  # Of the side.
 _LINES = 5
@@ -100,7 +100,11 @@ def _of(target: Int8Graph, images: Images) -> Tensor:
 
 
 def _rates(student: Int8Graph) -> list[dict[str, Any]]:
-    """Groups of parameters: kernels in units of their levels, each layer's biases in units of their own size."""
-    sizes = [(offset, float(offset.detach().abs().mean())) for offset in student.offsets.values()]
+    """Groups of parameters: kernels in units of their levels, each layer's biases in units of their own size.
+
+    That is the median: biases of channels that nothing comes out of may be a hundred thousand times as large.
+    """
+    sizes = [(offset, offset.detach().abs()) for offset in student.offsets.values()]
     kernels: dict[str, Any] = {"params": list(student.kernels.values()), "lr": _KERNEL_RATE}
-    return [kernels, *({"params": [offset], "lr": _OFFSET_RATE * max(size, 1e-6)} for offset, size in sizes)]
+    units = [(offset, float(size.median()) or float(size.mean())) for offset, size in sizes]
+    return [kernels, *({"params": [offset], "lr": _OFFSET_RATE * max(unit, 1e-6)} for offset, unit in units)]
