@@ -96,3 +96,43 @@ def test_what_keeps_no_factor_is_left_alone(between: str) -> None:
     assert gain_groups(model, find_layers(model)[0]) == []
     even_channels(model, shown())
     assert model.SerializeToString() == before
+
+
+def gated(activation: str, turned: bool) -> onnx.ModelProto:
+    """A squeeze-and-excitation between two convolutions; its channels differ by 1 to 200 in range."""
+    model, rng = residual(), np.random.default_rng(2)
+    del model.graph.node[3:8]
+    gate = rng.normal(size=(8, 8, 1, 1)) / np.geomspace(1, 200, 8)[:, None, None]
+    model.graph.initializer.append(numpy_helper.from_array(gate.astype(np.float32), "f"))
+    nodes = [
+        helper.make_node(activation, ["first"], ["hidden"]),
+        helper.make_node("GlobalAveragePool", ["hidden"], ["squeezed"]),
+        helper.make_node("Conv", ["squeezed", "f"], ["excitation"]),
+        helper.make_node("Sigmoid", ["excitation"], ["gate"]),
+        helper.make_node("Mul", ["gate", "hidden"] if turned else ["hidden", "gate"], ["read"]),
+        helper.make_node("Conv", ["read", "c"], ["last"]),
+    ]
+    for place, node in enumerate(nodes, 3):
+        model.graph.node.insert(place, node)
+    return model
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("activation", ["Relu", "HardSwish"])
+def test_a_gate_takes_up_what_evens_channels(activation: str, turned: bool) -> None:
+    model = gated(activation, turned)
+    before_gate = [{"first", "hidden", "squeezed"}] if activation == "Relu" else []
+    assert gain_groups(model, find_layers(model)[0]) == [*before_gate, {"read"}]
+    expected, before = outputs(model), {name: unevenness(model, name) for name in ("read", "squeezed")}
+    even_channels(model, shown())
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_allclose(outputs(model), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert unevenness(model, "read") < before["read"] / 4
+    assert (unevenness(model, "squeezed") < before["squeezed"] / 4) == (activation == "Relu")
+
+
+def test_a_product_of_two_whole_tensors_is_no_gate() -> None:
+    model = gated("Relu", turned=False)
+    del model.graph.node[4:7]
+    model.graph.node[4].input[1] = "first"
+    assert gain_groups(model, find_layers(model)[0]) == []

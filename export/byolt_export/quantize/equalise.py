@@ -2,11 +2,12 @@
 
 Cross-layer equalisation (Nagel et al. 2019, arXiv:1906.04721, section 4.1), carried through residual sums: every tensor
 that is tied to another by an operator that keeps a factor of each channel - ReLU, pooling, Add - has that one's gain,
-and where such a group begins and ends with kernels, these take the gain up. C: channels.
+and where such a group begins and ends with kernels, these take the gain up. So does what a tensor is gated by, one
+value a channel (squeeze-and-excitation): it is multiplied by a constant then, of next to no work. C: channels.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ def even_channels(model: Any, images: Images) -> None:
 def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
     """Tensors that share one gain a channel, group by group, where kernels can take all of it up."""
     constants = {constant.name for constant in model.graph.initializer}
+    gates = {gate.output: gate for gate in find_gates(model)}
     takes_up = {layer.name for layer in layers if layer.is_conv and not layer.is_transposed}
     groups = _Groups()
     for output in model.graph.output:
@@ -54,7 +56,10 @@ def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
     shapes, _ = infer(model)
     for node in model.graph.node:
         tensors = [name for name in (*node.input, *node.output) if name and name not in constants]
-        if node.output[0] in takes_up:
+        if gate := gates.get(node.output[0]):
+            groups.add(gate.gated, gate.output)
+            groups.fix(gate.gate)
+        elif node.output[0] in takes_up:
             groups.add(*tensors)
         elif _keeps_factors(node, constants, model) and len({shapes.get(name, ())[1:2] for name in tensors}) == 1:
             groups.tie(*tensors)
@@ -63,6 +68,27 @@ def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
     for image in model.graph.input:
         groups.fix(image.name)
     return groups.free()
+
+
+class Gate(NamedTuple):
+    """``output`` is ``gated`` (N, C, H, W) times ``gate`` (N, C, 1, 1)."""
+
+    gated: str
+    gate: str
+    output: str
+
+
+def find_gates(model: Any) -> Iterator[Gate]:
+    """What is multiplied by a value of each channel that depends on the image."""
+    shapes, _ = infer(model)
+    constants = {constant.name for constant in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "Mul" or constants.intersection(node.input):
+            continue
+        for gated, gate in (node.input, reversed(node.input)):
+            whole, single = shapes.get(gated, ()), shapes.get(gate, ())
+            if len(whole) == len(single) == 4 and single == (*whole[:2], 1, 1) != whole and all(whole):
+                yield Gate(gated, gate, node.output[0])
 
 
 def choose_gains(groups: Iterable[set[str]], layers: Sequence[Layer], samples: Mapping[str, ActivationSample]) -> Gains:
@@ -127,7 +153,25 @@ def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
         _store(model, node, 1, f"{layer.name}.evened", layer.from_matrices(kernel).astype(dtype), numpy_helper)
         if len(node.input) > 2 and out is not None:
             _store(model, node, 2, f"{layer.name}.evened_bias", (layer.bias() * factor).astype(dtype), numpy_helper)
+    for gate in list(find_gates(model)):
+        _apply_to_gate(model, gate, gains)
     drop_unread(model.graph)
+
+
+def _apply_to_gate(model: Any, gate: Gate, gains: Gains) -> None:
+    """Multiply a gate by the gain of what comes out over that of what goes in."""
+    from onnx import helper, numpy_helper
+
+    if gate.gated not in gains and gate.output not in gains:
+        return
+    factor = gains.get(gate.output, np.float32(1)) / gains.get(gate.gated, np.float32(1))
+    place = next(k for k, node in enumerate(model.graph.node) if node.output[0] == gate.output)
+    factors, evened = f"{gate.output}.gain", f"{gate.output}.evened"
+    values = np.asarray(factor, np.float32).reshape(1, -1, 1, 1)
+    model.graph.initializer.append(numpy_helper.from_array(values, factors))
+    node = model.graph.node[place]
+    node.input[list(node.input).index(gate.gate)] = evened
+    model.graph.node.insert(place, helper.make_node("Mul", [gate.gate, factors], [evened], name=evened))
 
 
 def _store(model: Any, node: Any, place: int, name: str, values: npt.NDArray[Any], numpy_helper: Any) -> None:
