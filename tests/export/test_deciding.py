@@ -30,6 +30,20 @@ def test_the_loss_grows_as_the_fourth_root_of_the_images() -> None:
     assert expected_overlap(reference[:1], candidate[:1], 1600) is None
 
 
+def test_every_deciding_image_is_asked_for_its_neighbour() -> None:
+    rng = np.random.default_rng(2)
+    reference = rng.normal(size=(2000, 6)).astype(np.float32)
+    candidate = reference.copy()
+    candidate[1::2] += 0.1 * rng.normal(size=(1000, 6)).astype(np.float32)  # The proof would ask every other one.
+    found = expected_overlap(reference, candidate, 100)
+    of_all = neighbour_overlap(reference, candidate, 1, queries=2000)
+    of_half = neighbour_overlap(reference, candidate, 1)
+    assert found is not None
+    assert of_all is not None
+    assert of_half is not None
+    assert found[0] == of_all < of_half - 0.02
+
+
 def test_what_is_expected_is_nearer_to_what_comes_than_what_was_kept() -> None:
     rng = np.random.default_rng(1)
     # Directions of five values differ in four ways, where the fourth root is right.

@@ -64,26 +64,28 @@ def centred_cosine(reference: Outputs, candidate: Outputs) -> npt.NDArray[np.flo
     return np.where(r_norm < median, np.maximum(cosine, at_median), cosine)
 
 
-def neighbour_overlap(reference: Outputs, candidate: Outputs, k: int) -> float | None:
+def neighbour_overlap(reference: Outputs, candidate: Outputs, k: int, *, queries: int = QUERIES) -> float | None:
     """Share of the candidate's k nearest neighbours that are nearest neighbours of the reference too.
 
     See ``neighbour_overlaps``.
     """
-    return neighbour_overlaps(reference, candidate, (k,))[0]
+    return neighbour_overlaps(reference, candidate, (k,), queries=queries)[0]
 
 
-def neighbour_overlaps(reference: Outputs, candidate: Outputs, ks: tuple[int, ...]) -> list[float | None]:
+def neighbour_overlaps(
+    reference: Outputs, candidate: Outputs, ks: tuple[int, ...], *, queries: int = QUERIES
+) -> list[float | None]:
     """For each k the share of the candidate's k nearest neighbours that are nearest neighbours of the reference too.
 
-    Neighbours by cosine among the first 10,000 rows, for up to 1,000 queries spread evenly over them, each query left
+    Neighbours by cosine among the first 10,000 rows, for up to ``queries`` queries spread evenly over them, each left
     out of its own neighbours. A neighbour as near as the reference's k-th, to 1e-6, counts: the order of ties says
     nothing. ``None`` when a query has no more than k others, for then every neighbour agrees.
     """
     rows = min(len(reference), GALLERY)
     if rows - 1 <= min(ks):
         return [None] * len(ks)
-    queries = np.arange(min(rows, QUERIES)) * rows // min(rows, QUERIES)
-    expected, given = _similarities(reference[:rows], queries), _similarities(candidate[:rows], queries)
+    asked = np.arange(min(rows, queries)) * rows // min(rows, queries)
+    expected, given = _similarities(reference[:rows], asked), _similarities(candidate[:rows], asked)
     overlaps: list[float | None] = []
     for k in ks:
         if rows - 1 <= k:
