@@ -3,7 +3,6 @@
 Axes: B batch, N images, H W pixels, D output features.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
@@ -249,28 +248,17 @@ class _Builder:
     @cached_property
     def single(self) -> Any:
         """The graph in fp32, traced once for all files."""
-        import onnx
-
-        from byolt_export.onnx.export import export_onnx
+        from byolt_export.onnx.export import onnx_graph
 
         metadata = {**self.options.properties(), CONTRACT_KEY: self.contract.model_dump_json()}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / FILES["fp32"]
-            export_onnx(self.module, path, output_name=self.contract.output.names, metadata=metadata, **self.how)
-            return onnx.load(path)
+        return onnx_graph(self.module, output_name=self.contract.output.names, metadata=metadata, **self.how)
 
     def _half(self) -> Any:
         """The graph in fp16, but for what does not fit it on the calibration images."""
-        from byolt_export.onnx.half_precision import to_half
-        from byolt_export.onnx.preprocessing import RESIZING
-
-        def half_but_for(model: Any, full: Set[str]) -> Any:
-            return to_half(model, full={*full, *RESIZING})
-
         images = self.images.calibration
         if images is None or not len(images):
-            return half_but_for(self.single, frozenset())
-        return Fp16(self.single, half_but_for, images, self._shown, self.on_log).fitted()
+            return _to_half(self.single)
+        return Fp16(self.single, _to_half, images, self._shown, self.on_log).fitted()
 
     @property
     def _shown(self) -> int:
@@ -281,13 +269,10 @@ class _Builder:
 
     def _quantize(self, path: Path, placement: Placement | None) -> Calibration | None:
         """Write an INT8 file: what of it is not INT8 is fp16 for TensorRT, and fp32 for a CPU."""
-        from byolt_export.onnx.half_precision import to_half
-        from byolt_export.onnx.preprocessing import RESIZING
-
         how: Any = {"choice": self.options.int8, "least_share": self.options.least_share, "tune": self.tune}
         if placement == "cpu":
             return self.int8.for_cpu(path, **how)
-        return self.int8.for_tensorrt(to_half(self.int8.calibrated.model, full=RESIZING), path, **how)
+        return self.int8.for_tensorrt(_to_half(self.int8.calibrated.model), path, **how)
 
     @cached_property
     def int8(self) -> Int8:
@@ -311,6 +296,14 @@ class _Builder:
             return tune(placed, encoder, images, minutes=part * minutes, on_log=self.on_log)
 
         return part_of_minutes
+
+
+def _to_half(model: Any, full: Set[str] = frozenset()) -> Any:
+    """A graph in fp16, but for what resizes frames, and for what reads or gives a tensor of ``full``."""
+    from byolt_export.onnx.half_precision import to_half
+    from byolt_export.onnx.preprocessing import RESIZING
+
+    return to_half(model, full={*full, *RESIZING})
 
 
 def _placements(precision: Precision) -> tuple[Placement | None, ...]:

@@ -34,10 +34,7 @@ def export_onnx(
     precision: Literal["fp32", "fp16"] = "fp32",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a module as one ONNX file from raw images ``images`` to ``output_name``; the module stays untouched.
-
-    The file holds the preprocessing, folded BatchNorm, a dynamic batch, no path of this machine, and the same bytes
-    from run to run.
+    """Write a module as one ONNX file; see ``onnx_graph``.
 
     Args:
         module: Maps normalised images (B, 3, S, S) to (B, D), or ``NamedOutputs``.
@@ -52,12 +49,36 @@ def export_onnx(
         InputError: The exporter cannot follow the module, or the module fixes the batch size.
         MissingPart: onnx or onnxscript is not installed.
     """
+    proto = onnx_graph(module, pixels=pixels, output_name=output_name, normalize=normalize, metadata=metadata)
+    if precision == "fp16":
+        import onnx
+
+        from byolt_export.onnx.half_precision import to_half
+
+        with export_faults(module, pixels.size_px):
+            proto = to_half(proto, full=RESIZING)
+            onnx.checker.check_model(proto, full_check=True)
+    Path(path).write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def onnx_graph(
+    module: nn.Module,
+    *,
+    pixels: Input,
+    output_name: str | Sequence[str],
+    normalize: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Any:
+    """A module as an ONNX graph in fp32 from raw images ``images`` to ``output_name``; the module stays untouched.
+
+    The graph holds the preprocessing, folded BatchNorm, a dynamic batch, no path of this machine, and is the same from
+    run to run. Arguments and errors are those of ``export_onnx``.
+    """
     try:
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter needs it, and would say so in a page of text.
 
         from byolt_export.onnx.graph import name_outputs, to_single
-        from byolt_export.onnx.half_precision import to_half
     except ImportError as error:
         raise MissingPart(f'{error.name} is not installed: pip install "byolt[export]"') from error
     names = [output_name] if isinstance(output_name, str) else list(output_name)
@@ -79,12 +100,10 @@ def export_onnx(
     name_outputs(proto, names)
     with export_faults(module, pixels.size_px):
         to_single(proto)
-        if precision == "fp16":
-            proto = to_half(proto, full=RESIZING)
         for key, value in sorted((metadata or {}).items()):
             proto.metadata_props.add(key=key, value=value)
         onnx.checker.check_model(proto, full_check=True)
-    Path(path).write_bytes(proto.SerializeToString(deterministic=True))
+    return proto
 
 
 def torch_tensors(module: nn.Module, images: Images, *, pixels: Input) -> dict[str, Outputs]:

@@ -16,7 +16,7 @@ from byolt_export.arrays import Images
 from byolt_export.quantize.activation_statistics import ActivationSample, collect_statistics
 from byolt_export.quantize.fragments import drop_unread
 from byolt_export.quantize.layers import Layer, find_layers, written_tensors
-from byolt_export.quantize.multiply_adds import attributes, infer
+from byolt_export.quantize.multiply_adds import Shapes, attributes, infer
 from byolt_export.quantize.rounding import Reals, Rows, best_levels
 
 Gains = dict[str, Rows]
@@ -48,12 +48,12 @@ def even_channels(model: Any, images: Images) -> None:
 def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
     """Tensors that share one gain a channel, group by group, where kernels can take all of it up."""
     constants = {constant.name for constant in model.graph.initializer}
-    gates = {gate.output: gate for gate in find_gates(model)}
+    shapes, _ = infer(model)
+    gates = {gate.output: gate for gate in find_gates(model, shapes)}
     takes_up = {layer.name for layer in layers if layer.is_conv and not layer.is_transposed}
     groups = _Groups()
     for output in model.graph.output:
         groups.fix(output.name)
-    shapes, _ = infer(model)
     for node in model.graph.node:
         tensors = [name for name in (*node.input, *node.output) if name and name not in constants]
         if gate := gates.get(node.output[0]):
@@ -78,9 +78,8 @@ class Gate(NamedTuple):
     output: str
 
 
-def find_gates(model: Any) -> Iterator[Gate]:
+def find_gates(model: Any, shapes: Shapes) -> Iterator[Gate]:
     """What is multiplied by a value of each channel that depends on the image."""
-    shapes, _ = infer(model)
     constants = {constant.name for constant in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type != "Mul" or constants.intersection(node.input):
@@ -153,7 +152,7 @@ def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
         _store(model, node, 1, f"{layer.name}.evened", layer.from_matrices(kernel).astype(dtype), numpy_helper)
         if len(node.input) > 2 and out is not None:
             _store(model, node, 2, f"{layer.name}.evened_bias", (layer.bias() * factor).astype(dtype), numpy_helper)
-    for gate in list(find_gates(model)):
+    for gate in list(find_gates(model, infer(model)[0])):
         _apply_to_gate(model, gate, gains)
     drop_unread(model.graph)
 
