@@ -98,6 +98,40 @@ def test_what_keeps_no_factor_is_left_alone(between: str) -> None:
     assert model.SerializeToString() == before
 
 
+def normed(learned: bool = True) -> onnx.ModelProto:
+    """A BatchNorm before the activation of the sum, as in a pre-activation block."""
+    model, rng = residual(), np.random.default_rng(3)
+    norm = {"scale": rng.uniform(0.5, 2, 8), "shift": rng.normal(size=8), "mean": rng.normal(size=8) * 30}
+    norm["variance"] = np.geomspace(1, 200, 8) * rng.uniform(1, 3, 8)
+    for name, values in norm.items():
+        if learned or name != "shift":
+            model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    if not learned:
+        model.graph.node.insert(6, helper.make_node("ReduceSum", ["sum", "axes"], ["shift"], keepdims=0))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3]), "axes"))
+    model.graph.node[-4].input[0] = "normed"
+    model.graph.node.insert(
+        len(model.graph.node) - 4, helper.make_node("BatchNormalization", ["sum", *norm], ["normed"])
+    )
+    return model
+
+
+def test_a_batchnorm_takes_up_what_evens_the_channels_of_both_its_sides() -> None:
+    model = normed()
+    assert gain_groups(model, find_layers(model)[0]) == [{"first", "stream", "branch", "sum"}, {"normed", "read"}]
+    expected, before = outputs(model), {name: unevenness(model, name) for name in ("stream", "read")}
+    even_channels(model, shown())
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_allclose(outputs(model), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    for name, uneven in before.items():
+        assert unevenness(model, name) < uneven / 4
+
+
+def test_a_batchnorm_whose_shift_depends_on_the_images_is_left_alone() -> None:
+    model = normed(learned=False)
+    assert gain_groups(model, find_layers(model)[0]) == []
+
+
 def gated(activation: str, turned: bool) -> onnx.ModelProto:
     """A squeeze-and-excitation between two convolutions; its channels differ by 1 to 200 in range."""
     model, rng = residual(), np.random.default_rng(2)

@@ -152,6 +152,8 @@ EXPORT = [
     Mutation("gain not taken out of the kernel", QUANTIZE_EQUALISE, "layer.as_matrices() / layer.by_input(gain)", "layer.as_matrices() * layer.by_input(gain)", IN_EQUALISE),
     Mutation("gain not put into the kernel before", QUANTIZE_EQUALISE, "kernel *= factor.reshape(layer.groups, -1, 1)", "kernel *= 1.0", IN_EQUALISE),
     Mutation("a gate takes the gain up the wrong way", QUANTIZE_EQUALISE, "gains.get(gate.output, np.float32(1)) / gains", "gains.get(gate.output, np.float32(1)) * gains", f"{IN_EQUALISE}::test_a_gate_takes_up_what_evens_channels"),
+    Mutation("a BatchNorm with the mean of before", QUANTIZE_EQUALISE, "(2, out), (3, into))", "(2, out), (3, np.float32(1)))", f"{IN_EQUALISE}::test_a_batchnorm_takes_up_what_evens_the_channels_of_both_its_sides"),
+    Mutation("channels before a BatchNorm left uneven", QUANTIZE_EQUALISE, "in takes_up or _is_norm(node, constants)", "in takes_up", f"{IN_EQUALISE}::test_a_batchnorm_takes_up_what_evens_the_channels_of_both_its_sides"),
     Mutation("any product is a gate", QUANTIZE_EQUALISE, "single == (*whole[:2], 1, 1) != whole", "single[:2] == whole[:2]", f"{IN_EQUALISE}::test_a_product_of_two_whole_tensors_is_no_gate"),
     Mutation("gain by what is read alone", QUANTIZE_EQUALISE, "more=sorted(written)", "more=()", IN_EQUALISE),
     Mutation("pixels from the middle without their mean", QUANTIZE_PIXELS, "(scale * MIDDLE + shift)", "(scale * MIDDLE)", IN_PIXELS),

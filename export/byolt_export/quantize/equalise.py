@@ -2,8 +2,9 @@
 
 Cross-layer equalisation (Nagel et al. 2019, arXiv:1906.04721, section 4.1), carried through residual sums: every tensor
 that is tied to another by an operator that keeps a factor of each channel - ReLU, pooling, Add - has that one's gain,
-and where such a group begins and ends with kernels, these take the gain up. So does what a tensor is gated by, one
-value a channel (squeeze-and-excitation): it is multiplied by a constant then, of next to no work. C: channels.
+and where such a group begins and ends with kernels, these take the gain up. So does a BatchNorm that no convolution
+could be folded into (before the activation of a pre-activation block), and what a tensor is gated by, one value a
+channel (squeeze-and-excitation): it is multiplied by a constant then, of next to no work. C: channels.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def gain_groups(model: Any, layers: Sequence[Layer]) -> list[set[str]]:
         if gate := gates.get(node.output[0]):
             groups.add(gate.gated, gate.output)
             groups.fix(gate.gate)
-        elif node.output[0] in takes_up:
+        elif node.output[0] in takes_up or _is_norm(node, constants):
             groups.add(*tensors)
         elif _keeps_factors(node, constants, model) and len({shapes.get(name, ())[1:2] for name in tensors}) == 1:
             groups.tie(*tensors)
@@ -152,9 +153,24 @@ def apply_gains(model: Any, layers: Sequence[Layer], gains: Gains) -> None:
         _store(model, node, 1, f"{layer.name}.evened", layer.from_matrices(kernel).astype(dtype), numpy_helper)
         if len(node.input) > 2 and out is not None:
             _store(model, node, 2, f"{layer.name}.evened_bias", (layer.bias() * factor).astype(dtype), numpy_helper)
+    _apply_to_norms(model, gains)
     for gate in list(find_gates(model, infer(model)[0])):
         _apply_to_gate(model, gate, gains)
     drop_unread(model.graph)
+
+
+def _apply_to_norms(model: Any, gains: Gains) -> None:
+    """Give each BatchNorm the scale, bias and mean of what goes in and comes out now; its variance stays."""
+    from onnx import numpy_helper
+
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    for node in model.graph.node:
+        given, name = node.input[0], node.output[0]
+        if _is_norm(node, constants) and (given in gains or name in gains):
+            into, out = (gains.get(tensor, np.float32(1)) for tensor in (given, name))
+            for place, factor in ((1, out / into), (2, out), (3, into)):
+                values = numpy_helper.to_array(constants[node.input[place]])
+                _store(model, node, place, f"{name}.evened_{place}", values * factor, numpy_helper)
 
 
 def _apply_to_gate(model: Any, gate: Gate, gains: Gains) -> None:
@@ -176,6 +192,11 @@ def _apply_to_gate(model: Any, gate: Gate, gains: Gains) -> None:
 def _store(model: Any, node: Any, place: int, name: str, values: npt.NDArray[Any], numpy_helper: Any) -> None:
     node.input[place] = name
     model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+def _is_norm(node: Any, constants: Iterable[str]) -> bool:
+    """A BatchNorm with the statistics that it learned."""
+    return node.op_type == "BatchNormalization" and set(node.input[1:]).issubset(constants)
 
 
 def _keeps_factors(node: Any, constants: set[str], model: Any) -> bool:
