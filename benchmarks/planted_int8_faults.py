@@ -276,11 +276,12 @@ def main() -> None:
     module, accuracy = train(given.network, given.steps)
     print(f"{given.network}: test accuracy {accuracy:.1%}\n")
     frames = np.stack([draw("test", 400 + index, SIZE_PX) for index in range(4 * PROOF_IMAGES)])
-    calibration = np.stack([draw("train", IMAGES + index, SIZE_PX) for index in range(256)])
+    calibration = np.stack([draw("train", IMAGES + index, SIZE_PX) for index in range(2048)])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         proof = ProofImages(frames[:64], "synthetic", gallery=frames[64:], calibration=calibration)
-        report = build_bundle(module, folder / "bundle", images=proof, size_px=SIZE_PX, precisions=("int8",))
+        how = {"images": proof, "size_px": SIZE_PX, "precisions": ("int8",), "on_log": print}
+        report = build_bundle(module, folder / "bundle", **how)
         contract, encoder = read_manifest(report.path).contract, folder / "fp32.onnx"
         export_onnx(module, encoder, pixels=contract.input, output_name=contract.output.name)
         int8 = Int8.of(onnx.load(encoder), calibration, "drawn")

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from byolt_export.bundle.image_input import Input, Rgb
-from byolt_export.bundle.manifest import first_fault
+from byolt_export.bundle.manifest import LEAST_NAMED, first_fault
 from byolt_export.errors import InputError
-from byolt_export.quantize.int8 import CHOICES, LEAST_SHARE, Choice
+from byolt_export.quantize.int8 import CHOICES, Choice
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class BundleOptions:
         int8: How much becomes INT8 (see docs/int8.md): ``fastest`` tries all of it first, ``safest`` takes
             ``least_share`` at once, ``plain`` begins with what is fast on the engine; ``tuned`` does the same and
             lets the file learn the encoder's embeddings, which comes out a little different from run to run.
-        least_share: Of the multiply-adds, what becomes INT8 at least.
+        least_share: Of the multiply-adds, what becomes INT8 at least, 0.5 to 1.
         minutes: That ``tuned`` takes, all files together.
         output: ``features`` delivers what the module gives as it is: a map (B, C, H, W), tokens (B, tokens, C), or
             several of them by name in a dict, tuple or list, with which neighbours are those of the pooled maps.
@@ -54,7 +54,7 @@ class BundleOptions:
     channels: int = 3
     bit_depth: int = 8
     int8: Choice = "plain"
-    least_share: float = LEAST_SHARE
+    least_share: float = LEAST_NAMED
     minutes: float = 10.0
 
     def input_of(self, size_px: int) -> Input:
@@ -88,8 +88,11 @@ class BundleOptions:
         self.properties()
         if self.int8 not in CHOICES:
             raise InputError(f"export: int8 is {self.int8!r}: it is {', '.join(CHOICES)}")
-        if not 0 < self.least_share <= 1:
-            raise InputError(f"export: least_share is {self.least_share}: give a share above 0, up to 1")
+        if not LEAST_NAMED <= self.least_share <= 1:
+            raise InputError(
+                f"export: least_share is {self.least_share}: give a share of {LEAST_NAMED} to 1, "
+                "a file with less of it in INT8 is not taken for an INT8 file"
+            )
         if not 0 < self.minutes < math.inf:
             raise InputError(f"export: minutes is {self.minutes}: give a number above 0")
         if self.output not in ("embedding", "features"):

@@ -7,6 +7,7 @@ import pytest
 from tests.export.small import HOW, build, encoder, images
 
 from byolt_export import BundleOptions
+from byolt_export.bundle.manifest import Placement
 from byolt_export.errors import InputError
 from byolt_export.onnx.export import export_onnx
 from byolt_export.proof.measures import measure
@@ -64,6 +65,18 @@ def test_the_largest_share_that_keeps_enough_is_taken(
     assert int8.for_cpu(tmp_path / "none.onnx") is None
 
 
+@pytest.mark.parametrize("placement", ["tensorrt", "cpu"])
+def test_the_layer_that_reads_the_pixels_may_be_left_out(
+    placement: Placement, int8: Int8, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [layer.name for layer in int8.calibrated.layers]
+    (first,) = (layer.name for layer in int8.calibrated.layers if layer.input == int8.calibrated.pixels)
+    assert set(int8.harms(placement)) == set(names)
+    monkeypatch.setattr(Int8, "harms", lambda *_: {name: float(name == first) for name in names})
+    (left,) = int8._layers_at(placement, set(names), (0.1,))
+    assert first in set(names) - left
+
+
 def test_of_logits_classes_decide(path: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn", gallery=0, on_log=lines.append)
@@ -87,9 +100,9 @@ def test_a_bundle_decides_by_the_images_of_its_proof(tmp_path: Path) -> None:
     ("name", "value", "sentence"),
     [
         ("int8", "quick", r"^export: int8 is 'quick': it is plain, fastest, safest, tuned$"),
-        ("least_share", 0.0, r"^export: least_share is 0.0: give a share above 0, up to 1$"),
+        ("least_share", 0.49, r"^export: least_share is 0.49: give a share of 0.5 to 1, a file with less"),
         ("minutes", 0.0, r"^export: minutes is 0.0: give a number above 0$"),
-        ("least_share", 60.0, r"^export: least_share is 60.0: give a share above 0, up to 1$"),
+        ("least_share", 60.0, r"^export: least_share is 60.0: give a share of 0.5 to 1, a file with less"),
     ],
 )
 def test_wrong_options_are_refused(name: str, value: object, sentence: str) -> None:

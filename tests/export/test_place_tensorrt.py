@@ -46,6 +46,17 @@ def test_a_layer_that_gives_the_output_becomes_int8_too(tmp_path: Path) -> None:
         assert relative_l2(answers[1], answers[0]).mean() < 0.03
 
 
+def test_the_layer_that_reads_the_pixels_is_nearer_in_fp16(calibrated: Calibrated) -> None:
+    first = next(layer for layer in calibrated.layers if layer.input == calibrated.pixels)
+    half = to_half(calibrated.model)
+    reference = outputs(calibrated.model)
+    as_int8, as_fp16 = (
+        relative_l2(reference, outputs(model)).mean()
+        for model in (place_tensorrt(half, calibrated, {first.name}), half)
+    )
+    assert as_fp16 < as_int8 / 2
+
+
 def outputs(model: Any) -> npt.NDArray[Any]:
     shown = [{"images": images(16, seed=seed)} for seed in (3, 4)]
     return np.concatenate([answer["embedding"] for answer in run_model(model.SerializeToString(), shown)])

@@ -169,6 +169,7 @@ EXPORT = [
     Mutation("a reader's kernel keeps its scale", QUANTIZE_TENSORRT, "scales * (levels.scale / LEAVING_SCALE)", "scales", IN_TENSORRT),
     Mutation("scaled though something else reads it", QUANTIZE_TENSORRT, "any(by not in layers or read != written", "any(read != written", IN_TENSORRT),
     Mutation("shares from the least up", QUANTIZE_INT8, "if least_share < share <= CHOICES[choice][placement]), least_share)", "if least_share < share <= CHOICES[choice][placement]), least_share)[::-1]", IN_SHARE),
+    Mutation("the first layer is INT8 always", QUANTIZE_INT8, "[layer for layer in self.calibrated.layers if layer.name in names]", "[layer for layer in self.calibrated.layers if layer.name in names and layer.input != self.calibrated.pixels]", IN_SHARE),
     Mutation("few deciding images have to keep less", QUANTIZE_DECIDING, "gate + 2 * float", "gate - 2 * float", IN_DECIDING),
     Mutation("as many deciding queries as the proof asks", QUANTIZE_DECIDING, "4 * QUERIES", "QUERIES", IN_DECIDING),
     Mutation("the loss does not grow with the images", QUANTIZE_DECIDING, "max(1.0, more) ** 0.25", "1.0", IN_DECIDING),

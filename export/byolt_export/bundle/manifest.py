@@ -21,7 +21,8 @@ CONTRACT_KEY = "byolt.contract"  # Where an ONNX file repeats the manifest's con
 OPSET = 18  # Of fp32 and fp16: the lowest that torch's exporter really writes, and one that TensorRT 8.6 to 11 read.
 NOT_MADE = "0" * 64  # In place of the digest of a file that could not be made: its entry says why.
 MOST_SPEEDS = 1024
-_LEAST_NAMED = 0.5  # Of the multiply-adds. The rest is what the measured sensitivity left as it was.
+LEAST_NAMED = 0.5
+"""Share of the multiply-adds in the precision that a file is named for, at least; the rest would have cost too much."""
 
 # No way out of the folder.
 OnnxName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.onnx$")]
@@ -268,7 +269,7 @@ def precision_fault(
     if shares is None:
         return ""
     kept: Precision = "fp32" if precision != "int8" or placement in ("cpu", "openvino") else "fp16"
-    least = 1 if precision == "fp32" else _LEAST_NAMED
+    least = 1 if precision == "fp32" else LEAST_NAMED
     others = [share for name, share in shares.items() if name not in (precision, kept)]
     right = shares.get(precision, 0) >= least and not any(others)
     found = ", ".join(f"{shares[name]:.0%} in {name}" for name in get_args(Precision) if shares.get(name))

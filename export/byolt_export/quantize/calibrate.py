@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 
 from byolt_export.arrays import Images
-from byolt_export.bundle.manifest import Placement
 from byolt_export.quantize.activation_statistics import Moments, collect_statistics
 from byolt_export.quantize.equalise import even_channels
 from byolt_export.quantize.exact_pixels import read_pixels
@@ -66,10 +65,6 @@ class Calibrated:
     pixels: str | None
     plain: tuple[str, ...]
     rule: Rule
-
-    def may_be_kept(self, placement: Placement) -> list[Layer]:
-        """Layers that may stay in floating point; in fp16, as TensorRT has them, no reader of unscaled pixels."""
-        return [layer for layer in self.layers if placement == "cpu" or layer.input != self.pixels]
 
     def layers_in(self, model: Any) -> list[Layer]:
         """The layers as this graph has them: ``model`` in another precision, or a part of it."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from byolt_export.arrays import Images, Outputs
-from byolt_export.bundle.manifest import Calibration, Placement
+from byolt_export.bundle.manifest import LEAST_NAMED, Calibration, Placement
 from byolt_export.errors import InputError
 from byolt_export.proof.images import LEAST_IMAGES
 from byolt_export.proof.measures import measure
@@ -23,8 +23,6 @@ from byolt_export.quantize.place_tensorrt import place_tensorrt
 from byolt_export.quantize.sensitivity import judges, most_sensitive, output_errors
 from byolt_export.quantize.time_won import times_won_us
 
-LEAST_SHARE = 0.5
-"""Of the multiply-adds in int8: with less, hardly anything is won by it."""
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 """Tried in turn until enough neighbours are kept: for TensorRT of the multiply-adds in int8, for a CPU of the time that
 int8 wins on this one."""
@@ -125,7 +123,7 @@ class Int8:
         path: Path,
         *,
         choice: Choice = "plain",
-        least_share: float = LEAST_SHARE,
+        least_share: float = LEAST_NAMED,
         tune: Tune | None = None,
     ) -> Calibration:
         """Write the file for TensorRT: the largest share in INT8 that keeps ``enough``, else the least.
@@ -145,7 +143,7 @@ class Int8:
         return self._write(made, path)
 
     def for_cpu(
-        self, path: Path, *, choice: Choice = "plain", least_share: float = LEAST_SHARE, tune: Tune | None = None
+        self, path: Path, *, choice: Choice = "plain", least_share: float = LEAST_NAMED, tune: Tune | None = None
     ) -> Calibration | None:
         """Write the file for a CPU, in the same way; where no share keeps ``enough`` none: it would not pass.
 
@@ -196,7 +194,7 @@ class Int8:
         What stays in floating point are the layers of most harm for what they cost: for TensorRT their multiply-adds,
         for a CPU the time that int8 wins.
         """
-        layers = [layer for layer in self.calibrated.may_be_kept(placement) if layer.name in names]
+        layers = [layer for layer in self.calibrated.layers if layer.name in names]
         whole, for_cpu = self.calibrated.share(names), placement == "cpu"
         harms, costs = dict[str, float](), dict[str, float]()
         chosen: set[str] | None = None
@@ -241,10 +239,10 @@ class Int8:
 
     def harms(self, placement: Placement) -> dict[str, float]:
         """The squared distance by which each layer's int8, alone, moves the outputs, see ``output_errors``."""
-        layers, place = self.calibrated.may_be_kept(placement), _PLACE[placement]
+        place = _PLACE[placement]
         return output_errors(
             self.calibrated.model,
-            layers,
+            self.calibrated.layers,
             lambda rest, layer: place(rest, self.calibrated, {layer.name}),
             judges(self.deciding),
         )
