@@ -100,6 +100,7 @@ def test_a_bundle_decides_by_the_images_of_its_proof(tmp_path: Path) -> None:
     ("name", "value", "sentence"),
     [
         ("int8", "quick", r"^export: int8 is 'quick': it is plain, fastest, safest, tuned$"),
+        ("least_share", 0.0, r"^export: least_share is 0.0: give a share of 0.5 to 1, a file with less"),
         ("least_share", 0.49, r"^export: least_share is 0.49: give a share of 0.5 to 1, a file with less"),
         ("minutes", 0.0, r"^export: minutes is 0.0: give a number above 0$"),
         ("least_share", 60.0, r"^export: least_share is 60.0: give a share of 0.5 to 1, a file with less"),
