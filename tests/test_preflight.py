@@ -17,6 +17,7 @@ from tests.test_command_line import byolt, one_sentence, write_recipe
 NOWHERE = {"name": "folder", "root": Path("no-such-folder")}
 PLAIN: dict[str, Any] = {"args": {}, "stem": "plain"}
 MOST = max(32, 4 * usable_cores())
+CORES = "the one core" if usable_cores() == 1 else f"the {usable_cores()} cores"
 
 
 @pytest.mark.parametrize(
@@ -27,9 +28,9 @@ MOST = max(32, 4 * usable_cores())
         ("model.args={layers: 3}", "model.args do not fit timm/resnet18: 'int' object is not iterable"),
         ("model.args={channels: [-1, 16, 16, 16]}", "cannot be built: Trying to create tensor with negative"),
         ("model.backbone=timm/vit_tiny_patch16_224", "model.args do not fit timm/vit_tiny_patch16_224: "),
-        ("machine.threads=100000", f"machine.threads: 100,000 threads are too many for the {usable_cores()} cores"),
+        ("machine.threads=100000", f"machine.threads: 100,000 threads are too many for {CORES} here"),
         (f"machine.threads={MOST + 1}", f"take {MOST} at most"),
-        ("machine.workers=100000", f"machine.workers: 100,000 processes are too many for the {usable_cores()} cores"),
+        ("machine.workers=100000", f"machine.workers: 100,000 processes are too many for {CORES} here"),
         ("name=" + "a" * 240, "has 240 characters, and a run's folder can take 23"),
         (
             "machine.runs_dir=tiny.yaml",
