@@ -8,8 +8,8 @@ stands in the rows. Then its encoder is delivered in fp32, fp16 and INT8, untune
 on 128 golden images and a gallery of the rest of the test images, and calibrated on training images. PYTHON is an
 environment with onnxruntime, sympy and nncf, which quantise the same fp32 file by their defaults: byolt is given 2,048
 training images, ONNX Runtime the first 512 of them, NNCF the 300 of its own default (int8_peers.py). All files are
-timed in turn at batch 1, 8 and 32, in ONNX Runtime and in OpenVINO where it is installed, against fp32 in ONNX
-Runtime. Rows of the same network in FILE.csv are replaced.
+timed in turn at batch 1, 8 and 32, in ONNX Runtime and in OpenVINO where it is installed, which has an INT8 file of
+its own then, against fp32 in ONNX Runtime. Rows of the same network in FILE.csv are replaced.
 
 In place of a network's name a run's folder may stand: its encoder, and the images that ``byolt export`` would take.
 """
@@ -31,13 +31,13 @@ from int8_subjects import Subject, of_run, of_timm
 from byolt_export import ProofImages, build_bundle
 from byolt_export.arrays import Function, Images, Outputs
 from byolt_export.bundle.folder import FILES, read_manifest
-from byolt_export.errors import InputError, MissingPart
+from byolt_export.errors import InputError
 from byolt_export.onnx.reference import torch_outputs
 from byolt_export.proof.agreement import wilson_interval_95
 from byolt_export.proof.measures import QUERIES, measure
 from byolt_export.proof.parity import run_filled
 from byolt_export.runtime.onnx_runner import CPU, OnnxRunner
-from byolt_export.runtime.openvino_runner import OpenVinoRunner
+from byolt_export.runtime.openvino_runner import OpenVinoRunner, has_openvino
 from byolt_export.runtime.processor import cpu_name
 from byolt_export.runtime.timing import filled, relative_speeds, time_in_turn
 
@@ -84,13 +84,11 @@ class Delivered:
     placement: str | None = None
 
     def runs(self) -> Iterator[tuple[str, Function]]:
-        """In each runtime that is installed."""
-        yield "onnxruntime", OnnxRunner(self.path, CPU, torch.get_num_threads(), self.placement)
-        if self.placement != "tensorrt":  # OpenVINO reads it too, but it is placed for another engine.
-            try:
-                yield "openvino", OpenVinoRunner(self.path, torch.get_num_threads())
-            except MissingPart:
-                return
+        """In each runtime that is installed and that it may be for, the one that it is placed for first."""
+        if self.placement != "openvino":
+            yield "onnxruntime", OnnxRunner(self.path, CPU, torch.get_num_threads(), self.placement)
+        if self.placement != "tensorrt" and has_openvino():  # OpenVINO reads that too, but it is for another engine.
+            yield "openvino", OpenVinoRunner(self.path, torch.get_num_threads())
 
 
 def deliver(subject: Subject, folder: Path, tuned_minutes: float) -> Iterator[Delivered]:
@@ -101,7 +99,7 @@ def deliver(subject: Subject, folder: Path, tuned_minutes: float) -> Iterator[De
         precisions = ("fp32", "fp16", "int8") if kind == "untuned" else ("int8",)
         given = {"images": subject.images, "size_px": subject.size_px, "precisions": precisions, "on_log": say}
         try:
-            how = replace(subject.options, **options)
+            how = replace(subject.options, openvino=has_openvino(), **options)
             report = build_bundle(subject.model, folder / kind, options=how, **given)
         except InputError as error:
             say(f"{kind}: {error}")
@@ -171,7 +169,7 @@ def _measured(
     file: Delivered, images: Images, reference: Outputs, times: dict[tuple[Path, str, int], float]
 ) -> dict[str, object]:
     """A file's own columns."""
-    run = OnnxRunner(file.path, CPU, torch.get_num_threads(), file.placement)
+    _, run = next(file.runs())
     found = measure(reference, run_filled(run, images, BATCHES[-1])[: len(images)], logits=False)
     low, high = wilson_interval_95(found.overlap_at_1, min(QUERIES, len(images)))
     return {

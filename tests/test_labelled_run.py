@@ -228,6 +228,8 @@ def test_two_exports_differ_in_their_engines_alone(labelled_run: Path, monkeypat
     assert "how much becomes INT8 (safest) is asked for, but no INT8: add int8 to the precisions" in last(share, 2)
     minutes = byolt("export", "--precision", "int8", "--minutes", "3", folder=folder)
     assert "--minutes is of --int8 tuned: add that, or leave it out" in last(minutes, 2)
+    openvino = byolt("export", "--openvino", folder=folder)
+    assert "--openvino is of INT8: add int8 to --precision, or leave it out" in last(openvino, 2)
     frames = byolt("export", "--set", "export.camera_px=[24,20]", folder=folder)
     assert "is 24 x 20 px, but export.camera_px says that frames of 20 x 24 px come in" in last(frames, 2)
 

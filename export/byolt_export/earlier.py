@@ -31,7 +31,7 @@ from byolt_export.proof.report import FileReport, Report
 from byolt_export.proof.task import Gallery
 from byolt_export.proof.verify import judge_export, verify_engines
 from byolt_export.quantize.multiply_adds import precision_shares
-from byolt_export.runtime.onnx_runner import CPU
+from byolt_export.runtime.onnx_runner import proven_on
 
 Write = Callable[[Path, Literal["fp32", "fp16"]], None]
 
@@ -105,8 +105,10 @@ class _Keeper:
 
     def files(self) -> list[tuple[Onnx, FileReport]]:
         """ONNX files that the new bundle lacks, copied and judged."""
-        made = {file.precision for file in self.manifest.files}
-        absent = [file for file in self.earlier.files if file.precision not in made]
+        made = {file.precision for file in self.manifest.files} | {file.name for file in self.manifest.files}
+        # OpenVINO's file is made where it is asked for alone.
+        which = {f.name: f.name if f.placement == "openvino" else f.precision for f in self.earlier.files}
+        absent = [file for file in self.earlier.files if which[file.name] not in made]
         if absent and not self._is_same_encoder():
             self.lost |= {file.name: "of another encoder or contract" for file in absent}
             return []
@@ -214,4 +216,4 @@ class _Keeper:
             self.own[file.name] = own.outputs
         new = {"verdict": parity.verdict, "reason": "; ".join(parity.reasons), "gates": parity.gates.to_json()}
         entry = file.model_copy(update=new | {"shares": shares})
-        return entry, FileReport(file.name, file.precision, CPU, parity)
+        return entry, FileReport(file.name, file.precision, proven_on(file.placement), parity)

@@ -27,7 +27,7 @@ from byolt_export.proof.gates import GATES
 from byolt_export.proof.made import Made
 from byolt_export.proof.page import write_page
 from byolt_export.proof.report import FileReport, Parity, Report
-from byolt_export.runtime.onnx_runner import CPU, runtime_version
+from byolt_export.runtime.onnx_runner import proven_on, runtime_version
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class MadeFile:
     def failed(cls, precision: Precision, error: Exception, placement: Placement | None = None) -> "MadeFile":
         """One that could not be made, with the reason; there is no file."""
         parity = Parity("failed", (reason_of(error),), GATES[precision])
-        report = FileReport(file_name(precision, placement), precision, CPU, parity)
+        report = FileReport(file_name(precision, placement), precision, proven_on(placement), parity)
         return cls(report, OPSET, {}, None, placement)
 
 

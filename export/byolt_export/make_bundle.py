@@ -41,7 +41,8 @@ from byolt_export.proof.verify import judge_export
 from byolt_export.quantize.fp16 import Fp16
 from byolt_export.quantize.int8 import Int8, Tune
 from byolt_export.quantize.multiply_adds import precision_shares
-from byolt_export.runtime.onnx_runner import CPU, open_onnx, runtime_version
+from byolt_export.runtime.onnx_runner import open_onnx, proven_on, runtime_version
+from byolt_export.runtime.openvino_runner import require_openvino
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +80,7 @@ def build_bundle(
 
     Raises:
         InputError: Images, classes and module do not fit one another, or the module cannot be exported.
-        MissingPart: onnx, onnxscript or onnxruntime is not installed.
+        MissingPart: onnx, onnxscript, onnxruntime or an OpenVINO that is asked for is not installed.
     """
     runtime_version()  # Missing parts are reported before the work.
     options = options or BundleOptions()
@@ -91,6 +92,10 @@ def build_bundle(
     check_images(images, pixels)
     if options.int8 != "plain" and "int8" not in precisions:
         raise InputError(f"export: int8 is {options.int8!r}, but no INT8 is made: add int8 to the precisions")
+    if options.openvino:
+        if "int8" not in precisions:
+            raise InputError("export: INT8 for OpenVINO is asked for, but no INT8: add int8 to the precisions")
+        require_openvino()
     if "int8" in precisions and images.calibration is None:
         raise InputError("int8 needs calibration images, which are none of those that it is measured on")
     builder = _Builder(module, pixels, images, classes, options, on_log)
@@ -164,7 +169,7 @@ class _Builder:
             InputError: None could be made.
             ByoltError: The machine's fault: memory, disk, or an optional part that is not installed.
         """
-        wanted = [(precision, placement) for precision in precisions for placement in _placements(precision)]
+        wanted = [(precision, placement) for precision in precisions for placement in self._placements(precision)]
         answers = [self._made_or_why(folder, *each) for each in wanted]
         made = [each for each in answers if each is not None]
         errors = [error for error in made if isinstance(error, Exception)]
@@ -191,7 +196,7 @@ class _Builder:
             return error
 
     def make(self, path: Path, precision: Precision, placement: Placement | None) -> MadeFile | None:
-        """Export one file, and judge it; ``None`` where INT8 for a CPU would keep too little to pass."""
+        """Export one file, and judge it; ``None`` where INT8 that is not TensorRT's would keep too little to pass."""
         import onnx
 
         calibration = None
@@ -223,7 +228,7 @@ class _Builder:
             named = {features.name for features in self.contract.output.maps}
             tensors = {name: tensor for name, tensor in tensors.items() if name not in named}
             found = bisect(path, tensors, shown, limit=GATES[precision].relative_l2_worst_max)
-        report = FileReport(path.name, precision, CPU, parity, found)
+        report = FileReport(path.name, precision, proven_on(placement), parity, found)
         return MadeFile(report, opset, shares, calibration, placement, None if own is None else own.outputs)
 
     def time_all(self, folder: Path, made: Sequence[MadeFile]) -> list[MadeFile]:
@@ -270,8 +275,8 @@ class _Builder:
     def _quantize(self, path: Path, placement: Placement | None) -> Calibration | None:
         """Write an INT8 file: what of it is not INT8 is fp16 for TensorRT, and fp32 for a CPU."""
         how: Any = {"choice": self.options.int8, "least_share": self.options.least_share, "tune": self.tune}
-        if placement == "cpu":
-            return self.int8.for_cpu(path, **how)
+        if placement in ("cpu", "openvino"):
+            return self.int8.for_cpu(path, placement, **how)
         return self.int8.for_tensorrt(_to_half(self.int8.calibrated.model), path, **how)
 
     @cached_property
@@ -282,6 +287,12 @@ class _Builder:
         how: Any = {"gallery": self._shown, "on_log": self.on_log}
         return Int8.of(self.single, self.images.calibration, self.images.calibration_source, **how)
 
+    def _placements(self, precision: Precision) -> tuple[Placement | None, ...]:
+        """The engines that a precision has a file of its own for."""
+        if precision != "int8":
+            return (None,)
+        return ("tensorrt", "cpu", "openvino") if self.options.openvino else ("tensorrt", "cpu")
+
     @property
     def tune(self) -> Tune | None:
         """Lets a file in INT8 learn, each in its part of the minutes; ``None`` where that is not asked for."""
@@ -290,7 +301,7 @@ class _Builder:
         from byolt_export.distill.tune import tune
 
         images = self.images.tuning if self.images.tuning is not None else self.int8.calibrating
-        minutes = self.options.minutes / len(_placements("int8"))
+        minutes = self.options.minutes / len(self._placements("int8"))
 
         def part_of_minutes(placed: Any, encoder: Any, part: float) -> Any:
             return tune(placed, encoder, images, minutes=part * minutes, on_log=self.on_log)
@@ -304,11 +315,6 @@ def _to_half(model: Any, full: Set[str] = frozenset()) -> Any:
     from byolt_export.onnx.preprocessing import RESIZING
 
     return to_half(model, full={*full, *RESIZING})
-
-
-def _placements(precision: Precision) -> tuple[Placement | None, ...]:
-    """The engines that a precision has a file of its own for."""
-    return ("tensorrt", "cpu") if precision == "int8" else (None,)
 
 
 def _output(options: BundleOptions, classes: Sequence[str], dim: int, maps: Maps) -> Output:

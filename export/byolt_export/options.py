@@ -35,6 +35,7 @@ class BundleOptions:
             lets the file learn the encoder's embeddings, which comes out a little different from run to run.
         least_share: Of the multiply-adds, what becomes INT8 at least, 0.5 to 1.
         minutes: That ``tuned`` takes, all files together.
+        openvino: INT8 for OpenVINO too, a file of its own that is proven there.
         output: ``features`` delivers what the module gives as it is: a map (B, C, H, W), tokens (B, tokens, C), or
             several of them by name in a dict, tuple or list, with which neighbours are those of the pooled maps.
     """
@@ -56,6 +57,7 @@ class BundleOptions:
     int8: Choice = "plain"
     least_share: float = LEAST_NAMED
     minutes: float = 10.0
+    openvino: bool = False
 
     def input_of(self, size_px: int) -> Input:
         """What goes in, as the manifest states it.

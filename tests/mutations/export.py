@@ -25,6 +25,7 @@ QUANTIZE_STATISTICS = f"{FOLDER}/quantize/activation_statistics.py"
 QUANTIZE_EQUALISE = f"{FOLDER}/quantize/equalise.py"
 QUANTIZE_PIXELS = f"{FOLDER}/quantize/exact_pixels.py"
 QUANTIZE_CPU = f"{FOLDER}/quantize/place_cpu.py"
+QUANTIZE_OPENVINO = f"{FOLDER}/quantize/place_openvino.py"
 QUANTIZE_TENSORRT = f"{FOLDER}/quantize/place_tensorrt.py"
 QUANTIZE_DECIDING = f"{FOLDER}/quantize/deciding.py"
 QUANTIZE_FP16 = f"{FOLDER}/quantize/fp16.py"
@@ -37,6 +38,7 @@ QUANTIZE_TIME_WON = f"{FOLDER}/quantize/time_won.py"
 DISTILL_OPERATORS = f"{FOLDER}/distill/operators.py"
 DISTILL_TUNE = f"{FOLDER}/distill/tune.py"
 RUNTIME_ENCODER = f"{FOLDER}/runtime/encoder.py"
+RUNTIME_ONNX = f"{FOLDER}/runtime/onnx_runner.py"
 TENSORRT_PLAN = f"{FOLDER}/tensorrt/plan.py"
 TENSORRT_PROGRESS = f"{FOLDER}/tensorrt/progress.py"
 
@@ -57,6 +59,7 @@ IN_PARITY, IN_BISECT, IN_PRECISION, IN_SENSITIVITY, IN_BENCH, IN_SHARES, IN_PLAN
 IN_HALF_PRECISION = "tests/export/test_half_precision.py"
 IN_MEASURES, IN_TASK, IN_ROUNDING = (f"tests/export/test_{name}.py" for name in ("measures", "task", "rounding"))
 IN_EQUALISE, IN_PIXELS, IN_CPU = (f"tests/export/test_{name}.py" for name in ("equalise", "exact_pixels", "place_cpu"))
+IN_OPENVINO = "tests/export/test_place_openvino.py"
 IN_TIME_WON = "tests/export/test_time_won.py"
 IN_DECIDING = "tests/export/test_deciding.py"
 IN_FP16 = "tests/export/test_fp16.py"
@@ -199,6 +202,8 @@ EXPORT = [
     Mutation("a product's own bias twice", QUANTIZE_CPU, "numpy_helper.to_array(self.constants[added]) + self", "2 * numpy_helper.to_array(self.constants[added]) + self", IN_CPU),
     Mutation("single pixels rounded before a sum", QUANTIZE_CPU, "pointwise if read.isdisjoint(", "pointwise if not read.issuperset(", IN_CPU),
     Mutation("a product without what its kernel took", QUANTIZE_CPU, 'made.constant(f"{name}.sum", rounded.bias, np.float32)\n        made.add("Add", [made.add("MatMul", [pixels', 'made.constant(f"{name}.sum", 0 * rounded.bias, np.float32)\n        made.add("Add", [made.add("MatMul", [pixels', IN_CPU),
+    Mutation("openvino's int8 without what the rounding took", QUANTIZE_OPENVINO, "rounded.bias", "layer.bias()", f"{IN_OPENVINO}::test_a_layer_is_computed_of_whole_numbers_alone"),
+    Mutation("openvino's int8 proven in onnx runtime", RUNTIME_ONNX, 'OPENVINO if placement == "openvino" else CPU', "CPU", f"{IN_OPENVINO}::test_a_bundle_has_it_where_it_is_asked_for"),
     Mutation("a product rounded behind", QUANTIZE_CPU, "[layer for layer in self.layers.values() if not layer.is_matmul]", "list(self.layers.values())", IN_CPU),
     # The graph: preprocessing, resize, BatchNorm, half precision; and the wrong models.
     Mutation("mean added to the pixels", ONNX_PREPROCESSING, "(-mean / std).float()", "(mean / std).float()", IN_PREPROCESSING),

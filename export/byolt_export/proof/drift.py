@@ -13,7 +13,7 @@ from byolt_export.bundle.manifest import Contract, Placement
 from byolt_export.errors import ByoltError
 from byolt_export.proof.measures import relative_l2
 from byolt_export.proof.parity import run_filled
-from byolt_export.runtime.onnx_runner import CPU, OnnxRunner, open_onnx
+from byolt_export.runtime.onnx_runner import OnnxRunner, open_onnx, proven_on
 
 
 class Own(NamedTuple):
@@ -27,7 +27,7 @@ class Own(NamedTuple):
 def own_outputs(
     path: Path, images: Images, contract: Contract, placement: Placement | None, before: Outputs | None = None
 ) -> Own | None:
-    """Run an int8 file twice in ONNX Runtime: as it is run, and with nothing fused, so that floats are multiplied.
+    """Run an int8 file twice: as it is run, and in ONNX Runtime with nothing fused, so that floats are multiplied.
 
     Args:
         path: The file.
@@ -40,7 +40,7 @@ def own_outputs(
         ``None`` where it does not run in both ways, or gives what is not finite: another gate fails such a file.
     """
     try:
-        runs = open_onnx(path, contract, CPU, placement=placement), OnnxRunner(path, is_fused=False)
+        runs = open_onnx(path, contract, proven_on(placement), placement=placement), OnnxRunner(path, is_fused=False)
         given, reordered = (run_filled(run, images, contract.input.max_batch)[: len(images)] for run in runs)
     except ByoltError:
         return None

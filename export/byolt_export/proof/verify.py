@@ -28,7 +28,7 @@ from byolt_export.proof.parity import batch_sizes, judge, prove, run_file
 from byolt_export.proof.report import FileReport, Parity, Report, read_gates
 from byolt_export.proof.speed import time_files
 from byolt_export.proof.task import Gallery
-from byolt_export.runtime.onnx_runner import CPU, open_onnx, usable_providers
+from byolt_export.runtime.onnx_runner import CPU, open_onnx, proven_on, usable_providers
 from byolt_export.runtime.openvino_runner import OPENVINO
 from byolt_export.tensorrt.runner import open_engine
 
@@ -119,7 +119,7 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
             raise InputError(f"{path / GOLDEN} does not hold what {file.name} gave when it was made: export it again")
         for provider in _providers_of(file, providers or usable_providers()):
             # Only where the same runtime works on the same kind of processor is the same arithmetic to be expected.
-            own = golden.own.get(file.name) if provider == CPU else None
+            own = golden.own.get(file.name) if provider == proven_on(file.placement) else None
             how = (onnx, provider, manifest.contract, golden)
             parity = prove_onnx(*how, gates=gates, threads=threads, placement=file.placement, own=own)
             reports.append(FileReport(file.name, file.precision, provider, _failed_by(parity, made, stated)))
@@ -192,7 +192,8 @@ def judge_export(
     Raises:
         InputError: The file is damaged, or its own contract is not the one given.
     """
-    run, logits = open_onnx(path, contract, CPU, placement=placement), _are_logits(contract)
+    run = open_onnx(path, contract, proven_on(placement), placement=placement)
+    logits = _are_logits(contract)
     ran = run_file(run, golden, _batches(contract), gallery, run.maps)
     # Wrong models are noticed, or not, by the gates that are delivered.
     images = len(golden.images) + (0 if gallery is None else len(gallery.images))

@@ -19,6 +19,7 @@ from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
 from byolt_export.quantize.deciding import CALIBRATED, keeps_enough
 from byolt_export.quantize.layers import find_layers
 from byolt_export.quantize.place_cpu import place_cpu
+from byolt_export.quantize.place_openvino import place_openvino
 from byolt_export.quantize.place_tensorrt import place_tensorrt
 from byolt_export.quantize.sensitivity import judges, most_sensitive, output_errors
 from byolt_export.quantize.time_won import times_won_us
@@ -29,11 +30,12 @@ int8 wins on this one."""
 _CPU_LEAST_WORK = 0.6
 """Of the multiply-adds in int8 for a CPU, unless the least share that is asked for is tried: another CPU wins more."""
 Choice = Literal["plain", "fastest", "safest", "tuned"]
-_PLAIN: Mapping[Placement, float] = {"tensorrt": 0.8, "cpu": 1.0}  # TensorRT computes the rest in fp16, which is fast.
+# TensorRT computes the rest in fp16, which is fast.
+_PLAIN: Mapping[Placement, float] = {"tensorrt": 0.8, "cpu": 1.0, "openvino": 1.0}
 CHOICES: Mapping[Choice, Mapping[Placement, float]] = {
     "plain": _PLAIN,
-    "fastest": {"tensorrt": 1.0, "cpu": 1.0},
-    "safest": {"tensorrt": 0.0, "cpu": 0.0},
+    "fastest": {"tensorrt": 1.0, "cpu": 1.0, "openvino": 1.0},
+    "safest": {"tensorrt": 0.0, "cpu": 0.0, "openvino": 0.0},
     "tuned": _PLAIN,
 }
 """The share that is tried first; what is `tuned` learns afterwards."""
@@ -46,7 +48,7 @@ def shares_tried(choice: Choice, placement: Placement, least_share: float) -> tu
 
 
 Place = Callable[[Any, Calibrated, Collection[str]], Any]
-_PLACE: Mapping[Placement, Place] = {"tensorrt": place_tensorrt, "cpu": place_cpu}
+_PLACE: Mapping[Placement, Place] = {"tensorrt": place_tensorrt, "cpu": place_cpu, "openvino": place_openvino}
 Tune = Callable[[Any, Any, float], Any]
 """A graph in INT8, the encoder in fp32 and a share of the file's minutes, to the graph in INT8 after it has learned."""
 
@@ -143,21 +145,29 @@ class Int8:
         return self._write(made, path)
 
     def for_cpu(
-        self, path: Path, *, choice: Choice = "plain", least_share: float = LEAST_NAMED, tune: Tune | None = None
+        self,
+        path: Path,
+        placement: Literal["cpu", "openvino"] = "cpu",
+        *,
+        choice: Choice = "plain",
+        least_share: float = LEAST_NAMED,
+        tune: Tune | None = None,
     ) -> Calibration | None:
-        """Write the file for a CPU, in the same way; where no share keeps ``enough`` none: it would not pass.
+        """Write a file for a CPU, in the same way; where no share keeps ``enough`` none: it would not pass.
 
-        Where not all of it keeps enough, layers are timed on this CPU, so that two exports may leave out others.
+        Where not all of it keeps enough, layers are timed on this CPU in ONNX Runtime, so that two exports of its file
+        may leave out others.
 
         Args:
             path: The file to write.
+            placement: For ONNX Runtime, or for OpenVINO.
             choice: Where the search begins.
             least_share: Of the multiply-adds, what becomes int8 at least.
             tune: Lets the file learn, as for TensorRT.
         """
         every = {layer.name for layer in self.calibrated.layers if not layer.is_transposed}
-        tried = shares_tried(choice, "cpu", least_share)
-        made = self._made("cpu", self.calibrated.model, every, tried, tune)
+        tried = shares_tried(choice, placement, least_share)
+        made = self._made(placement, self.calibrated.model, every, tried, tune)
         return self._write(made, path) if made.keeps_enough else None
 
     def _made(
@@ -191,8 +201,8 @@ class Int8:
     def _layers_at(self, placement: Placement, names: set[str], shares: Sequence[float]) -> Iterator[set[str]]:
         """Names of the layers in INT8 at each share, each set once.
 
-        What stays in floating point are the layers of most harm for what they cost: for TensorRT their multiply-adds,
-        for a CPU the time that int8 wins.
+        What stays in floating point are the layers of most harm for what they cost: the time that int8 wins in ONNX
+        Runtime on a CPU, else their multiply-adds.
         """
         layers = [layer for layer in self.calibrated.layers if layer.name in names]
         whole, for_cpu = self.calibrated.share(names), placement == "cpu"
@@ -232,7 +242,7 @@ class Int8:
         return _Made(learned, names, self._keeps_enough(learned, placement), f"tuned: {told}")
 
     def costs(self, placement: Placement) -> dict[str, float]:
-        """What a layer in floating point costs: its multiply-adds for TensorRT; for a CPU microseconds of this one."""
+        """What a layer in floating point costs: microseconds of this CPU in ONNX Runtime, else its multiply-adds."""
         if placement == "cpu":
             return times_won_us(self.calibrated, self.deciding[:_TIMED])
         return {layer.name: layer.multiply_adds for layer in self.calibrated.layers}

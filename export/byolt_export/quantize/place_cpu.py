@@ -1,4 +1,4 @@
-"""INT8 for ONNX Runtime and OpenVINO on a CPU: uint8 tensors with zero points, Q/DQ behind every layer as well.
+"""INT8 for ONNX Runtime on a CPU: uint8 tensors with zero points, Q/DQ behind every layer as well.
 
 ONNX Runtime takes an integer convolution only where input, kernel, bias and output are all quantised; of a layer with
 Q/DQ on its input alone it restores the kernel on every call and multiplies in fp32. What is not INT8 here is fp32.
@@ -108,8 +108,8 @@ class _Placement:
             if name == self.calibrated.pixels:
                 self._add_pixels(made, name)
             else:
-                made.add("QuantizeLinear", [name, *_scale_and_zero(made, name, levels)], f"{name}.uint8")
-            made.add("DequantizeLinear", [f"{name}.uint8", *_scale_and_zero(made, name, levels)], f"{name}.back")
+                made.add("QuantizeLinear", [name, *scale_and_zero(made, name, levels)], f"{name}.uint8")
+            made.add("DequantizeLinear", [f"{name}.uint8", *scale_and_zero(made, name, levels)], f"{name}.back")
             self.back[name] = f"{name}.back"
         return self.back[name]
 
@@ -118,8 +118,8 @@ class _Placement:
         (read,), (name,) = node.input, node.output
         self._back(made, read)
         made.add("MaxPool", [f"{read}.uint8"], f"{name}.uint8", **attributes(node))
-        scale_and_zero = _scale_and_zero(made, read, self.calibrated.levels[read])
-        self.back[name] = made.add("DequantizeLinear", [f"{name}.uint8", *scale_and_zero], f"{name}.back")
+        constants = scale_and_zero(made, read, self.calibrated.levels[read])
+        self.back[name] = made.add("DequantizeLinear", [f"{name}.uint8", *constants], f"{name}.back")
         self.rounded.add(name)
 
     def _add_pixels(self, made: Fragment, name: str) -> None:
@@ -129,7 +129,7 @@ class _Placement:
         source = self._bytes_before(name)
         if source is None:  # Frames were resized before: the resized pixels are rounded to whole grey levels.
             made.add(
-                "QuantizeLinear", [name, *_scale_and_zero(made, name, self.calibrated.levels[name])], f"{name}.uint8"
+                "QuantizeLinear", [name, *scale_and_zero(made, name, self.calibrated.levels[name])], f"{name}.uint8"
             )
             return
         height, width, channels = self._shape_of(source)
@@ -208,9 +208,9 @@ class _Placement:
         name = layer.name
         self._back(made, layer.input)
         made.add("Transpose", [f"{layer.input}.uint8"], f"{name}.pixels", perm=[0, 2, 3, 1])
-        scale_and_zero = _scale_and_zero(made, layer.input, levels)
-        pixels = made.add("DequantizeLinear", [f"{name}.pixels", *scale_and_zero], f"{name}.pixels.back")
-        kernel = _restored_kernel(made, name, layer.from_matrices(rounded.whole)[:, :, 0, 0].T, rounded, axis=1)
+        constants = scale_and_zero(made, layer.input, levels)
+        pixels = made.add("DequantizeLinear", [f"{name}.pixels", *constants], f"{name}.pixels.back")
+        kernel = restored_kernel(made, name, layer.from_matrices(rounded.whole)[:, :, 0, 0].T, rounded, axis=1)
         bias = made.constant(f"{name}.sum", rounded.bias, np.float32)
         made.add("Add", [made.add("MatMul", [pixels, kernel], f"{name}{_PRODUCT}"), bias], f"{name}{_PIXELS_LAST}")
         made.add("Transpose", [f"{name}{_PIXELS_LAST}"], name, perm=[0, 3, 1, 2])
@@ -223,12 +223,13 @@ class _Placement:
         made.add("Add", [product, made.constant(f"{product}.sum", both, np.float32)], name)
 
 
-def _scale_and_zero(made: Fragment, name: str, levels: ActivationScaling) -> list[str]:
+def scale_and_zero(made: Fragment, name: str, levels: ActivationScaling) -> list[str]:
+    """Constants of a tensor's rounding to uint8."""
     scale = made.constant(f"{name}.scale", levels.scale, np.float32)
     return [scale, made.constant(f"{name}.zero", levels.zero_point, np.uint8)]
 
 
-def _restored_kernel(made: Fragment, name: str, whole: Reals, rounded: RoundedLayer, axis: int) -> str:
+def restored_kernel(made: Fragment, name: str, whole: Reals, rounded: RoundedLayer, axis: int) -> str:
     """The kernel out of int8, its output channels along an axis."""
     scales = rounded.scales.ravel()
     kernel = [
@@ -241,7 +242,7 @@ def _restored_kernel(made: Fragment, name: str, whole: Reals, rounded: RoundedLa
 
 def _kernel_and_bias(made: Fragment, layer: Layer, levels: ActivationScaling, rounded: RoundedLayer) -> tuple[str, str]:
     name, scales = layer.name, rounded.scales.ravel()
-    kernel = _restored_kernel(made, name, layer.from_matrices(rounded.whole), rounded, layer.output_axis)
+    kernel = restored_kernel(made, name, layer.from_matrices(rounded.whole), rounded, layer.output_axis)
     step = levels.scale * scales
     whole = np.clip(np.round(rounded.bias / step), -(2**31), 2**31 - 1)
     bias = [

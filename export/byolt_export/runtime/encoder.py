@@ -178,10 +178,15 @@ def _ranked(
         entries: tuple[Onnx | Engine, ...] = manifest.engines if kind == "tensorrt" else manifest.files
         for wanted in _ON_CPU if kind in ("cpu", "openvino") else _ON_GPU:
             if precision in (None, wanted):
-                fitting = [entry for entry in entries if entry.precision == wanted]
+                fitting = [entry for entry in entries if entry.precision == wanted and _may_run(entry, kind)]
                 yield from (
                     (kind, entry) for entry in sorted(fitting, key=lambda entry: _is_placed_elsewhere(entry, kind))
                 )
+
+
+def _may_run(entry: Onnx | Engine, kind: Runtime) -> bool:
+    """Whether a file may run in this runtime: what is placed for OpenVINO is proven there alone."""
+    return kind == "openvino" or not (isinstance(entry, Onnx) and entry.placement == "openvino")
 
 
 def _is_placed_elsewhere(entry: Onnx | Engine, kind: Runtime) -> bool:

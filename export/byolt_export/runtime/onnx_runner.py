@@ -17,6 +17,7 @@ from byolt_export.runtime.signature import Port, check_ports
 
 CPU = "CPUExecutionProvider"
 _TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+_ON_INPUTS = ("tensorrt", "openvino")  # Placements with Q/DQ on the inputs of layers alone.
 _FATAL = 4  # ONNX Runtime's severity: what is below arrives as an exception, or is chatter about absent GPUs.
 
 
@@ -52,7 +53,7 @@ class OnnxRunner(GraphRunner):
         """
         path = Path(path)
         self.path, self.provider = path, provider
-        how: dict[str, Any] = {"for_tensorrt": placement == "tensorrt", "is_fused": is_fused}
+        how: dict[str, Any] = {"as_it_stands": placement in _ON_INPUTS, "is_fused": is_fused}
         self._session = _open(path, provider, threads, str(path), **how)
         used = self._session.get_providers()[0]
         if used != provider:  # ONNX Runtime falls back to the CPU with no more than a log line.
@@ -77,6 +78,11 @@ class OnnxRunner(GraphRunner):
 
 
 Runner = OnnxRunner | OpenVinoRunner
+
+
+def proven_on(placement: Placement | None) -> str:
+    """What a file is proven on when it is made: ONNX Runtime on the CPU, or OpenVINO where it is placed for that."""
+    return OPENVINO if placement == "openvino" else CPU
 
 
 def open_onnx(
@@ -125,7 +131,7 @@ def run_model(
         MissingPart: ONNX Runtime is not installed.
         InputError: The model cannot be read or run.
     """
-    session = _open(model, CPU, None, name, for_tensorrt=placement == "tensorrt")
+    session = _open(model, CPU, None, name, as_it_stands=placement in _ON_INPUTS)
     names = [output.name for output in session.get_outputs()]
     for batch in batches:
         try:
@@ -180,7 +186,7 @@ def _open(
     threads: int | None,
     name: str,
     *,
-    for_tensorrt: bool = False,
+    as_it_stands: bool = False,
     is_fused: bool = True,
     profile: Path | None = None,
 ) -> Any:
@@ -198,7 +204,7 @@ def _open(
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if not is_fused:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if for_tensorrt and provider == CPU:
+    if as_it_stands and provider == CPU:
         # Else ONNX Runtime moves Q/DQ about in search of integer kernels, finds none where outputs are not quantised
         # too, and dequantises every constant kernel in every call: 2 to 6 times as slow.
         options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -35,7 +35,7 @@ class OpenVinoRunner(GraphRunner):
             InputError: The file is not an ONNX file of a bundle.
         """
         self.path = path = Path(path)
-        openvino = _openvino()
+        openvino = require_openvino()
         # On a CPU with AMX it would compute fp32 in bf16 without being asked, which keeps 8 bits of mantissa.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
@@ -64,7 +64,12 @@ def has_openvino() -> bool:
     return find_spec("openvino") is not None
 
 
-def _openvino() -> Any:
+def require_openvino() -> Any:
+    """OpenVINO's package.
+
+    Raises:
+        MissingPart: It is not installed.
+    """
     # Loaded, OpenVINO's Python package reports to Google Analytics and keeps an identifier in the home folder, and no
     # setting of the environment stops it: it does so through a package that it can do without.
     sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]

@@ -192,6 +192,10 @@ class Choice {
         refusals_.push_back(entry->name + " could not be made (" + quoted(entry->reason) + ")");
         continue;
       }
+      if (entry->for_openvino()) {
+        refusals_.push_back(why_not_here(*entry));
+        continue;
+      }
       if (!proven(*entry, find_precision_fault(*entry))) continue;
       const std::string path = bundle_.open_onnx(*entry);
       try {
@@ -239,6 +243,10 @@ Opened open_best(const Bundle& bundle, const Options& options) { return Choice(b
 Tensors tensors_of(const Contract& contract) {
   return {contract.input.height(), contract.input.width(), contract.dim, contract.input.max_batch,
           contract.input.samples.pixel_bytes()};
+}
+
+std::string why_not_here(const OnnxEntry& entry) {
+  return entry.name + " runs in OpenVINO, which byolt runs from Python alone";
 }
 
 std::string why_engine_cannot_run(const EngineEntry& entry) {

@@ -21,6 +21,9 @@ Opened open_best(const Bundle& bundle, const Options& options);
 /// What a contract promises its runtime.
 Tensors tensors_of(const Contract& contract);
 
+/// Why a file that is proven in OpenVINO alone does not run here.
+std::string why_not_here(const OnnxEntry& entry);
+
 /// Why an engine cannot run on this machine; empty where it can.
 std::string why_engine_cannot_run(const EngineEntry& entry);
 

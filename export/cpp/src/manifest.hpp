@@ -52,6 +52,9 @@ struct OnnxEntry {
   /// Whether TensorRT builds engines from it: it refuses the zero points of an int8 file for a CPU.
   [[nodiscard]] bool becomes_engines() const { return placement.empty() || placement == "tensorrt"; }
 
+  /// Whether it is proven in OpenVINO alone, which this library does not have.
+  [[nodiscard]] bool for_openvino() const { return placement == "openvino"; }
+
   /// Whether ONNX Runtime finds no integer kernels for its Q/DQ.
   [[nodiscard]] bool for_tensorrt() const { return placement == "tensorrt"; }
 

@@ -52,6 +52,11 @@ FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::s
     return report;
   }
   const std::string path = bundle.open_onnx(entry);
+  if (entry.for_openvino()) {
+    report.provider = "OpenVINO";
+    report.parity = not_run(gates, why_not_here(entry));
+    return report;
+  }
   const auto own = golden.own.find(entry.name);
   if (std::isfinite(gates.drift_mean_max) && own == golden.own.end()) {
     throw Error(Code::input, bundle.folder() + "/" + kGolden + " does not hold what " + entry.name +
@@ -137,7 +142,7 @@ Report verify(const Bundle& bundle, std::vector<std::string> providers, int thre
     // What is placed for a CPU is proven there alone, and what could not be made is told once.
     const bool for_cpu = entry.placement == "cpu";
     const std::vector<std::string> once = {for_cpu ? "CPU" : providers.front()};
-    for (const std::string& provider : entry.is_made() && !for_cpu ? providers : once) {
+    for (const std::string& provider : entry.is_made() && !for_cpu && !entry.for_openvino() ? providers : once) {
       const Gates gates = gates_of_entry(entry, golden, judged);
       report.files.push_back(prove_onnx(bundle, entry, provider, golden, gates, threads));
     }

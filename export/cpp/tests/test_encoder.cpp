@@ -210,6 +210,17 @@ TEST(the_cpus_int8_comes_before_tensorrts) {
   }
 }
 
+TEST(what_is_placed_for_openvino_runs_there_alone) {
+  const sample::Folder folder;
+  write(folder, [](json& m) {
+    m["files"][0].update({{"precision", "int8"}, {"placement", "openvino"}, {"shares", {{"int8", 1.0}}}});
+  });
+  for (const bool allow_unproven : {false, true}) {
+    CHECK_ERROR(Code::missing, "encoder.onnx runs in OpenVINO, which byolt runs from Python alone",
+                Encoder::open(folder.path(), with(Runtime::cpu, "int8", allow_unproven)));
+  }
+}
+
 TEST(what_is_asked_for_is_never_replaced) {
   const sample::Folder folder;
   write(folder);

@@ -26,6 +26,7 @@ from byolt_export.errors import InputError, MissingPart, ParityFault
     help="How much becomes INT8 first: 80 % for TensorRT and all for a CPU, all, or half; tuned is plain, and learns.",
 )
 @click.option("--minutes", type=FiniteRange(0, min_open=True), help="That --int8 tuned learns.  [default: 10]")
+@click.option("--openvino", is_flag=True, help="Make an INT8 file for OpenVINO too, and prove it there.")
 @click.option("--target", "targets", multiple=True, metavar="NAME", help="GPUs to build engines for: see build-engine.")
 @click.option("--classifier", is_flag=True, help="Deliver the fine-tuned classifier, not the encoder.")
 @click.option("--bisect", is_flag=True, help="Compare tensors on the way too; name the first node whose error jumps.")
@@ -37,6 +38,7 @@ def export(
     precision: str | None,
     targets: tuple[str, ...],
     minutes: float | None,
+    openvino: bool,
     overrides: tuple[str, ...],
     as_json: bool,
     **asked: Any,
@@ -46,11 +48,16 @@ def export(
 
     if minutes is not None and asked["int8"] != "tuned":
         raise InputError("--minutes is of --int8 tuned: add that, or leave it out")
+    precisions = _precisions(precision or ("fp32,fp16" if trt else "fp32"))
+    if openvino and "int8" not in precisions:
+        raise InputError("--openvino is of INT8: add int8 to --precision, or leave it out")
+    given: tuple[str, ...] = () if minutes is None else (f"export.int8_minutes={minutes}",)
+    given += ("export.openvino=true",) if openvino else ()
     bundle = byolt.export(
         run,
-        precisions=_precisions(precision or ("fp32,fp16" if trt else "fp32")),
+        precisions=precisions,
         targets=targets if trt or targets else None,
-        overrides=overrides if minutes is None else (*overrides, f"export.int8_minutes={minutes}"),
+        overrides=(*overrides, *given),
         on_log=tell,
         **asked,
     )

@@ -73,7 +73,7 @@ def export(
     Raises:
         InputError: The run has no encoder or classifier yet, it cannot be exported, a target cannot be served, or
             ``int8`` is asked for without INT8.
-        MissingPart: onnx or onnxruntime is not installed.
+        MissingPart: onnx, onnxruntime, or an OpenVINO that is asked for is not installed.
     """
     run, say = open_run(run), on_log or (lambda line: None)
     if int8 != "plain" and "int8" not in precisions:
@@ -91,7 +91,8 @@ def export(
     warn_of_lag(run)
     if not classifier and (outcome := outcome_of(run)) is not None and not outcome.good:
         say(f"warning: {run.path}: {outcome.sentence}")
-    options = replace(_options(run, recipe, classifier), bisect=bisect, int8=int8)
+    openvino = recipe.export.openvino and "int8" in precisions
+    options = replace(_options(run, recipe, classifier), bisect=bisect, int8=int8, openvino=openvino)
     say("reading images")
     images = gather_proof_images(
         recipe,

@@ -42,6 +42,8 @@ class Export(Section):
     its scales, the others decide how much becomes INT8. Left out, 4,096, of images above 64 px fewer, 512 at least."""
     int8_minutes: Annotated[float, Field(gt=0, le=10**4)] = machine(10.0)
     """Minutes that `export --int8 tuned` learns."""
+    openvino: bool = machine(False)
+    """Where INT8 is made, make a file for OpenVINO too, and prove it there; needs `byolt[openvino]`."""
     workspace_mib: Annotated[int, Field(ge=1, le=10**7)] = machine(1024)
     """Most GPU memory that an engine's layers may use for scratch, in MiB."""
 

@@ -1,0 +1,53 @@
+"""INT8 for OpenVINO on a CPU: uint8 tensors with zero points and Q/DQ on the inputs of layers alone.
+
+OpenVINO's low-precision passes ask of a layer that its input and its kernel are quantised, and fuse the rounding of the
+next layer's input into it: what is read by no layer in INT8 needs no rounding, and the rest is fp32.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from byolt_export.quantize.calibrate import Calibrated
+from byolt_export.quantize.fragments import Fragment, rebuilt
+from byolt_export.quantize.layers import Layer
+from byolt_export.quantize.place_cpu import restored_kernel, scale_and_zero
+
+
+def place_openvino(model: Any, calibrated: Calibrated, names: Collection[str]) -> Any:
+    """A copy of a graph with these layers in INT8, as OpenVINO computes it in whole numbers on a CPU.
+
+    Args:
+        model: ``calibrated.model``, or a part of it.
+        calibrated: How each tensor and kernel becomes int8.
+        names: Of the layers.
+    """
+    layers = {layer.name: layer for layer in calibrated.layers_in(model) if layer.name in names}
+    quantised: set[str] = set()
+
+    def replace(node: Any, made: Fragment) -> bool:
+        layer = layers.get(node.output[0])
+        if layer is None:
+            return False
+        if layer.input not in quantised:
+            quantised.add(layer.input)
+            constants = scale_and_zero(made, layer.input, calibrated.levels[layer.input])
+            whole = made.add("QuantizeLinear", [layer.input, *constants], f"{layer.input}.uint8")
+            made.add("DequantizeLinear", [whole, *constants], f"{layer.input}.back")
+        _add_layer(made, layer, calibrated)
+        return True
+
+    return rebuilt(model, replace)
+
+
+def _add_layer(made: Fragment, layer: Layer, calibrated: Calibrated) -> None:
+    """The layer computed from an int8 kernel and the uint8 of its input, and its bias in fp32."""
+    rounded, name = calibrated.rounded[layer.name], layer.name
+    kernel = restored_kernel(made, name, layer.from_matrices(rounded.whole), rounded, layer.output_axis)
+    inputs = [f"{layer.input}.back", kernel]
+    bias = made.constant(f"{name}.bias", rounded.bias, np.float32)
+    if layer.is_matmul:
+        made.add("Add", [made.add("MatMul", inputs, f"{name}.product"), bias], name)
+    else:
+        made.add(layer.node.op_type, [*inputs, bias], name, **layer.attributes)
