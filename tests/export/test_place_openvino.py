@@ -14,13 +14,15 @@ import pytest
 import torch
 from onnx import numpy_helper
 from tests.export.small import HOW, Inverted, build, encoder, images
+from tests.export.test_place_cpu import every
+from torch import nn
 from torch.nn import functional
 
 from byolt_export import Encoder, verify
 from byolt_export.bundle.folder import FILES, INT8_FILES, read_manifest, write_manifest
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.files import sha256
-from byolt_export.onnx.export import export_onnx
+from byolt_export.onnx.export import onnx_graph
 from byolt_export.proof.measures import relative_l2
 from byolt_export.proof.report import Report
 from byolt_export.quantize.activation_statistics import outputs_of, with_outputs
@@ -38,20 +40,13 @@ needs_openvino = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("openvino") / "encoder.onnx"
-    export_onnx(encoder().eval(), path, output_name="embedding", **HOW)
-    return path
+def calibrated_on_noise(module: nn.Module) -> Calibrated:
+    return calibrate(onnx_graph(module.eval(), output_name="embedding", **HOW), images(64, seed=1))
 
 
 @pytest.fixture(scope="module")
-def calibrated(path: Path) -> Calibrated:
-    return calibrate(onnx.load(path), images(64, seed=1))
-
-
-def every(calibrated: Calibrated) -> set[str]:
-    return {layer.name for layer in calibrated.layers}
+def calibrated() -> Calibrated:
+    return calibrated_on_noise(encoder())
 
 
 def tensors(model: Any, names: list[str]) -> list[Any]:
@@ -84,15 +79,15 @@ def test_a_layer_is_computed_of_whole_numbers_alone(calibrated: Calibrated) -> N
     assert len({calibrated.levels[layer.input].zero_point for layer in layers}) > 1  # One that is lost shows.
 
 
-def test_inputs_and_kernels_are_rounded_and_nothing_behind_a_layer(path: Path, calibrated: Calibrated) -> None:
+def test_inputs_and_kernels_are_rounded_and_nothing_behind_a_layer(calibrated: Calibrated) -> None:
     model = place_openvino(calibrated.model, calibrated, every(calibrated))
     onnx.checker.check_model(model, full_check=True)
     assert precision_shares(model) == {"int8": 1.0}
     kinds = Counter(node.op_type for node in model.graph.node)
     inputs = {layer.input for layer in calibrated.layers}
     assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (len(inputs), len(inputs) + len(calibrated.layers))
-    reference, shown = onnx.load(path), images(40, seed=2)
-    expected = outputs_of(reference, shown)
+    shown = images(40, seed=2)
+    expected = outputs_of(calibrated.model, shown)
     behind = outputs_of(place_cpu(calibrated.model, calibrated, every(calibrated)), shown, "cpu")
     errors = [relative_l2(expected, found).mean() for found in (outputs_of(model, shown, "openvino"), behind)]
     assert 0 < errors[0] < 0.8 * errors[1]
@@ -101,8 +96,7 @@ def test_inputs_and_kernels_are_rounded_and_nothing_behind_a_layer(path: Path, c
 @needs_openvino
 @pytest.mark.parametrize("module", [encoder, Inverted])
 def test_openvino_multiplies_in_whole_numbers(module: Any, tmp_path: Path) -> None:
-    export_onnx(module().eval(), tmp_path / "encoder.onnx", output_name="embedding", **HOW)
-    calibrated = calibrate(onnx.load(tmp_path / "encoder.onnx"), images(64, seed=1))
+    calibrated = calibrated_on_noise(module())
     model = place_openvino(calibrated.model, calibrated, every(calibrated))
     onnx.save(model, tmp_path / "int8.onnx")
     run = OpenVinoRunner(tmp_path / "int8.onnx", threads=1)
