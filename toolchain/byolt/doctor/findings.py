@@ -89,7 +89,8 @@ def _onnxruntime(machine: MachineFacts) -> Finding:
 def _openvino(machine: MachineFacts) -> Finding:
     if state := machine.installed("openvino"):
         return Finding("OpenVINO", f"{state}, on the CPU; byolt keeps it from reporting its use")
-    return Finding("OpenVINO", "missing, and needed by nothing; it is often the fastest on a CPU: byolt[openvino]")
+    missing = "missing; needed by `export --openvino` alone, and often the fastest on a CPU: byolt[openvino]"
+    return Finding("OpenVINO", missing)
 
 
 def _tensorrt(machine: MachineFacts) -> list[Finding]:
