@@ -90,6 +90,11 @@ def _place(file: FileReport | Onnx) -> tuple[int, int]:
     return list(FILES).index(file.precision), names.index(file.name) if file.name in names else 0
 
 
+def _kind(file: Onnx) -> str:
+    """What a file is replaced with: all of its precision, but for OpenVINO's, which is made where asked for alone."""
+    return file.name if file.placement == "openvino" else file.precision
+
+
 class _Keeper:
     """An earlier bundle beside a new one.
 
@@ -105,10 +110,8 @@ class _Keeper:
 
     def files(self) -> list[tuple[Onnx, FileReport]]:
         """ONNX files that the new bundle lacks, copied and judged."""
-        made = {file.precision for file in self.manifest.files} | {file.name for file in self.manifest.files}
-        # OpenVINO's file is made where it is asked for alone.
-        which = {f.name: f.name if f.placement == "openvino" else f.precision for f in self.earlier.files}
-        absent = [file for file in self.earlier.files if which[file.name] not in made]
+        made = {_kind(file) for file in self.manifest.files}
+        absent = [file for file in self.earlier.files if _kind(file) not in made]
         if absent and not self._is_same_encoder():
             self.lost |= {file.name: "of another encoder or contract" for file in absent}
             return []

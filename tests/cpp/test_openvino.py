@@ -7,6 +7,7 @@ import pytest
 from tests.cpp.test_library import run
 from tests.export import small
 
+from byolt_export.bundle.folder import read_manifest, write_manifest
 from byolt_export.runtime.openvino_runner import has_openvino
 
 pytestmark = [
@@ -17,11 +18,16 @@ pytestmark = [
 
 def test_it_is_not_run_here_and_costs_the_others_nothing(builds: Path, tmp_path: Path) -> None:
     how = {"classes": tuple("abcde"), "calibration": small.images(64, seed=1), "openvino": True}
-    small.build(tmp_path / "bundle", small.encoder(num_classes=5), precisions=("fp32", "int8"), **how)
+    bundle = small.build(tmp_path / "bundle", small.encoder(num_classes=5), precisions=("fp32", "int8"), **how).path
+    words = (bundle, "--json", "--provider", "CPU")
     for build in ("plain", "address"):
-        done = run(builds / build / "programs/byolt-verify", tmp_path / "bundle", "--json", "--provider", "CPU")
-        *others, last = json.loads(done.stdout)["files"]
+        *others, last = json.loads(run(builds / build / "programs/byolt-verify", *words).stdout)["files"]
         assert {file["verdict"] for file in others} == {"passed"}
         assert (last["name"], last["provider"]) == ("encoder.int8-openvino.onnx", "OpenVINO")
         assert last["verdict"] == "not run here"
         assert last["reasons"] == ["encoder.int8-openvino.onnx runs in OpenVINO, which byolt runs from Python alone"]
+    manifest = read_manifest(bundle)
+    failed = manifest.files[-1].model_copy(update={"verdict": "failed", "reason": "it lost too much"})
+    write_manifest(bundle, manifest.model_copy(update={"files": (*manifest.files[:-1], failed)}))
+    last = json.loads(run(builds / "plain/programs/byolt-verify", *words, code=4).stdout)["files"][-1]
+    assert (last["verdict"], last["reasons"][0]) == ("failed", "failed when it was made (it lost too much)")
