@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from tests.export.small import HOW, Inverted, build, encoder, images
 from tests.export.test_place_cpu import every
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from byolt_export import Encoder, verify
@@ -27,6 +27,7 @@ from byolt_export.proof.measures import relative_l2
 from byolt_export.proof.report import Report
 from byolt_export.quantize.activation_statistics import outputs_of, with_outputs
 from byolt_export.quantize.calibrate import Calibrated, calibrate
+from byolt_export.quantize.int8 import Int8
 from byolt_export.quantize.layers import Layer
 from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.quantize.place_cpu import place_cpu
@@ -109,6 +110,36 @@ def test_openvino_multiplies_in_whole_numbers(module: Any, tmp_path: Path) -> No
     assert {precision for _, precision in products} <= {"u8", "i8"}
     shown = images(10, seed=2)
     assert relative_l2(outputs_of(model, shown, "openvino"), run(shown)).max() < 5e-3
+
+
+class _Gated(nn.Module):
+    """A convolution whose channels are gated: two convolutions of a single pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1)
+        self.gate = nn.Sequential(nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 32, 1), nn.Sigmoid())
+        self.last = nn.Conv2d(32, 64, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.last(x * self.gate(x.mean((2, 3), keepdim=True))).relu().mean((2, 3))
+
+
+@needs_openvino
+def test_outputs_do_not_depend_on_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a gate's convolutions in INT8 OpenVINO's are others at batch 1."""
+    monkeypatch.setattr("byolt_export.quantize.deciding.enough", lambda *_, **_how: 0.0)
+    graph = onnx_graph(_Gated().eval(), output_name="embedding", **HOW)
+    int8 = Int8.of(graph, images(128, seed=1), "drawn")
+    record = int8.for_cpu(tmp_path / "int8.onnx", "openvino")
+    assert record is not None
+    assert len(record.fp16_layers) == 2
+    assert 0.99 < record.int8_share < 1
+    run, shown = OpenVinoRunner(tmp_path / "int8.onnx", threads=1), images(8, seed=2)
+    alone = np.concatenate([run(shown[k : k + 1]) for k in range(8)])
+    assert relative_l2(run(shown), alone).max() < 1e-5
 
 
 def classifier(folder: Path, **how: Any) -> Report:
