@@ -6,14 +6,11 @@ from pathlib import Path
 import pytest
 from tests.cpp.test_library import run
 from tests.export import small
+from tests.export.test_openvino import needs_openvino
 
 from byolt_export.bundle.folder import read_manifest, write_manifest
-from byolt_export.runtime.openvino_runner import has_openvino
 
-pytestmark = [
-    pytest.mark.cpp,
-    pytest.mark.skipif(not has_openvino(), reason='OpenVINO is not installed: pip install "byolt[openvino]"'),
-]
+pytestmark = [pytest.mark.cpp, needs_openvino]
 
 
 def test_it_is_not_run_here_and_costs_the_others_nothing(builds: Path, tmp_path: Path) -> None:

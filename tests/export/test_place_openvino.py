@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from tests.export.small import HOW, Inverted, build, encoder, images
+from tests.export.test_openvino import needs_openvino
 from tests.export.test_place_cpu import every
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,12 +34,9 @@ from byolt_export.quantize.multiply_adds import precision_shares
 from byolt_export.quantize.place_cpu import place_cpu
 from byolt_export.quantize.place_openvino import place_openvino
 from byolt_export.runtime.onnx_runner import CPU
-from byolt_export.runtime.openvino_runner import OPENVINO, OpenVinoRunner, has_openvino
+from byolt_export.runtime.openvino_runner import OPENVINO, OpenVinoRunner
 
 FILE = INT8_FILES["openvino"]
-needs_openvino = pytest.mark.skipif(
-    not has_openvino(), reason='OpenVINO is not installed: pip install "byolt[openvino]"'
-)
 
 
 def calibrated_on_noise(module: nn.Module) -> Calibrated:
