@@ -118,3 +118,20 @@ def test_nothing_is_reported_of_its_use(bundle: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[] False\n"
     assert list(tmp_path.iterdir()) == []  # No identifier in the home folder.
+
+
+@needs_openvino
+def test_a_signal_is_taken_after_two_files_were_opened_and_left(bundle: Path) -> None:
+    """With a core for each of them the process ends with a segmentation fault."""
+    program = (
+        "import os, signal, sys\n"
+        "from byolt_export.runtime.openvino_runner import OpenVinoRunner\n"
+        "first, second = OpenVinoRunner(sys.argv[1]), OpenVinoRunner(sys.argv[1])\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('taken'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    words = [sys.executable, "-c", program, str(bundle / "encoder.onnx")]
+    done = subprocess.run(words, env={"PYTHONPATH": "export"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "taken\n")

@@ -1,6 +1,7 @@
 """Run a delivered ONNX file with OpenVINO on the CPU: numpy and OpenVINO alone."""
 
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,11 @@ class OpenVinoRunner(GraphRunner):
             InputError: The file is not an ONNX file of a bundle.
         """
         self.path = path = Path(path)
-        openvino = require_openvino()
+        core = _core(require_openvino())
         # On a CPU with AMX it would compute fp32 in bf16 without being asked, which keeps 8 bits of mantissa.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        core = openvino.Core()
         try:
             model = core.read_model(path)
             self._compiled = core.compile_model(model, "CPU", settings)
@@ -78,6 +78,17 @@ def require_openvino() -> Any:
     except ImportError as error:
         raise MissingPart('OpenVINO is not installed: pip install "byolt[openvino]"') from error
     return openvino
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """OpenVINO's core, one for the process and as long as it.
+
+    Each one that compiles for a CPU takes the thread's alternate signal stack for its own and gives the one before back
+    when it goes. Of two, the first to go leaves the other to give back memory that is unmapped by then (2026.4.1), and
+    the next signal, be it Ctrl-C or the end of a child, ends the process with a segmentation fault.
+    """
+    return openvino.Core()
 
 
 def _port(port: Any) -> Port:
