@@ -224,13 +224,22 @@ def test_two_exports_differ_in_their_engines_alone(labelled_run: Path, monkeypat
         assert all(name in (bundle / "parity.html").read_text() for name in verdicts)
     assert found[0] == found[1]
     assert {"encoder.onnx", "encoder.fp16.onnx", "encoder.int8.onnx", "golden.safetensors"} <= found[0][1].keys()
+
+
+def test_options_that_do_not_fit_are_refused(labelled_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = labelled_run
     share = byolt("export", "--int8", "safest", folder=folder)
     assert "how much becomes INT8 (safest) is asked for, but no INT8: add int8 to the precisions" in last(share, 2)
     minutes = byolt("export", "--precision", "int8", "--minutes", "3", folder=folder)
     assert "--minutes is of --int8 tuned: add that, or leave it out" in last(minutes, 2)
     openvino = byolt("export", "--openvino", folder=folder)
     assert "--openvino is of INT8: add int8 to --precision, or leave it out" in last(openvino, 2)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    openvino = byolt("export", "--openvino", "--precision", "int8", folder=folder)
+    assert "OpenVINO is not installed" in last(openvino, 5)
+    assert "reading images" not in openvino.stderr
     frames = byolt("export", "--set", "export.camera_px=[24,20]", folder=folder)
+    assert "reading images" in frames.stderr
     assert "is 24 x 20 px, but export.camera_px says that frames of 20 x 24 px come in" in last(frames, 2)
 
 

@@ -9,6 +9,7 @@ from tests.export import small
 from tests.export.test_openvino import needs_openvino
 
 from byolt_export.bundle.folder import read_manifest, write_manifest
+from byolt_export.bundle.manifest import NOT_MADE
 
 pytestmark = [pytest.mark.cpp, needs_openvino]
 
@@ -24,7 +25,9 @@ def test_it_is_not_run_here_and_costs_the_others_nothing(builds: Path, tmp_path:
         assert last["verdict"] == "not run here"
         assert last["reasons"] == ["encoder.int8-openvino.onnx runs in OpenVINO, which byolt runs from Python alone"]
     manifest = read_manifest(bundle)
-    failed = manifest.files[-1].model_copy(update={"verdict": "failed", "reason": "it lost too much"})
-    write_manifest(bundle, manifest.model_copy(update={"files": (*manifest.files[:-1], failed)}))
-    last = json.loads(run(builds / "plain/programs/byolt-verify", *words, code=4).stdout)["files"][-1]
-    assert (last["verdict"], last["reasons"][0]) == ("failed", "failed when it was made (it lost too much)")
+    for held in ({}, {"sha256": NOT_MADE}):
+        failed = manifest.files[-1].model_copy(update={"verdict": "failed", "reason": "it lost too much"} | held)
+        write_manifest(bundle, manifest.model_copy(update={"files": (*manifest.files[:-1], failed)}))
+        last = json.loads(run(builds / "plain/programs/byolt-verify", *words, code=4).stdout)["files"][-1]
+        assert (last["provider"], last["verdict"]) == ("OpenVINO", "failed")
+        assert last["reasons"][0] == "failed when it was made (it lost too much)"

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 from tests.export.small import build, images
+from tests.export.test_openvino import needs_openvino
 from torch import Tensor, nn
 
 from byolt.cli import main
-from byolt_export import Encoder
+from byolt_export import Encoder, verify
 from byolt_export.bundle.folder import read_manifest
 from byolt_export.bundle.manifest import NOT_MADE
 from byolt_export.errors import InputError, MissingPart
 from byolt_export.proof.report import Report, read_report
+from byolt_export.runtime.openvino_runner import OPENVINO
 
 REASON = "has no layer with a constant kernel that INT8 fits: deliver it as fp16"
 
@@ -60,6 +62,15 @@ def test_it_is_verified_and_run_without_that_file(report: Report, capsys: pytest
     assert ended.value.code == 4
     assert REASON in told.err.replace("\n", " ")
     assert "encoder.fp16.onnx" in told.out
+
+
+@needs_openvino
+def test_one_for_openvino_is_told_of_openvino(tmp_path: Path) -> None:
+    given = {"calibration": images(32, seed=1), "openvino": True}
+    report = build(tmp_path / "bundle", Lines(), precisions=("fp32", "int8"), **given)
+    for told in (report, verify(report.path)):
+        assert (told.files[-1].name, told.files[-1].provider) == ("encoder.int8-openvino.onnx", OPENVINO)
+        assert told.files[-1].parity.verdict == "failed"
 
 
 def test_where_none_can_be_made_nothing_is_written(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ def verify_bundle(path: str | Path, providers: Sequence[str] = (), *, threads: i
         # It failed by more images, perhaps, than those that travel.
         made = f"failed when it was made ({quoted(file.reason, _LONGEST_REASON)})" if file.verdict == "failed" else ""
         if not file.is_made:
-            reports.append(FileReport(file.name, file.precision, CPU, Parity("failed", (made,), gates)))
+            parity = Parity("failed", (made,), gates)
+            reports.append(FileReport(file.name, file.precision, proven_on(file.placement), parity))
             continue
         onnx = open_file(path, file.name, file.sha256)
         if math.isfinite(gates.drift_mean_max) and file.name not in golden.own:

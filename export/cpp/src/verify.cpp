@@ -44,15 +44,15 @@ Gates gates_of_entry(const OnnxEntry& entry, const Golden& golden, const Judged&
 FileReport prove_onnx(const Bundle& bundle, const OnnxEntry& entry, const std::string& provider, const Golden& golden,
                       const Gates& gates, int threads) {
   const Contract& contract = bundle.manifest().contract;
-  FileReport report{entry.name, entry.precision, provider + "ExecutionProvider", false, {}};
+  const std::string proven_on =
+      entry.for_openvino() ? "OpenVINO" : (entry.is_made() ? provider : "CPU") + "ExecutionProvider";
+  FileReport report{entry.name, entry.precision, proven_on, false, {}};
   if (!entry.is_made()) {
-    report.provider = "CPUExecutionProvider";
     report.parity = not_run(gates, "failed when it was made (" + quoted(entry.reason, kLongestReason) + ")");
     report.parity.verdict = "failed";
     return report;
   }
   const std::string path = bundle.open_onnx(entry);
-  if (entry.for_openvino()) report.provider = "OpenVINO";
   const auto own = golden.own.find(entry.name);
   if (std::isfinite(gates.drift_mean_max) && own == golden.own.end()) {
     throw Error(Code::input, bundle.folder() + "/" + kGolden + " does not hold what " + entry.name +

@@ -24,6 +24,7 @@ from byolt_export.proof.page import write_page
 from byolt_export.proof.report import Report
 from byolt_export.proof.verify import verify_engines
 from byolt_export.quantize.int8 import Choice
+from byolt_export.runtime.openvino_runner import require_openvino
 from byolt_export.tensorrt.add_engines import add_engines, choose_targets
 from byolt_export.tensorrt.flavour import Flavour, Target
 
@@ -81,6 +82,9 @@ def export(
     recipe = with_overrides(run.recipe, overrides)
     check_finished(run, recipe)
     require("onnx", "onnxscript", "onnxruntime")
+    openvino = recipe.export.openvino and "int8" in precisions
+    if openvino:
+        require_openvino()
     order, missing = _order(targets, precisions)
     module, classes = load_classifier(run) if classifier else (run.encoder(), ())
     bundle, size_px = run.classifier_bundle if classifier else run.bundle, recipe.data.image_size_px
@@ -91,7 +95,6 @@ def export(
     warn_of_lag(run)
     if not classifier and (outcome := outcome_of(run)) is not None and not outcome.good:
         say(f"warning: {run.path}: {outcome.sentence}")
-    openvino = recipe.export.openvino and "int8" in precisions
     options = replace(_options(run, recipe, classifier), bisect=bisect, int8=int8, openvino=openvino)
     say("reading images")
     images = gather_proof_images(
