@@ -1,4 +1,4 @@
-"""Which faults of an INT8 file does the proof tell? Faults planted one by one in the graph, for TensorRT and for a CPU.
+"""Which faults of an INT8 file does the proof tell? Faults planted one by one in the graph for each engine.
 
     python benchmarks/planted_int8_faults.py [--network resnet18|mobilenetv3_small_050] [--steps 400]
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from byolt.data.synthetic import draw
-from byolt_export import build_bundle
+from byolt_export import BundleOptions, build_bundle
 from byolt_export.arrays import Images, Outputs
 from byolt_export.bundle.folder import file_name, read_manifest
 from byolt_export.bundle.golden import read_golden
@@ -44,17 +44,18 @@ from byolt_export.quantize.calibrate import Calibrated, calibrate
 from byolt_export.quantize.int8 import Int8
 from byolt_export.quantize.layers import Layer
 from byolt_export.quantize.place_cpu import place_cpu
+from byolt_export.quantize.place_openvino import place_openvino
 from byolt_export.quantize.place_tensorrt import LEAVING_SCALE, place_tensorrt
-from byolt_export.runtime.onnx_runner import CPU, open_onnx
+from byolt_export.runtime.onnx_runner import open_onnx, proven_on
 
 
 class File:
     """A copy of the delivered graph, to be spoilt."""
 
-    def __init__(self, model: ModelProto, calibrated: Calibrated) -> None:
+    def __init__(self, model: ModelProto, calibrated: Calibrated, engine: str) -> None:
         self.model = type(model)()
         self.model.CopyFrom(model)
-        self.calibrated = calibrated
+        self.calibrated, self.engine = calibrated, engine
         self.constants = {constant.name: constant for constant in self.model.graph.initializer}
         self.makers = {output: node for node in self.model.graph.node for output in node.output}
 
@@ -171,9 +172,9 @@ def few_images(int8: Int8, encoder: Path, file: File, size: float) -> None:
     """Scales, rounding and biases found on 10 / ``size`` of the images; the layers in INT8 stay the same."""
     few = calibrate(onnx.load(encoder), int8.calibrating[: max(1, round(10 / size))])
     names = {layer.name for layer in file.layers()}
-    of_cpu = any(name.endswith(".bias.scale") for name in file.constants)
-    placed = place_cpu(few.model, few, names) if of_cpu else place_tensorrt(to_half(few.model), few, names)
-    file.model.graph.CopyFrom(placed.graph)
+    place = {"tensorrt": place_tensorrt, "cpu": place_cpu, "openvino": place_openvino}[file.engine]
+    rest = to_half(few.model) if file.engine == "tensorrt" else few.model
+    file.model.graph.CopyFrom(place(rest, few, names).graph)
 
 
 def saturating(file: File, size: float) -> "Callable[[Images], Outputs]":
@@ -230,7 +231,7 @@ class Fault:
     size: float
     plant: Callable[[File, float], None] = lambda file, size: None
     runs: Callable[[File, float], Callable[[Images], Outputs]] | None = None
-    engines: tuple[str, ...] = ("tensorrt", "cpu")
+    engines: tuple[str, ...] = ("tensorrt", "cpu", "openvino")
     whole: bool = False
     """Whether sizes are whole numbers."""
 
@@ -240,7 +241,7 @@ def faults(int8: Int8, encoder: Path) -> tuple[Fault, ...]:
     return (
         Fault("scales of one layer's kernel x (1 + s)", 0.1, kernel_scale),
         Fault("one weight -128 s where it was nearest to 0", 1.0, lowest_weight),
-        Fault("a tensor comes back by a zero point off by s", 1, zero_point, engines=("cpu",), whole=True),
+        Fault("a tensor comes back by a zero point off by s", 1, zero_point, engines=("cpu", "openvino"), whole=True),
         Fault("a kernel's scales along its other axis, s of the way", 1.0, swapped_axis),
         Fault("scale of one layer's bias x (1 + s)", 1.0, bias_scale, engines=("cpu",)),
         Fault("calibrated on 10 / s images", 1.0, partial(few_images, int8, encoder)),
@@ -259,7 +260,7 @@ def outputs_of(right: Right, fault: Fault, size: float, file: File, engine: str,
     fault.plant(file, size)
     path = folder / "wrong.onnx"
     path.write_bytes(file.model.SerializeToString())
-    run = open_onnx(path, right.contract, CPU, 1, engine)
+    run = open_onnx(path, right.contract, proven_on(engine), 1, engine)
     return FileOutputs(
         (), np.concatenate([run(right.golden.images[k : k + 32]) for k in range(0, len(right.golden.images), 32)])
     )
@@ -281,7 +282,7 @@ def main() -> None:
         folder = Path(name)
         proof = ProofImages(frames[:64], "synthetic", gallery=frames[64:], calibration=calibration)
         how = {"images": proof, "size_px": SIZE_PX, "precisions": ("int8",), "on_log": print}
-        report = build_bundle(module, folder / "bundle", **how)
+        report = build_bundle(module, folder / "bundle", options=BundleOptions(openvino=True), **how)
         contract, encoder = read_manifest(report.path).contract, folder / "fp32.onnx"
         export_onnx(module, encoder, pixels=contract.input, output_name=contract.output.name)
         int8 = Int8.of(onnx.load(encoder), calibration, "drawn")
@@ -317,7 +318,7 @@ def print_rows(file, bundle: Path, int8: Int8, encoder: Path) -> None:
             continue
 
         def told(size: float, fault: Fault = fault) -> list[str]:
-            ran = outputs_of(right, fault, size, File(model, int8.calibrated), engine, encoder.parent)
+            ran = outputs_of(right, fault, size, File(model, int8.calibrated, engine), engine, encoder.parent)
             return right.told_by(ran)
 
         sizes = [smallest(fault, gate, told) for gate in gates]

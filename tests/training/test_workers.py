@@ -5,6 +5,10 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,6 +129,43 @@ def test_a_killed_worker_is_a_sentence_and_a_signal_to_all_processes_leaves_the_
     told = rf"a worker that reads images was lost \(({how})\): .* go on with --resume auto"
     with pytest.raises(ByoltError, match=told):
         lose_one()
+
+
+def test_a_thread_that_begins_before_the_worker_s_own_lines_is_not_ended_either(tmp_path: Path) -> None:
+    class Begun:
+        """For whose sake a thread begins in each forked process, as by garbage that is collected there."""
+
+    begun, store, before = Begun(), streamed(tmp_path), children()
+    register_after_fork(begun, lambda _: threading.Thread(target=time.sleep, args=(100,), daemon=True).start())
+    stream = batch_stream(BatchSampler(len(store), 8, 100, seed=0), store, of_two_workers(), CPU)
+    next(stream), next(stream)
+    del begun
+    for worker in children() - before:
+        subprocess.run(["kill", "-TERM", str(worker)], check=True)
+    assert len([next(stream) for _ in range(20)]) == 20
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_how_a_worker_ended_is_told_though_its_batch_is_missed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch tells of it from a signal's handler, wherever the process is by then."""
+
+    def tell(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 42) is killed by signal: Killed. ")
+
+    def missed(seconds: float) -> Iterator[None]:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        raise ConnectionResetError
+        yield
+
+    before = signal.signal(signal.SIGALRM, tell)
+    try:
+        with pytest.raises(ByoltError, match=r"was lost \(killed by signal: Killed\): memory"):
+            next_batch(missed(0.2))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    monkeypatch.setattr("byolt.training.workers._TOLD_WITHIN_S", 0.0)
+    with pytest.raises(ByoltError, match=r"was lost \(it ended\): memory"):
+        next_batch(missed(0.0))
 
 
 def test_a_process_that_fails_ends_its_workers(tmp_path: Path) -> None:

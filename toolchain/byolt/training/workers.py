@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ PREFETCH = 2
 ASK_EVERY_S = 5.0
 """How often the loader looks whether its workers live while it waits."""
 _PATIENCE_S = 1800.0
+_TOLD_WITHIN_S = 5.0  # By then torch's handler of SIGCHLD has raised for a worker that is gone.
+_HOLDS_SIGTERM = hasattr(signal, "sigwaitinfo")  # Not on macOS: there a worker ends by it at once.
 _HELD = 2  # Batches that the main process has at a time: of the step at hand, and the next.
 _PAGE_BYTES = 4096
 _QUEUE_BYTES = 8 * _PAGE_BYTES  # A worker's queue and its locks.
@@ -110,8 +113,7 @@ def leave_stopping_to_the_loader(worker: int) -> None:
     """In a worker: signals that a terminal or a batch system sends to all processes must not end it before the step."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Not on macOS.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _HOLDS_SIGTERM:  # Blocked since it began, see `started`.
         threading.Thread(target=_end_with_the_loader, daemon=True).start()
 
 
@@ -130,10 +132,18 @@ def started(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         ByoltError: The system has no process, or no shared memory for their queues.
     """
+    if not loader.num_workers:
+        return iter(loader)
+    # Inherited, it holds for every thread of a worker: some begin before the worker's own first line, where garbage of
+    # this process is collected there. The tracker unblocks SIGTERM as it begins, which is else with the first queue.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if _HOLDS_SIGTERM else ())
     try:
         return iter(loader)
     except OSError as error:
         raise ByoltError(f"{loader.num_workers} workers cannot be started ({error.strerror}); {_WAYS_OUT}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def next_batch(batches: Iterator[Any], patience_s: float = _PATIENCE_S) -> Any:
@@ -162,6 +172,8 @@ def _next(batches: Iterator[Any]) -> Any:
             return _LATE
         raise
     except (ConnectionError, EOFError) as error:  # The batch was announced, and its worker gone before it was fetched.
+        with worker_faults():  # Else torch's error, a moment later, ends whatever line is reached by then.
+            time.sleep(_TOLD_WITHIN_S)
         raise _lost("it ended") from error
 
 
