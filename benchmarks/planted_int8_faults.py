@@ -63,9 +63,9 @@ class File:
         """Those in INT8, in the order of computation."""
         return [layer for layer in self.calibrated.layers if f"{layer.name}.kernel" in self.constants]
 
-    def middle(self, fits: Callable[[Layer], bool] = lambda _: True) -> Layer:
-        """The layer in the middle of those that fit."""
-        found = [layer for layer in self.layers() if fits(layer)]
+    def middle(self) -> Layer:
+        """The layer in the middle of them."""
+        found = self.layers()
         return found[len(found) // 2]
 
     def gives(self, layer: Layer, output: str) -> bool:
@@ -110,12 +110,12 @@ def zero_point(file: File, size: float) -> None:
 
 
 def swapped_axis(file: File, size: float) -> None:
-    """Scales of outputs taken for those of inputs, part of the way there."""
-    layer = file.middle(lambda layer: layer.kernel.shape[0] == layer.kernel.shape[1])
+    """Scales of outputs taken for those of inputs, in turn where there are more or fewer, part of the way there."""
+    layer = file.middle()
 
     def spoilt(kernel: np.ndarray) -> np.ndarray:
         scales = numpy_helper.to_array(file.constants[f"{layer.name}.kernel.scale"]).astype(np.float64)
-        right, wrong = scales.reshape(-1, 1, 1, 1), scales.reshape(1, -1, 1, 1)
+        right, wrong = scales.reshape(-1, 1, 1, 1), np.resize(scales, kernel.shape[1]).reshape(1, -1, 1, 1)
         return np.clip(np.round(kernel * (1 + size * (wrong / right - 1))), -127, 127)
 
     file.change(f"{layer.name}.kernel", spoilt)

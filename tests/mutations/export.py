@@ -204,6 +204,7 @@ EXPORT = [
     Mutation("single pixels rounded before a sum", QUANTIZE_CPU, "pointwise if read.isdisjoint(", "pointwise if not read.issuperset(", IN_CPU),
     Mutation("a product without what its kernel took", QUANTIZE_CPU, 'made.constant(f"{name}.sum", rounded.bias, np.float32)\n        made.add("Add", [made.add("MatMul", [pixels', 'made.constant(f"{name}.sum", 0 * rounded.bias, np.float32)\n        made.add("Add", [made.add("MatMul", [pixels', IN_CPU),
     Mutation("openvino's int8 without what the rounding took", QUANTIZE_OPENVINO, "rounded.bias", "layer.bias()", f"{IN_OPENVINO}::test_a_layer_is_computed_of_whole_numbers_alone"),
+    Mutation("openvino's single pixels as convolutions", QUANTIZE_OPENVINO, "if layer.is_pointwise and tuple(", "if False and tuple(", f"{IN_OPENVINO}::test_outputs_do_not_depend_on_the_batch"),
     Mutation("openvino's int8 proven in onnx runtime", RUNTIME_ONNX, 'OPENVINO if placement == "openvino" else CPU', "CPU", f"{IN_OPENVINO}::test_a_bundle_has_it_where_it_is_asked_for"),
     Mutation("a core of openvino for each file", RUNTIME_OPENVINO, "@cache\ndef _core", "def _core", "tests/export/test_openvino.py::test_a_signal_is_taken_after_two_files_were_opened_and_left"),
     Mutation("a product rounded behind", QUANTIZE_CPU, "[layer for layer in self.layers.values() if not layer.is_matmul]", "list(self.layers.values())", IN_CPU),

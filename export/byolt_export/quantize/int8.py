@@ -19,7 +19,7 @@ from byolt_export.quantize.calibrate import Calibrated, Rule, calibrate
 from byolt_export.quantize.deciding import CALIBRATED, keeps_enough
 from byolt_export.quantize.layers import find_layers
 from byolt_export.quantize.place_cpu import place_cpu
-from byolt_export.quantize.place_openvino import is_computed_right, place_openvino
+from byolt_export.quantize.place_openvino import place_openvino
 from byolt_export.quantize.place_tensorrt import place_tensorrt
 from byolt_export.quantize.sensitivity import judges, most_sensitive, output_errors
 from byolt_export.quantize.time_won import times_won_us
@@ -165,10 +165,7 @@ class Int8:
             least_share: Of the multiply-adds, what becomes int8 at least.
             tune: Lets the file learn, as for TensorRT.
         """
-        layers = [layer for layer in self.calibrated.layers if not layer.is_transposed]
-        if placement == "openvino":
-            layers = [layer for layer in layers if is_computed_right(layer)]
-        every = {layer.name for layer in layers}
+        every = {layer.name for layer in self.calibrated.layers if not layer.is_transposed}
         tried = shares_tried(choice, placement, least_share)
         made = self._made(placement, self.calibrated.model, every, tried, tune)
         return self._write(made, path) if made.keeps_enough else None
