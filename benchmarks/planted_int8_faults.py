@@ -49,6 +49,10 @@ from byolt_export.quantize.place_tensorrt import LEAVING_SCALE, place_tensorrt
 from byolt_export.runtime.onnx_runner import open_onnx, proven_on
 
 
+class NotInIt(Exception):
+    """The file has nothing that the fault could be planted in: which layers are INT8 goes by their times here."""
+
+
 class File:
     """A copy of the delivered graph, to be spoilt."""
 
@@ -132,6 +136,8 @@ def branch_scale(file: File, size: float) -> None:
         node for node in file.model.graph.node if node.op_type == "Add" and not file.constants.keys() & {*node.input}
     ]
     branches = [name for node in sums for name in node.input if file.makers[name].op_type == "DequantizeLinear"]
+    if not branches:
+        raise NotInIt
     file.restored_by(branches[len(branches) // 2], 1, lambda scale: scale * (1 + size))
 
 
@@ -321,7 +327,11 @@ def print_rows(file, bundle: Path, int8: Int8, encoder: Path) -> None:
             ran = outputs_of(right, fault, size, File(model, int8.calibrated, engine), engine, encoder.parent)
             return right.told_by(ran)
 
-        sizes = [smallest(fault, gate, told) for gate in gates]
+        try:
+            sizes = [smallest(fault, gate, told) for gate in gates]
+        except NotInIt:
+            print(f"| {fault.name} | {fault.size:.3g} | {engine} | not in it | | | |", flush=True)
+            continue
         cells = " | ".join("-" if size is None else f"{size:.2g}" for size in sizes)
         print(
             f"| {fault.name} | {fault.size:.3g} | {engine} | {', '.join(told(fault.size)) or '-'} | {cells} |",
