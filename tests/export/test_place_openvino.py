@@ -58,11 +58,6 @@ class _Gated(nn.Module):
         return self.last(x * self.gate(x.mean((2, 3), keepdim=True))).relu().mean((2, 3))
 
 
-@pytest.fixture(scope="module")
-def calibrated() -> Calibrated:
-    return calibrated_on_noise(encoder())
-
-
 def tensors(model: Any, names: list[str]) -> list[Any]:
     """Of eight images, with nothing fused."""
     options = onnxruntime.SessionOptions()
@@ -95,7 +90,8 @@ def test_a_layer_is_computed_of_whole_numbers_alone(module: Any, convolutions: i
     assert len({calibrated.levels[layer.input].zero_point for layer in layers}) > 1  # One that is lost shows.
 
 
-def test_inputs_and_kernels_are_rounded_and_nothing_behind_a_layer(calibrated: Calibrated) -> None:
+def test_inputs_and_kernels_are_rounded_and_nothing_behind_a_layer() -> None:
+    calibrated = calibrated_on_noise(encoder())
     model = place_openvino(calibrated.model, calibrated, every(calibrated))
     onnx.checker.check_model(model, full_check=True)
     assert precision_shares(model) == {"int8": 1.0}
@@ -136,9 +132,10 @@ def test_outputs_do_not_depend_on_the_batch(tmp_path: Path, monkeypatch: pytest.
     record = int8.for_cpu(tmp_path / "int8.onnx", "openvino")
     assert record is not None
     assert (record.fp16_layers, record.int8_share) == ((), 1.0)
-    assert precision_shares(onnx.load(tmp_path / "int8.onnx")) == {"int8": 1.0}
+    model = onnx.load(tmp_path / "int8.onnx")
+    assert precision_shares(model) == {"int8": 1.0}
     run, shown = OpenVinoRunner(tmp_path / "int8.onnx", threads=1), images(8, seed=2)
-    expected = outputs_of(onnx.load(tmp_path / "int8.onnx"), shown, "openvino")
+    expected = outputs_of(model, shown, "openvino")
     for found in (run(shown), np.concatenate([run(shown[k : k + 1]) for k in range(8)])):
         assert relative_l2(expected, found).max() < 1e-5
 
