@@ -69,6 +69,23 @@ class Inverted(nn.Module):
         return x.mean((2, 3))
 
 
+class Windows(nn.Module):
+    """Convolutions whose windows are of all kinds: unequal sides, steps, gaps and edges, and every second pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 36, (4, 2), stride=(4, 2))
+        self.wide = nn.Conv2d(36, 32, (3, 2), stride=(2, 1), dilation=(1, 3), padding=(1, 2))
+        self.second = nn.Conv2d(36, 40, 1, stride=2)
+        self.few = nn.Conv2d(36, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, S, S) to (B, D)."""
+        x = self.stem(x) + 1  # Where 0 is no end of the levels, padding has a level of its own.
+        return torch.cat([(layer(x) / 2).flatten(1) for layer in (self.wide, self.second, self.few)], dim=1)
+
+
 def build(folder: Path, module: nn.Module | None = None, **changes: Any) -> Report:
     """The bundle of the small encoder; ``changes`` replaces arguments of ``build_bundle``, its options and images."""
     shown = {field.name: changes.pop(field.name) for field in fields(ProofImages) if field.name in changes}

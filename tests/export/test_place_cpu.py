@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, numpy_helper
-from tests.export.small import HOW, Inverted, encoder, images
+from tests.export.small import HOW, Inverted, Windows, encoder, images
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,9 +19,10 @@ from byolt_export.onnx.export import export_onnx
 from byolt_export.proof.measures import relative_l2
 from byolt_export.quantize.calibrate import Calibrated, calibrate
 from byolt_export.quantize.int8 import Int8
-from byolt_export.quantize.layers import Layer, written_tensors
+from byolt_export.quantize.layers import written_tensors
 from byolt_export.quantize.multiply_adds import precision_shares
-from byolt_export.quantize.place_cpu import place_cpu
+from byolt_export.quantize.place_cpu import _Placement, place_cpu
+from byolt_export.quantize.place_openvino import place_openvino
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_every_convolution_is_computed_in_whole_numbers(calibrated: Calibrated, 
     run = as_run(model, tmp_path)
     kinds = Counter(node.op_type for node in run.graph.node)
     as_products = sum(layer.is_pointwise for layer in calibrated.layers)
-    assert (kinds["QLinearConv"], kinds["MatMulIntegerToFloat"]) == (len(calibrated.layers) - as_products, as_products)
+    assert (kinds["QLinearConv"], kinds["QGemm"]) == (len(calibrated.layers) - as_products, as_products)
     assert kinds["Conv"] == kinds["FusedConv"] == 0
     constants = {constant.name for constant in run.graph.initializer}
     restored = [n for n in run.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
@@ -141,13 +142,49 @@ def test_a_convolution_of_single_pixels_is_not_rounded_before_a_sum(
     assert not rounded & set(last)
     assert precision_shares(model) == {"int8": 1.0}
     kinds = Counter(node.op_type for node in as_run(model, tmp_path).graph.node)
-    assert (kinds["MatMulIntegerToFloat"], kinds["QLinearConv"]) == (2, 5)  # What a layer in INT8 reads is rounded.
+    assert (kinds["QGemm"], kinds["QLinearConv"]) == (2, 5)  # What a layer in INT8 reads is rounded.
     reference = outputs((tmp_path / "encoder.onnx").read_bytes())
     alone = place_cpu(calibrated.model, calibrated, set(last))
     error = relative_l2(reference, outputs(alone.SerializeToString())).mean()
-    monkeypatch.setattr(Layer, "is_pointwise", False)
+    monkeypatch.setattr(_Placement, "_unread", lambda *_: set())
     as_convolutions = place_cpu(calibrated.model, calibrated, set(last))
     assert error < 0.9 * relative_l2(reference, outputs(as_convolutions.SerializeToString())).mean()
+
+
+def test_windows_side_by_side_are_the_convolution(tmp_path: Path) -> None:
+    export_onnx(Windows().eval(), tmp_path / "encoder.onnx", output_name="embedding", **HOW)
+    calibrated = calibrate(onnx.load(tmp_path / "encoder.onnx"), images(64, seed=1))
+    names = {layer.name for layer in calibrated.layers if layer.input != calibrated.pixels}
+    model = place_cpu(calibrated.model, calibrated, names, unrounded=True)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = Counter(node.op_type for node in as_run(model, tmp_path).graph.node)
+    assert (kinds["QGemm"], kinds["QLinearConv"]) == (2, 1)  # Few channels to few outputs stay a convolution.
+    few = next(layer.name for layer in calibrated.layers if layer.outputs == 8)
+    alike = (place(calibrated.model, calibrated, names - {few}) for place in (_unrounded, place_openvino))
+    unrounded, on_inputs = (outputs(each.SerializeToString()) for each in alike)
+    np.testing.assert_allclose(unrounded, on_inputs, atol=1e-5 * np.abs(on_inputs).max())
+    rounded = outputs(place_cpu(calibrated.model, calibrated, names - {few}).SerializeToString())
+    reference = outputs((tmp_path / "encoder.onnx").read_bytes())
+    assert relative_l2(reference, unrounded).mean() < 0.9 * relative_l2(reference, rounded).mean()
+
+
+def _unrounded(*given: Any) -> ModelProto:
+    return place_cpu(*given, unrounded=True)
+
+
+def test_all_layers_unrounded_are_tried_before_layers_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_onnx(Windows().eval(), tmp_path / "encoder.onnx", output_name="embedding", **HOW)
+    lines: list[str] = []
+    int8 = Int8.of(onnx.load(tmp_path / "encoder.onnx"), images(128, seed=1), "drawn", on_log=lines.append)
+    monkeypatch.setattr("byolt_export.quantize.deciding.enough", lambda *_, **_how: 1.1)
+    for choice, kinds in (("plain", [False, True, True]), ("safest", [True])):
+        lines.clear()
+        assert int8.for_cpu(tmp_path / "none.onnx", choice=choice) is None
+        tried = [line for line in lines if line.startswith("INT8 for cpu: ") and "multiply-adds" in line]
+        assert [line.endswith(", rounded before no sum") for line in tried][: len(kinds)] == kinds
+    lines.clear()
+    int8.for_cpu(tmp_path / "none.onnx", "openvino")
+    assert not any("rounded before" in line for line in lines)
 
 
 def test_outputs_stay_near_those_of_fp32(path: Path, calibrated: Calibrated) -> None:

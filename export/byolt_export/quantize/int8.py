@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +39,8 @@ CHOICES: Mapping[Choice, Mapping[Placement, float]] = {
     "tuned": _PLAIN,
 }
 """The share that is tried first; what is `tuned` learns afterwards."""
+_LEAST_COST = 0.02
+"""Of all time that INT8 wins, what a layer in fp32 costs at least: what lies between it and others in INT8."""
 _TIMED = 8  # Images of the batch that layers are timed on.
 
 
@@ -49,6 +51,7 @@ def shares_tried(choice: Choice, placement: Placement, least_share: float) -> tu
 
 Place = Callable[[Any, Calibrated, Collection[str]], Any]
 _PLACE: Mapping[Placement, Place] = {"tensorrt": place_tensorrt, "cpu": place_cpu, "openvino": place_openvino}
+_UNROUNDED: Place = partial(place_cpu, unrounded=True)
 Tune = Callable[[Any, Any, float], Any]
 """A graph in INT8, the encoder in fp32 and a share of the file's minutes, to the graph in INT8 after it has learned."""
 
@@ -177,26 +180,47 @@ class Int8:
 
         With ``tune`` the share that was tried first is preferred where it keeps enough once it has learned.
         """
-        place, tried, keeps_enough = _PLACE[placement], list[set[str]](), False
-        for names in self._layers_at(placement, every, shares):
-            tried.append(names)
-            self.on_log(f"INT8 for {placement}: {self.calibrated.share(names):.0%} of the multiply-adds")
-            keeps_enough = self._keeps_enough(place(self.calibrated.model, self.calibrated, names), placement)
+        tried, model, keeps_enough = list[tuple[Place, set[str]]](), None, False
+        for place, names in self._tries(placement, every, shares):
+            before, model = model, place(self.calibrated.model, self.calibrated, names)
+            if model == before:
+                continue
+            tried.append((place, names))
+            how = ", rounded before no sum" if place is _UNROUNDED else ""
+            self.on_log(f"INT8 for {placement}: {self.calibrated.share(names):.0%} of the multiply-adds{how}")
+            keeps_enough = self._keeps_enough(model, placement)
             if keeps_enough:
                 break
         else:
-            share = self.calibrated.share(tried[-1])
+            share = self.calibrated.share(tried[-1][1])
             self.on_log(f"INT8 for {placement}: no share keeps enough, {share:.0%} was the last")
-        first, last = tried[0], tried[-1]
-        if tune is not None and first != last:
-            made = self._tuned(place(rest, self.calibrated, first), first, tune, 0.5, placement)
+        (first, every), (place, last) = tried[0], tried[-1]
+        is_first = len(tried) == 1
+        if tune is not None and not is_first:
+            made = self._tuned(first(rest, self.calibrated, every), every, tune, 0.5, placement)
             if made.keeps_enough:
                 return made
         made = _Made(place(rest, self.calibrated, last), last, keeps_enough)
         if tune is None:
             return made
-        learned = self._tuned(made.model, last, tune, 1.0 if first == last else 0.5, placement)
+        learned = self._tuned(made.model, last, tune, 1.0 if is_first else 0.5, placement)
         return learned if learned.learned else made
+
+    def _tries(
+        self, placement: Placement, every: set[str], shares: Sequence[float]
+    ) -> Iterator[tuple[Place, set[str]]]:
+        """How to place which layers, the fastest first.
+
+        For a CPU a graph that is rounded behind every convolution is tried where all layers are in INT8: rounding
+        before no sum then keeps more neighbours for the time that it takes than layers in fp32 do.
+        """
+        place = _PLACE[placement]
+        for names in self._layers_at(placement, every, shares):
+            if place is place_cpu:
+                if shares[0] == 1.0:
+                    yield place, names
+                place = _UNROUNDED
+            yield place, names
 
     def _layers_at(self, placement: Placement, names: set[str], shares: Sequence[float]) -> Iterator[set[str]]:
         """Names of the layers in INT8 at each share, each set once.
@@ -244,12 +268,14 @@ class Int8:
     def costs(self, placement: Placement) -> dict[str, float]:
         """What a layer in floating point costs: microseconds of this CPU in ONNX Runtime, else its multiply-adds."""
         if placement == "cpu":
-            return times_won_us(self.calibrated, self.deciding[:_TIMED])
+            won = times_won_us(self.calibrated, self.deciding[:_TIMED])
+            least = _LEAST_COST * sum(won.values())
+            return {name: max(least, time_us) for name, time_us in won.items()}
         return {layer.name: layer.multiply_adds for layer in self.calibrated.layers}
 
     def harms(self, placement: Placement) -> dict[str, float]:
         """The squared distance by which each layer's int8, alone, moves the outputs, see ``output_errors``."""
-        place = _PLACE[placement]
+        place = _UNROUNDED if placement == "cpu" else _PLACE[placement]
         return output_errors(
             self.calibrated.model,
             self.calibrated.layers,

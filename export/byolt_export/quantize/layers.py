@@ -163,6 +163,23 @@ class Layer:
         windows: npt.NDArray[np.float32] = found.reshape(self.groups, len(image), -1).astype(np.float32)
         return windows
 
+    def pixels_met(self) -> npt.NDArray[np.int64]:
+        """Numbers (S h w,) of the pixels that a convolution's windows meet, S places by h w taps, row by row in each;
+        of all that are around the image the number of its pixels.
+        """
+        how, (height, width) = self.attributes, self.in_shape[2:]
+        strides, dilations = how.get("strides", [1, 1]), how.get("dilations", [1, 1])
+        y, x = (
+            np.arange(self.out_shape[2 + k])[:, None] * strides[k]
+            + np.arange(self.kernel.shape[2 + k]) * dilations[k]
+            - self.pads[k]
+            for k in range(2)
+        )
+        y, x = y[:, None, :, None], x[None, :, None, :]
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        met: npt.NDArray[np.int64] = np.where(inside, y * width + x, height * width).ravel()
+        return met
+
 
 def _spaced(x: Array, strides: list[int]) -> Array:
     """Images (B, C, H, W) with zeros between their pixels, as many as the strides less one."""

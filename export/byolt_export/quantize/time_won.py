@@ -35,7 +35,7 @@ def times_won_us(calibrated: Calibrated, images: Images) -> dict[str, float]:
     (feed,) = run_model(
         with_outputs(calibrated.model, names).SerializeToString(), input_batches(calibrated.model, images)
     )
-    whole = place_cpu(single, calibrated, {layer.name for layer in layers})
+    whole = place_cpu(single, calibrated, {layer.name for layer in layers}, unrounded=True)
     before, after = (_times_us(model, layers, written_tensors(single, layers), feed) for model in (single, whole))
     return {layer.name: max(0.0, before[k] - after[k]) for k, layer in enumerate(layers)}
 
