@@ -39,7 +39,7 @@ CHOICES: Mapping[Choice, Mapping[Placement, float]] = {
     "tuned": _PLAIN,
 }
 """The share that is tried first; what is `tuned` learns afterwards."""
-_LEAST_COST = 0.02
+_LEAST_COST = 0.01
 """Of all time that INT8 wins, what a layer in fp32 costs at least: what lies between it and others in INT8."""
 _TIMED = 8  # Images of the batch that layers are timed on.
 
