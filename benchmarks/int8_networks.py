@@ -6,9 +6,9 @@ FOLDER holds train/<class>/ and test/<class>/, of CIFAR-10 in JPEG files for ins
 on its images at 64 px, with labels and for so many minutes, so that its outputs mean something: kNN before and after
 stands in the rows. Then its encoder is delivered in fp32, fp16 and INT8, untuned and (--tuned MINUTES) tuned, proven
 on 128 golden images and a gallery of the rest of the test images, and calibrated on training images. PYTHON is an
-environment with onnxruntime, sympy and nncf, which quantise the same fp32 file by their defaults: byolt is given 2,048
-training images, ONNX Runtime the first 512 of them, NNCF the 300 of its own default (int8_peers.py). All files are
-timed in turn at batch 1, 8 and 32, in ONNX Runtime and in OpenVINO where it is installed, which has an INT8 file of
+environment with onnx, onnxruntime, sympy and nncf, which quantise the same fp32 file by their defaults: byolt is given
+2,048 training images, ONNX Runtime the first 512 of them, NNCF the 300 of its own default (int8_peers.py). All files
+are timed in turn at batch 1, 8 and 32, in ONNX Runtime and in OpenVINO where it is installed, which has an INT8 file of
 its own then, against fp32 in ONNX Runtime. Rows of the same network in FILE.csv are replaced.
 
 In place of a network's name a run's folder may stand: its encoder, and the images that ``byolt export`` would take.

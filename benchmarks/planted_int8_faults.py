@@ -68,8 +68,9 @@ class File:
         return [layer for layer in self.calibrated.layers if f"{layer.name}.kernel" in self.constants]
 
     def middle(self) -> Layer:
-        """The layer in the middle of them."""
-        found = self.layers()
+        """The layer in the middle of those that the file computes as the encoder does: a CPU's has products too."""
+        read = {node.input[1] for node in self.model.graph.node if node.op_type in ("Conv", "MatMul")}
+        found = [layer for layer in self.layers() if f"{layer.name}.kernel.back" in read]
         return found[len(found) // 2]
 
     def gives(self, layer: Layer, output: str) -> bool:
@@ -178,7 +179,9 @@ def few_images(int8: Int8, encoder: Path, file: File, size: float) -> None:
     """Scales, rounding and biases found on 10 / ``size`` of the images; the layers in INT8 stay the same."""
     few = calibrate(onnx.load(encoder), int8.calibrating[: max(1, round(10 / size))])
     names = {layer.name for layer in file.layers()}
-    place = {"tensorrt": place_tensorrt, "cpu": place_cpu, "openvino": place_openvino}[file.engine]
+    unrounded = any(node.op_type == "Gather" for node in file.model.graph.node)
+    places = {"tensorrt": place_tensorrt, "cpu": partial(place_cpu, unrounded=unrounded), "openvino": place_openvino}
+    place = places[file.engine]
     rest = to_half(few.model) if file.engine == "tensorrt" else few.model
     file.model.graph.CopyFrom(place(rest, few, names).graph)
 
@@ -188,17 +191,24 @@ def saturating(file: File, size: float) -> "Callable[[Images], Outputs]":
     graph = Int8Graph(file.model)
     kernels = {f"{layer.name}.kernel.back": layer.name for layer in file.layers()}
 
-    def convolve(node: NodeProto, inputs: list[Tensor], how: dict) -> Tensor:
+    def multiply(node: NodeProto, inputs: list[Tensor], how: dict) -> Tensor:
         name = kernels[node.input[1]]
         scale, zero = (float(graph.constants[each]) for each in file.makers[node.input[0]].input[1:3])
         levels = (inputs[0] / scale + zero).round()
         integers = whole(graph.kernels[f"{name}.kernel"], -127, 127)
+        if node.op_type == "Gemm":  # Rows of windows, the channel last.
+            levels, integers = levels[..., None, None], integers.T[..., None, None]
         scales = graph.constants[f"{name}.kernel.scale"].float().view(1, -1, 1, 1)
         sums = _saturated_sums(levels, integers, zero, how, 2**15 / size)
-        return sums * scale * scales + inputs[2].view(1, -1, 1, 1)
+        result = sums * scale * scales + inputs[2].view(1, -1, 1, 1)
+        return result.flatten(1) if node.op_type == "Gemm" else result
 
     graph.steps = [
-        (node, partial(convolve, node) if node.op_type == "Conv" and node.input[1] in kernels else operator, how)
+        (
+            node,
+            partial(multiply, node) if node.op_type in ("Conv", "Gemm") and node.input[1] in kernels else operator,
+            how,
+        )
         for node, operator, how in graph.steps
     ]
 

@@ -185,6 +185,11 @@ def test_all_layers_unrounded_are_tried_before_layers_in_fp32(tmp_path: Path, mo
     lines.clear()
     int8.for_cpu(tmp_path / "none.onnx", "openvino")
     assert not any("rounded before" in line for line in lines)
+    export_onnx(Inverted().eval(), tmp_path / "encoder.onnx", output_name="embedding", **HOW)
+    lines.clear()
+    int8 = Int8.of(onnx.load(tmp_path / "encoder.onnx"), images(128, seed=1), "drawn", on_log=lines.append)
+    assert int8.for_cpu(tmp_path / "none.onnx", least_share=1.0) is None
+    assert len([line for line in lines if line.startswith("INT8 for cpu: 100%")]) == 1  # Nothing more is unrounded.
 
 
 def test_outputs_stay_near_those_of_fp32(path: Path, calibrated: Calibrated) -> None:

@@ -183,7 +183,7 @@ class Int8:
         tried, model, keeps_enough = list[tuple[Place, set[str]]](), None, False
         for place, names in self._tries(placement, every, shares):
             before, model = model, place(self.calibrated.model, self.calibrated, names)
-            if model == before:
+            if model == before:  # It has no convolution that could be left unrounded.
                 continue
             tried.append((place, names))
             how = ", rounded before no sum" if place is _UNROUNDED else ""
@@ -194,10 +194,10 @@ class Int8:
         else:
             share = self.calibrated.share(tried[-1][1])
             self.on_log(f"INT8 for {placement}: no share keeps enough, {share:.0%} was the last")
-        (first, every), (place, last) = tried[0], tried[-1]
+        (first_place, first), (place, last) = tried[0], tried[-1]
         is_first = len(tried) == 1
         if tune is not None and not is_first:
-            made = self._tuned(first(rest, self.calibrated, every), every, tune, 0.5, placement)
+            made = self._tuned(first_place(rest, self.calibrated, first), first, tune, 0.5, placement)
             if made.keeps_enough:
                 return made
         made = _Made(place(rest, self.calibrated, last), last, keeps_enough)
