@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from byolt_export.proof.measures import neighbour_overlap
-from byolt_export.quantize.deciding import enough, expected_overlap
+from byolt_export.quantize.deciding import enough, expected_overlap, keeps_enough
 
 
 def test_fewer_deciding_images_have_to_keep_more() -> None:
@@ -55,3 +55,19 @@ def test_what_is_expected_is_nearer_to_what_comes_than_what_was_kept() -> None:
     assert true is not None
     assert found[0] - true > 0.05
     assert found[1] == pytest.approx(true, abs=0.03)
+
+
+@pytest.mark.parametrize("gallery", [0, 400])
+def test_no_deciding_image_may_be_nearly_as_far_off_as_the_proof_forbids(gallery: int) -> None:
+    reference = np.eye(400, dtype=np.float32)  # As far from each other as can be: all neighbours and classes are kept.
+    lines: list[str] = []
+
+    def enough_with(error: float) -> bool:
+        outputs = reference.copy()
+        outputs[7, 7] += error
+        return keeps_enough("int8", reference, outputs, gallery, lines.append)
+
+    assert enough_with(0.19)
+    assert len(lines) == 1
+    assert not enough_with(0.21)  # The proof allows 0.25.
+    assert lines[-1] == "relative L2 0.21 of the worst image, 0.20 wanted"

@@ -209,6 +209,7 @@ EXPORT = [
     Mutation("a window's kernel channel by channel", QUANTIZE_CPU, "transpose(2, 3, 1, 0).reshape(-1, outputs)", "transpose(1, 2, 3, 0).reshape(-1, outputs)", IN_CPU),
     Mutation("few channels' windows are gathered", QUANTIZE_CPU, "outputs * channels >= _GATHERED and", "", IN_CPU),
     Mutation("unrounded never for a CPU", QUANTIZE_INT8, "                place = _UNROUNDED\n", "", IN_CPU),
+    Mutation("deciding images may be as far off as the proof's", QUANTIZE_DECIDING, "_OF_WORST = 0.8", "_OF_WORST = 1.0", IN_DECIDING),
     Mutation("the same graph is tried twice", QUANTIZE_INT8, "if model == before:", "if before and not tried:", IN_CPU),
     Mutation("the safest is rounded first", QUANTIZE_INT8, "if shares[0] == 1.0:", "if shares:", IN_CPU),
     Mutation("windows are gathered in no time", QUANTIZE_CPU, "PRODUCT_PARTS = (_PADDED, _WINDOWS, ", "PRODUCT_PARTS = (", IN_TIME_WON),

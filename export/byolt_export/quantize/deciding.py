@@ -7,17 +7,19 @@ import numpy as np
 from byolt_export.arrays import Outputs
 from byolt_export.bundle.manifest import Precision
 from byolt_export.proof.gates import GATES
-from byolt_export.proof.measures import GALLERY, QUERIES, neighbour_overlap, top_1_agreement
+from byolt_export.proof.measures import GALLERY, QUERIES, neighbour_overlap, relative_l2, top_1_agreement
 
 CALIBRATED = 256
 """Images that scales and rounding are found on, half of them where there are fewer than twice as many."""
 _QUERIES = 4 * QUERIES  # More than the proof asks: of the shares that are tried, the first by chance must not be taken.
+_OF_WORST = 0.8  # Of the proof's limit for its worst image; among more images a worse one is found.
 
 
 def keeps_enough(
     precision: Precision, reference: Outputs, outputs: Outputs, gallery: int, on_log: Callable[[str], None]
 ) -> bool:
-    """Whether a file will keep the neighbours, or where ``gallery`` is 0 the classes, that its proof asks for.
+    """Whether a file will keep the neighbours, or where ``gallery`` is 0 the classes, that its proof asks for, and no
+    image will be as far off as its proof forbids.
 
     Args:
         precision: The file's.
@@ -30,6 +32,19 @@ def keeps_enough(
     if not np.isfinite(outputs).all():
         on_log(f"its outputs of {images} images are not finite")
         return False
+    if not _enough_alike(precision, reference, outputs, gallery, on_log):
+        return False
+    worst, most = float(relative_l2(reference, outputs).max()), _OF_WORST * GATES[precision].relative_l2_worst_max
+    if worst > most:
+        on_log(f"relative L2 {worst:.2f} of the worst image, {most:.2f} wanted")
+    return worst <= most
+
+
+def _enough_alike(
+    precision: Precision, reference: Outputs, outputs: Outputs, gallery: int, on_log: Callable[[str], None]
+) -> bool:
+    """The same of neighbours or classes alone."""
+    images = len(reference)
     wanted = enough(precision, images, logits=not gallery)
     if not gallery:
         agree = top_1_agreement(reference, outputs)
