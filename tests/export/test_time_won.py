@@ -99,6 +99,9 @@ def test_the_costs_are_those_of_the_engine(path: Path, monkeypatch: pytest.Monke
     int8 = Int8.of(onnx.load(path), images(128, seed=1), "drawn")
     layers = int8.calibrated.layers
     assert int8.costs("tensorrt") == {layer.name: layer.multiply_adds for layer in layers}
+    measured = int8.costs("cpu")
+    assert measured.keys() == {layer.name for layer in layers}
+    assert min(measured.values()) >= 0
     won = {layer.name: 0.0 if k == 1 else 10.0 for k, layer in enumerate(layers)}
     monkeypatch.setattr("byolt_export.quantize.int8.times_won_us", lambda *_: won)
     assert int8.costs("cpu") == won | {layers[1].name: pytest.approx(0.1 * (len(layers) - 1))}

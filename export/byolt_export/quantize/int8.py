@@ -180,20 +180,7 @@ class Int8:
 
         With ``tune`` the share that was tried first is preferred where it keeps enough once it has learned.
         """
-        tried, model, keeps_enough = list[tuple[Place, set[str]]](), None, False
-        for place, names in self._tries(placement, every, shares):
-            before, model = model, place(self.calibrated.model, self.calibrated, names)
-            if model == before:  # It has no convolution that could be left unrounded.
-                continue
-            tried.append((place, names))
-            how = ", rounded before no sum" if place is _UNROUNDED else ""
-            self.on_log(f"INT8 for {placement}: {self.calibrated.share(names):.0%} of the multiply-adds{how}")
-            keeps_enough = self._keeps_enough(model, placement)
-            if keeps_enough:
-                break
-        else:
-            share = self.calibrated.share(tried[-1][1])
-            self.on_log(f"INT8 for {placement}: no share keeps enough, {share:.0%} was the last")
+        tried, keeps_enough = self._searched(placement, every, shares)
         (first_place, first), (place, last) = tried[0], tried[-1]
         is_first = len(tried) == 1
         if tune is not None and not is_first:
@@ -205,6 +192,24 @@ class Int8:
             return made
         learned = self._tuned(made.model, last, tune, 1.0 if is_first else 0.5, placement)
         return learned if learned.learned else made
+
+    def _searched(
+        self, placement: Placement, every: set[str], shares: Sequence[float]
+    ) -> tuple[list[tuple[Place, set[str]]], bool]:
+        """What was tried in turn, and whether the last of it keeps enough neighbours."""
+        tried, model = list[tuple[Place, set[str]]](), None
+        for place, names in self._tries(placement, every, shares):
+            before, model = model, place(self.calibrated.model, self.calibrated, names)
+            if model == before:  # It has no convolution that could be left unrounded.
+                continue
+            tried.append((place, names))
+            how = ", rounded before no sum" if place is _UNROUNDED else ""
+            self.on_log(f"INT8 for {placement}: {self.calibrated.share(names):.0%} of the multiply-adds{how}")
+            if self._keeps_enough(model, placement):
+                return tried, True
+        share = self.calibrated.share(tried[-1][1])
+        self.on_log(f"INT8 for {placement}: no share keeps enough, {share:.0%} was the last")
+        return tried, False
 
     def _tries(
         self, placement: Placement, every: set[str], shares: Sequence[float]

@@ -227,14 +227,13 @@ class _Placement:
         pixels = made.add("Transpose", [f"{layer.input}.uint8"], f"{name}.pixels", perm=[0, 2, 3, 1])
         if not layer.is_pointwise:
             pixels = self._add_windows(made, layer, pixels)
-        kernel = layer.from_matrices(rounded.whole).transpose(2, 3, 1, 0).reshape(-1, outputs)
-        rows = made.constant(f"{name}.as_rows", [-1, len(kernel)], np.int64)
+        rows = made.constant(f"{name}.as_rows", [-1, layer.kernel[0].size], np.int64)
         planes = made.constant(f"{name}.as_planes", [-1, height, width, outputs], np.int64)
         made.add("Reshape", [pixels, rows], f"{name}.rows")
         constants = scale_and_zero(made, layer.input, levels)
         inputs = [
             made.add("DequantizeLinear", [f"{name}.rows", *constants], f"{name}.rows.back"),
-            restored_kernel(made, name, kernel, rounded, axis=1),
+            restored_rows(made, layer, rounded),
             _restored_bias(made, name, levels, rounded),
         ]
         made.add("Reshape", [made.add("Gemm", inputs, f"{name}{_PRODUCT}"), planes], f"{name}{_PIXELS_LAST}")
@@ -273,6 +272,12 @@ def restored_kernel(made: Fragment, name: str, whole: Reals, rounded: RoundedLay
         made.constant(f"{name}.kernel.zero", np.zeros(scales.size), np.int8),
     ]
     return made.add("DequantizeLinear", kernel, f"{name}.kernel.back", axis=axis)
+
+
+def restored_rows(made: Fragment, layer: Layer, rounded: RoundedLayer) -> str:
+    """The kernel of a convolution out of int8 as a matrix (h w I, O), for windows of pixels, the channel last."""
+    rows = layer.from_matrices(rounded.whole).transpose(2, 3, 1, 0).reshape(-1, layer.outputs)
+    return restored_kernel(made, layer.name, rows, rounded, axis=1)
 
 
 def _restored_bias(made: Fragment, name: str, levels: ActivationScaling, rounded: RoundedLayer) -> str:

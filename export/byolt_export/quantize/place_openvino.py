@@ -12,7 +12,7 @@ import numpy as np
 from byolt_export.quantize.calibrate import Calibrated, RoundedLayer
 from byolt_export.quantize.fragments import Fragment, rebuilt
 from byolt_export.quantize.layers import Layer
-from byolt_export.quantize.place_cpu import restored_kernel, scale_and_zero
+from byolt_export.quantize.place_cpu import restored_kernel, restored_rows, scale_and_zero
 
 
 def place_openvino(model: Any, calibrated: Calibrated, names: Collection[str]) -> Any:
@@ -66,6 +66,5 @@ def _add_product(made: Fragment, layer: Layer, rounded: RoundedLayer, bias: str)
     row = made.constant(f"{name}.as_row", [0, -1], np.int64)
     pixel = made.constant(f"{name}.as_pixel", [0, -1, 1, 1], np.int64)
     rows = made.add("Reshape", [f"{layer.input}.back", row], f"{name}.row")
-    kernel = restored_kernel(made, name, layer.from_matrices(rounded.whole)[:, :, 0, 0].T, rounded, axis=1)
-    product = made.add("MatMul", [rows, kernel], f"{name}.product")
+    product = made.add("MatMul", [rows, restored_rows(made, layer, rounded)], f"{name}.product")
     made.add("Reshape", [made.add("Add", [product, bias], f"{name}.sum"), pixel], name)
